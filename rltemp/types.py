@@ -41,6 +41,8 @@ class Signals:
                 f"student has {student[-1] if student else 0} class outputs, teacher {teacher[-1] if teacher else 0} "
                 f"(shapes {student} and {teacher}): both need logits of one shape [..., C], on the same samples"
             )
+        if student[-1] < 2:
+            raise BadInputError(f"logits need at least 2 classes on their last axis; got shape {student}")
         if self.labels is not None and tuple(self.labels.shape) != student[:-1]:
             raise BadInputError(f"labels have shape {tuple(self.labels.shape)}, needed: {student[:-1]}")
         if not 0.0 <= self.progress <= 1.0:

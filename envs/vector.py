@@ -1,0 +1,197 @@
+"""Many students at once as a Stable-Baselines3 `VecEnv`: every sample of every student's batch is a sub-environment.
+
+A flat `Box(B)` action does not learn (one likelihood ratio over B dimensions, one reward for all of them), so this is
+the form that policies are trained in: observation `[F]`, action `[2]`, one small network for every sample. The
+students are stacked and trained in one call. Sub-environment s * B + i is sample i of student s; its time runs along
+the batches of that student, so generalised advantage estimation never crosses samples.
+
+`influence` gives what a plain `VecEnv` cannot: after a run, how much each single action changed its outcome.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
+from torch import Tensor
+
+from rltemp.actions import ActionScale
+from rltemp.data import Part
+from rltemp.distill import Distillation, Problem, predict
+from rltemp.envs.episode import Decision, Episode
+from rltemp.features import DEFAULT_FEATURES, LIMIT
+from rltemp.methods import Method
+
+FIRST_TRAINING_SEED = 1_000_000
+"""Students of policy training have seeds from here up, so that no comparison with smaller seeds ever meets them."""
+
+
+class DistillVecEnv(VecEnv):
+    """S students x B samples as S * B sub-environments of one distillation step each.
+
+    Reward of a sub-environment: the change of its student's potential over the step, the same for all its samples.
+    All runs end together, truncated. A student that diverges ends its own episodes there, as terminated; a fresh copy
+    of the student joins the run in its place.
+
+    Args:
+        problem: The task, loaded.
+        students: S, how many students a run trains.
+        method: The reference, as a name or a `Method`: an action of zero is this method exactly.
+        features: Names of the observation's columns, in order.
+        scale: What an action means.
+        redraw: Draw each student's training and probe samples afresh, every run, from both parts together: a probe
+            that stays the same is overfitted by the policy. The validation and test parts are never touched.
+        reward_interval: Steps from one look at the probe to the next; rewards in between are zero, their sum the same.
+        keep_tape: Keep what `influence` needs.
+        seed: Determines everything random.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        students: int = 32,
+        *,
+        method: str | Method = "fixed:4",
+        features: Sequence[str] = DEFAULT_FEATURES,
+        scale: ActionScale | None = None,
+        redraw: bool = True,
+        reward_interval: int = 1,
+        keep_tape: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.problem = problem
+        self.students = students
+        self.batch_size = problem.task.recipe.batch_size
+        self.decision = Decision.make(method, features, scale)
+        self.redraw = redraw
+        self.reward_interval = reward_interval
+        self.keep_tape = keep_tape
+        self.render_mode = None
+        self._pool, self._pool_logits = _pool(problem)
+        self._generator = np.random.default_rng(seed)
+        self._action = torch.zeros(0)
+        self.finished: Episode | None = None
+        observation = spaces.Box(-LIMIT, LIMIT, (len(features),), np.float32)
+        super().__init__(students * self.batch_size, observation, spaces.Box(-1.0, 1.0, (2,), np.float32))
+        # One shared empty info: building S * B dictionaries a step would cost as much as the step.
+        self._nothing: list[dict[str, Any]] = [{}] * self.num_envs
+        self._begin()
+
+    def reset(self) -> NDArray[np.float32]:
+        """Begin a new run with new students; seeds given by `seed` take effect here."""
+        if self._seeds and self._seeds[0] is not None:
+            self._generator = np.random.default_rng(self._seeds[0])
+        self._reset_seeds()
+        self._reset_options()
+        self._begin()
+        self.reset_infos = [{} for _ in range(self.num_envs)]
+        return self._observation()
+
+    def step_async(self, actions: NDArray[np.float32]) -> None:
+        """Take the actions `[S * B, 2]` of the step that `step_wait` will run."""
+        self._action = torch.from_numpy(np.ascontiguousarray(actions, dtype=np.float32))
+
+    def step_wait(
+        self,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
+        """Run the step; at an end, begin anew and put what ended into the infos, as SB3 expects."""
+        episode = self.episode
+        action = self._action.view(self.students, self.batch_size, 2).to(self.problem.device)
+        rewards = self._per_sample(episode.step(action))
+        self._returns += rewards
+        self._lengths += 1
+        ended = self._per_sample(episode.diverged).astype(bool) | episode.run.done
+        if not ended.any():
+            return self._observation(), rewards, ended, self._nothing
+        infos = self._final_infos(ended, truncated=episode.run.done)
+        if episode.run.done:
+            self.finished = episode
+            self._begin()
+        else:
+            episode.recover()
+            self._returns[ended], self._lengths[ended] = 0.0, 0
+        return self._observation(), rewards, ended, infos
+
+    def influence(self) -> NDArray[np.float32]:
+        """Credit of every action of the run that has just ended, for the potential at its end: `[steps, S * B, 2]`."""
+        if self.finished is None:
+            raise RuntimeError("influence needs a run that has ended")
+        credits = self.finished.influence()
+        return credits.reshape(len(credits), self.num_envs, 2).cpu().numpy()
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """The attribute, once for every sub-environment asked for."""
+        return [getattr(self, attr_name) for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Set the attribute; the sub-environments share it."""
+        setattr(self, attr_name, value)
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """Call the method once; its answer stands for every sub-environment asked for."""
+        answer = getattr(self, method_name)(*method_args, **method_kwargs)
+        return [answer for _ in self._get_indices(indices)]
+
+    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None) -> list[bool]:
+        """Whether episode returns are recorded: every sub-environment reports `episode` as SB3's Monitor does."""
+        return [wrapper_class is Monitor for _ in self._get_indices(indices)]
+
+    def _begin(self) -> None:
+        size = len(self.problem.dataset.train)
+        drawn = self._generator.integers(FIRST_TRAINING_SEED, 2**31, self.students)
+        if self.redraw:
+            order = np.stack([self._generator.permutation(len(self._pool)) for _ in range(self.students)])
+        else:
+            order = np.broadcast_to(np.arange(len(self._pool)), (self.students, len(self._pool)))
+        positions = torch.from_numpy(np.ascontiguousarray(order)).to(self.problem.device)
+        run = Distillation(
+            self.problem,
+            [int(seed) for seed in drawn],
+            train=self._pool,
+            subset=positions[:, :size],
+            teacher_logits=self._pool_logits,
+        )
+        self.episode = Episode(run, self.decision, positions[:, size:], self.reward_interval, self.keep_tape)
+        self._returns = np.zeros(self.num_envs, np.float64)
+        self._lengths = np.zeros(self.num_envs, np.int64)
+        self._started = time.monotonic()
+
+    def _observation(self) -> NDArray[np.float32]:
+        return self.episode.observation.reshape(self.num_envs, -1).cpu().numpy()
+
+    def _per_sample(self, per_student: Tensor) -> NDArray[np.float32]:
+        return per_student.float().cpu().numpy().repeat(self.batch_size)
+
+    def _final_infos(self, ended: NDArray[np.bool_], truncated: bool) -> list[dict[str, Any]]:
+        infos: list[dict[str, Any]] = list(self._nothing)
+        last = self._observation()
+        diverged = self._per_sample(self.episode.diverged).astype(bool)
+        seconds = round(time.monotonic() - self._started, 6)
+        for i in np.flatnonzero(ended):
+            infos[i] = {
+                "terminal_observation": last[i],
+                "TimeLimit.truncated": truncated and not diverged[i],
+                "episode": {"r": float(self._returns[i]), "l": int(self._lengths[i]), "t": seconds},
+            }
+        return infos
+
+
+def _pool(problem: Problem) -> tuple[Part, Tensor | None]:
+    """Training and probe samples as one part, training first, with the teacher's logits where views are fixed."""
+    train, probe = problem.dataset.train, problem.dataset.probe
+    pool = Part(torch.cat([train.images, probe.images]), torch.cat([train.labels, probe.labels]))
+    return pool, None if problem.dataset.augment else predict(problem.teacher, problem.dataset, pool)

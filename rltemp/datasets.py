@@ -1,0 +1,209 @@
+"""Where data sets come from: scikit-learn, torchvision, a folder of images, a formula; `DATASETS` names them.
+
+To add one, write a function `(option, split_seed, root) -> Dataset`, where `option` is what follows the colon
+in `name:option`, and give it a line in `DATASETS`. torchvision and scikit-learn are imported where used.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from rltemp.data import Dataset, Part, random_stream
+from rltemp.errors import BadInputError
+from rltemp.libraries import import_library
+from rltemp.names import lookup, split_spec
+from rltemp.toy import NUM_CLASSES, toy_parts
+
+DatasetBuilder = Callable[[str, int, Path | None], Dataset]
+HELD_OUT_SHARE = 0.05
+
+
+def load_dataset(spec: str, split_seed: int = 0, root: Path | None = None) -> Dataset:
+    """Load the data set that `spec` names, on the CPU.
+
+    Args:
+        spec: `digits`, `toy`, `cifar10`, `cifar100` or `imagefolder:PATH`.
+        split_seed: Draws which samples are in which part, >= 0; CIFAR and folders come with a test part.
+        root: Where downloads are kept; by default `$RLTEMP_DATA`, else `~/.cache/rltemp/data`.
+
+    Raises:
+        BadInputError: Where the name is not known, or the data cannot be had or used.
+    """
+    name, option = split_spec(spec)
+    return lookup(DATASETS, name, "task")(option, split_seed, root)
+
+
+def digits(option: str, split_seed: int, root: Path | None) -> Dataset:
+    """Load scikit-learn's 1,797 handwritten digits of 8 x 8 pixels with values 0..16; needs no download."""
+    _refuse_option("digits", option)
+    bunch = import_library("sklearn.datasets", "task 'digits'").load_digits()
+    everything = Part(
+        torch.from_numpy(bunch.images.astype(np.uint8))[:, None],
+        torch.from_numpy(bunch.target.astype(np.int64)),
+    )
+    order = torch.randperm(len(everything), generator=random_stream(split_seed, "split"))
+    train, probe, validation, test = (
+        _take(everything, index) for index in order.tensor_split((1000, 1200, 1400))
+    )
+    return Dataset("digits", train, probe, validation, test, 10, *_mean_and_std(train.images), augment=False)
+
+
+def cifar(kind: str, option: str, split_seed: int, root: Path | None) -> Dataset:
+    """Load torchvision's `CIFAR10` or `CIFAR100`; downloaded once.
+
+    Probe and validation are 2,500 images each of the official training part, equally many of each class.
+    """
+    name = kind.lower()
+    _refuse_option(name, option)
+    source = getattr(import_library("torchvision.datasets", f"task {name!r}"), kind)
+    folder = root or Path(os.environ.get("RLTEMP_DATA") or "~/.cache/rltemp/data").expanduser()
+    try:
+        official = [source(folder, train=train, download=True) for train in (True, False)]
+    except (OSError, RuntimeError) as error:
+        raise BadInputError(
+            f"task {name!r}: no usable copy in {folder}, and the download failed ({error}). Put "
+            f"{source.filename} from {source.url} there, or name the folder that has it with RLTEMP_DATA"
+        ) from error
+    pool, test = (
+        Part(torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets))
+        for data in official
+    )
+    return split_pool(name, pool, test, len(official[0].classes), split_seed)
+
+
+def toy(option: str, split_seed: int, root: Path | None) -> Dataset:
+    """Draw the task of `rltemp.toy`, whose best temperatures are known; its inputs are used as they are."""
+    _refuse_option("toy", option)
+    train, probe, validation, test = toy_parts(split_seed, (1000, 500, 500, 2000))
+    channels = train.images.shape[1]
+    mean, std = torch.zeros(channels), torch.ones(channels)
+    return Dataset("toy", train, probe, validation, test, NUM_CLASSES, mean, std, augment=False)
+
+
+def image_folder(option: str, split_seed: int, root: Path | None) -> Dataset:
+    """Load `PATH/train/<class>/*` and `PATH/test/<class>/*`, decoded once into memory as RGB of one size."""
+    if not option:
+        raise BadInputError("task 'imagefolder' needs a folder, as in imagefolder:PATH")
+    folder = Path(option).expanduser()
+    train, test = _scan(folder, "train"), _scan(folder, "test")
+    if train.classes != test.classes:
+        classes = set(train.classes), set(test.classes)
+        only = sorted(classes[0] - classes[1])[:5], sorted(classes[1] - classes[0])[:5]
+        raise BadInputError(
+            f"{folder}: train/ and test/ must have folders of the same names; only in train/: {only[0]}, "
+            f"only in test/: {only[1]}"
+        )
+    counts = np.bincount(train.targets)
+    if len(counts) < 2 or counts.min() < 3:
+        raise BadInputError(
+            f"{folder / 'train'}: needed are 2 classes or more with 3 images or more (one each for "
+            f"train, probe and validation); got {len(counts)} classes, and "
+            f"{train.classes[counts.argmin()]!r} has only {counts.min()} images"
+        )
+    size = _read(train.samples[0][0]).shape
+    pool, held_out = _decode(train.samples, size), _decode(test.samples, size)
+    return split_pool(f"imagefolder:{option}", pool, held_out, len(counts), split_seed)
+
+
+def split_pool(name: str, pool: Part, test: Part, num_classes: int, split_seed: int) -> Dataset:
+    """Make a data set of pictures from a training pool, of which probe and validation get 5 % each.
+
+    The shares are taken class by class, and are at least one sample; so a class needs 3 samples in the pool.
+    """
+    train, probe, validation = (_take(pool, index) for index in _split_by_class(pool.labels, split_seed))
+    mean_and_std = _mean_and_std(train.images)
+    return Dataset(name, train, probe, validation, test, num_classes, *mean_and_std, augment=True)
+
+
+def _scan(folder: Path, part: str) -> Any:
+    """List the images of one part, as torchvision's `ImageFolder` does; nothing is decoded."""
+    datasets = import_library("torchvision.datasets", "task 'imagefolder'")
+    for needed in (folder, folder / part):
+        if not needed.is_dir():
+            raise BadInputError(f"no folder {needed}; needed: PATH/train/<class>/* and PATH/test/<class>/*")
+    try:
+        return datasets.ImageFolder(folder / part)
+    except OSError as error:
+        raise BadInputError(f"{folder / part} cannot be used as a folder of images: {error}") from error
+
+
+def _decode(samples: list[tuple[str, int]], shape: tuple[int, ...]) -> Part:
+    images = np.empty((len(samples), *shape), np.uint8)
+
+    def decode(position: int) -> None:
+        images[position] = _read(samples[position][0], shape)
+
+    # Threads suffice: Pillow gives up the interpreter's lock while it decodes.
+    with ThreadPoolExecutor(os.cpu_count()) as workers:
+        done = workers.map(decode, range(len(samples)))
+        for _ in tqdm(done, "decoding images", len(samples), leave=False, disable=None):
+            pass
+    return Part(torch.from_numpy(images), torch.tensor([label for _, label in samples]))
+
+
+def _read(path: str, expected: tuple[int, ...] | None = None) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Decode one file to `[3, H, W]`, RGB."""
+    pillow = import_library("PIL.Image", "task 'imagefolder'")
+    pixels: np.ndarray[Any, np.dtype[np.uint8]]
+    try:
+        with pillow.open(path) as image:
+            pixels = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+    except Exception as error:  # a damaged file can make a decoder raise anything
+        raise BadInputError(f"cannot read the image {path}: {error}. Replace or remove it") from error
+    if expected is not None and pixels.shape != expected:
+        found, needed = (f"{shape[2]} x {shape[1]}" for shape in (pixels.shape, expected))
+        raise BadInputError(
+            f"{path} has {found} pixels, the first training image {needed}. Resize all to one size first"
+        )
+    return pixels
+
+
+def _split_by_class(labels: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the positions of train, probe and validation, each in random order."""
+    shuffled = torch.randperm(len(labels), generator=random_stream(seed, "split"))
+    counts = labels.bincount()
+    held_out = (counts * HELD_OUT_SHARE).round().long().clamp(min=1)[labels[shuffled]]
+    # Each sample's rank within its class: its place in an order sorted by class, less the place of the class.
+    by_class = labels[shuffled].argsort(stable=True)
+    rank = torch.empty_like(by_class)
+    rank[by_class] = torch.arange(len(labels))
+    rank -= (counts.cumsum(0) - counts)[labels[shuffled]]
+    return shuffled[rank >= 2 * held_out], shuffled[rank < held_out], shuffled[rank // held_out == 1]
+
+
+def _take(part: Part, index: Tensor) -> Part:
+    return Part(part.images[index], part.labels[index])
+
+
+def _mean_and_std(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Exact mean and deviation per channel of uint8 images, from counts of the 256 values."""
+    counts = torch.stack([channel.flatten().bincount(minlength=256) for channel in images.unbind(1)]).double()
+    share, values = counts / counts.sum(1, keepdim=True), torch.arange(256).double()
+    mean = share @ values
+    std = (share @ values**2 - mean**2).clamp(min=0).sqrt()
+    # A channel that is the same everywhere carries nothing; it becomes zeros, not a division by zero.
+    return mean.float(), torch.where(std > 1e-6, std, 1.0).float()
+
+
+def _refuse_option(name: str, option: str) -> None:
+    if option:
+        raise BadInputError(f"task {name!r} takes no option; got {option!r}")
+
+
+DATASETS: Mapping[str, DatasetBuilder] = {
+    "digits": digits,
+    "toy": toy,
+    "cifar10": partial(cifar, "CIFAR10"),
+    "cifar100": partial(cifar, "CIFAR100"),
+    "imagefolder": image_folder,
+}

@@ -1,0 +1,253 @@
+"""The distillation step and its loop, for one student or a stack of them: `observe`, `update`, `evaluate`, `train`.
+
+The plain loop, the environment and the comparison all drive the same `Distillation`:
+
+    run = Distillation(problem, seeds=3)
+    while not run.done:
+        signals = run.observe()            # the student's one forward: it serves the state and the loss
+        run.update(method.loss(signals))   # one optimizer step
+
+`seeds=3` trains one student on batches `[B]`; `seeds=[3, 4, 5]` trains three as one stack on batches `[S, B]`, each
+with the weights, batches and augmentation that it would have alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from rltemp.data import Dataset, Part, augmentation_generator, epoch_order
+from rltemp.errors import BadInputError
+from rltemp.methods import Method
+from rltemp.models import seeded_model
+from rltemp.population import StackedStudent
+from rltemp.tasks import Recipe, Task
+from rltemp.types import Signals
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A task with its data and its teacher in memory.
+
+    Args:
+        task: Its description.
+        dataset: Its four parts, on the device where everything runs.
+        teacher: In eval mode, without gradients.
+        teacher_logits: `[N, C]` of the training part, where its views are fixed (no augmentation); else None, and the
+            teacher runs on every batch.
+        teacher_accuracy: On the test part, 0..1.
+    """
+
+    task: Task
+    dataset: Dataset
+    teacher: nn.Module
+    teacher_logits: Tensor | None
+    teacher_accuracy: float
+
+    @property
+    def device(self) -> torch.device:
+        """Where the data lies."""
+        return self.dataset.train.images.device
+
+
+class Distillation:
+    """One run of one student, or of a stack of students side by side.
+
+    Args:
+        problem: The task, loaded.
+        seeds: One student's seed, or one for each student of a stack. A seed determines a student's initial weights,
+            its batches and its augmentation, and nothing else random takes part.
+        recipe: How the students are trained; the task's own by default.
+        train: The samples to train on, by default the task's training part. A policy is trained on redrawn ones.
+        subset: `[N]` or, for a stack, `[S, N]`: positions in `train` that each student may see; all by default.
+        teacher_logits: `[len(train), C]`, where `train` is not the task's training part.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        seeds: int | Sequence[int],
+        *,
+        recipe: Recipe | None = None,
+        train: Part | None = None,
+        subset: Tensor | None = None,
+        teacher_logits: Tensor | None = None,
+    ) -> None:
+        self.problem = problem
+        self.recipe = recipe or problem.task.recipe
+        self.part = problem.dataset.train if train is None else train
+        self.teacher_logits = problem.teacher_logits if train is None else teacher_logits
+        self.subset = subset
+        self.seeds = seeds
+        self.student = _new_student(problem, seeds)
+        self.optimizer = torch.optim.SGD(
+            self.student.parameters(),
+            lr=self.recipe.learning_rate,
+            momentum=self.recipe.momentum,
+            weight_decay=self.recipe.weight_decay,
+            foreach=True,
+        )
+        size = len(self.part) if subset is None else subset.shape[-1]
+        self.steps_per_epoch = size // self.recipe.batch_size
+        self.steps = self.steps_per_epoch * self.recipe.epochs
+        self.step = 0
+        self._size = size
+        self._order: tuple[int, Tensor] | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether the last step has been taken."""
+        return self.step >= self.steps
+
+    @property
+    def progress(self) -> float:
+        """How much of the run is done, 0..1."""
+        return self.step / self.steps
+
+    def observe(self) -> Signals:
+        """Run the student (and, where views change, the teacher) on the next batch.
+
+        Returns:
+            Signals of `[B]` or `[S, B]` samples; the student's logits carry the graph that `update` uses.
+        """
+        self.student.train()
+        return self.signals_at(self.step)
+
+    def signals_at(self, step: int, parameters: dict[str, Tensor] | None = None) -> Signals:
+        """The signals of the batch of any step, from the student's own parameters or from given ones."""
+        index = self._index(step)
+        images = self._images(step, index)
+        with self._autocast():
+            if parameters is None:
+                student_logits = self.student(images)
+            else:
+                buffers = {name: value.clone() for name, value in self.student.named_buffers()}
+                student_logits = functional_call(self.student, {**parameters, **buffers}, (images,))
+        teacher_logits = self._teacher_logits(index, images)
+        if student_logits.shape[-1] != teacher_logits.shape[-1]:
+            raise BadInputError(
+                f"student has {student_logits.shape[-1]} class outputs, teacher {teacher_logits.shape[-1]}: "
+                "give a teacher that was trained on this task's classes"
+            )
+        return Signals(student_logits, teacher_logits, self.part.labels[index], step / self.steps)
+
+    def update(self, loss: Tensor) -> None:
+        """Take one optimizer step along the mean over the batch of a per-sample loss, `[B]` or `[S, B]`."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.rate(self.step, self.steps)
+        self.optimizer.zero_grad()
+        # A stack's losses add up: each student's parameters appear in its own term only.
+        loss.mean(-1).sum().backward()
+        self.optimizer.step()
+        self.step += 1
+
+    def restart(self, students: Tensor) -> None:
+        """Give the marked students of a stack, `[S]` bool, their initial weights again and no momentum."""
+        fresh = _new_student(self.problem, self.seeds)
+        with torch.no_grad():
+            for tensor, initial in zip(_tensors(self.student), _tensors(fresh), strict=True):
+                tensor[students] = initial[students]
+                momentum = self.optimizer.state.get(tensor, {}).get("momentum_buffer")
+                if momentum is not None:
+                    momentum[students] = 0.0
+
+    def _index(self, step: int) -> Tensor:
+        epoch, within = divmod(step, self.steps_per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, self._epoch_order(epoch)
+        return self._order[1][within]
+
+    def _epoch_order(self, epoch: int) -> Tensor:
+        """Batches of one epoch as positions in the part: `[steps, B]` or `[steps, S, B]`."""
+        if isinstance(self.seeds, int):
+            order = epoch_order(self.seeds, epoch, self._size, self.recipe.batch_size)
+        else:
+            orders = {seed: epoch_order(seed, epoch, self._size, self.recipe.batch_size) for seed in self.seeds}
+            order = torch.stack([orders[seed] for seed in self.seeds], 1)
+        order = order.to(self.part.labels.device)
+        if self.subset is None:
+            return order
+        if self.subset.dim() == 1:
+            return self.subset[order]
+        return self.subset.expand(len(order), -1, -1).gather(-1, order)
+
+    def _images(self, step: int, index: Tensor) -> Tensor:
+        dataset = self.problem.dataset
+        if not dataset.augment:
+            return dataset.batch(self.part, index)
+        if isinstance(self.seeds, int):
+            return dataset.batch(self.part, index, augmentation_generator(self.seeds, step))
+        views = [
+            dataset.batch(self.part, rows, augmentation_generator(seed, step))
+            for seed, rows in zip(self.seeds, index, strict=True)
+        ]
+        return torch.stack(views)
+
+    @torch.no_grad()
+    def _teacher_logits(self, index: Tensor, images: Tensor) -> Tensor:
+        if self.teacher_logits is not None:
+            return self.teacher_logits[index]
+        with self._autocast():
+            flat = images.flatten(0, index.dim() - 1)
+            return self.problem.teacher(flat).float().unflatten(0, index.shape)
+
+    def _autocast(self) -> torch.autocast:
+        device = self.problem.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.recipe.precision == "bfloat16")
+
+
+@torch.no_grad()
+def predict(student: nn.Module, dataset: Dataset, part: Part, batch_size: int = 500) -> Tensor:
+    """Logits of a part in eval mode: `[N, C]`, or `[S, N, C]` for a stack of students; float32."""
+    student.eval()
+    stacked = isinstance(student, StackedStudent)
+    logits = []
+    for start in range(0, len(part), batch_size):
+        index = torch.arange(start, min(start + batch_size, len(part)), device=part.labels.device)
+        images = dataset.batch(part, index)
+        images = images.expand(student.size, *images.shape) if stacked else images
+        logits.append(student(images).float())
+    return torch.cat(logits, 1 if stacked else 0)
+
+
+def evaluate(student: nn.Module, dataset: Dataset, part: Part) -> Tensor:
+    """Accuracy on a part, 0..1: a scalar, or `[S]` for a stack of students."""
+    return (predict(student, dataset, part).argmax(-1) == part.labels).float().mean(-1)
+
+
+def train(
+    run: Distillation, method: Method, on_step: Callable[[Distillation, Signals, Tensor], None] | None = None
+) -> nn.Module:
+    """Train to the end of the run by `method`.
+
+    Args:
+        run: A run, fresh or under way.
+        method: What each step minimises.
+        on_step: Called after each update with the run, the signals and the per-sample losses of that step.
+
+    Returns:
+        The trained student, or the stack of them.
+    """
+    while not run.done:
+        signals = run.observe()
+        loss = method.loss(signals)
+        run.update(loss)
+        if on_step is not None:
+            on_step(run, signals, loss)
+    return run.student
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
+
+
+def _new_student(problem: Problem, seeds: int | Sequence[int]) -> nn.Module:
+    shape, classes = problem.dataset.image_shape, problem.dataset.num_classes
+    if isinstance(seeds, int):
+        return seeded_model(problem.task.student, shape, classes, seeds).to(problem.device)
+    models = {seed: seeded_model(problem.task.student, shape, classes, seed) for seed in seeds}
+    return StackedStudent([models[seed] for seed in seeds]).to(problem.device)

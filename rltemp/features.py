@@ -1,0 +1,199 @@
+"""State features: what a policy sees of a sample; `FEATURES` at the foot names them, `featurize` computes them.
+
+Every feature is invariant to a shift of the logits and to what a new task changes (the number of classes, where that
+makes sense), lies roughly between -1 and 1 and is clipped to `LIMIT`. Features are computed in float32 on detached
+logits. To add one: one function of `Statistics`, one entry in `FEATURES`, one hand-worked test. Raise the version of
+an entry whenever its numbers change: policy files carry it, and a policy of another version is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rltemp.errors import BadInputError
+from rltemp.names import lookup
+from rltemp.types import Signals
+
+LIMIT = 10.0
+"""Observations lie in [-LIMIT, LIMIT]."""
+
+
+class Statistics:
+    """What several features share of a batch of signals, each computed once and only if asked for.
+
+    `student` and `teacher` are the logits in float32 without a graph, `[..., C]`.
+    """
+
+    def __init__(self, signals: Signals) -> None:
+        self.signals = signals
+        self.student = signals.student_logits.detach().float()
+        self.teacher = signals.teacher_logits.detach().float()
+
+    @cached_property
+    def student_log_probs(self) -> Tensor:
+        return F.log_softmax(self.student, -1)
+
+    @cached_property
+    def teacher_log_probs(self) -> Tensor:
+        return F.log_softmax(self.teacher, -1)
+
+    @cached_property
+    def teacher_probs(self) -> Tensor:
+        return self.teacher_log_probs.exp()
+
+    @cached_property
+    def student_std(self) -> Tensor:
+        return _spread(self.student)
+
+    @cached_property
+    def teacher_std(self) -> Tensor:
+        return _spread(self.teacher)
+
+    @property
+    def labels(self) -> Tensor:
+        if self.signals.labels is None:
+            raise BadInputError("this policy's features need labels; the signals carry none")
+        return self.signals.labels
+
+
+def progress(s: Statistics) -> Tensor:
+    """How much of the run is done, from -1 (first step) to 1 (end)."""
+    return s.signals.full(2 * s.signals.progress - 1)
+
+
+def student_margin(s: Statistics) -> Tensor:
+    """The student's largest logit minus its second, in standard deviations of its logits, minus 1."""
+    return _margin(s.student) / s.student_std - 1
+
+
+def teacher_margin(s: Statistics) -> Tensor:
+    """The teacher's largest logit minus its second, in standard deviations of its logits, minus 1."""
+    return _margin(s.teacher) / s.teacher_std - 1
+
+
+def student_spread(s: Statistics) -> Tensor:
+    """Natural logarithm of the standard deviation of the student's logits, halved."""
+    return s.student_std.log() / 2
+
+
+def teacher_spread(s: Statistics) -> Tensor:
+    """Natural logarithm of the standard deviation of the teacher's logits, halved."""
+    return s.teacher_std.log() / 2
+
+
+def student_entropy(s: Statistics) -> Tensor:
+    """Entropy of the student's prediction over its maximum log C, from -1 (certain) to 1 (uniform)."""
+    return _entropy(s.student_log_probs)
+
+
+def teacher_entropy(s: Statistics) -> Tensor:
+    """Entropy of the teacher's prediction over its maximum log C, from -1 (certain) to 1 (uniform)."""
+    return _entropy(s.teacher_log_probs)
+
+
+def divergence(s: Statistics) -> Tensor:
+    """log(1 + KL(teacher || student)) at T = 1, minus 1; the KL in nats."""
+    kl = (s.teacher_probs * (s.teacher_log_probs - s.student_log_probs)).sum(-1)
+    return kl.clamp_min(0).log1p() - 1
+
+
+def agreement(s: Statistics) -> Tensor:
+    """Where the teacher's choice stands in the student: its logit minus the student's best other, in deviations."""
+    chosen = s.teacher.argmax(-1, keepdim=True)
+    return _margin_of(s.student, chosen) / s.student_std
+
+
+def student_loss(s: Statistics) -> Tensor:
+    """log(1 + cross-entropy of the student with the label), minus 1; needs labels."""
+    return _nll(s.student_log_probs, s.labels).log1p() - 1
+
+
+def teacher_loss(s: Statistics) -> Tensor:
+    """log(1 + cross-entropy of the teacher with the label), minus 1; needs labels."""
+    return _nll(s.teacher_log_probs, s.labels).log1p() - 1
+
+
+def featurize(signals: Signals, names: Sequence[str]) -> Tensor:
+    """Compute the named features of every sample.
+
+    Args:
+        signals: Logits `[..., C]`.
+        names: Entries of `FEATURES`, in the order of the columns.
+
+    Returns:
+        `[..., F]`, float32, no graph, within [-LIMIT, LIMIT].
+
+    Raises:
+        BadInputError: Where a feature needs labels and there are none, or a name is unknown.
+    """
+    with torch.no_grad():
+        statistics = Statistics(signals)
+        columns = [lookup(FEATURES, name, "feature").compute(statistics) for name in names]
+        return torch.stack(columns, -1).clamp_(-LIMIT, LIMIT)
+
+
+def _margin(logits: Tensor) -> Tensor:
+    top = logits.topk(2, -1).values
+    return top[..., 0] - top[..., 1]
+
+
+def _margin_of(logits: Tensor, index: Tensor) -> Tensor:
+    others = logits.scatter(-1, index, -math.inf).amax(-1)
+    return logits.gather(-1, index).squeeze(-1) - others
+
+
+def _spread(logits: Tensor) -> Tensor:
+    # The floor keeps constant logits finite: their margin is 0 and their spread a very negative, clipped number.
+    return logits.std(-1, unbiased=False).clamp_min(1e-6)
+
+
+def _entropy(log_probs: Tensor) -> Tensor:
+    entropy = -(log_probs.exp() * log_probs).sum(-1)
+    return 2 * entropy / math.log(log_probs.shape[-1]) - 1
+
+
+def _nll(log_probs: Tensor, labels: Tensor) -> Tensor:
+    return -log_probs.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+
+
+@dataclass(frozen=True)
+class Feature:
+    """An entry of the feature table: how to compute it, its unit and the version of its definition."""
+
+    compute: Callable[[Statistics], Tensor]
+    unit: str
+    version: int = 1
+
+
+FEATURES: dict[str, Feature] = {
+    "progress": Feature(progress, "fraction of the run"),
+    "student_margin": Feature(student_margin, "deviations"),
+    "teacher_margin": Feature(teacher_margin, "deviations"),
+    "student_spread": Feature(student_spread, "log logits"),
+    "teacher_spread": Feature(teacher_spread, "log logits"),
+    "student_entropy": Feature(student_entropy, "fraction of log C"),
+    "teacher_entropy": Feature(teacher_entropy, "fraction of log C"),
+    "divergence": Feature(divergence, "log nats"),
+    "agreement": Feature(agreement, "deviations"),
+    "student_loss": Feature(student_loss, "log nats"),
+    "teacher_loss": Feature(teacher_loss, "log nats"),
+}
+
+DEFAULT_FEATURES = (
+    "progress",
+    "student_margin",
+    "teacher_margin",
+    "student_spread",
+    "teacher_spread",
+    "student_entropy",
+    "divergence",
+    "agreement",
+)
+"""What a policy sees unless it is told otherwise: no labels needed."""

@@ -1,0 +1,51 @@
+"""How every file is written here: whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from pathlib import Path
+
+from rltemp.errors import BadInputError
+
+
+def atomic_write(path: str | Path, data: bytes) -> None:
+    """Write `data` to `path` so that a reader finds the old file or the new one, never a part of either.
+
+    The bytes go to a temporary file in the same folder (made where it is missing), reach the disk, and take
+    the name in one rename. A run that is killed meanwhile leaves the old file as it was.
+
+    Raises:
+        BadInputError: Where the folder cannot be made or written to, or the disk is full.
+    """
+    path = Path(path)
+    # Not tempfile: its files are readable by their owner alone, whatever the user's umask says.
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise BadInputError(
+            f"cannot write {path}: {error}. Needed: a file name in a folder that you may write to, with "
+            f"{len(data):,} bytes of free space"
+        ) from error
+    finally:
+        # It is still there only where the rename failed; where its folder is no folder, asking is an error.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` outlive a power cut; Windows has no such call and needs none."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

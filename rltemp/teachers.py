@@ -1,0 +1,108 @@
+"""From a task's description to the problem in memory: `prepare` loads the data and finds, loads or trains the teacher.
+
+A trained teacher is kept under the cache folder, named by what determines it: the data, the network, its recipe, its
+seed and the version of torch. The folder is `$RLTEMP_CACHE`, or `~/.cache/rltemp`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from rltemp.data import Dataset, Part
+from rltemp.datasets import load_dataset
+from rltemp.toy import toy_teacher
+from rltemp.distill import Distillation, Problem, evaluate, predict, train
+from rltemp.errors import BadInputError, TrainingDivergedError
+from rltemp.methods import none
+from rltemp.models import build_model
+from rltemp.tasks import Task
+from rltemp.weights import load_weights, save_weights
+
+OnStep = Callable[[int, int], None]
+"""Called with the step just taken and the number of steps: a progress bar."""
+
+
+def cache_folder() -> Path:
+    """Where teachers are kept: `$RLTEMP_CACHE`, or `~/.cache/rltemp`."""
+    return Path(os.environ.get("RLTEMP_CACHE") or Path.home() / ".cache" / "rltemp")
+
+
+def prepare(
+    task: Task, *, device: str | torch.device = "cpu", root: Path | None = None, on_step: OnStep | None = None
+) -> Problem:
+    """Load a task's data, and its teacher from the file it names, from the cache, or by training it.
+
+    Args:
+        task: The description.
+        device: Where the data and the networks go.
+        root: Where data sets are downloaded to; see `rltemp.data`.
+        on_step: Told of the teacher's training steps.
+
+    Raises:
+        BadInputError: Where the data or the teacher's file cannot be used.
+        TrainingDivergedError: Where the teacher's training ends in numbers that are not finite.
+    """
+    dataset = load_dataset(task.name, task.split_seed, root).to(device)
+    teacher = _teacher(task, dataset, on_step).to(device).eval().requires_grad_(False)
+    logits = None if dataset.augment else predict(teacher, dataset, dataset.train)
+    accuracy = float(evaluate(teacher, dataset, dataset.test))
+    return Problem(task, dataset, teacher, logits, accuracy)
+
+
+def train_teacher(task: Task, dataset: Dataset, on_step: OnStep | None = None) -> nn.Module:
+    """Train the task's teacher on the labels of the training part, by `task.teacher_recipe`."""
+    # A teacher is a student that learns without one: the same loop, and no logits to learn from.
+    nobody = torch.zeros(1, dataset.num_classes, device=dataset.train.labels.device).expand(len(dataset.train), -1)
+    problem = Problem(replace(task, student=task.teacher), dataset, nn.Identity(), nobody, teacher_accuracy=0.0)
+    run = Distillation(problem, task.teacher_seed, recipe=task.teacher_recipe)
+    teacher = train(run, none(), lambda run, *_: on_step(run.step, run.steps) if on_step else None)
+    if not all(bool(value.isfinite().all()) for value in teacher.parameters()):
+        raise TrainingDivergedError(
+            f"teacher {task.teacher}: its weights are not finite after {run.steps} steps; lower --teacher-learning-rate"
+        )
+    return teacher
+
+
+def teacher_file(task: Task, dataset: Dataset) -> Path:
+    """Where the trained teacher of this task and data lies, or would lie."""
+    determined_by = {
+        "data": task.name,
+        "content": _digest(dataset.train),
+        "network": task.teacher,
+        "recipe": asdict(task.teacher_recipe),
+        "seed": task.teacher_seed,
+        "torch": torch.__version__,
+    }
+    key = hashlib.sha256(json.dumps(determined_by, sort_keys=True).encode()).hexdigest()[:16]
+    return cache_folder() / "teachers" / f"{task.teacher.replace(':', '-')}-{key}.safetensors"
+
+
+def _teacher(task: Task, dataset: Dataset, on_step: OnStep | None) -> nn.Module:
+    if task.teacher == "toy":
+        return toy_teacher()
+    given = Path(task.teacher_weights) if task.teacher_weights else None
+    if given is not None and not given.is_file():
+        raise BadInputError(f"teacher weights {given}: no such file")
+    file = given or teacher_file(task, dataset)
+    if file.is_file():
+        teacher = build_model(task.teacher, dataset.image_shape, dataset.num_classes)
+        load_weights(teacher, file)
+        return teacher
+    teacher = train_teacher(task, dataset, on_step)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_weights(teacher, file, {"task": task.name, "network": task.teacher})
+    return teacher
+
+
+def _digest(part: Part) -> str:
+    digest = hashlib.sha256(part.images.cpu().contiguous().numpy().tobytes())
+    digest.update(part.labels.cpu().numpy().tobytes())
+    return digest.hexdigest()

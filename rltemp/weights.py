@@ -1,0 +1,182 @@
+"""Files of network weights: written as safetensors, read with every check before one number is used.
+
+Weights come from other people's machines, so a file is checked in this order: its size, its format (no code
+of it runs), names and shapes against the network, finite numbers. Only then does the network change.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from rltemp.errors import ArtifactRefusedError, BadInputError
+from rltemp.files import atomic_write
+
+MAX_FILE_BYTES = 4 * 1024**3
+MAX_HEADER_BYTES = 16 * 1024**2  # a tensor's entry takes about 100 bytes
+TORCH_SUFFIXES = (".pt", ".pth", ".bin")
+# Before this release a crafted file could corrupt memory or run code in spite of weights_only=True
+# (CVE-2025-32434, CVE-2026-24747).
+SAFE_TORCH_LOAD = "2.10"
+
+
+def save_weights(module: nn.Module, path: str | Path, metadata: Mapping[str, str]) -> None:
+    """Write the parameters and buffers of `module` to a `.safetensors` file, whole or not at all.
+
+    Args:
+        module: Any network; it stays where it is, on any device.
+        path: The file; its folder is made where it is missing.
+        metadata: Text that `load_weights` gives back: how the network was trained.
+
+    Raises:
+        BadInputError: Where `path` has another suffix (it could not be read back) or cannot be written to.
+    """
+    if Path(path).suffix != ".safetensors":
+        raise BadInputError(f"weights are written as .safetensors; got {path}")
+    # Cloned, because safetensors refuses tensors that share memory, as tied layers do.
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()}
+    atomic_write(path, safetensors.torch.save(tensors, metadata=dict(metadata)))
+
+
+def load_weights(module: nn.Module, path: str | Path) -> dict[str, str]:
+    """Fill `module` with the weights in a file and return the file's metadata.
+
+    Args:
+        module: A network with exactly the names and shapes of the file; a `module.` before every name in the
+            file, as `DataParallel` writes it, is dropped. The network is unchanged where this raises.
+        path: A `.safetensors` file, or a torch file (`.pt`, `.pth`, `.bin`) that holds a state dict, by
+            itself or under `state_dict` or `model`. Torch files have no metadata.
+
+    Raises:
+        BadInputError: Where there is no such file, or its suffix is not known.
+        ArtifactRefusedError: Where the file is too large or not what its suffix says, or holds code, other
+            names, other shapes, or numbers that are not finite.
+    """
+    path = Path(path)
+    _check_file(path)
+    tensors, metadata = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_torch(path), {})
+    if tensors and all(name.startswith("module.") for name in tensors):
+        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
+    expected = module.state_dict()
+    _check_names_and_shapes(expected, tensors, path)
+    tensors = {name: value.to(expected[name].dtype) for name, value in tensors.items()}
+    _check_finite(tensors, path)
+    module.load_state_dict(tensors)
+    return metadata
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise BadInputError(f"no weight file {path}")
+    if path.suffix != ".safetensors" and path.suffix not in TORCH_SUFFIXES:
+        known = ", ".join((".safetensors", *TORCH_SUFFIXES))
+        raise BadInputError(f"weight file {path} has the suffix {path.suffix!r}; needed: one of {known}")
+    if (size := _expanded_bytes(path)) > MAX_FILE_BYTES:
+        raise ArtifactRefusedError(f"{path} holds {size:,} bytes; a weight file may hold {MAX_FILE_BYTES:,}")
+
+
+def _expanded_bytes(path: Path) -> int:
+    """The bytes of the file, or of what it unpacks to: torch files are zip archives, compressed or not."""
+    packed = path.stat().st_size
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return max(packed, sum(entry.file_size for entry in archive.infolist()))
+    except Exception:  # no archive, or a damaged one, which its reader refuses
+        return packed
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return tensors and metadata from one reading of the file, so that both come from the same bytes."""
+    data = path.read_bytes()
+    header_bytes = int.from_bytes(data[:8], "little")
+    if not 2 <= header_bytes <= min(MAX_HEADER_BYTES, len(data) - 8):
+        raise ArtifactRefusedError(
+            f"{path} is not a safetensors file: its first 8 bytes give a header of {header_bytes:,} bytes, "
+            f"the file has {len(data):,}"
+        )
+    try:
+        tensors = safetensors.torch.load(data)
+        metadata = json.loads(data[8 : 8 + header_bytes]).get("__metadata__")
+    except Exception as error:  # hostile bytes can make a parser raise anything
+        raise ArtifactRefusedError(f"{path} is not a safetensors file: {_one_line(error)}") from error
+    return tensors, metadata or {}
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    if torch.__version__ < SAFE_TORCH_LOAD:
+        raise ArtifactRefusedError(
+            f"{path}: torch {torch.__version__} can be made to run code from such a file. Use torch 2.10 or "
+            "later, or a .safetensors file"
+        )
+    try:
+        with warnings.catch_warnings():  # about pickle protocols and the like: the answer here is yes or no
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # hostile bytes can make an unpickler raise anything
+        raise ArtifactRefusedError(
+            f"{path} is not a torch file of tensors alone ({_one_line(error)}). Save the network's "
+            "state_dict() by itself, or as .safetensors"
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(_is_weight(*item) for item in content.items()):
+        raise ArtifactRefusedError(
+            f"{path} holds no state dict: needed are names with dense tensors, by themselves or under "
+            "'state_dict' or 'model'"
+        )
+    return dict(content)
+
+
+def _is_weight(name: Any, value: Any) -> bool:
+    """Whether this is a name with a dense tensor; torch files can also hold sparse and meta tensors."""
+    if not isinstance(name, str) or not isinstance(value, Tensor):
+        return False
+    return value.layout is torch.strided and value.device.type == "cpu" and not value.is_quantized
+
+
+def _check_names_and_shapes(expected: dict[str, Tensor], found: dict[str, Tensor], path: Path) -> None:
+    differences = [
+        f"{name}: expected {_describe(expected.get(name))}, found {_describe(found.get(name))}"
+        for name in [*expected, *sorted(set(found) - set(expected))]
+        if _describe(expected.get(name)) != _describe(found.get(name))
+    ]
+    if differences:
+        more = f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
+        raise ArtifactRefusedError(
+            f"{path} does not fit this network: {'; '.join(differences[:5])}{more}. "
+            "Give the model that the file was written from"
+        )
+
+
+def _describe(tensor: Tensor | None) -> str:
+    """The kind and shape of a tensor in words; precision may differ, a real number for an integer may not."""
+    if tensor is None:
+        return "nothing"
+    kind = "complex" if tensor.is_complex() else "float" if tensor.is_floating_point() else "integer"
+    return f"{kind} {list(tensor.shape)}"
+
+
+def _check_finite(tensors: dict[str, Tensor], path: Path) -> None:
+    for name, value in tensors.items():
+        if not value.float().isfinite().all():
+            raise ArtifactRefusedError(f"{path}: {name} holds numbers that are not finite (as {value.dtype})")
+
+
+def _one_line(error: Exception) -> str:
+    """What a parser says, without torch's advice on how to run the file's code anyway."""
+    if needed := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"it asks for the Python object {needed[1]}"
+    if "Weights only load failed" in str(error):
+        return "it holds something else"
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text[:200]}"
