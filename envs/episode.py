@@ -63,7 +63,7 @@ class Episode:
     Args:
         run: Fresh, of one student or a stack.
         decision: What actions mean.
-        probe: Samples that rewards are measured on: a part, or positions `[S, P]` in the run's own part.
+        probe: Samples that rewards are measured on: positions in the run's own part, `[P]` or `[S, P]`.
         reward_interval: Steps from one look at the probe to the next; rewards in between are zero, their sum the same.
         keep_tape: Keep the weights of every step, for `influence`.
     """
@@ -72,7 +72,7 @@ class Episode:
         self,
         run: Distillation,
         decision: Decision,
-        probe: Part | Tensor,
+        probe: Tensor,
         reward_interval: int = 1,
         keep_tape: bool = False,
     ) -> None:
@@ -142,9 +142,7 @@ class Episode:
         return torch.where(value.isfinite(), value, self._worst)
 
     def _probe_logits(self) -> tuple[Tensor, Tensor]:
-        student, dataset = self.run.student, self.run.problem.dataset
-        student.eval()
-        if isinstance(self.probe, Part):
-            return predict(student, dataset, self.probe), self.probe.labels
-        images = dataset.batch(self.run.part, self.probe)
-        return student(images).float(), self.run.part.labels[self.probe]
+        run = self.run
+        run.student.eval()
+        images = run.problem.dataset.batch(run.part, self.probe)
+        return run.student(images).float(), run.part.labels[self.probe]

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from rltemp.distill import Distillation
 from rltemp.types import Signals
 
-MARGIN_SLOPE = 5.0
+MARGIN_SLOPE = 20.0
 """Slope of the smooth accuracy, per standard deviation of a sample's logits."""
 
 

@@ -28,6 +28,7 @@ from rltemp.actions import ActionScale
 from rltemp.data import Part
 from rltemp.distill import Distillation, Problem, predict
 from rltemp.envs.episode import Decision, Episode
+from rltemp.errors import BadInputError
 from rltemp.features import DEFAULT_FEATURES, LIMIT
 from rltemp.methods import Method
 
@@ -45,6 +46,8 @@ class DistillVecEnv(VecEnv):
     Args:
         problem: The task, loaded.
         students: S, how many students a run trains.
+        replicas: How many of them share a seed and its samples, side by side, so that they differ by their
+            temperatures alone; divides S.
         method: The reference, as a name or a `Method`: an action of zero is this method exactly.
         features: Names of the observation's columns, in order.
         scale: What an action means.
@@ -60,6 +63,7 @@ class DistillVecEnv(VecEnv):
         problem: Problem,
         students: int = 32,
         *,
+        replicas: int = 1,
         method: str | Method = "fixed:4",
         features: Sequence[str] = DEFAULT_FEATURES,
         scale: ActionScale | None = None,
@@ -69,7 +73,10 @@ class DistillVecEnv(VecEnv):
         seed: int = 0,
     ) -> None:
         self.problem = problem
+        if students < 1 or replicas < 1 or students % replicas:
+            raise BadInputError(f"replicas must divide students; got {replicas} and {students}")
         self.students = students
+        self.replicas = replicas
         self.batch_size = problem.task.recipe.batch_size
         self.decision = Decision.make(method, features, scale)
         self.redraw = redraw
@@ -152,15 +159,15 @@ class DistillVecEnv(VecEnv):
 
     def _begin(self) -> None:
         size = len(self.problem.dataset.train)
-        drawn = self._generator.integers(FIRST_TRAINING_SEED, 2**31, self.students)
+        groups = self.students // self.replicas
+        seeds = self._generator.integers(FIRST_TRAINING_SEED, 2**31, groups).repeat(self.replicas)
+        order = np.tile(np.arange(len(self._pool)), (groups, 1))
         if self.redraw:
-            order = np.stack([self._generator.permutation(len(self._pool)) for _ in range(self.students)])
-        else:
-            order = np.broadcast_to(np.arange(len(self._pool)), (self.students, len(self._pool)))
-        positions = torch.from_numpy(np.ascontiguousarray(order)).to(self.problem.device)
+            self._generator.permuted(order, axis=1, out=order)
+        positions = torch.from_numpy(order.repeat(self.replicas, axis=0)).to(self.problem.device)
         run = Distillation(
             self.problem,
-            [int(seed) for seed in drawn],
+            seeds.tolist(),
             train=self._pool,
             subset=positions[:, :size],
             teacher_logits=self._pool_logits,

@@ -105,8 +105,8 @@ def load_method(spec: str) -> Method:
     """Build the method that `spec` names.
 
     Args:
-        spec: `name`, `name:value` or `name:key=value,...` of `METHODS`; the path of a policy file, which carries the
-            loss weights that it was trained with; or `module:attribute`, a `Method` or a rule (at plain KD's weights).
+        spec: `name`, `name:value` or `name:key=value,...` of `METHODS`; the path of a policy file, which brings the
+            objective that it was trained with; or `module:attribute`, a `Method` or a rule (at plain KD's weights).
 
     Raises:
         BadInputError: For a name nobody knows, with the closest match, and for an option that cannot be.
@@ -121,8 +121,7 @@ def load_method(spec: str) -> Method:
     if is_file_name(spec):
         from rltemp.policy import Policy  # the reader of strangers' files, loaded by those who need it
 
-        policy = Policy.load(Path(spec))
-        return Method(spec, policy, policy.manifest.ce_weight, policy.manifest.kd_weight)
+        return Policy.load(Path(spec)).method(spec)
     if options:
         found = import_attribute(spec)
         return replace(found, name=spec) if isinstance(found, Method) else Method(spec, found)
@@ -142,6 +141,18 @@ def load_rule(spec: str) -> TemperatureRule:
     if rule is None:
         raise BadInputError(f"{spec!r} trains without a teacher and has no temperature rule")
     return rule
+
+
+def reference_method(spec: str) -> Method:
+    """Build a method of `METHODS` that has temperatures: what a policy may move around.
+
+    A policy file names one, so nothing is imported or opened here.
+    """
+    name, options = split_spec(spec)
+    method = call_with_options(lookup(METHODS, name, "reference"), options, spec)
+    if method.rule is None:
+        raise BadInputError(f"a policy's reference needs temperatures; {spec!r} has none")
+    return replace(method, name=spec)
 
 
 def is_file_name(spec: str) -> bool:

@@ -33,7 +33,7 @@ def fixed(temperature: float = 4.0) -> TemperatureRule:
     return rule
 
 
-def dtkd(reference: float = 4.0) -> TemperatureRule:
+def dtkd(reference: float = 4.0, minimum: float = 0.5, maximum: float = 20.0) -> TemperatureRule:
     """Share a reference temperature between student and teacher by their largest logits.
 
     With x and y the largest logits of teacher and student, T_t = 2x/(x+y) * reference and T_s = 2y/(x+y) * reference,
@@ -41,13 +41,21 @@ def dtkd(reference: float = 4.0) -> TemperatureRule:
     https://arxiv.org/abs/2404.12711; the rule is the one of the authors' code, whose own erratum calls the paper's
     derivation of it wrong. Gradient flows through the student's maximum, as in that code.
 
-    The guard: where either maximum is not positive the published formula divides by zero or turns a temperature
-    negative (which reverses the student's ranking); both networks get the reference there.
+    Two guards, which that code lacks. Where either maximum is not positive, the formula divides by zero or turns a
+    temperature negative (which reverses the student's ranking): both networks get the reference there. And both
+    temperatures are kept within bounds: a fresh student's is near zero otherwise, and its training erratic.
+    `minimum=0` with a large `maximum` is the formula as published.
 
     Args:
         reference: Temperature given to a sample on which both networks are equally sharp; > 0.
+        minimum: Lowest temperature, >= 0.
+        maximum: Highest temperature.
     """
     value = positive(reference, "dtkd", "reference")
+    highest = positive(maximum, "dtkd", "maximum")
+    lowest = 0.0 if minimum == 0 else positive(minimum, "dtkd", "minimum")
+    if lowest >= highest:
+        raise BadInputError(f"dtkd: minimum must be below maximum; got {minimum} and {maximum}")
 
     def rule(signals: Signals) -> Temperatures:
         teacher_max = signals.teacher_logits.float().amax(-1)
@@ -55,8 +63,8 @@ def dtkd(reference: float = 4.0) -> TemperatureRule:
         guarded = (teacher_max <= 0) | (student_max <= 0)
         # The masked branch must stay finite too: autograd multiplies its gradient by zero, and zero times inf is nan.
         total = (teacher_max + student_max).masked_fill(guarded, 1.0)
-        teacher = (2 * value * teacher_max / total).masked_fill(guarded, value)
-        student = (2 * value * student_max / total).masked_fill(guarded, value)
+        teacher = (2 * value * teacher_max / total).masked_fill(guarded, value).clamp(lowest, highest)
+        student = (2 * value * student_max / total).masked_fill(guarded, value).clamp(lowest, highest)
         return Temperatures(student=student, teacher=teacher, weight=teacher * student)
 
     return rule

@@ -1,0 +1,70 @@
+"""An exported policy, read from its file and used as a temperature rule; it needs neither Gymnasium nor SB3."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rltemp.actions import ActionScale
+from rltemp.features import FEATURES, featurize
+from rltemp.manifest import PolicyManifest
+from rltemp.methods import Method, reference_method
+from rltemp.policy_file import forward, read_policy
+from rltemp.types import Signals, Temperatures
+
+
+class Policy:
+    """A learned temperature rule: features of a sample, a small network, an action around the reference rule.
+
+    Args:
+        manifest: What the numbers mean; see `rltemp.manifest`.
+        weights: Of the network, float32, as in the file.
+
+    The temperatures are constants of the graph but for what the reference rule lets through, as in training.
+    """
+
+    def __init__(self, manifest: PolicyManifest, weights: Mapping[str, Tensor]) -> None:
+        self.manifest = manifest
+        self.scale = ActionScale(manifest.action.ratio, manifest.action.minimum, manifest.action.maximum)
+        self.reference = reference_method(manifest.reference)
+        self._names = [feature.name for feature in manifest.features]
+        self._state = {
+            **weights,
+            "mean": torch.tensor([feature.mean for feature in manifest.features]),
+            "std": torch.tensor([feature.std for feature in manifest.features]),
+        }
+
+    @classmethod
+    def load(cls, path: Path) -> Policy:
+        """Read a policy file; nothing in it is executed.
+
+        Raises:
+            ArtifactRefusedError: Where it fails a check; the message names the check and the way out.
+            BadInputError: Where there is no such file.
+        """
+        known = {name: (feature.version, feature.unit) for name, feature in FEATURES.items()}
+        file = read_policy(path, known)
+        return cls(file.manifest, file.weights)
+
+    def method(self, name: str) -> Method:
+        """What a run under this policy minimises: its reference method, with the policy as the rule."""
+        return replace(self.reference, rule=self, name=name)
+
+    def __call__(self, signals: Signals) -> Temperatures:
+        """Temperatures `[...]` for signals of any leading shape."""
+        rule = self.reference.rule
+        assert rule is not None  # checked by `reference_method`
+        return self.scale.apply(rule(signals), self.action(signals))
+
+    @torch.no_grad()
+    def action(self, signals: Signals) -> Tensor:
+        """The network's answer `[..., 2]`, for student and teacher, before clipping."""
+        observation = featurize(signals, self._names)
+        if self._state["mean"].device != observation.device:
+            self._state = {name: value.to(observation.device) for name, value in self._state.items()}
+        normalised = (observation - self._state["mean"]) / self._state["std"]
+        return forward(self._state, self.manifest.activation, normalised)
