@@ -32,11 +32,9 @@ class Policy:
         self.scale = ActionScale(manifest.action.ratio, manifest.action.minimum, manifest.action.maximum)
         self.reference = reference_method(manifest.reference)
         self._names = [feature.name for feature in manifest.features]
-        self._state = {
-            **weights,
-            "mean": torch.tensor([feature.mean for feature in manifest.features]),
-            "std": torch.tensor([feature.std for feature in manifest.features]),
-        }
+        self._weights = dict(weights)
+        self._mean = torch.tensor([feature.mean for feature in manifest.features])
+        self._std = torch.tensor([feature.std for feature in manifest.features])
 
     @classmethod
     def load(cls, path: Path) -> Policy:
@@ -64,7 +62,10 @@ class Policy:
     def action(self, signals: Signals) -> Tensor:
         """The network's answer `[..., 2]`, for student and teacher, before clipping."""
         observation = featurize(signals, self._names)
-        if self._state["mean"].device != observation.device:
-            self._state = {name: value.to(observation.device) for name, value in self._state.items()}
-        normalised = (observation - self._state["mean"]) / self._state["std"]
-        return forward(self._state, self.manifest.activation, normalised)
+        if self._mean.device != observation.device:
+            self._move(observation.device)
+        return forward(self._weights, self.manifest.activation, (observation - self._mean) / self._std)
+
+    def _move(self, device: torch.device) -> None:
+        self._weights = {name: value.to(device) for name, value in self._weights.items()}
+        self._mean, self._std = self._mean.to(device), self._std.to(device)
