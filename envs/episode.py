@@ -1,14 +1,17 @@
-"""One distillation run driven by actions: what `DistillEnv` and `DistillVecEnv` share, without either's interface.
+"""One distillation run driven by actions: what `DistillEnv` and `DistillVecEnv` share.
 
-It holds no training code: the run is a `rltemp.distill.Distillation`, the loss a `Method` whose rule is the action.
+It holds no training code: the run is a `rltemp.distill.Distillation`, the loss a `Method` whose rule is the
+action.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from rltemp.actions import ActionScale
@@ -16,10 +19,13 @@ from rltemp.data import Part
 from rltemp.distill import Distillation, Problem, predict
 from rltemp.envs.rewards import POTENTIALS, WORST, influence
 from rltemp.errors import BadInputError
-from rltemp.features import DEFAULT_FEATURES, featurize
+from rltemp.features import DEFAULT_FEATURES, FEATURES, featurize
 from rltemp.methods import Method, load_method
 from rltemp.names import lookup
 from rltemp.types import Signals, TemperatureRule, Temperatures
+
+FIRST_TRAINING_SEED = 1_000_000
+"""Students of policy training have seeds from here up: no comparison with smaller seeds ever meets them."""
 
 
 @dataclass(frozen=True)
@@ -34,21 +40,36 @@ class Decision:
 
     method: Method
     features: tuple[str, ...] = DEFAULT_FEATURES
-    scale: ActionScale = ActionScale()
+    scale: ActionScale = field(default_factory=ActionScale)
 
     @classmethod
     def make(
-        cls, method: str | Method, features: Sequence[str] = DEFAULT_FEATURES, scale: ActionScale | None = None
+        cls,
+        method: str | Method,
+        features: Sequence[str] = DEFAULT_FEATURES,
+        scale: ActionScale | None = None,
     ) -> Decision:
         """Check and build: the method by name, at least one known feature."""
         made = load_method(method) if isinstance(method, str) else method
+        for name in features:
+            lookup(FEATURES, name, "feature")
         if made.rule is None or not features:
             raise BadInputError("an environment needs a reference with temperatures and at least one feature")
         return cls(made, tuple(features), scale or ActionScale())
 
-    def loss(self, signals: Signals, action: Tensor) -> Tensor:
-        """The objective `[...]` of a step under actions `[..., 2]`."""
-        return replace(self.method, rule=lambda s: self.temperatures(s, action)).loss(signals)
+    def loss(
+        self, signals: Signals, action: Tensor, on_temperatures: Callable[[Temperatures], None] | None = None
+    ) -> Tensor:
+        """The objective `[...]` of a step under actions `[..., 2]`; who asks is told its temperatures."""
+
+        # Called by the method, where it calls any rule: gradients then add up in the plain loop's order.
+        def rule(signals: Signals) -> Temperatures:
+            temperatures = self.temperatures(signals, action)
+            if on_temperatures is not None:
+                on_temperatures(temperatures)
+            return temperatures
+
+        return replace(self.method, rule=rule).loss(signals)
 
     def temperatures(self, signals: Signals, action: Tensor) -> Temperatures:
         """Temperatures `[...]` under actions `[..., 2]`."""
@@ -64,7 +85,8 @@ class Episode:
         run: Fresh, of one student or a stack.
         decision: What actions mean.
         probe: Samples that rewards are measured on: positions in the run's own part, `[P]` or `[S, P]`.
-        reward_interval: Steps from one look at the probe to the next; rewards in between are zero, their sum the same.
+        reward_interval: Steps from one look at the probe to the next; rewards in between are zero, their sum
+            the same.
         keep_tape: Keep the weights of every step, for `influence`.
     """
 
@@ -86,9 +108,10 @@ class Episode:
         self._worst = WORST[run.problem.task.metric]
         self.signals = run.observe()
         self.observation = featurize(self.signals, decision.features)
-        self.potential = self._measure()
-        self.diverged = torch.zeros_like(self.potential, dtype=torch.bool)
+        students = self.observation.shape[:-2]
+        self.diverged = torch.zeros(students, dtype=torch.bool, device=self.observation.device)
         self.lost = self.diverged.clone()
+        self.potential = self._measure()
 
     def step(self, action: Tensor) -> Tensor:
         """Train on the current batch at the temperatures of `action`, `[B, 2]` or `[S, B, 2]`.
@@ -96,41 +119,57 @@ class Episode:
         Returns:
             The change of each student's potential: a scalar, or `[S]`.
         """
-        self.temperatures = self.decision.temperatures(self.signals, action)
-        loss = replace(self.decision.method, rule=lambda _: self.temperatures).loss(self.signals)
+        loss = self.decision.loss(self.signals, action, self._keep)
         if self.tape is not None:
             self.tape.append([parameter.detach().clone() for parameter in self.run.student.parameters()])
             self.actions.append(action)
         self.run.update(loss)
         self.loss = loss.detach()
-        self.signals = self.run.observe()
-        self.diverged = ~self.signals.student_logits.isfinite().flatten(self.diverged.dim()).all(-1)
-        if bool(self.diverged.any()):
-            return self._reward()
-        self.observation = featurize(self.signals, self.decision.features)
-        look = self.run.done or self.run.step % self.reward_interval == 0
+        self._observe()
+        look = self.run.done or self.run.step % self.reward_interval == 0 or bool(self.diverged.any())
         return self._reward() if look else torch.zeros_like(self.potential)
 
     def recover(self) -> None:
         """Put fresh copies in the place of the students of a stack that diverged, and observe again."""
-        self.run.restart(self.diverged)
-        self.lost |= self.diverged
-        self.signals = self.run.observe()
-        self.observation = featurize(self.signals, self.decision.features)
-        self.potential = self._measure()
+        fresh = self.diverged
+        self.run.restart(fresh)
+        self.lost |= fresh
+        self._observe()
+        self.potential = torch.where(fresh, self._measure(), self.potential)
 
     def influence(self) -> Tensor:
-        """Each action's credit for the potential at the end: `[steps, ..., 2]`; needs `keep_tape` and a finished run.
+        """Each action's credit for the potential at the end of a finished run, `[steps, ..., 2]`.
 
-        Zero for a student that diverged on the way: no derivative reaches back across its restart.
+        Needs `keep_tape`. Zero for a student that diverged on the way: no derivative reaches back across its
+        restart.
         """
         if self.tape is None or not self.run.done:
             raise RuntimeError("influence needs keep_tape=True and a run at its end")
         actions = torch.stack(self.actions)
         outcome = self._metric(*self._probe_logits())
         credits = influence(self.run, self.tape, actions, self.decision.loss, outcome)
-        lost = (self.lost | self.diverged).view(*self.lost.shape, *[1] * (credits.dim() - 1 - self.lost.dim()))
+        lost = (self.lost | self.diverged).view(
+            *self.lost.shape, *[1] * (credits.dim() - 1 - self.lost.dim())
+        )
         return torch.where(lost | ~credits.isfinite(), 0.0, credits)
+
+    def _keep(self, temperatures: Temperatures) -> None:
+        self.temperatures = temperatures.detach()
+
+    def _observe(self) -> None:
+        """Look at the next batch; a student that diverged keeps its last finite observation."""
+        run = self.run
+        if run.done:
+            # A batch after the last, on copies of the buffers: the student stays as its training left it.
+            self.signals = run.signals_at(run.step, dict(run.student.named_parameters()))
+        else:
+            self.signals = run.observe()
+        observation = featurize(self.signals, self.decision.features)
+        finite = self.signals.student_logits.isfinite().all(-1) & observation.isfinite().all(-1)
+        self.diverged = ~finite.all(-1)
+        if bool(self.diverged.any()):
+            observation = torch.where(self.diverged[..., None, None], self.observation, observation)
+        self.observation = observation
 
     def _reward(self) -> Tensor:
         before, self.potential = self.potential, self._measure()
@@ -139,10 +178,33 @@ class Episode:
     @torch.no_grad()
     def _measure(self) -> Tensor:
         value = self._metric(*self._probe_logits())
-        return torch.where(value.isfinite(), value, self._worst)
+        return torch.where(value.isfinite() & ~self.diverged, value, self._worst)
 
     def _probe_logits(self) -> tuple[Tensor, Tensor]:
         run = self.run
         run.student.eval()
         images = run.problem.dataset.batch(run.part, self.probe)
         return run.student(images).float(), run.part.labels[self.probe]
+
+
+def training_pool(problem: Problem) -> tuple[Part, Tensor | None]:
+    """Training and then probe samples as one part, and its teacher logits where views are fixed."""
+    train, probe = problem.dataset.train, problem.dataset.probe
+    pool = Part(torch.cat([train.images, probe.images]), torch.cat([train.labels, probe.labels]))
+    return pool, None if problem.dataset.augment else predict(problem.teacher, problem.dataset, pool)
+
+
+def checked_actions(actions: ArrayLike, shape: tuple[int, ...]) -> Tensor:
+    """Return actions as a tensor of its own, `[N, 2]` float32.
+
+    Raises:
+        BadInputError: Where their shape is another, or a number is not finite, naming the first such sample.
+    """
+    array = np.array(actions, dtype=np.float32)
+    if array.shape != shape:
+        raise BadInputError(f"actions have shape {array.shape}, needed: {shape}")
+    finite = np.isfinite(array)
+    if not finite.all():
+        sample, column = np.argwhere(~finite)[0]
+        raise BadInputError(f"actions must be finite; got {array[sample, column]} for sample {sample}")
+    return torch.from_numpy(array)

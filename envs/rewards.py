@@ -1,10 +1,12 @@
-"""What a temperature is rewarded for: the student's progress on held-out probe data, and each sample's share of it.
+"""What a temperature is rewarded for: a student's progress on probe data, and each sample's share of it.
 
-A *potential* measures how good a student is, on probe samples, in eval mode, without any temperature in it (a reward
-that contains its own temperature is maximised by the temperature alone). A step's reward is the potential's change, so
-a run's rewards sum to its whole improvement. `influence` shares the end of a run out to single actions.
+A *potential* measures how good a student is, on probe samples, in eval mode, without any temperature in it (a
+reward that contains its own temperature is maximised by the temperature alone). A step's reward is the
+potential's change, so a run's rewards sum to its whole improvement. `influence` shares the end of a run out
+to single actions.
 
-To add a potential: a function from probe logits and labels to one number a student, and an entry in `POTENTIALS`.
+To add a potential: a function from probe logits and labels to one number a student, and an entry in
+`POTENTIALS`.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ MARGIN_SLOPE = 20.0
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """A smooth accuracy: the mean sigmoid of 5 times the true class's margin in standardised logits.
+    """A smooth accuracy: the mean sigmoid of a steep multiple of the true class's standardised margin.
 
     It does not see the scale of the logits, which temperatures change without changing a single prediction.
 
@@ -43,7 +45,7 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
-    """The mean log-probability of the labels at T = 1, in nats: `[..., N, C]` and `[..., N]` to `[...]`, at most 0."""
+    """The mean log-probability of the labels at T = 1, in nats, at most 0; shapes as in `margin`."""
     index = labels.expand(logits.shape[:-1]).unsqueeze(-1)
     return F.log_softmax(logits, -1).gather(-1, index).squeeze(-1).mean(-1)
 
@@ -55,24 +57,26 @@ def influence(
     loss: Callable[[Signals, Tensor], Tensor],
     outcome: Tensor,
 ) -> Tensor:
-    """How much the outcome of a finished run changes with every single action in it: exact first-order credit.
+    """How much the outcome of a finished run changes with every action in it: exact first-order credit.
 
-    Follows the run backwards, one step's Hessian-vector product at a time. With g_t the gradient of step t, P_t the
-    weights before it, v_t its momentum buffer and r_t its learning rate, SGD is v_t = m v_{t-1} + g_t + d P_t and
-    P_{t+1} = P_t - r_t v_t. So the outcome's derivatives obey
+    Follows the run backwards, one step's Hessian-vector product at a time. With g_t the gradient of step t,
+    P_t the weights before it, v_t its momentum buffer and r_t its learning rate, SGD is v_t = m v_{t-1} + g_t
+    + d P_t and P_{t+1} = P_t - r_t v_t. So the outcome's derivatives obey
 
         dv_t = m dv_{t+1} - r_t dP_{t+1},    dP_t = dP_{t+1} + d dv_t + d<g_t, dv_t>/dP_t,
 
-    and an action's credit is d<g_t, dv_t>/da. A credit that looks one step ahead is greedy, and greed is a trap here:
-    it inflates the gradient now, and the student is worse at the end. This one looks to the end of the run. (That later
-    actions would answer to the changed student is not followed; their own credits see the student they met.)
+    and an action's credit is d<g_t, dv_t>/da. A credit that looks one step ahead is greedy, and greed is a
+    trap here: it inflates the gradient now, and the student is worse at the end. This one looks to the end of
+    the run. (That later actions would answer to the changed student is not followed; their own credits see
+    the student they met.)
 
     Args:
         run: At its end.
         tape: The student's parameters before each step.
         actions: `[steps, ..., A]`, as taken.
         loss: The per-sample objective `[...]` of a step from its signals and its actions `[..., A]`.
-        outcome: A scalar, or one number for each student of a stack, with the graph of the final weights attached.
+        outcome: A scalar, or one number for each student of a stack, with the graph of the final weights
+            attached.
 
     Returns:
         Derivatives `[steps, ..., A]`, in units of the outcome per unit of action.
@@ -90,8 +94,9 @@ def influence(
         action = actions[step].detach().requires_grad_()
         signals = run.signals_at(step, dict(zip(names, weights, strict=True)))
         gradients = torch.autograd.grad(loss(signals, action).mean(-1).sum(), weights, create_graph=True)
-        along = sum((g * v).sum() for g, v in zip(gradients, velocity, strict=True))
-        *curvature, credits[step] = torch.autograd.grad(along, [*weights, action])
+        along = torch.stack([(g * v).sum() for g, v in zip(gradients, velocity, strict=True)]).sum()
+        # Zeros where a loss ignores its action.
+        *curvature, credits[step] = torch.autograd.grad(along, [*weights, action], materialize_grads=True)
         ahead = [a + h + decay * v for a, h, v in zip(ahead, curvature, velocity, strict=True)]
     return credits
 

@@ -1,9 +1,9 @@
-"""Many students at once as a Stable-Baselines3 `VecEnv`: every sample of every student's batch is a sub-environment.
+"""Many students at once as an SB3 `VecEnv`: every sample of every student's batch is a sub-environment.
 
-A flat `Box(B)` action does not learn (one likelihood ratio over B dimensions, one reward for all of them), so this is
-the form that policies are trained in: observation `[F]`, action `[2]`, one small network for every sample. The
-students are stacked and trained in one call. Sub-environment s * B + i is sample i of student s; its time runs along
-the batches of that student, so generalised advantage estimation never crosses samples.
+A flat `Box(B)` action does not learn (one likelihood ratio over B dimensions, one reward for all of them), so
+this is the form that policies are trained in: observation `[F]`, action `[2]`, one small network for every
+sample. The students are stacked and trained in one call. Sub-environment s * B + i is sample i of student s;
+its time runs along the batches of that student, so generalised advantage estimation never crosses samples.
 
 `influence` gives what a plain `VecEnv` cannot: after a run, how much each single action changed its outcome.
 """
@@ -25,23 +25,19 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 from torch import Tensor
 
 from rltemp.actions import ActionScale
-from rltemp.data import Part
-from rltemp.distill import Distillation, Problem, predict
-from rltemp.envs.episode import Decision, Episode
+from rltemp.distill import Distillation, Problem
+from rltemp.envs.episode import FIRST_TRAINING_SEED, Decision, Episode, checked_actions, training_pool
 from rltemp.errors import BadInputError
 from rltemp.features import DEFAULT_FEATURES, LIMIT
 from rltemp.methods import Method
-
-FIRST_TRAINING_SEED = 1_000_000
-"""Students of policy training have seeds from here up, so that no comparison with smaller seeds ever meets them."""
 
 
 class DistillVecEnv(VecEnv):
     """S students x B samples as S * B sub-environments of one distillation step each.
 
-    Reward of a sub-environment: the change of its student's potential over the step, the same for all its samples.
-    All runs end together, truncated. A student that diverges ends its own episodes there, as terminated; a fresh copy
-    of the student joins the run in its place.
+    Reward of a sub-environment: the change of its student's potential over the step, the same for all its
+    samples. All runs end together, truncated. A student that diverges ends its own episodes there, as
+    terminated; a fresh copy of the student joins the run in its place.
 
     Args:
         problem: The task, loaded.
@@ -51,9 +47,11 @@ class DistillVecEnv(VecEnv):
         method: The reference, as a name or a `Method`: an action of zero is this method exactly.
         features: Names of the observation's columns, in order.
         scale: What an action means.
-        redraw: Draw each student's training and probe samples afresh, every run, from both parts together: a probe
-            that stays the same is overfitted by the policy. The validation and test parts are never touched.
-        reward_interval: Steps from one look at the probe to the next; rewards in between are zero, their sum the same.
+        redraw: Draw each student's training and probe samples afresh, every run, from both parts together: a
+            probe that stays the same is overfitted by the policy. The validation and test parts are never
+            touched.
+        reward_interval: Steps from one look at the probe to the next; rewards in between are zero, their sum
+            the same.
         keep_tape: Keep what `influence` needs.
         seed: Determines everything random.
     """
@@ -83,7 +81,7 @@ class DistillVecEnv(VecEnv):
         self.reward_interval = reward_interval
         self.keep_tape = keep_tape
         self.render_mode = None
-        self._pool, self._pool_logits = _pool(problem)
+        self._pool, self._pool_logits = training_pool(problem)
         self._generator = np.random.default_rng(seed)
         self._action = torch.zeros(0)
         self.finished: Episode | None = None
@@ -105,7 +103,7 @@ class DistillVecEnv(VecEnv):
 
     def step_async(self, actions: NDArray[np.float32]) -> None:
         """Take the actions `[S * B, 2]` of the step that `step_wait` will run."""
-        self._action = torch.from_numpy(np.ascontiguousarray(actions, dtype=np.float32))
+        self._action = checked_actions(actions, (self.num_envs, 2))
 
     def step_wait(
         self,
@@ -129,7 +127,7 @@ class DistillVecEnv(VecEnv):
         return self._observation(), rewards, ended, infos
 
     def influence(self) -> NDArray[np.float32]:
-        """Credit of every action of the run that has just ended, for the potential at its end: `[steps, S * B, 2]`."""
+        """Credit of every action of the last run for the potential at its end: `[steps, S * B, 2]`."""
         if self.finished is None:
             raise RuntimeError("influence needs a run that has ended")
         credits = self.finished.influence()
@@ -153,8 +151,10 @@ class DistillVecEnv(VecEnv):
         answer = getattr(self, method_name)(*method_args, **method_kwargs)
         return [answer for _ in self._get_indices(indices)]
 
-    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None) -> list[bool]:
-        """Whether episode returns are recorded: every sub-environment reports `episode` as SB3's Monitor does."""
+    def env_is_wrapped(
+        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
+    ) -> list[bool]:
+        """Whether returns are recorded: every sub-environment reports `episode` as SB3's Monitor does."""
         return [wrapper_class is Monitor for _ in self._get_indices(indices)]
 
     def _begin(self) -> None:
@@ -195,10 +195,3 @@ class DistillVecEnv(VecEnv):
                 "episode": {"r": float(self._returns[i]), "l": int(self._lengths[i]), "t": seconds},
             }
         return infos
-
-
-def _pool(problem: Problem) -> tuple[Part, Tensor | None]:
-    """Training and probe samples as one part, training first, with the teacher's logits where views are fixed."""
-    train, probe = problem.dataset.train, problem.dataset.probe
-    pool = Part(torch.cat([train.images, probe.images]), torch.cat([train.labels, probe.labels]))
-    return pool, None if problem.dataset.augment else predict(problem.teacher, problem.dataset, pool)

@@ -93,6 +93,11 @@ class Distillation:
         )
         size = len(self.part) if subset is None else subset.shape[-1]
         self.steps_per_epoch = size // self.recipe.batch_size
+        if self.steps_per_epoch < 1:  # such a run would be done before its first step
+            raise BadInputError(
+                f"batch size {self.recipe.batch_size} is above the {size} training samples: "
+                "give a smaller batch size or more data"
+            )
         self.steps = self.steps_per_epoch * self.recipe.epochs
         self.step = 0
         self._size = size

@@ -1,7 +1,7 @@
 """The manifest of a policy file: what its numbers mean, as a strict schema and strictly read JSON.
 
 Unknown keys, numbers that are not finite, keys given twice and deep nesting are refused: a manifest may come
-from a stranger. To add a field, add it here with a default and raise the minor version; `policy_file` holds
+from a stranger. To add a field, add it here with a default and raise the minor version; `policy_bytes` holds
 the bytes.
 """
 
@@ -70,9 +70,9 @@ class SelfTest(_Strict):
 class PolicyManifest(_Strict):
     """Everything about a policy except its weights.
 
-    `layers` are the (in, out) widths of an MLP. `reference` names the rule whose temperatures the action
-    scales: one of `rltemp.rules.RULES`, never something to import. `ce_weight` and `kd_weight` are the loss
-    weights that it was trained with.
+    `layers` are the (in, out) widths of an MLP. `reference` names the method whose temperatures the action
+    scales and whose loss weights it was trained with: one of `rltemp.methods.METHODS`, never something to
+    import.
     """
 
     format: Literal["rltemp-policy"] = "rltemp-policy"
@@ -89,8 +89,6 @@ class PolicyManifest(_Strict):
         max_length=200,
     )
     weight: Literal["product"] = "product"
-    ce_weight: float = Field(ge=0, le=1e6)
-    kd_weight: float = Field(ge=0, le=1e6)
     weights_sha256: Sha256
     self_test: SelfTest
     provenance: dict[Text, Text | Integer | float] = Field(max_length=64)

@@ -1,24 +1,18 @@
 """A policy as one file: weights as tensors, the manifest in safetensors' own metadata. Reading runs no code.
 
-`write_policy` and `read_policy` are the two doors, `forward` the function that the file stands for. The
-header follows from the manifest byte for byte and two SHA-256 cover the rest, so any changed bit is noticed.
-That stops accidents; a stranger can still write a well-formed policy with bad temperatures, which the
-schema's bounds confine.
+`write_policy` and `read_policy` are the two doors, `forward` the function that the file stands for. That
+any changed bit is noticed (`rltemp.policy_bytes`) stops accidents; a stranger can still write a well-formed
+policy with bad temperatures, which the schema's bounds confine.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
@@ -31,26 +25,19 @@ from rltemp.manifest import (
     PolicyFeature,
     PolicyManifest,
     SelfTest,
-    canonical_json,
     describe,
     feature_spec_sha256,
     refuse_unknown_features,
-    strict_json,
 )
 from rltemp.names import lookup
+from rltemp.policy_bytes import one_line, pack, read_bytes, tensor_shapes, unpack, weights_sha256
 from rltemp.runs import versions
 
-MAX_FILE_BYTES = 8 * 2**20
-MAX_MANIFEST_BYTES = 64 * 2**10
-# The manifest with every character escaped once more, and room for eight tensors.
-MAX_HEADER_BYTES = 2 * MAX_MANIFEST_BYTES + 4096
 MAX_WEIGHT = 1e3
 SELF_TEST_TOLERANCE = 1e-5
-DAMAGED = "The file is damaged or was changed; copy it again or export it again"
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
 
 KnownFeatures = Mapping[str, tuple[int, str]]
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -94,8 +81,6 @@ def write_policy(
     features: Sequence[PolicyFeature],
     action: PolicyAction,
     reference: str,
-    ce_weight: float,
-    kd_weight: float,
     provenance: Mapping[str, str | int | float] | None = None,
     created_with: Mapping[str, str] | None = None,
     self_test_seed: int = 0,
@@ -116,8 +101,6 @@ def write_policy(
         tensors = {name: weights[name].detach().to("cpu", torch.float32) for name in sorted(weights)}
         layers = _layers(tensors)
         _check_values(tensors)
-        shapes = _shapes(layers)
-        body = b"".join(tensors[name].contiguous().numpy().astype("<f4").tobytes() for name in shapes)
         manifest = PolicyManifest(
             created_with=dict(versions() if created_with is None else created_with),
             layers=layers,
@@ -126,21 +109,17 @@ def write_policy(
             feature_spec_sha256=feature_spec_sha256(features),
             action=action,
             reference=reference,
-            ce_weight=ce_weight,
-            kd_weight=kd_weight,
-            weights_sha256=_weights_sha256(shapes, body),
+            weights_sha256=weights_sha256(tensors, layers),
             self_test=SelfTest(
                 seed=self_test_seed, expected=_self_test_actions(tensors, activation, self_test_seed)
             ),
             provenance=dict(provenance or {}),
         )
-        text = manifest.to_json()
-        _check_manifest_size(text)
-        data = _header(text, shapes) + body
+        data = pack(manifest, tensors)
         policy = _decode(data, None)
     except ValueError as error:
         problem = describe(error) if isinstance(error, ValidationError) else error
-        raise BadInputError(_one_line(f"cannot write policy file {path.name}: {problem}")) from None
+        raise BadInputError(one_line(f"cannot write policy file {path.name}: {problem}")) from None
     atomic_write(path, data)
     return policy.sha256
 
@@ -158,119 +137,18 @@ def read_policy(path: str | Path, known_features: KnownFeatures | None = None) -
     """
     path = Path(path)
     try:
-        return _decode(_read_bytes(path), known_features)
+        return _decode(read_bytes(path), known_features)
     except ArtifactRefusedError as error:
-        raise ArtifactRefusedError(_one_line(f"policy file {path.name}: {error}")) from None
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        path.stat()
-        if not path.is_file():
-            raise ArtifactRefusedError("is not a regular file. Name the policy.safetensors inside the folder")
-        with path.open("rb") as file:
-            return file.read(MAX_FILE_BYTES + 1)
-    except (FileNotFoundError, NotADirectoryError):
-        message = f"policy file {path} does not exist. Train one with `rltemp train-policy`"
-        raise BadInputError(_one_line(message)) from None
-    except OSError as error:
-        raise ArtifactRefusedError(
-            f"cannot be read ({error.strerror}). Check its name and permissions"
-        ) from None
+        raise ArtifactRefusedError(one_line(f"policy file {path.name}: {error}")) from None
 
 
 def _decode(data: bytes, known_features: KnownFeatures | None) -> PolicyFile:
-    """Check by check, each before what it protects: nothing is allocated because a file claims it."""
-    _refuse_other_formats(data)
-    header_bytes, body = _split(data)
-    try:
-        header = strict_json(header_bytes.decode(), "header")
-    except UnicodeDecodeError:
-        raise ArtifactRefusedError(f"header is not UTF-8. {DAMAGED}") from None
-    text, sha256 = _manifest_text(header)
-    manifest = PolicyManifest.from_json(text)
-    shapes = _shapes(manifest.layers)
-    _check_tensors(header, shapes, len(body))
-    if data[: len(data) - len(body)] != _header(text, shapes):
-        raise ArtifactRefusedError(f"header is not written as rltemp writes it. {DAMAGED}")
-    _check_sha256("weights", _weights_sha256(shapes, body), manifest.weights_sha256)
-    try:
-        weights = safetensors.torch.load(data)
-    except safetensors.SafetensorError as error:
-        raise ArtifactRefusedError(f"safetensors refuses it ({error}). {DAMAGED}") from None
+    manifest, weights, sha256 = unpack(data)
     _check_values(weights)
     if known_features is not None:
         refuse_unknown_features(manifest, known_features)
     _check_self_test(manifest, weights)
     return PolicyFile(manifest, weights, sha256)
-
-
-def _refuse_other_formats(data: bytes) -> None:
-    # Our first 8 bytes are a length of at most MAX_HEADER_BYTES, so neither mark can open a policy file: a
-    # zip's third and fourth byte, or a pickle's first opcode, make that length 2.6 MB at least.
-    if data.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        raise ArtifactRefusedError(
-            "is a Stable-Baselines3 archive, which can run code when loaded (or another zip). Convert one of "
-            "your own with `rltemp export`, or ask for its policy.safetensors"
-        )
-    if data[:1] == b"\x80" and data[2:3] >= b"(":
-        raise ArtifactRefusedError(
-            "is a pickle, which can run code when loaded. Ask for the file that `rltemp export` writes"
-        )
-
-
-def _split(data: bytes) -> tuple[bytes, bytes]:
-    """The header's bytes and the tensors' bytes."""
-    if len(data) > MAX_FILE_BYTES:
-        raise ArtifactRefusedError(f"is over {MAX_FILE_BYTES} bytes. Give a file that `rltemp export` wrote")
-    if len(data) < 8:
-        raise ArtifactRefusedError(f"has {len(data)} bytes, not even a header's length. {DAMAGED}")
-    length = int.from_bytes(data[:8], "little")
-    if length > min(MAX_HEADER_BYTES, len(data) - 8):
-        raise ArtifactRefusedError(
-            f"claims a header of {length} bytes, where {len(data) - 8} follow and {MAX_HEADER_BYTES} are "
-            f"allowed: it is not a policy file, or cut short. {DAMAGED}"
-        )
-    return data[8 : 8 + length], data[8 + length :]
-
-
-def _manifest_text(header: Any) -> tuple[str, str]:
-    """The manifest's text and the SHA-256 that it was found to have."""
-    metadata = header.get("__metadata__") if isinstance(header, dict) else None
-    if not isinstance(metadata, dict) or not isinstance(text := metadata.get("rltemp"), str):
-        raise ArtifactRefusedError("holds no policy manifest. Give a file that `rltemp export` wrote")
-    _check_manifest_size(text)
-    sha256 = _sha256(text.encode())
-    _check_sha256("manifest", sha256, metadata.get("rltemp_sha256"))
-    return text, sha256
-
-
-def _check_manifest_size(text: str) -> None:
-    if not text.isascii() or len(text) > MAX_MANIFEST_BYTES:
-        raise ArtifactRefusedError(
-            f"manifest has {len(text)} characters; needed: ASCII, {MAX_MANIFEST_BYTES} at most. "
-            "Shorten its provenance"
-        )
-
-
-def _check_tensors(header: Mapping[str, Any], shapes: Shapes, body_bytes: int) -> None:
-    needed = _entries(shapes)
-    for name in sorted((header.keys() | needed.keys()) - {"__metadata__"}):
-        if header.get(name) != needed.get(name):
-            raise ArtifactRefusedError(
-                f"tensor {name[:40]!r} is {str(header.get(name))[:160]}, the manifest's layers need "
-                f"{needed.get(name)}. {DAMAGED}"
-            )
-    end = sum(4 * math.prod(shape) for shape in shapes.values())
-    if body_bytes != end:
-        raise ArtifactRefusedError(f"has {body_bytes} bytes of weights, its layers need {end}. {DAMAGED}")
-
-
-def _check_sha256(what: str, found: str, stated: object) -> None:
-    if found != stated:
-        raise ArtifactRefusedError(
-            f"SHA-256 mismatch of the {what} (stated {str(stated)[:12]}..., found {found[:12]}...). {DAMAGED}"
-        )
 
 
 def _check_values(weights: Mapping[str, Tensor]) -> None:
@@ -309,48 +187,9 @@ def _layers(weights: Mapping[str, Tensor]) -> tuple[tuple[int, int], ...]:
     sizes = [found.get(f"{index}.weight", ()) for index in range(len(found) // 2)]
     layers = tuple((size[1], size[0]) for size in sizes if len(size) == 2 and 0 not in size)
     chained = all(before[1] == after[0] for before, after in pairwise(layers))
-    if not layers or found != _shapes(layers) or not chained or layers[-1][1] != 2:
+    if not layers or found != tensor_shapes(layers) or not chained or layers[-1][1] != 2:
         raise BadInputError(
             "weights must be 0.weight [out, in], 0.bias [out], 1.weight, ... to 2 outputs, each layer's in "
             f"the out of the one before; got {found}"
         )
     return layers
-
-
-def _shapes(layers: Sequence[tuple[int, int]]) -> dict[str, tuple[int, ...]]:
-    """Tensor shapes by name, in the order of the file: sorted, as the four layers at most have one digit."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for index, (inputs, outputs) in enumerate(layers):
-        shapes |= {f"{index}.bias": (outputs,), f"{index}.weight": (outputs, inputs)}
-    return shapes
-
-
-def _entries(shapes: Shapes) -> dict[str, dict[str, Any]]:
-    """The header's entry for each tensor, one behind the other."""
-    entries, end = {}, 0
-    for name, shape in shapes.items():
-        begin, end = end, end + 4 * math.prod(shape)
-        entries[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [begin, end]}
-    return entries
-
-
-def _header(manifest: str, shapes: Shapes) -> bytes:
-    """The one header that a policy can have, its length included; padded to 8 bytes as safetensors does."""
-    metadata = {"rltemp": manifest, "rltemp_sha256": _sha256(manifest.encode())}
-    text = json.dumps({"__metadata__": metadata, **_entries(shapes)}, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
-
-
-def _weights_sha256(shapes: Shapes, body: bytes) -> str:
-    """SHA-256 of the shapes by name as canonical JSON, then of the tensors' bytes in that order."""
-    return _sha256(canonical_json(shapes).encode() + body)
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _one_line(message: str) -> str:
-    # Parts of it may come from the file: no line breaks, no terminal codes.
-    return "".join(letter if letter.isprintable() else "?" for letter in message)[:2000]

@@ -41,6 +41,8 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "learning_rate"):
             positive(getattr(self, name), "recipe", name)
+            if name != "learning_rate" and not isinstance(getattr(self, name), int):
+                raise BadInputError(f"recipe: {name} must be a whole number; got {getattr(self, name)}")
         if not 0 <= self.momentum < 1 or not 0 <= self.weight_decay < math.inf:
             raise BadInputError(
                 f"recipe: momentum must be in [0, 1) and weight_decay at least 0; "
@@ -126,15 +128,15 @@ TASKS: dict[str, Task] = {
     "digits": Task(
         name="digits",
         teacher="mlp:128",
-        student="mlp:8",
-        recipe=Recipe(epochs=10, batch_size=50, learning_rate=0.05),
+        student="mlp:6",
+        recipe=Recipe(epochs=10, batch_size=50, learning_rate=0.02),
         teacher_recipe=Recipe(epochs=60, batch_size=50, learning_rate=0.1, weight_decay=5e-4),
     ),
     "toy": Task(
         name="toy",
         teacher="toy",
         student="linear",
-        recipe=Recipe(epochs=4, batch_size=50, learning_rate=0.2),
+        recipe=Recipe(epochs=6, batch_size=50, learning_rate=0.5),
         teacher_recipe=Recipe(epochs=1, batch_size=50, learning_rate=0.1),
         metric="log_likelihood",
     ),

@@ -9,18 +9,10 @@ import pytest
 from matplotlib.axes import Axes
 from rich.console import Console
 
+from rltemp.arms import Arm, table_rows
 from rltemp.errors import BadInputError
-from rltemp.report import (
-    Arm,
-    TemperatureTrace,
-    console_table,
-    figure,
-    markdown_table,
-    picture,
-    table_rows,
-    write_csv,
-    write_report,
-)
+from rltemp.picture import TemperatureTrace, figure, picture
+from rltemp.report import console_table, markdown_table, write_csv, write_report
 
 FIXED = Arm("fixed:4", np.array([0.90, 0.94]), np.array([0.91, 0.95]))
 BETTER = Arm("dtkd:reference=4,warmup=0.1", np.array([0.91, 0.96]), np.array([0.92, 0.97]), note="tuned")

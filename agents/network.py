@@ -1,0 +1,194 @@
+"""One small network for every sample, and exploration that a student's whole run shares, on Stable-Baselines3's PPO.
+
+Noise that is drawn afresh for every sample averages out over a run and teaches nothing about its end. So exploration
+is one draw of the network's *weights* for each student, kept over its run (parameter-based exploration: Sehnke et al.
+2010, doi:10.1016/j.neunet.2009.12.004). The decision that PPO credits is then that draw, one for each run: its
+log-probability is that of the weights. To treat one draw as thousands of independent actions, as state-dependent
+exploration does, biases the gradient; here it first learned and then drifted into the bounds (docs/experiments.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import RolloutBufferSamples, Schedule
+from torch import Tensor, nn
+
+ACTIONS = 2
+
+
+class SampleNetwork(nn.Module):
+    """An MLP from a normalised observation `[F]` to an action `[2]`, whose weights are one flat vector.
+
+    Args:
+        mean: Of the observations, `[F]`.
+        std: Likewise, above 0.
+        hidden: Widths of the hidden layers (tanh); none for a linear policy.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor, hidden: Sequence[int] = ()) -> None:
+        super().__init__()
+        self.widths = [len(mean), *hidden, ACTIONS]
+        self.register_buffer("mean", mean.clone())
+        self.register_buffer("std", std.clone())
+        layers = [torch.randn(out, inside) / inside**0.5 for inside, out in pairwise(self.widths)]
+        # The last layer starts at zero: the first policy is the reference rule.
+        layers[-1].zero_()
+        flat = [torch.cat([weight.flatten(), torch.zeros(len(weight))]) for weight in layers]
+        self.weights = nn.Parameter(torch.cat(flat))
+
+    def layers(self, weights: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """The (weight `[S, out, in]`, bias `[S, out]`) of each layer, from flat weights `[S, P]`."""
+        shapes = [(out, inside) for inside, out in pairwise(self.widths)]
+        pieces = weights.split([out * (inside + 1) for out, inside in shapes], -1)
+        return [
+            (piece[:, : out * inside].view(-1, out, inside), piece[:, out * inside :])
+            for piece, (out, inside) in zip(pieces, shapes, strict=True)
+        ]
+
+    def forward(self, observation: Tensor, weights: Tensor) -> Tensor:
+        """Actions `[S, B, 2]` for observations `[S, B, F]` under weights `[S, P]`."""
+        value = (observation - self.mean) / self.std
+        for position, (weight, bias) in enumerate(self.layers(weights)):
+            value = torch.tanh(value) if position else value
+            value = torch.baddbmm(bias.unsqueeze(1), value, weight.transpose(1, 2))
+        return value
+
+
+class RunPolicy(ActorCriticPolicy):
+    """A policy for PPO whose exploration is one draw of its weights for each student, kept over the student's run.
+
+    Args:
+        observation_space: Of one sample.
+        action_space: Of one sample.
+        lr_schedule: PPO's.
+        network: Arguments of `SampleNetwork`.
+        batch_size: B, samples a student; sub-environments come student by student.
+        exploration: Standard deviation of the draw, in units of a weight.
+        **kwargs: What PPO passes on.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        network: dict[str, Any],
+        batch_size: int,
+        exploration: float = 0.1,
+        **kwargs: Any,
+    ) -> None:
+        self._network_arguments = network
+        self._exploration = exploration
+        self.batch_size = batch_size
+        self.drawn = torch.zeros(0)
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        self.network = SampleNetwork(**self._network_arguments)
+        self.register_buffer("log_std", torch.tensor(self._exploration).log())
+        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+
+    @torch.no_grad()
+    def draw(self, students: int) -> None:
+        """Draw the weights of the next run's students, in mirrored pairs: what a pair shares cancels out."""
+        centre = self.network.weights
+        half = torch.randn((students + 1) // 2, len(centre)) * self.log_std.exp()
+        self.drawn = centre + torch.stack([half, -half], 1).flatten(0, 1)[:students]
+
+    def forward(self, obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Actions, values (none: zero) and the log-probability of each sub-environment's drawn weights."""
+        drawn = self.network.weights.expand(len(self.drawn), -1) if deterministic else self.drawn
+        actions = self.network(obs.view(len(drawn), self.batch_size, -1), drawn).flatten(0, 1)
+        log_prob = self._log_prob(drawn).repeat_interleave(self.batch_size)
+        return actions, self.predict_values(obs), log_prob
+
+    def evaluate_actions(self, obs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Values and log-probabilities of drawn weights `[S, P]`, which is what `RunBuffer` gives for actions."""
+        return self.predict_values(obs), self._log_prob(actions), None
+
+    def predict_values(self, obs: Any) -> Tensor:
+        """Zero: a student's baseline is the mean over its group, which shares its start and its batches."""
+        return torch.zeros(len(obs), 1)
+
+    def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
+        weights = self.network.weights
+        if not deterministic:
+            weights = weights + torch.randn_like(weights) * self.log_std.exp()
+        actions: Tensor = self.network(observation.view(1, -1, observation.shape[-1]), weights[None])
+        return actions.flatten(0, 1)
+
+    def _log_prob(self, drawn: Tensor) -> Tensor:
+        return torch.distributions.Normal(self.network.weights, self.log_std.exp()).log_prob(drawn).sum(-1)
+
+
+class RunBuffer(RolloutBuffer):
+    """A rollout of whole runs, in which one run is one decision: it keeps rewards, and no observation but the first.
+
+    A run's return is the sum of its rewards; its advantage is that less the mean of its group, in standard deviations.
+
+    Args:
+        batch_size: B, samples a student.
+        replicas: Students that share a start and their batches, side by side.
+    """
+
+    def __init__(self, *args: Any, batch_size: int, replicas: int, **kwargs: Any) -> None:
+        self.batch_size = batch_size
+        self.replicas = replicas
+        self.drawn = torch.zeros(0)
+        super().__init__(*args, **kwargs)
+
+    def reset(self) -> None:
+        """Forget the last rollout."""
+        students = self.n_envs // self.batch_size
+        self.rewards = np.zeros((self.buffer_size, students), np.float32)
+        self.observations = np.zeros((students, *self.obs_shape), np.float32)
+        self.log_probs, self.values, self.returns, self.advantages = np.zeros((4, students), np.float32)
+        self.pos, self.full = 0, False
+
+    def add(
+        self,
+        obs: NDArray[Any],
+        action: NDArray[Any],
+        reward: NDArray[Any],
+        episode_start: NDArray[Any],
+        value: Tensor,
+        log_prob: Tensor,
+    ) -> None:
+        """Take one step of every sub-environment."""
+        rows = slice(None, None, self.batch_size)
+        if self.pos == 0:
+            self.observations[:] = obs[rows]
+            self.log_probs[:] = log_prob.cpu().numpy()[rows]
+        self.rewards[self.pos] = reward[rows]
+        self.pos += 1
+        self.full = self.pos == self.buffer_size
+
+    def compute_returns_and_advantage(self, last_values: Tensor, dones: NDArray[Any]) -> None:
+        """Centre each run's return on its group; nothing crosses students but that mean."""
+        self.returns[:] = self.rewards.sum(0)
+        groups = self.returns.reshape(-1, self.replicas)
+        centred = groups - groups.mean(1, keepdims=True)
+        self.advantages[:] = (centred / max(float(centred.std()), 1e-8)).flatten()
+
+    def get(self, batch_size: int | None = None) -> Generator[RolloutBufferSamples, None, None]:
+        """All runs as one batch: one row a student, its drawn weights in the place of an action."""
+        yield RolloutBufferSamples(
+            observations=self.to_torch(self.observations),
+            actions=self.drawn,
+            old_values=self.to_torch(self.values),
+            old_log_prob=self.to_torch(self.log_probs),
+            advantages=self.to_torch(self.advantages),
+            returns=self.to_torch(self.returns),
+        )

@@ -1,0 +1,105 @@
+"""The command line: `rltemp COMMAND --option value`; `COMMANDS` names the commands.
+
+A command is a dataclass of its options with a method `run` (see `rltemp.commands`); tyro reads the options
+off it. It is imported when it is asked for, so that help and the rules' table do not wait for
+Stable-Baselines3. A mistake ends in one line on stderr and an exit code: 2 for input, 3 for a refused file,
+4 for a training that diverged.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import tyro
+
+import rltemp
+from rltemp.errors import ArtifactRefusedError, BadInputError, TrainingDivergedError
+from rltemp.names import import_attribute, lookup
+from rltemp.options import NOT_CONFIGURATION, arguments, at_least, flat
+from rltemp.runs import read_config
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("rltemp.policy_commands:Demo", "teacher, policy, student and comparison, once, on a small task"),
+    "train-teacher": ("rltemp.commands:TrainTeacher", "train a task's teacher and write its weights"),
+    "train-policy": ("rltemp.policy_commands:TrainPolicy", "learn a temperature policy and export it"),
+    "distill": ("rltemp.commands:Distill", "train one student under a rule or a policy file"),
+    "compare": ("rltemp.commands:Compare", "compare rules over many students, paired by seed"),
+    "rules": ("rltemp.commands:Rules", "list every rule, its options and its source"),
+}
+"""Where each command is, and what it does in a few words."""
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line `argv`, by default the process's own, and exit."""
+    try:
+        run(sys.argv[1:] if argv is None else list(argv))
+    except (BadInputError, TrainingDivergedError) as error:
+        print(f"rltemp: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        sys.exit(exit_code(error))
+    except KeyboardInterrupt:
+        print("rltemp: interrupted; the same command begins this run again", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def exit_code(error: Exception) -> int:
+    """The exit code that stands for an error."""
+    if isinstance(error, TrainingDivergedError):
+        return 4
+    return 3 if isinstance(error, ArtifactRefusedError) else 2
+
+
+def run(argv: Sequence[str]) -> None:
+    """Find the command, read its options, and run it."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return
+    if argv[0] == "--version":
+        print(f"rltemp {rltemp.__version__}")
+        return
+    options = parse(argv[0], argv[1:])
+    at_least(1, threads=options.threads)
+    torch.set_num_threads(options.threads)
+    options.run()
+
+
+def parse(command: str, words: Sequence[str]) -> Any:
+    """Read the options of a command; those of a `--config` file come first, so that the line's own win.
+
+    Raises:
+        BadInputError: Where the command is not known, or the configuration cannot be used.
+    """
+    kind = import_attribute(lookup(COMMANDS, command, "command")[0])
+    return tyro.cli(kind, prog=f"rltemp {command}", args=[*_saved(kind, command, words), *words])
+
+
+def _saved(kind: type[Any], command: str, words: Sequence[str]) -> list[str]:
+    """What the file given as `--config` says, as words of a command line: it then checks their values."""
+    given = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "--config"]
+    given += [word.partition("=")[2] for word in words if word.startswith("--config=")]
+    if not given:
+        return []
+    values = read_config(Path(given[-1]), command)
+    known = dict.fromkeys(name for name in flat(kind()) if name not in NOT_CONFIGURATION)
+    for name in values:
+        lookup(known, name, f"option in {given[-1]}:")
+    return arguments(values)
+
+
+def _usage() -> str:
+    lines = [f"  {name:<14} {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: rltemp COMMAND [--option value ...]",
+            "",
+            "Reinforcement-learning temperature control for knowledge distillation.",
+            "",
+            *lines,
+            "",
+            "rltemp COMMAND --help shows a command's options; rltemp --version shows the version.",
+        ]
+    )

@@ -1,0 +1,210 @@
+"""The commands that need no reinforcement learning: each is a dataclass of its options with a method `run`.
+
+`rltemp.cli` reads the options and calls `run`. A command first checks what it was given, then opens its run
+folder: so a mistake leaves nothing behind. On a finished folder it shows the result again, nothing more.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rltemp.console import Bar, say, show, show_next
+from rltemp.distill import Distillation, Problem, evaluate, predict, train
+from rltemp.errors import BadInputError, TrainingDivergedError
+from rltemp.methods import METHODS, Method, load_method
+from rltemp.options import RunOptions, TaskOptions, at_least
+from rltemp.rules import RULES
+from rltemp.runs import finish_run
+from rltemp.tracking import Tracker, step_scalars, validation_scalars
+from rltemp.types import Signals
+from rltemp.weights import save_weights
+
+DEFAULT_RULES = ("none", "fixed:1", "fixed:2", "fixed:4", "fixed:8", "dtkd:reference=1|2|4|8")
+
+
+@dataclass(frozen=True)
+class TrainTeacher(TaskOptions):
+    """Train a task's teacher, or take it from the cache, and write its weights."""
+
+    command = "train-teacher"
+
+    def run(self) -> dict[str, Any]:
+        """Do it and return the result."""
+        out, result = self.look()
+        if result is None:
+            started = time.monotonic()
+            problem = self.problem()
+            self.open()
+            save_weights(problem.teacher, out / "teacher.safetensors", {"task": self.task, "by": "rltemp"})
+            parts = {"train": problem.dataset.train, "validation": problem.dataset.validation}
+            found: dict[str, Any] = {
+                f"{name}_accuracy": float(evaluate(problem.teacher, problem.dataset, part))
+                for name, part in parts.items()
+            }
+            found |= {"test_accuracy": problem.teacher_accuracy, "teacher": problem.task.teacher}
+            result = finish_run(out, found, time.monotonic() - started)
+        say(f"Teacher {result['teacher']}: {100 * result['test_accuracy']:.2f} % test accuracy.")
+        weights = shlex.quote(str(out / "teacher.safetensors"))
+        show_next(out, f"rltemp distill {self.task_words()} --teacher-weights {weights}")
+        return result
+
+
+@dataclass(frozen=True)
+class Distill(TaskOptions):
+    """Train one student under a rule or a policy file."""
+
+    rule: str = "fixed:4"
+    """The rule: fixed:4, dtkd:reference=2, a policy file, or module:attribute; `rltemp rules` lists them."""
+    seed: int = 0
+    """Determines the student's initial weights, batches and augmentation; 0 or more."""
+    log_every: int = 10
+    """Steps from one entry in the TensorBoard log to the next."""
+
+    command = "distill"
+
+    def run(self) -> dict[str, Any]:
+        """Do it and return the result."""
+        at_least(1, log_every=self.log_every)
+        at_least(0, seed=self.seed)
+        out, result = self.look()
+        if result is None:
+            method, problem = load_method(self.rule), self.problem()
+            self.open()
+            started = time.monotonic()
+            say(f"Training {problem.task.student} under {self.rule}.")
+            with Tracker(out) as tracker:
+                student = _train_student(problem, method, self.seed, self.log_every, tracker)
+            save_weights(student, out / "student.safetensors", {"task": self.task, "rule": self.rule})
+            result = finish_run(out, self._result(problem, student), time.monotonic() - started)
+        say(
+            f"Student {result['student']} under {self.rule}: {100 * result['test_accuracy']:.2f} % test "
+            f"accuracy (its teacher {100 * result['teacher_accuracy']:.2f} %)."
+        )
+        rules = " ".join(dict.fromkeys(["fixed:4", "dtkd", self.rule]))
+        show_next(out, f"tensorboard --logdir {out}", f"rltemp compare {self.task_words()} --rules {rules}")
+        return result
+
+    def _result(self, problem: Problem, student: nn.Module) -> dict[str, Any]:
+        dataset = problem.dataset
+        return {
+            "test_accuracy": float(evaluate(student, dataset, dataset.test)),
+            "validation_accuracy": float(evaluate(student, dataset, dataset.validation)),
+            "teacher_accuracy": problem.teacher_accuracy,
+            "student": problem.task.student,
+            "task": asdict(problem.task),
+        }
+
+
+@dataclass(frozen=True)
+class Compare(TaskOptions):
+    """Train students under several rules, paired by seed, and report the differences."""
+
+    rules: tuple[str, ...] = DEFAULT_RULES
+    """What to compare; `dtkd:reference=1|2|4|8` reports the alternative that is best on validation data."""
+    seeds: int = 32
+    """Students for each rule."""
+    first_seed: int = 0
+    """The seeds are this one and those that follow it."""
+    against: tuple[str, ...] | None = None
+    """Rules that differences are taken to; by default fixed:4 where it is among the rules, else the first."""
+    selection_seeds: int = 32
+    """Further students for each alternative of a rule that has some."""
+    stack: int | None = None
+    """Students that train side by side; by default what suits their size."""
+
+    command = "compare"
+
+    def run(self) -> dict[str, Any]:
+        """Do it and return the result."""
+        from rltemp.comparison import run_comparison, show_comparison  # scipy and matplotlib take a second
+
+        at_least(1, seeds=self.seeds, selection_seeds=self.selection_seeds, stack=self.stack)
+        at_least(0, first_seed=self.first_seed)
+        out, result = self.look()
+        if result is None:
+            result = run_comparison(self)
+        show_comparison(result, out)
+        return result
+
+    def baselines(self) -> Sequence[str]:
+        """The rules that differences are taken to, as they were written."""
+        if self.against:
+            return self.against
+        return ["fixed:4" if "fixed:4" in self.rules else self.rules[0]]
+
+
+@dataclass(frozen=True)
+class Rules(RunOptions):
+    """List every rule with its options, their defaults and its source."""
+
+    def run(self) -> None:
+        """Print the table."""
+        from rltemp.console import rules_table
+
+        show(rules_table(METHODS, RULES))
+        say(
+            "Options: name:value for the first one, name:key=value,key=value for any.\n"
+            "A rule is also the path of a policy file (runs/p/policy.safetensors), or module:attribute."
+        )
+
+
+def _train_student(
+    problem: Problem, method: Method, seed: int, log_every: int, tracker: Tracker
+) -> nn.Module:
+    """Train one student, write what happens on the way, and stop where its numbers are not finite."""
+    run, dataset = Distillation(problem, seed), problem.dataset
+    clock = [time.perf_counter(), 0.0]
+
+    def on_step(run: Distillation, signals: Signals, loss: Tensor) -> None:
+        bar(run.step, run.steps)
+        if run.step % log_every == 0 or run.done:
+            now = time.perf_counter()
+            values = step_scalars(signals, loss)
+            if not math.isfinite(values["kd/loss"]):
+                raise _diverged(run)
+            since = run.step - clock[1]
+            values["time/step_ms"] = 1000 * (now - clock[0]) / since
+            values["student/learning_rate"] = float(run.optimizer.param_groups[0]["lr"])
+            tracker.scalars(values, run.step)
+            if method.rule is not None:
+                with torch.no_grad():
+                    tracker.temperatures(method.rule(signals), run.step)
+            clock[:] = [time.perf_counter(), run.step]
+        if run.step % run.steps_per_epoch == 0:
+            before = time.perf_counter()
+            logits = predict(run.student, dataset, dataset.validation)
+            tracker.scalars(validation_scalars(logits, dataset.validation.labels), run.step)
+            clock[0] += time.perf_counter() - before  # no part of a training step
+
+    with Bar(method.name) as bar:
+        try:
+            student = train(run, method, on_step)
+        except BadInputError as error:
+            # A rule that is given nan answers nan, and is refused for it: the student is what went wrong.
+            if _finite(run):
+                raise
+            raise _diverged(run) from error
+    if not _finite(run):
+        raise _diverged(run)
+    return student
+
+
+def _finite(run: Distillation) -> bool:
+    """Whether the student still answers with numbers; large finite weights may not."""
+    dataset = run.problem.dataset
+    return bool(predict(run.student, dataset, dataset.validation).isfinite().all())
+
+
+def _diverged(run: Distillation) -> TrainingDivergedError:
+    return TrainingDivergedError(
+        f"the student's numbers are not finite at step {run.step} of {run.steps}; "
+        f"lower --learning-rate (it is {run.recipe.learning_rate:g}) and choose another --out"
+    )

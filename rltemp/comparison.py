@@ -1,0 +1,133 @@
+"""The `compare` command's work: from options to `results.csv`, `report.md`, `picture.png` and a table."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rltemp.arms import Row, table_rows
+from rltemp.compare import alternatives, check_rules, compare
+from rltemp.console import Bar, say, show, show_next
+from rltemp.distill import Problem
+from rltemp.names import lookup
+from rltemp.options import command_line
+from rltemp.report import console_table, picture, write_csv, write_report
+from rltemp.runs import finish_run
+from rltemp.stats import Paired
+
+if TYPE_CHECKING:
+    from rltemp.commands import Compare
+
+
+def run_comparison(options: Compare) -> dict[str, Any]:
+    """Check everything, train every student, write the files, return the result."""
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    check_rules(options.rules, seeds)
+    _check_baselines(options)
+    problem, out = options.problem(), options.folder()
+    options.open()
+    started = time.monotonic()
+    with Bar("compare") as bar:
+        found = compare(
+            problem,
+            options.rules,
+            seeds,
+            selection_seeds=options.selection_seeds,
+            stack=options.stack,
+            on_progress=_reporter(bar),
+        )
+    against = list(dict.fromkeys(found.names.get(name, name) for name in options.baselines()))
+    rows, task = table_rows(found.arms, against), problem.task
+    title = f"{task.name}: {task.teacher} teaches {task.student}"
+    write_csv(out / "results.csv", task.name, task.teacher, task.student, found.arms, seeds)
+    picture(out / "picture.png", found.arms, against[0], found.trace, title)
+    write_report(
+        out,
+        rows,
+        title=title,
+        task=task.name,
+        teacher=task.teacher,
+        teacher_accuracy=problem.teacher_accuracy,
+        student=task.student,
+        command=command_line(options),
+    )
+    return finish_run(out, _result(problem, rows, seeds), time.monotonic() - started)
+
+
+def show_comparison(result: Mapping[str, Any], out: Path) -> None:
+    """Print a result's table, where its files are and what to type next."""
+    task = result["task"]
+    title = f"{task['name']}: {len(result['seeds'])} students {task['student']} a rule"
+    show(console_table(_rows(result), title))
+    say(f"The teacher has {100 * result['teacher_accuracy']:.2f} % test accuracy.")
+    say(f"Read {out / 'report.md'}, look at {out / 'picture.png'}.")
+    show_next(out)
+
+
+def _check_baselines(options: Compare) -> None:
+    """Refuse a baseline that is no rule of the comparison, as written there."""
+    for name in options.baselines():
+        if name not in options.rules:
+            lookup(dict.fromkeys(options.rules), name, "baseline")
+        if len(alternatives(name)) > 1:
+            say(f"Differences are taken to what is chosen from {name}.")
+
+
+def _reporter(bar: Bar) -> Any:
+    """Moves the bar, and says a line when another rule's turn begins."""
+    current = [""]
+
+    def on_progress(rule: str, step: int, steps: int) -> None:
+        if rule != current[0]:
+            current[0] = rule
+            bar.phase(f"Training under {rule}.")
+        bar(step, steps)
+
+    return on_progress
+
+
+def _result(problem: Problem, rows: Sequence[Row], seeds: Sequence[int]) -> dict[str, Any]:
+    arms = [
+        {
+            "rule": row.rule,
+            "accuracy_percent": row.accuracy,
+            "standard_error_percent": row.error,
+            "differences_points": {name: asdict(pair) for name, pair in row.differences.items()},
+            "note": row.note,
+        }
+        for row in rows
+    ]
+    return {
+        "task": asdict(problem.task),
+        "teacher_accuracy": problem.teacher_accuracy,
+        "seeds": list(seeds),
+        "arms": arms,
+    }
+
+
+def _rows(result: Mapping[str, Any]) -> list[Row]:
+    """The rows of a result that was written and read back."""
+    return [
+        Row(
+            arm["rule"],
+            arm["accuracy_percent"],
+            _number(arm["standard_error_percent"]),
+            {name: _paired(pair) for name, pair in arm["differences_points"].items()},
+            len(result["seeds"]),
+            arm["note"],
+        )
+        for arm in result["arms"]
+    ]
+
+
+def _paired(pair: Mapping[str, Any]) -> Paired:
+    return Paired(pair["mean"], _number(pair["low"]), _number(pair["high"]), pair["n"])
+
+
+def _number(value: float | None) -> float:
+    """JSON has no nan; a run's files hold null for it."""
+    return math.nan if value is None else value

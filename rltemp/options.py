@@ -1,0 +1,182 @@
+"""Options that commands share, and how they become a run's configuration.
+
+A command's options are a frozen dataclass: the text under a field is its help on the command line. All but
+`out`, `config` and `threads` are the run's configuration, flat, by field name.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from rltemp.console import Bar, say
+from rltemp.distill import Problem
+from rltemp.errors import BadInputError
+from rltemp.runs import open_run
+from rltemp.tasks import load_task
+from rltemp.teachers import prepare
+
+NOT_CONFIGURATION = ("out", "config", "threads")
+OF_THE_TASK = (
+    "student",
+    "teacher",
+    "teacher_weights",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "precision",
+    "teacher_epochs",
+    "teacher_learning_rate",
+    "split_seed",
+)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options of every command."""
+
+    threads: int = 1
+    """CPU threads; one is fastest for small networks."""
+
+    command: ClassVar[str] = ""
+
+
+@dataclass(frozen=True)
+class TaskOptions(RunOptions):
+    """Options of every command that trains: what, where, and the fields of the task it changes."""
+
+    task: str = "digits"
+    """digits, toy, cifar10, cifar100 or imagefolder:PATH."""
+    out: Path | None = None
+    """The run's folder; by default runs/COMMAND-TASK."""
+    config: Path | None = None
+    """Take the options from this config.json, or run folder; options given beside it win."""
+    student: str | None = None
+    """The student network, as in mlp:8 or resnet8; by default the task's own, as for all options below."""
+    teacher: str | None = None
+    """The teacher network."""
+    teacher_weights: str | None = None
+    """A file of weights for the teacher (.safetensors, .pt, .pth); without one it is trained and cached."""
+    epochs: int | None = None
+    """Passes of the student over the training data."""
+    batch_size: int | None = None
+    """Samples in a step of the student."""
+    learning_rate: float | None = None
+    """Learning rate of the student's first step."""
+    precision: Literal["float32", "bfloat16"] | None = None
+    """Number format that the student's networks compute in."""
+    teacher_epochs: int | None = None
+    """Passes of the teacher over the training data, where it is trained."""
+    teacher_learning_rate: float | None = None
+    """Learning rate of the teacher's first step."""
+    split_seed: int | None = None
+    """Draws the parts of the data."""
+    data_root: Path | None = None
+    """Where data sets are kept; by default $RLTEMP_DATA, else ~/.cache/rltemp/data."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where everything runs; auto is the GPU if there is one."""
+
+    def folder(self) -> Path:
+        """The run's folder."""
+        return (
+            self.out
+            or Path("runs") / f"{self.command}-{re.sub(r'[^A-Za-z0-9._]+', '-', self.task).strip('-')}"
+        )
+
+    def problem(self) -> Problem:
+        """Load the task, its data and its teacher, which is trained where it has to be.
+
+        Raises:
+            BadInputError: Where an option cannot be used.
+        """
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise BadInputError("--device cuda: torch sees no GPU here; use --device cpu or auto")
+        device = "cpu" if self.device == "cpu" or not torch.cuda.is_available() else "cuda"
+        task = load_task(self.task, **{name: getattr(self, name) for name in OF_THE_TASK})
+        say(f"Preparing task {task.name}: teacher {task.teacher}, student {task.student}, on {device}.")
+        with Bar("teacher") as bar:
+            problem = prepare(task, device=device, root=self.data_root, on_step=bar)
+        say(f"The teacher has {100 * problem.teacher_accuracy:.2f} % test accuracy.")
+        return problem
+
+    def task_words(self) -> str:
+        """The options that make another command work on the same task."""
+        names = ("task", *OF_THE_TASK, "data_root")
+        given = {name: getattr(self, name) for name in names}
+        return shlex.join(arguments({name: value for name, value in given.items() if value is not None}))
+
+    def look(self) -> tuple[Path, dict[str, Any] | None]:
+        """The run's folder, and its result where this run is finished already. Nothing is written.
+
+        Raises:
+            BadInputError: Where the folder is another's.
+        """
+        folder = self.folder()
+        used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        result = self.open() if used else None
+        if result is not None:
+            say(f"{folder} holds this run, finished before; nothing was trained or changed.")
+        return folder, result
+
+    def open(self) -> dict[str, Any] | None:
+        """Make the folder this run's; see `open_run`."""
+        return open_run(self.folder(), self.command, configuration(self))
+
+
+def flat(options: Any) -> dict[str, Any]:
+    """Every option by name, those of a dataclass inside among them.
+
+    Where an inner name is taken, its owner's stands before it: `policy_learning_rate` beside `learning_rate`.
+    """
+    found: dict[str, Any] = {}
+    for field in fields(options):
+        value = getattr(options, field.name)
+        inner = flat(value) if is_dataclass(value) else {field.name: value}
+        found |= {f"{field.name}_{name}" if name in found else name: item for name, item in inner.items()}
+    return found
+
+
+def configuration(options: Any) -> dict[str, Any]:
+    """What `config.json` holds of a command's options."""
+    return {name: value for name, value in flat(options).items() if name not in NOT_CONFIGURATION}
+
+
+def arguments(values: dict[str, Any]) -> list[str]:
+    """Options as a command line has them.
+
+    >>> arguments({"first_seed": 3, "rules": ["none", "fixed:4"], "fast": False})
+    ['--first-seed', '3', '--rules', 'none', 'fixed:4', '--no-fast']
+    """
+    words: list[str] = []
+    for name, value in values.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        elif isinstance(value, (list, tuple)):
+            words += [f"--{option}", *map(str, value)]
+        else:
+            words += [f"--{option}", str(value)]
+    return words
+
+
+def command_line(options: TaskOptions) -> str:
+    """The command that gives this run again: task, folder and every option that is not at its default."""
+    default = flat(type(options)())
+    changed = {
+        name: value
+        for name, value in flat(options).items()
+        if name not in ("config", "out") and (name == "task" or value != default[name])
+    }
+    return shlex.join(["rltemp", options.command, *arguments({**changed, "out": options.folder()})])
+
+
+def at_least(lowest: int, **options: int | None) -> None:
+    """Refuse options below `lowest`; None is left to its default."""
+    for name, value in options.items():
+        if value is not None and value < lowest:
+            raise BadInputError(f"--{name.replace('_', '-')} must be at least {lowest}; got {value}")

@@ -1,0 +1,100 @@
+"""The commands that learn a policy: `train-policy`, and `demo`, which does everything once."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from rltemp.agents.train import PolicyConfig, train_policy
+from rltemp.commands import Compare, Distill, TrainTeacher
+from rltemp.console import say, show_next
+from rltemp.options import TaskOptions, at_least
+from rltemp.runs import finish_run
+
+DEMO_RULES = (
+    "none",
+    "fixed:1",
+    "fixed:2",
+    "fixed:4",
+    "fixed:8",
+    "fixed:16",
+    "dtkd:1|2|4|8",  # the whole published objective, and then its rule at plain KD's weights
+    "dtkd:reference=1|2|4|8,ce_weight=0.1,kd_weight=0.9,plain_kd_weight=0,warmup=0",
+)
+
+
+@dataclass(frozen=True)
+class PolicyOptions(PolicyConfig):
+    """The policy's options beside those of the task, which has a learning rate too."""
+
+    learning_rate: Annotated[float, tyro.conf.arg(name="policy-learning-rate")] = PolicyConfig.learning_rate
+    """Learning rate of the policy at the first update; it falls linearly to a tenth."""
+
+
+@dataclass(frozen=True)
+class TrainPolicy(TaskOptions):
+    """Learn a temperature policy by reinforcement learning and export it as a file."""
+
+    policy: tyro.conf.OmitArgPrefixes[PolicyOptions] = field(default_factory=PolicyOptions)
+
+    command = "train-policy"
+
+    def run(self) -> dict[str, Any]:
+        """Do it and return the result."""
+        out, result = self.look()
+        if result is None:
+            problem = self.problem()
+            self.open()
+            started = time.monotonic()
+            say(f"Training a policy on {self.task}.")
+            found = train_policy(problem, self.policy, out, progress=sys.stdout.isatty())
+            result = finish_run(out, found, time.monotonic() - started)
+        file = shlex.quote(str(out / "policy.safetensors"))
+        show_next(
+            out,
+            f"tensorboard --logdir {out}",
+            f"rltemp distill {self.task_words()} --rule {file}",
+            f"rltemp compare {self.task_words()} --rules fixed:4 dtkd {file}",
+        )
+        return result
+
+
+@dataclass(frozen=True)
+class Demo(TaskOptions):
+    """Train a teacher, learn a policy, distil a student with it, and compare it with every rule."""
+
+    seeds: int = 64
+    """Students for each rule of the comparison."""
+    updates: int | None = None
+    """Updates of the policy; by default those of train-policy."""
+
+    command = "demo"
+
+    def folder(self) -> Path:
+        """The folder of the demo's four runs."""
+        return self.out or Path("runs") / "demo"
+
+    def run(self) -> None:
+        """Do it; every part is a run of its own, and one that is finished is not done again."""
+        at_least(1, seeds=self.seeds, updates=self.updates)
+        out = self.folder()
+        shared = {
+            f.name: getattr(self, f.name) for f in fields(TaskOptions) if f.name not in ("out", "config")
+        }
+        policy = PolicyOptions() if self.updates is None else PolicyOptions(updates=self.updates)
+        rule = str(out / "policy" / "policy.safetensors")
+        say("1 of 4: the teacher.")
+        TrainTeacher(**shared, out=out / "teacher").run()
+        say("\n2 of 4: a policy, by reinforcement learning.")
+        TrainPolicy(**shared, out=out / "policy", policy=policy).run()
+        say("\n3 of 4: one student, taught under the policy.")
+        Distill(**shared, out=out / "student", rule=rule).run()
+        say("\n4 of 4: the comparison.")
+        rules, against = (*DEMO_RULES, rule), ("fixed:4", "dtkd:1|2|4|8")
+        Compare(**shared, out=out / "compare", rules=rules, seeds=self.seeds, against=against).run()

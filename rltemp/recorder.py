@@ -1,0 +1,64 @@
+"""Keeps some of the temperatures that a policy gives during a run, for the picture of a comparison."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rltemp.methods import Method
+from rltemp.picture import TemperatureTrace
+from rltemp.policy import Policy
+from rltemp.types import Signals, Temperatures
+
+TRACE_POINTS = 20_000
+
+
+class Recorder:
+    """A rule that answers as its policy does and remembers a part of what it answered.
+
+    Args:
+        policy: The rule.
+        steps: How many steps the run has; about `TRACE_POINTS` samples of all of them are kept.
+    """
+
+    def __init__(self, policy: Policy, steps: int) -> None:
+        self.policy = policy
+        self.per_step = max(1, TRACE_POINTS // steps)
+        self._generator = torch.Generator().manual_seed(0)
+        self._kept: list[Tensor] = []
+        self._references: list[float] = []
+
+    def watch(self, method: Method) -> Method:
+        """The same method, whose temperatures are kept as they are given."""
+        return replace(method, rule=self)
+
+    def __call__(self, signals: Signals) -> Temperatures:
+        """What the policy answers."""
+        temperatures = self.policy(signals)
+        self._keep(signals, temperatures.detach())
+        return temperatures
+
+    def trace(self) -> TemperatureTrace:
+        """What was kept of a run; of its first step at least."""
+        rows = torch.cat(self._kept)
+        thinned = rows[
+            :: -(-len(rows) // TRACE_POINTS)
+        ].double()  # a run of more steps than points keeps too many
+        progress, margin, student, teacher = thinned.T.numpy()
+        return TemperatureTrace(progress, margin, student, teacher, float(np.mean(self._references)))
+
+    @torch.no_grad()
+    def _keep(self, signals: Signals, temperatures: Temperatures) -> None:
+        count = signals.shape.numel()
+        drawn = torch.randint(count, (min(self.per_step, count),), generator=self._generator)
+        drawn = drawn.to(temperatures.teacher.device)
+        first = signals.teacher_logits.flatten(0, -2)[drawn].float().softmax(-1).topk(2).values
+        student, teacher = temperatures.student.flatten()[drawn], temperatures.teacher.flatten()[drawn]
+        progress = torch.full_like(student, signals.progress)
+        self._kept.append(torch.stack([progress, first[:, 0] - first[:, 1], student, teacher], -1).cpu())
+        reference = self.policy.reference.rule
+        assert reference is not None  # a policy's reference has temperatures, checked where it is loaded
+        self._references.append(float(reference(signals).teacher.mean()))

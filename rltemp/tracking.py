@@ -1,0 +1,144 @@
+"""What runs write to TensorBoard: `TAGS` names every tag with its unit, pure functions compute the numbers.
+
+Nothing here takes part in training: a run with and without a `Tracker` gives the same student. Numbers cost a
+little, so loops ask for them every few steps only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rltemp.losses import cross_entropy
+from rltemp.names import lookup
+from rltemp.types import Signals, Temperatures
+
+NETWORKS = ("teacher", "student")
+QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
+
+TAGS: dict[str, str] = {
+    "kd/loss": "the whole objective, mean over the batch (nats)",
+    "kd/cross_entropy": "cross-entropy of the student with the labels at T = 1 (nats)",
+    "kd/divergence": "KL(teacher || student) at T = 1 (nats)",
+    "kd/agreement": "samples where student and teacher predict the same class (fraction, 0 to 1)",
+    "temperature/teacher_mean": "teacher temperature, mean over the batch (no unit, above 0)",
+    "temperature/teacher_q05": "teacher temperature, 5 % quantile of the batch (no unit, above 0)",
+    "temperature/teacher_q50": "teacher temperature, median of the batch (no unit, above 0)",
+    "temperature/teacher_q95": "teacher temperature, 95 % quantile of the batch (no unit, above 0)",
+    "temperature/student_mean": "student temperature, mean over the batch (no unit, above 0)",
+    "temperature/student_q05": "student temperature, 5 % quantile of the batch (no unit, above 0)",
+    "temperature/student_q50": "student temperature, median of the batch (no unit, above 0)",
+    "temperature/student_q95": "student temperature, 95 % quantile of the batch (no unit, above 0)",
+    "temperature/teacher": "histogram of the batch's teacher temperatures (no unit, above 0)",
+    "temperature/student": "histogram of the batch's student temperatures (no unit, above 0)",
+    "student/train_accuracy": "accuracy on the batch, before the step (fraction, 0 to 1)",
+    "student/validation_accuracy": "accuracy on the validation part, once an epoch (fraction, 0 to 1)",
+    "student/validation_loss": "cross-entropy on the validation part, once an epoch (nats)",
+    "student/learning_rate": "learning rate of the step",
+    "student/diverged": "students of the run whose numbers stopped being finite (count)",
+    "time/step_ms": "wall time of a training step, mean since the last entry (milliseconds)",
+    "reward/run_mean": "change of the potential over a run, mean over students (0 to 1 is the whole range)",
+    "reward/run_std": "the same, standard deviation over students (potential)",
+    "reward/probe_potential": "smooth accuracy on probe samples at a run's end, mean over students (0 to 1)",
+    "reward/validation_potential": "smooth accuracy of the policy's students on validation data (0 to 1)",
+    "reward/validation_gain": "the same minus that of the reference's students (smooth accuracy, -1 to 1)",
+}
+
+
+def step_scalars(signals: Signals, loss: Tensor) -> dict[str, float]:
+    """What one step says of its batch: objective, its parts at T = 1, agreement, accuracy.
+
+    Args:
+        signals: `[...]` samples with labels, as the step saw them, before its update.
+        loss: `[...]`, the step's per-sample objective, in nats.
+
+    Raises:
+        ValueError: Where `signals` carries no labels.
+    """
+    student, teacher = signals.student_logits.detach().float(), signals.teacher_logits.float()
+    if (labels := signals.labels) is None:
+        raise ValueError("step_scalars needs labels; these signals carry none")
+    constants = Signals(student, teacher, labels)
+    predicted = student.argmax(-1)
+    divergence = F.kl_div(
+        F.log_softmax(student, -1), F.log_softmax(teacher, -1), reduction="none", log_target=True
+    )
+    return {
+        "kd/loss": float(loss.detach().mean()),
+        "kd/cross_entropy": float(cross_entropy(constants).mean()),
+        "kd/divergence": float(divergence.sum(-1).mean()),
+        "kd/agreement": float((predicted == teacher.argmax(-1)).float().mean()),
+        "student/train_accuracy": float(predicted.eq(labels).float().mean()),
+    }
+
+
+def temperature_scalars(temperatures: Temperatures) -> dict[str, float]:
+    """Mean and quantiles over the batch of both networks' temperatures.
+
+    >>> import torch
+    >>> found = temperature_scalars(Temperatures(torch.ones(3), torch.tensor([1.0, 2.0, 6.0]), torch.ones(3)))
+    >>> found["temperature/teacher_mean"], found["temperature/teacher_q50"]
+    (3.0, 2.0)
+    """
+    found = {}
+    for network in NETWORKS:
+        values = getattr(temperatures, network).detach().float().flatten()
+        quantiles = values.quantile(torch.tensor(list(QUANTILES.values()), device=values.device)).tolist()
+        found[f"temperature/{network}_mean"] = float(values.mean())
+        found |= {f"temperature/{network}_{q}": v for q, v in zip(QUANTILES, quantiles, strict=True)}
+    return found
+
+
+def validation_scalars(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """Accuracy and cross-entropy of one student on the validation part: `[N, C]` and `[N]`."""
+    return {
+        "student/validation_accuracy": float((logits.argmax(-1) == labels).float().mean()),
+        "student/validation_loss": float(F.cross_entropy(logits.float(), labels)),
+    }
+
+
+class Tracker:
+    """Writes numbers of known tags to the TensorBoard events of a run folder.
+
+    Args:
+        folder: The run folder. Events that an earlier, unfinished run left there are no longer shown.
+
+    >>> import tempfile
+    >>> with Tracker(Path(tempfile.mkdtemp())) as tracker:
+    ...     tracker.scalars({"kd/los": 1.0}, step=0)
+    Traceback (most recent call last):
+    rltemp.errors.BadInputError: unknown tag 'kd/los': did you mean 'kd/loss'? Known: ...
+    """
+
+    def __init__(self, folder: Path) -> None:
+        # Here, because it takes a second that most commands need not wait for.
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder), purge_step=0)
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.close()
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Write numbers by tag, at optimizer step `step`."""
+        for tag, value in values.items():
+            lookup(TAGS, tag, "tag")
+            self._writer.add_scalar(tag, value, step)
+
+    def temperatures(self, temperatures: Temperatures, step: int) -> None:
+        """Write `temperature_scalars` and both histograms."""
+        self.scalars(temperature_scalars(temperatures), step)
+        for network in NETWORKS:
+            values = getattr(temperatures, network).detach().float().cpu()
+            if bool(values.isfinite().all()):  # a histogram of anything else raises
+                self._writer.add_histogram(f"temperature/{network}", values, step)

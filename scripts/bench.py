@@ -1,0 +1,145 @@
+"""What everything around the student costs: ratios of step times, measured interleaved in one process on one
+thread.
+
+    python scripts/bench.py [--quick]
+
+Needs no download: the CIFAR-sized problem is random pixels. A ratio is the median over rounds in which both
+sides run one after the other, so that another job on the machine slows both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rltemp.data import Dataset, Part
+from rltemp.distill import Distillation, Problem
+from rltemp.envs.distill import DistillEnv
+from rltemp.features import DEFAULT_FEATURES, FEATURES
+from rltemp.manifest import PolicyAction, PolicyFeature
+from rltemp.methods import Method, load_method
+from rltemp.models import seeded_model
+from rltemp.policy_file import write_policy
+from rltemp.tasks import Recipe, Task, load_task
+from rltemp.teachers import prepare
+
+STUDENTS = 64
+
+
+def main() -> None:
+    """Measure, and print one line a result."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a few rounds only: shows that it runs")
+    rounds = 3 if parser.parse_args().quick else 15
+    torch.set_num_threads(1)
+    print(f"{_processor()}, 1 thread; Python {platform.python_version()}, torch {torch.__version__}\n")
+    print(f"{'':64} ratio   target")
+    images = cifar_sized_problem()
+    for interval in (1000, 1):
+        name = f"env step / plain loop step, reward every {interval} step{'s' * (interval > 1)}"
+        _show(name, env_to_plain(images, rounds, interval), "<= 1.05" if interval > 1 else "")
+    _show("policy rule step / fixed rule step", policy_to_fixed(images, rounds), "<= 1.05")
+    print("(ResNet-20 to ResNet-8, 32 x 32, 100 classes, batch 128)\n")
+    ratio, rate = alone_to_stacked(prepare(load_task("digits")), 2 if rounds == 3 else 7)
+    _show(f"{STUDENTS} digits students one by one / as one stack", ratio, ">= 10")
+    print(f"{'stacked training, steps of one student per second':62} {rate:7,.0f}")
+
+
+def cifar_sized_problem() -> Problem:
+    """Random images of CIFAR's size, 100 classes, ResNet-20 to ResNet-8, batch 128, augmented."""
+    generator = torch.Generator().manual_seed(0)
+
+    def part(size: int) -> Part:
+        images = torch.randint(0, 256, (size, 3, 32, 32), generator=generator, dtype=torch.uint8)
+        return Part(images, torch.randint(0, 100, (size,), generator=generator))
+
+    recipe = Recipe(epochs=100, batch_size=128, learning_rate=0.05, weight_decay=5e-4)
+    mean, std = torch.full((3,), 127.5), torch.full((3,), 74.0)
+    data = Dataset("random", part(1280), part(500), part(10), part(10), 100, mean, std, augment=True)
+    teacher = seeded_model("resnet20", data.image_shape, 100, 0).eval().requires_grad_(False)
+    return Problem(Task("random", "resnet20", "resnet8", recipe, recipe), data, teacher, None, 0.01)
+
+
+def env_to_plain(problem: Problem, rounds: int, interval: int) -> float:
+    """The environment's step at action zero over the plain loop's, same method and student."""
+    env = DistillEnv(problem, reward_interval=interval)
+    env.reset(seed=0)
+    action = np.zeros((problem.task.recipe.batch_size, 2), np.float32)
+    return _ratio(lambda: env.step(action), _stepper(problem, load_method("fixed:4")), rounds)
+
+
+def policy_to_fixed(problem: Problem, rounds: int) -> float:
+    """A step under a policy file's rule over a step at a fixed temperature."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "policy.safetensors"
+        generator = torch.Generator().manual_seed(0)
+        write_policy(
+            file,
+            weights={
+                "0.weight": 0.1 * torch.randn(2, len(DEFAULT_FEATURES), generator=generator),
+                "0.bias": torch.zeros(2),
+            },
+            activation="tanh",
+            features=[
+                PolicyFeature(
+                    name=name, version=FEATURES[name].version, unit=FEATURES[name].unit, mean=0.0, std=1.0
+                )
+                for name in DEFAULT_FEATURES
+            ],
+            action=PolicyAction(ratio=5.0, minimum=0.5, maximum=20.0),
+            reference="fixed:4",
+        )
+        policy = load_method(str(file))
+    return _ratio(_stepper(problem, policy), _stepper(problem, load_method("fixed:4")), rounds)
+
+
+def alone_to_stacked(problem: Problem, rounds: int, steps: int = 50) -> tuple[float, float]:
+    """Time of 64 students one by one over that of one stack, and the stack's student steps per second."""
+    method = load_method("fixed:4")
+    ratios, rates = [], []
+    for _ in range(rounds):
+        stacked = _seconds(_stepper(problem, method, list(range(STUDENTS))), steps)
+        alone = sum(_seconds(_stepper(problem, method, seed), steps) for seed in range(STUDENTS))
+        ratios.append(alone / stacked)
+        rates.append(STUDENTS * steps / stacked)
+    return statistics.median(ratios), statistics.median(rates)
+
+
+def _stepper(problem: Problem, method: Method, seeds: int | list[int] = 0) -> Callable[[], object]:
+    run = Distillation(problem, seeds)
+    return lambda: run.update(method.loss(run.observe()))
+
+
+def _ratio(one: Callable[[], object], other: Callable[[], object], rounds: int) -> float:
+    one(), other()  # the first step allocates
+    return statistics.median(_seconds(one, 4) / _seconds(other, 4) for _ in range(rounds))
+
+
+def _seconds(call: Callable[[], object], times: int) -> float:
+    start = time.perf_counter()
+    for _ in range(times):
+        call()
+    return time.perf_counter() - start
+
+
+def _show(name: str, ratio: float, target: str) -> None:
+    print(f"{name:62} {ratio:7.3f}   {target}")
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    main()

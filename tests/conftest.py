@@ -1,0 +1,87 @@
+"""What several test files share: two small tasks, the note's two vectors, a problem of one's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import settings
+from torch import Tensor, nn
+
+from rltemp.data import Dataset, Part
+from rltemp.distill import Problem
+from rltemp.tasks import Recipe, Task, load_task
+from rltemp.teachers import prepare
+
+torch.set_num_threads(1)
+# The same examples every time, and no failure because a machine is busy.
+settings.register_profile("rltemp", derandomize=True, deadline=None)
+settings.load_profile("rltemp")
+
+Vector = tuple[Tensor, Tensor, Tensor]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def teacher_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where trained teachers go: never the user's own folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "RLTEMP_CACHE" not in os.environ:
+            patch.setenv("RLTEMP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield Path(os.environ["RLTEMP_CACHE"])
+
+
+@pytest.fixture(scope="session")
+def digits(teacher_cache: Path) -> Problem:
+    return prepare(load_task("digits"))
+
+
+@pytest.fixture(scope="session")
+def toy(teacher_cache: Path) -> Problem:
+    return prepare(load_task("toy"))
+
+
+# Teacher logits u, student logits v, label y: temperature-methods.md, section (c).
+@pytest.fixture
+def vector_a() -> Vector:
+    return _vector([4.0, 1.0, 0.0, -1.0], [2.0, 1.0, 0.5, -1.0], 0)
+
+
+@pytest.fixture
+def vector_b() -> Vector:
+    return _vector([0.5, 3.0, -2.0, 1.5], [1.0, 1.2, -0.3, 0.1], 1)
+
+
+@pytest.fixture
+def make_problem() -> Callable[..., Problem]:
+    """A problem of given images `[N, C, H, W]` and labels `[N]`: all four parts are the same samples."""
+
+    def make(
+        images: Tensor,
+        labels: Tensor,
+        *,
+        student: str = "linear",
+        teacher: nn.Module | None = None,
+        augment: bool = False,
+        teacher_logits: Tensor | None = None,
+        **recipe: Any,
+    ) -> Problem:
+        part, classes, channels = Part(images, labels), int(labels.max()) + 1, images.shape[1]
+        own = Recipe(**{"epochs": 1, "batch_size": 2, "learning_rate": 0.5, "schedule": "constant", **recipe})
+        dataset = Dataset(
+            "own", part, part, part, part, classes, torch.zeros(channels), torch.ones(channels), augment
+        )
+        if teacher is None and teacher_logits is None:
+            teacher_logits = torch.zeros(len(part), classes)
+        task = Task("own", "linear", student, own, own)
+        return Problem(task, dataset, teacher or nn.Identity(), teacher_logits, 0.0)
+
+    return make
+
+
+def _vector(teacher: list[float], student: list[float], label: int) -> Vector:
+    double = torch.float64
+    return torch.tensor(teacher, dtype=double), torch.tensor(student, dtype=double), torch.tensor(label)

@@ -1,0 +1,60 @@
+"""The records check their shapes once, so that nothing after them has to."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rltemp import BadInputError, Signals, Temperatures
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (3, 5), (2, 3, 5)])
+def test_signals_take_any_leading_shape_and_name_it(shape: tuple[int, ...]) -> None:
+    signals = Signals(torch.zeros(*shape, 4), torch.zeros(*shape, 4), torch.zeros(shape, dtype=torch.long))
+    assert (tuple(signals.shape), signals.num_classes) == (shape, 4)
+    assert signals.full(2.5).shape == shape
+    assert signals.full(2.5).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "named"),
+    [
+        ((5, 4), (5, 10), "student has 4 class outputs, teacher 10"),
+        ((5, 4), (4, 4), r"shapes \(5, 4\) and \(4, 4\)"),
+        ((5, 4), (1, 4), r"shapes \(5, 4\) and \(1, 4\)"),
+        ((), (), "one shape"),
+        ((5, 1), (5, 1), "at least 2 classes"),
+    ],
+)
+def test_logits_that_do_not_belong_together_are_refused_with_both_shapes(
+    student: tuple[int, ...], teacher: tuple[int, ...], named: str
+) -> None:
+    with pytest.raises(BadInputError, match=named):
+        Signals(torch.zeros(student), torch.zeros(teacher))
+
+
+@pytest.mark.parametrize("labels", [(4,), (5, 1), (1, 5), ()])
+def test_labels_of_another_shape_are_refused(labels: tuple[int, ...]) -> None:
+    with pytest.raises(BadInputError, match=r"labels have shape .* needed: \(5,\)"):
+        Signals(torch.zeros(5, 4), torch.zeros(5, 4), torch.zeros(labels, dtype=torch.long))
+
+
+@pytest.mark.parametrize("progress", [-0.01, 1.01, float("nan")])
+def test_progress_outside_the_run_is_refused(progress: float) -> None:
+    with pytest.raises(BadInputError, match="progress must be between 0 and 1"):
+        Signals(torch.zeros(5, 4), torch.zeros(5, 4), progress=progress)
+
+
+@pytest.mark.parametrize("field", ["student", "teacher", "weight"])
+def test_a_column_beside_rows_is_refused_because_it_would_broadcast_to_a_square(field: str) -> None:
+    values = {name: torch.ones(5) for name in ("student", "teacher", "weight")}
+    values[field] = torch.ones(5, 1)
+    with pytest.raises(BadInputError, match=rf"one value per sample; got .*'{field}': \(5, 1\)"):
+        Temperatures(**values)
+
+
+def test_detached_temperatures_are_the_same_numbers_without_a_graph() -> None:
+    value = torch.full((3,), 2.0, requires_grad=True)
+    detached = Temperatures(value * 1, value * 2, value * 3).detach()
+    assert (detached.student[0], detached.teacher[0], detached.weight[0]) == (2.0, 4.0, 6.0)
+    assert not any(tensor.requires_grad for tensor in (detached.student, detached.teacher, detached.weight))
