@@ -73,7 +73,9 @@ class RunCallback(BaseCallback):
         for name in self._scalars[0] if self._scalars else ():
             values[name] = float(np.mean([scalars[name] for scalars in self._scalars]))
         if self._temperatures:
-            together = Temperatures(*(torch.stack(field) for field in zip(*map(_fields, self._temperatures), strict=True)))
+            together = Temperatures(
+                *(torch.stack(field) for field in zip(*map(_fields, self._temperatures), strict=True))
+            )
             values |= temperature_scalars(together)
             self.logger.record("temperature/student", together.student, exclude="stdout")
             self.logger.record("temperature/teacher", together.teacher, exclude="stdout")
@@ -134,9 +136,7 @@ class SelectionCallback(BaseCallback):
         return float(torch.where(values.isfinite(), values, WORST[self.problem.task.metric]).mean())
 
 
-def network_rule(
-    network: SampleNetwork, weights: Tensor, decision: Decision
-) -> Callable[[Signals], Temperatures]:
+def network_rule(network: SampleNetwork, weights: Tensor, decision: Decision) -> Callable[[Signals], Temperatures]:
     """The temperature rule of a network under weights `[P]`, for a stack of students `[S, B]`."""
 
     def rule(signals: Signals) -> Temperatures:

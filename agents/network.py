@@ -51,7 +51,7 @@ class SampleNetwork(nn.Module):
     def layers(self, weights: Tensor) -> list[tuple[Tensor, Tensor]]:
         """The (weight `[S, out, in]`, bias `[S, out]`) of each layer, from flat weights `[S, P]`."""
         shapes = [(out, inside) for inside, out in pairwise(self.widths)]
-        pieces = weights.split([out * (inside + 1) for out, inside in shapes], -1)
+        pieces = torch.split(weights, [out * (inside + 1) for out, inside in shapes], -1)
         return [
             (piece[:, : out * inside].view(-1, out, inside), piece[:, out * inside :])
             for piece, (out, inside) in zip(pieces, shapes, strict=True)
@@ -114,7 +114,7 @@ class RunPolicy(ActorCriticPolicy):
         log_prob = self._log_prob(drawn).repeat_interleave(self.batch_size)
         return actions, self.predict_values(obs), log_prob
 
-    def evaluate_actions(self, obs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, None]:
+    def evaluate_actions(self, obs: Any, actions: Tensor) -> tuple[Tensor, Tensor, None]:
         """Values and log-probabilities of drawn weights `[S, P]`, which is what `RunBuffer` gives for actions."""
         return self.predict_values(obs), self._log_prob(actions), None
 
@@ -123,14 +123,16 @@ class RunPolicy(ActorCriticPolicy):
         return torch.zeros(len(obs), 1)
 
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
-        weights = self.network.weights
+        weights: Tensor = self.network.weights
         if not deterministic:
             weights = weights + torch.randn_like(weights) * self.log_std.exp()
         actions: Tensor = self.network(observation.view(1, -1, observation.shape[-1]), weights[None])
         return actions.flatten(0, 1)
 
     def _log_prob(self, drawn: Tensor) -> Tensor:
-        return torch.distributions.Normal(self.network.weights, self.log_std.exp()).log_prob(drawn).sum(-1)
+        normal = torch.distributions.Normal(self.network.weights, self.log_std.exp())
+        densities: Tensor = normal.log_prob(drawn)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return densities.sum(-1)
 
 
 class RunBuffer(RolloutBuffer):

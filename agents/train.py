@@ -55,7 +55,7 @@ class PolicyConfig:
     """Students trained side by side in one update."""
     replicas: int = 8
     """How many of them share initial weights, samples and batches; divides students."""
-    updates: int = 50
+    updates: int = 80
     """PPO updates."""
     learning_rate: float = 0.01
     """Of the policy, at the first update; it falls linearly to a tenth."""
@@ -191,7 +191,7 @@ def make_model(env: DistillVecEnv, config: PolicyConfig) -> PPO:
 def observation_statistics(env: DistillVecEnv) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation `[F]` of the observations of one run under the reference rule."""
     action = np.zeros((env.num_envs, 2), np.float32)
-    observations = [env.reset()]
+    observations: list[Any] = [env.reset()]
     for _ in range(env.episode.run.steps - 1):
         observations.append(env.step(action)[0])
     every = torch.from_numpy(np.concatenate(observations))

@@ -46,8 +46,8 @@ class DistillEnv(gym.Env[Array, Array]):
         features: Names of the observation's columns, in order.
         scale: What an action means.
         redraw: Draw training and probe samples afresh, every run, from both parts together.
-        reward_interval: Steps from one look at the probe to the next; rewards in between are zero, their sum
-            the same.
+        reward_interval: Steps from one look at the probe to the next, by default a twentieth of the run; rewards in
+            between are zero, their sum the same.
         render_mode: None; there is nothing to see.
     """
 
@@ -61,7 +61,7 @@ class DistillEnv(gym.Env[Array, Array]):
         features: Sequence[str] = DEFAULT_FEATURES,
         scale: ActionScale | None = None,
         redraw: bool = False,
-        reward_interval: int = 1,
+        reward_interval: int | None = None,
         render_mode: str | None = None,
     ) -> None:
         self.decision = Decision.make(method, features, scale)
@@ -75,9 +75,7 @@ class DistillEnv(gym.Env[Array, Array]):
         self.observation_space = spaces.Box(-LIMIT, LIMIT, (batch_size, len(features)), np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (batch_size, 2), np.float32)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Array, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Begin a run with a new student; `seed` determines all that is random from here on."""
         super().reset(seed=seed)
         size = len(self.problem.dataset.train)

@@ -27,6 +27,9 @@ from rltemp.types import Signals, TemperatureRule, Temperatures
 FIRST_TRAINING_SEED = 1_000_000
 """Students of policy training have seeds from here up: no comparison with smaller seeds ever meets them."""
 
+LOOKS = 20
+"""How often a run looks at its probe samples unless told otherwise: a look costs as much as some steps."""
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -85,8 +88,8 @@ class Episode:
         run: Fresh, of one student or a stack.
         decision: What actions mean.
         probe: Samples that rewards are measured on: positions in the run's own part, `[P]` or `[S, P]`.
-        reward_interval: Steps from one look at the probe to the next; rewards in between are zero, their sum
-            the same.
+        reward_interval: Steps from one look at the probe to the next, by default a twentieth of the run; rewards in
+            between are zero, their sum the same.
         keep_tape: Keep the weights of every step, for `influence`.
     """
 
@@ -95,13 +98,13 @@ class Episode:
         run: Distillation,
         decision: Decision,
         probe: Tensor,
-        reward_interval: int = 1,
+        reward_interval: int | None = None,
         keep_tape: bool = False,
     ) -> None:
         self.run = run
         self.decision = decision
         self.probe = probe
-        self.reward_interval = reward_interval
+        self.reward_interval = reward_interval or max(1, run.steps // LOOKS)
         self.tape: list[list[Tensor]] | None = [] if keep_tape else None
         self.actions: list[Tensor] = []
         self._metric = lookup(POTENTIALS, run.problem.task.metric, "metric")
@@ -148,9 +151,7 @@ class Episode:
         actions = torch.stack(self.actions)
         outcome = self._metric(*self._probe_logits())
         credits = influence(self.run, self.tape, actions, self.decision.loss, outcome)
-        lost = (self.lost | self.diverged).view(
-            *self.lost.shape, *[1] * (credits.dim() - 1 - self.lost.dim())
-        )
+        lost = (self.lost | self.diverged).view(*self.lost.shape, *[1] * (credits.dim() - 1 - self.lost.dim()))
         return torch.where(lost | ~credits.isfinite(), 0.0, credits)
 
     def _keep(self, temperatures: Temperatures) -> None:

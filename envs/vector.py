@@ -50,8 +50,8 @@ class DistillVecEnv(VecEnv):
         redraw: Draw each student's training and probe samples afresh, every run, from both parts together: a
             probe that stays the same is overfitted by the policy. The validation and test parts are never
             touched.
-        reward_interval: Steps from one look at the probe to the next; rewards in between are zero, their sum
-            the same.
+        reward_interval: Steps from one look at the probe to the next, by default a twentieth of the run; rewards in
+            between are zero, their sum the same.
         keep_tape: Keep what `influence` needs.
         seed: Determines everything random.
     """
@@ -66,7 +66,7 @@ class DistillVecEnv(VecEnv):
         features: Sequence[str] = DEFAULT_FEATURES,
         scale: ActionScale | None = None,
         redraw: bool = True,
-        reward_interval: int = 1,
+        reward_interval: int | None = None,
         keep_tape: bool = False,
         seed: int = 0,
     ) -> None:

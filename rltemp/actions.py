@@ -57,15 +57,17 @@ class ActionScale:
             Temperatures `[...]`; gradient flows to the action and to the reference.
         """
         if tuple(action.shape) != (*reference.student.shape, 2):
-            raise BadInputError(
-                f"actions have shape {tuple(action.shape)}, needed: {(*reference.student.shape, 2)}"
-            )
+            raise BadInputError(f"actions have shape {tuple(action.shape)}, needed: {(*reference.student.shape, 2)}")
         factors = torch.exp(action.clamp(-1.0, 1.0) * math.log(self.ratio))
-        student = self._bounded(reference.student, factors[..., 0])
-        teacher = self._bounded(reference.teacher, factors[..., 1])
-        weight = reference.weight * (student / reference.student) * (teacher / reference.teacher)
+        student, student_factor = self._bounded(reference.student, factors[..., 0])
+        teacher, teacher_factor = self._bounded(reference.teacher, factors[..., 1])
+        weight = reference.weight * student_factor * teacher_factor
         return Temperatures(student=student, teacher=teacher, weight=weight)
 
-    def _bounded(self, reference: Tensor, factor: Tensor) -> Tensor:
+    def _bounded(self, reference: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+        """The temperature, and its factor; a quotient of temperatures would round the reference's gradient."""
         low, high = reference.clamp(max=self.minimum), reference.clamp(min=self.maximum)
-        return torch.minimum(torch.maximum(reference * factor, low), high)
+        moved = reference * factor
+        bounded = torch.minimum(torch.maximum(moved, low), high)
+        inside = bounded == moved
+        return torch.where(inside, moved, bounded), torch.where(inside, factor, bounded / reference)

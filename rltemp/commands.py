@@ -156,9 +156,7 @@ class Rules(RunOptions):
         )
 
 
-def _train_student(
-    problem: Problem, method: Method, seed: int, log_every: int, tracker: Tracker
-) -> nn.Module:
+def _train_student(problem: Problem, method: Method, seed: int, log_every: int, tracker: Tracker) -> nn.Module:
     """Train one student, write what happens on the way, and stop where its numbers are not finite."""
     run, dataset = Distillation(problem, seed), problem.dataset
     clock = [time.perf_counter(), 0.0]

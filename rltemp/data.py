@@ -36,9 +36,7 @@ class Part:
     def __post_init__(self) -> None:
         images, labels = tuple(self.images.shape), tuple(self.labels.shape)
         if len(images) != 4 or labels != images[:1]:
-            raise BadInputError(
-                f"needed: images [N, C, H, W] and labels [N]; got shapes {images} and {labels}"
-            )
+            raise BadInputError(f"needed: images [N, C, H, W] and labels [N]; got shapes {images} and {labels}")
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -52,9 +52,7 @@ def digits(option: str, split_seed: int, root: Path | None) -> Dataset:
         torch.from_numpy(bunch.target.astype(np.int64)),
     )
     order = torch.randperm(len(everything), generator=random_stream(split_seed, "split"))
-    train, probe, validation, test = (
-        _take(everything, index) for index in order.tensor_split((1000, 1200, 1400))
-    )
+    train, probe, validation, test = (_take(everything, index) for index in order.tensor_split((1000, 1200, 1400)))
     return Dataset("digits", train, probe, validation, test, 10, *_mean_and_std(train.images), augment=False)
 
 

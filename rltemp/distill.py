@@ -146,7 +146,7 @@ class Distillation:
             group["lr"] = self.recipe.rate(self.step, self.steps)
         self.optimizer.zero_grad()
         # A stack's losses add up: each student's parameters appear in its own term only.
-        loss.mean(-1).sum().backward()
+        loss.mean(-1).sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.optimizer.step()
         self.step += 1
 
@@ -198,7 +198,8 @@ class Distillation:
             return self.teacher_logits[index]
         with self._autocast():
             flat = images.flatten(0, index.dim() - 1)
-            return self.problem.teacher(flat).float().unflatten(0, index.shape)
+            logits: Tensor = self.problem.teacher(flat)
+        return logits.float().unflatten(0, index.shape)
 
     def _autocast(self) -> torch.autocast:
         device = self.problem.device.type
@@ -209,14 +210,14 @@ class Distillation:
 def predict(student: nn.Module, dataset: Dataset, part: Part, batch_size: int = 500) -> Tensor:
     """Logits of a part in eval mode: `[N, C]`, or `[S, N, C]` for a stack of students; float32."""
     student.eval()
-    stacked = isinstance(student, StackedStudent)
     logits = []
     for start in range(0, len(part), batch_size):
         index = torch.arange(start, min(start + batch_size, len(part)), device=part.labels.device)
         images = dataset.batch(part, index)
-        images = images.expand(student.size, *images.shape) if stacked else images
+        if isinstance(student, StackedStudent):
+            images = images.expand(student.size, *images.shape)
         logits.append(student(images).float())
-    return torch.cat(logits, 1 if stacked else 0)
+    return torch.cat(logits, -2)
 
 
 def evaluate(student: nn.Module, dataset: Dataset, part: Part) -> Tensor:

@@ -15,9 +15,9 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from rltemp.errors import BadInputError
+from rltemp.losses import log_softmax
 from rltemp.names import lookup
 from rltemp.types import Signals
 
@@ -38,26 +38,32 @@ class Statistics:
 
     @cached_property
     def student_log_probs(self) -> Tensor:
-        return F.log_softmax(self.student, -1)
+        """Log-probabilities of the student at T = 1, `[..., C]`."""
+        return log_softmax(self.student)
 
     @cached_property
     def teacher_log_probs(self) -> Tensor:
-        return F.log_softmax(self.teacher, -1)
+        """Log-probabilities of the teacher at T = 1, `[..., C]`."""
+        return log_softmax(self.teacher)
 
     @cached_property
     def teacher_probs(self) -> Tensor:
+        """Probabilities of the teacher at T = 1, `[..., C]`."""
         return self.teacher_log_probs.exp()
 
     @cached_property
     def student_std(self) -> Tensor:
+        """Standard deviation of the student's logits, `[...]`."""
         return _spread(self.student)
 
     @cached_property
     def teacher_std(self) -> Tensor:
+        """Standard deviation of the teacher's logits, `[...]`."""
         return _spread(self.teacher)
 
     @property
     def labels(self) -> Tensor:
+        """Labels, `[...]`; an error where the signals carry none."""
         if self.signals.labels is None:
             raise BadInputError("this policy's features need labels; the signals carry none")
         return self.signals.labels

@@ -88,7 +88,7 @@ def dtkd(
     """DTKD's whole published objective: its rule, an extra plain divergence at the reference, and a warm-up.
 
     Wei and Bai (2024), https://arxiv.org/abs/2404.12711, with the default weights of the authors' code (gamma 1,
-    alpha 3, beta 1; per-pair values there are alpha 1 to 3, beta 0.5 to 2). The warm-up of the code is 20 of 240 epochs.
+    alpha 3, beta 1; per-pair values there are alpha 1 to 3, beta 0.5 to 2). The code warms up over 20 of 240 epochs.
     """
     rule = rules.dtkd(reference)
     return Method("dtkd", rule, ce_weight, kd_weight, plain_kd_weight, float(reference), warmup)
@@ -158,4 +158,3 @@ def reference_method(spec: str) -> Method:
 def is_file_name(spec: str) -> bool:
     """Tell whether `spec` names a policy file rather than a rule: it has a suffix we know, a slash, or it exists."""
     return spec.endswith((".safetensors", ".zip", ".pt", ".pth", ".pkl")) or "/" in spec or Path(spec).is_file()
-

@@ -61,9 +61,7 @@ def mlp(option: str, image_shape: ImageShape, num_classes: int) -> nn.Module:
     """Return a perceptron with ReLUs; `option` holds the hidden widths, `64x32` (default: one layer of 8)."""
     widths = (option or "8").split("x")
     if not all(width.isdecimal() and int(width) > 0 for width in widths):
-        raise BadInputError(
-            f"cannot read 'mlp:{option}': needed are hidden widths above 0, as in mlp:8 or mlp:64x64"
-        )
+        raise BadInputError(f"cannot read 'mlp:{option}': needed are hidden widths above 0, as in mlp:8 or mlp:64x64")
     return _perceptron([int(width) for width in widths], image_shape, num_classes)
 
 
@@ -73,9 +71,7 @@ def resnet(
     """Return a `ResNet`; images need 8 pixels a side, which it halves twice."""
     _refuse_option("resnet", option)
     if min(image_shape[1:]) < 8:
-        raise BadInputError(
-            f"ResNets need images of at least 8 x 8 pixels; got {image_shape[1]} x {image_shape[2]}"
-        )
+        raise BadInputError(f"ResNets need images of at least 8 x 8 pixels; got {image_shape[1]} x {image_shape[2]}")
     return ResNet(blocks, widths, image_shape[0], num_classes)
 
 
@@ -94,9 +90,7 @@ class ResNet(nn.Module):
         num_classes: C, the number of logits.
     """
 
-    def __init__(
-        self, blocks: int, widths: tuple[int, int, int, int], channels: int, num_classes: int
-    ) -> None:
+    def __init__(self, blocks: int, widths: tuple[int, int, int, int], channels: int, num_classes: int) -> None:
         super().__init__()
         self.conv1 = _convolution(channels, widths[0], 3)
         self.bn1 = nn.BatchNorm2d(widths[0])
@@ -127,9 +121,7 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(width_out)
         self.downsample: nn.Module = nn.Identity()
         if stride != 1 or width_in != width_out:
-            self.downsample = nn.Sequential(
-                _convolution(width_in, width_out, 1, stride), nn.BatchNorm2d(width_out)
-            )
+            self.downsample = nn.Sequential(_convolution(width_in, width_out, 1, stride), nn.BatchNorm2d(width_out))
 
     def forward(self, images: Tensor) -> Tensor:
         """Map `[B, width_in, H, W]` to `[B, width_out, H / stride, W / stride]`."""

@@ -83,10 +83,7 @@ class TaskOptions(RunOptions):
 
     def folder(self) -> Path:
         """The run's folder."""
-        return (
-            self.out
-            or Path("runs") / f"{self.command}-{re.sub(r'[^A-Za-z0-9._]+', '-', self.task).strip('-')}"
-        )
+        return self.out or Path("runs") / f"{self.command}-{re.sub(r'[^A-Za-z0-9._]+', '-', self.task).strip('-')}"
 
     def problem(self) -> Problem:
         """Load the task, its data and its teacher, which is trained where it has to be.

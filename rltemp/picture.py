@@ -28,7 +28,8 @@ class TemperatureTrace:
 
     Args:
         progress: How much of the run was done, 0 to 1.
-        teacher_margin: The teacher's first minus its second probability, 0 to 1.
+        teacher_margin: The teacher's first minus its second logit, in standard deviations of its logits. (The
+            difference of probabilities is near 1 for almost every sample of a good teacher, and shows nothing.)
         student_temperature: Positive.
         teacher_temperature: Positive.
         reference: The temperature that an idle policy would give.
@@ -62,9 +63,7 @@ def picture(
     atomic_write(path, data.getvalue())
 
 
-def figure(
-    arms: Sequence[Arm], baseline: str, trace: TemperatureTrace | None = None, title: str = ""
-) -> Figure:
+def figure(arms: Sequence[Arm], baseline: str, trace: TemperatureTrace | None = None, title: str = "") -> Figure:
     """Draw every arm's difference to the baseline and, given a trace, the temperatures that were learned.
 
     Args:
@@ -80,9 +79,7 @@ def figure(
     rows = table_rows(arms, [baseline])
     drawn = Figure(figsize=(15 if trace else 10, max(4.8, 1.9 + 0.32 * len(rows))), layout="constrained")
     drawn.suptitle(f"{title} ({seeds(rows)})" if title else seeds(rows), fontsize=14, parse_math=False)
-    panels = drawn.subplots(1, 3 if trace else 1, squeeze=False, width_ratios=[1.4, 1, 1] if trace else None)[
-        0
-    ]
+    panels = drawn.subplots(1, 3 if trace else 1, squeeze=False, width_ratios=[1.4, 1, 1] if trace else None)[0]
     _draw_differences(panels[0], rows, baseline)
     if trace:
         _draw_temperatures(panels[1:], trace)
@@ -106,9 +103,7 @@ def _draw_differences(panel: Axes, rows: Sequence[Row], baseline: str) -> None:
             below = pair.mean < 0
             edge, step = (left, pad) if below else (right, -pad)
             panel.plot(edge, y, marker="<" if below else ">", color=colour)
-            panel.text(
-                edge + 0.7 * step, y, f"{pair.mean:+.1f}", va="center", ha="left" if below else "right"
-            )
+            panel.text(edge + 0.7 * step, y, f"{pair.mean:+.1f}", va="center", ha="left" if below else "right")
         panel.text(1.02, y, f"{row.accuracy:.2f}", transform=beside, va="center")
     panel.text(1.02, len(rows) - 0.3, "mean %", transform=beside, color=GREY)
     panel.set_yticks(range(len(rows)), [short(row.rule) for row in ordered], parse_math=False)
@@ -141,8 +136,7 @@ def _draw_temperatures(panels: Sequence[Axes], trace: TemperatureTrace) -> None:
             x, low, middle, high = _bins(along, temperatures)
             panel.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
             panel.plot(x, middle, style, color=colour, markersize=4, label=name)
-        panel.axhline(trace.reference, color=GREY, linestyle="--", label=f"reference ({trace.reference:g})")
-        panel.set_xlim(0, 1)
+        panel.axhline(trace.reference, color=GREY, linestyle="--", label=f"reference, mean {trace.reference:.3g}")
         panel.grid(axis="y", alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -150,13 +144,14 @@ def _draw_temperatures(panels: Sequence[Axes], trace: TemperatureTrace) -> None:
     panels[0].set_ylim(min(bottom, 0.45 * trace.reference), max(top, 2.2 * trace.reference))
     panels[0].set_ylabel("temperature (median, 5-95 % band; log)")
     panels[0].set_xlabel("progress of the run (0 start, 1 end)")
-    panels[1].set_xlabel("teacher's margin (1st - 2nd probability)")
+    panels[1].set_xlabel("teacher's margin (1st - 2nd logit, deviations)")
     panels[0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, columnspacing=1)
 
 
 def _bins(x: NDArray[np.float64], y: NDArray[np.float64], count: int = 20) -> NDArray[np.float64]:
     """Return `[4, bins]`: median x and the 5, 50, 95 % quantiles of y, of bins with 0.2 % of the samples."""
-    index = np.clip((np.asarray(x) * count).astype(int), 0, count - 1)
+    span = np.ptp(x) or 1.0
+    index = np.clip(((x - np.min(x)) / span * count).astype(int), 0, count - 1)
     held = np.bincount(index, minlength=count)
     chosen = [index == number for number in np.flatnonzero(held >= max(1, len(index) / 500))]
     bins = [(np.median(x[here]), *np.quantile(y[here], [0.05, 0.5, 0.95])) for here in chosen]

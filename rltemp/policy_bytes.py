@@ -81,9 +81,7 @@ def read_bytes(path: Path) -> bytes:
         message = f"policy file {path} does not exist. Train one with `rltemp train-policy`"
         raise BadInputError(one_line(message)) from None
     except OSError as error:
-        raise ArtifactRefusedError(
-            f"cannot be read ({error.strerror}). Check its name and permissions"
-        ) from None
+        raise ArtifactRefusedError(f"cannot be read ({error.strerror}). Check its name and permissions") from None
 
 
 def tensor_shapes(layers: Sequence[tuple[int, int]]) -> dict[str, tuple[int, ...]]:
@@ -148,8 +146,7 @@ def _manifest_text(header: Any) -> tuple[str, str]:
 def _check_manifest_size(text: str) -> None:
     if not text.isascii() or len(text) > MAX_MANIFEST_BYTES:
         raise ArtifactRefusedError(
-            f"manifest has {len(text)} characters; needed: ASCII, {MAX_MANIFEST_BYTES} at most. "
-            "Shorten its provenance"
+            f"manifest has {len(text)} characters; needed: ASCII, {MAX_MANIFEST_BYTES} at most. Shorten its provenance"
         )
 
 

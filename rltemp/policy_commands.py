@@ -24,6 +24,7 @@ DEMO_RULES = (
     "fixed:4",
     "fixed:8",
     "fixed:16",
+    "fixed:temperature=1|2|4|8,ce_weight=1,kd_weight=4",  # plain KD at the loss weights of DTKD's objective
     "dtkd:1|2|4|8",  # the whole published objective, and then its rule at plain KD's weights
     "dtkd:reference=1|2|4|8,ce_weight=0.1,kd_weight=0.9,plain_kd_weight=0,warmup=0",
 )
@@ -84,9 +85,7 @@ class Demo(TaskOptions):
         """Do it; every part is a run of its own, and one that is finished is not done again."""
         at_least(1, seeds=self.seeds, updates=self.updates)
         out = self.folder()
-        shared = {
-            f.name: getattr(self, f.name) for f in fields(TaskOptions) if f.name not in ("out", "config")
-        }
+        shared = {f.name: getattr(self, f.name) for f in fields(TaskOptions) if f.name not in ("out", "config")}
         policy = PolicyOptions() if self.updates is None else PolicyOptions(updates=self.updates)
         rule = str(out / "policy" / "policy.safetensors")
         say("1 of 4: the teacher.")

@@ -110,9 +110,7 @@ def write_policy(
             action=action,
             reference=reference,
             weights_sha256=weights_sha256(tensors, layers),
-            self_test=SelfTest(
-                seed=self_test_seed, expected=_self_test_actions(tensors, activation, self_test_seed)
-            ),
+            self_test=SelfTest(seed=self_test_seed, expected=_self_test_actions(tensors, activation, self_test_seed)),
             provenance=dict(provenance or {}),
         )
         data = pack(manifest, tensors)
@@ -170,9 +168,7 @@ def _check_self_test(manifest: PolicyManifest, weights: Mapping[str, Tensor]) ->
             )
 
 
-def _self_test_actions(
-    weights: Mapping[str, Tensor], activation: str, seed: int
-) -> tuple[tuple[float, float], ...]:
+def _self_test_actions(weights: Mapping[str, Tensor], activation: str, seed: int) -> tuple[tuple[float, float], ...]:
     """Mean actions [16, 2] on standard-normal observations; float64, so the order of sums is no matter."""
     doubles = {name: tensor.double() for name, tensor in weights.items()}
     # RandomState, because numpy keeps its stream for ever and reserves the right to change default_rng's.

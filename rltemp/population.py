@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
@@ -19,6 +18,7 @@ class StackedStudent(nn.Module):
     Args:
         modules: The students; their weights are copied.
 
+    >>> import torch
     >>> stack = StackedStudent([nn.Linear(3, 2), nn.Linear(3, 2)])
     >>> stack(torch.zeros(2, 5, 3)).shape
     torch.Size([2, 5, 2])
@@ -27,14 +27,14 @@ class StackedStudent(nn.Module):
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         super().__init__()
         self.size = len(modules)
-        parameters, buffers = stack_module_state(list(modules))  # type: ignore[arg-type]
+        parameters, buffers = stack_module_state(list(modules))
         self._parameter_names = list(parameters)
         self._buffer_names = list(buffers)
         self.stacked = nn.ParameterList(nn.Parameter(value.detach().clone()) for value in parameters.values())
         for position, value in enumerate(buffers.values()):
             self.register_buffer(f"stacked_buffer_{position}", value.clone())
-        # The skeleton gives the forward pass; its own weights are never used, so it is kept out of the module tree.
-        object.__setattr__(self, "_skeleton", modules[0])
+        # The skeleton gives the forward pass; its own weights are never used. A tuple keeps it out of the module tree.
+        self._skeleton = (modules[0],)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images `[S, B, ...]` to logits `[S, B, C]`, student s on images s."""
@@ -51,7 +51,6 @@ class StackedStudent(nn.Module):
         return state
 
     def _call(self, state: dict[str, Tensor], images: Tensor) -> Tensor:
-        skeleton: nn.Module = self._skeleton
-        skeleton.train(self.training)
-        output: Tensor = functional_call(skeleton, state, (images,))
+        self._skeleton[0].train(self.training)
+        output: Tensor = functional_call(self._skeleton[0], state, (images,))
         return output

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rltemp.features import featurize
 from rltemp.methods import Method
 from rltemp.picture import TemperatureTrace
 from rltemp.policy import Policy
@@ -44,9 +45,7 @@ class Recorder:
     def trace(self) -> TemperatureTrace:
         """What was kept of a run; of its first step at least."""
         rows = torch.cat(self._kept)
-        thinned = rows[
-            :: -(-len(rows) // TRACE_POINTS)
-        ].double()  # a run of more steps than points keeps too many
+        thinned = rows[:: -(-len(rows) // TRACE_POINTS)].double()  # a run of more steps than points keeps too many
         progress, margin, student, teacher = thinned.T.numpy()
         return TemperatureTrace(progress, margin, student, teacher, float(np.mean(self._references)))
 
@@ -55,10 +54,10 @@ class Recorder:
         count = signals.shape.numel()
         drawn = torch.randint(count, (min(self.per_step, count),), generator=self._generator)
         drawn = drawn.to(temperatures.teacher.device)
-        first = signals.teacher_logits.flatten(0, -2)[drawn].float().softmax(-1).topk(2).values
+        margin = featurize(signals, ["teacher_margin"]).flatten()[drawn] + 1  # the feature is the margin less one
         student, teacher = temperatures.student.flatten()[drawn], temperatures.teacher.flatten()[drawn]
         progress = torch.full_like(student, signals.progress)
-        self._kept.append(torch.stack([progress, first[:, 0] - first[:, 1], student, teacher], -1).cpu())
+        self._kept.append(torch.stack([progress, margin, student, teacher], -1).cpu())
         reference = self.policy.reference.rule
         assert reference is not None  # a policy's reference has temperatures, checked where it is loaded
         self._references.append(float(reference(signals).teacher.mean()))

@@ -56,9 +56,7 @@ def console_table(rows: Sequence[Row], title: str = "") -> Table:
     for index, name in enumerate(head[: 3 + len(rows[0].differences)]):
         # Where space is short, rules fold and intervals go below their difference; a number is never broken.
         header = Text(name.replace(" (", "\n("))
-        table.add_column(
-            header, justify="right" if index else "left", overflow="fold", no_wrap=index in (1, 2)
-        )
+        table.add_column(header, justify="right" if index else "left", overflow="fold", no_wrap=index in (1, 2))
     for row, (rule, accuracy, error, *rest) in zip(rows, body, strict=True):
         first = Text.assemble(rule, (f"\n{row.note}" if row.note else "", "dim"))
         cells = [
@@ -69,9 +67,7 @@ def console_table(rows: Sequence[Row], title: str = "") -> Table:
     return table
 
 
-def write_csv(
-    path: Path, task: str, teacher: str, student: str, arms: Sequence[Arm], seeds: Sequence[int]
-) -> None:
+def write_csv(path: Path, task: str, teacher: str, student: str, arms: Sequence[Arm], seeds: Sequence[int]) -> None:
     """Write one line an arm and seed: `CSV_COLUMNS`, accuracies as fractions with six decimals.
 
     Raises:
@@ -82,9 +78,7 @@ def write_csv(
     writer.writerow(CSV_COLUMNS)
     for arm in arms:
         if len(arm.test_accuracy) != len(seeds):
-            raise BadInputError(
-                f"arm {arm.rule!r} has {len(arm.test_accuracy)} accuracies for {len(seeds)} seeds"
-            )
+            raise BadInputError(f"arm {arm.rule!r} has {len(arm.test_accuracy)} accuracies for {len(seeds)} seeds")
         for seed, test, validation in zip(seeds, arm.test_accuracy, arm.validation_accuracy, strict=True):
             writer.writerow([task, teacher, student, arm.rule, seed, f"{test:.6f}", f"{validation:.6f}"])
     atomic_write(path, text.getvalue().encode())

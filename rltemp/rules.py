@@ -84,7 +84,7 @@ def check_temperatures(temperatures: Temperatures, source: str) -> None:
         if not bool(good.all()):
             sample = int(torch.nonzero(~good.flatten())[0])
             raise BadInputError(
-                f"{name} temperature must be finite and above 0; got {float(values.flatten()[sample])} "
+                f"{name} temperature must be finite and above 0; got {float(values.detach().flatten()[sample])} "
                 f"for sample {sample} from {source}"
             )
 

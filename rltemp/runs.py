@@ -48,16 +48,12 @@ def open_run(out: Path, command: str, config: Mapping[str, Any]) -> dict[str, An
         # A run killed at its very first write leaves a temporary file and no more.
         empty = all(entry.suffix == ".tmp" for entry in out.iterdir())
     except OSError as error:
-        raise BadInputError(
-            f"cannot use {out} as a run folder: {_reason(error)}. Choose another --out"
-        ) from error
+        raise BadInputError(f"cannot use {out} as a run folder: {_reason(error)}. Choose another --out") from error
     if empty:
         atomic_write(out / CONFIG, _encode(wanted))
         return None
     if not (out / CONFIG).exists():
-        raise BadInputError(
-            f"{out} is not an rltemp run folder (files, but no {CONFIG}). Choose another --out"
-        )
+        raise BadInputError(f"{out} is not an rltemp run folder (files, but no {CONFIG}). Choose another --out")
     finished = (out / RESULT).exists()
     changes = _changes(read_json(out / CONFIG), wanted)
     if changes:
@@ -80,9 +76,7 @@ def finish_run(folder: Path, result: Mapping[str, Any], seconds: float) -> dict[
         BadInputError: Where the folder already holds a result, or cannot be written.
     """
     if (folder / RESULT).exists():
-        raise BadInputError(
-            f"{folder} already holds a finished run; nothing was overwritten. Choose another --out"
-        )
+        raise BadInputError(f"{folder} already holds a finished run; nothing was overwritten. Choose another --out")
     machine = {"system": platform.system(), "machine": platform.machine(), "processors": os.cpu_count()}
     added = {"seconds": round(seconds, 3), "versions": versions(), "platform": machine}
     written: dict[str, Any] = _plain({**result, **added})
@@ -166,9 +160,7 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any], most: int = 4) -> s
     """What differs, as `seed 0 -> 1, rules[1] fixed:4 -> dtkd`; empty where nothing does."""
     before, after = dict(_leaves(old)), dict(_leaves(new))
     keys = [key for key in {**before, **after} if before.get(key, "absent") != after.get(key, "absent")]
-    shown = [
-        f"{key} {before.get(key, 'absent'):.60} -> {after.get(key, 'absent'):.60}" for key in keys[:most]
-    ]
+    shown = [f"{key} {before.get(key, 'absent'):.60} -> {after.get(key, 'absent'):.60}" for key in keys[:most]]
     return ", ".join(shown + [f"{len(keys) - most} more"] * (len(keys) > most))
 
 

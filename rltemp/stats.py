@@ -66,9 +66,7 @@ def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> P
         raise BadInputError(f"confidence must be between 0 and 1, as in 0.95; got {confidence}")
     first, second = _finite_row(a), _finite_row(b)
     if len(first) != len(second):
-        raise BadInputError(
-            f"pairs need one value a seed on both sides; got {len(first)} and {len(second)} values"
-        )
+        raise BadInputError(f"pairs need one value a seed on both sides; got {len(first)} and {len(second)} values")
     differences = first - second
     mean, n = float(differences.mean()), len(differences)
     if n < 2:
@@ -90,7 +88,5 @@ def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> P
 def _finite_row(values: ArrayLike) -> NDArray[np.float64]:
     row = np.asarray(values, dtype=np.float64)
     if row.ndim != 1 or not len(row) or not np.isfinite(row).all():
-        raise BadInputError(
-            f"needed: one finite value a seed, shape [n]; got {np.array2string(row, threshold=8)}"
-        )
+        raise BadInputError(f"needed: one finite value a seed, shape [n]; got {np.array2string(row, threshold=8)}")
     return row

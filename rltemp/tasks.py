@@ -78,7 +78,7 @@ class Task:
         metric: What rewards measure on probe data: `margin` (a smooth accuracy) or `log_likelihood`.
         split_seed: Draws the four parts of the data.
         teacher_seed: Draws the teacher's initial weights and batches.
-        teacher_weights: A file of weights for the teacher (safetensors, or a torch file of tensors); else it is trained.
+        teacher_weights: A file of weights for the teacher (safetensors or a torch file); without one it is trained.
     """
 
     name: str

@@ -18,12 +18,12 @@ from torch import nn
 
 from rltemp.data import Dataset, Part
 from rltemp.datasets import load_dataset
-from rltemp.toy import toy_teacher
 from rltemp.distill import Distillation, Problem, evaluate, predict, train
 from rltemp.errors import BadInputError, TrainingDivergedError
 from rltemp.methods import none
 from rltemp.models import build_model
 from rltemp.tasks import Task
+from rltemp.toy import toy_teacher
 from rltemp.weights import load_weights, save_weights
 
 OnStep = Callable[[int, int], None]

@@ -65,9 +65,7 @@ def step_scalars(signals: Signals, loss: Tensor) -> dict[str, float]:
         raise ValueError("step_scalars needs labels; these signals carry none")
     constants = Signals(student, teacher, labels)
     predicted = student.argmax(-1)
-    divergence = F.kl_div(
-        F.log_softmax(student, -1), F.log_softmax(teacher, -1), reduction="none", log_target=True
-    )
+    divergence = F.kl_div(F.log_softmax(student, -1), F.log_softmax(teacher, -1), reduction="none", log_target=True)
     return {
         "kd/loss": float(loss.detach().mean()),
         "kd/cross_entropy": float(cross_entropy(constants).mean()),

@@ -1,5 +1,4 @@
-"""What everything around the student costs: ratios of step times, measured interleaved in one process on one
-thread.
+"""What everything around the student costs: ratios of step times, interleaved in one process and thread.
 
     python scripts/bench.py [--quick]
 
@@ -89,9 +88,7 @@ def policy_to_fixed(problem: Problem, rounds: int) -> float:
             },
             activation="tanh",
             features=[
-                PolicyFeature(
-                    name=name, version=FEATURES[name].version, unit=FEATURES[name].unit, mean=0.0, std=1.0
-                )
+                PolicyFeature(name=name, version=FEATURES[name].version, unit=FEATURES[name].unit, mean=0.0, std=1.0)
                 for name in DEFAULT_FEATURES
             ],
             action=PolicyAction(ratio=5.0, minimum=0.5, maximum=20.0),

@@ -71,9 +71,7 @@ def make_problem() -> Callable[..., Problem]:
     ) -> Problem:
         part, classes, channels = Part(images, labels), int(labels.max()) + 1, images.shape[1]
         own = Recipe(**{"epochs": 1, "batch_size": 2, "learning_rate": 0.5, "schedule": "constant", **recipe})
-        dataset = Dataset(
-            "own", part, part, part, part, classes, torch.zeros(channels), torch.ones(channels), augment
-        )
+        dataset = Dataset("own", part, part, part, part, classes, torch.zeros(channels), torch.ones(channels), augment)
         if teacher is None and teacher_logits is None:
             teacher_logits = torch.zeros(len(part), classes)
         task = Task("own", "linear", student, own, own)

@@ -21,9 +21,7 @@ def reference_of(temperature: float = 4.0, *shape: int) -> Temperatures:
 @pytest.mark.parametrize("name", sorted(RULES))
 @given(seed=st.integers(0, 10**6), scale=st.sampled_from([0.0, 0.1, 3.0, 1e3]), ratio=st.floats(1.01, 100))
 @settings(max_examples=30)
-def test_an_action_of_zero_is_every_rule_to_the_last_bit(
-    name: str, seed: int, scale: float, ratio: float
-) -> None:
+def test_an_action_of_zero_is_every_rule_to_the_last_bit(name: str, seed: int, scale: float, ratio: float) -> None:
     student, teacher = torch.randn(2, 2, 16, 10, generator=torch.Generator().manual_seed(seed)) * scale
     reference = RULES[name]()(Signals(student, teacher, torch.zeros(2, 16, dtype=torch.long)))
     same = ActionScale(ratio, 1.0, 5.0).apply(reference, torch.zeros(2, 16, 2))

@@ -45,7 +45,11 @@ def short_digits() -> Problem:
 def mean_log_likelihood(problem: Problem, rule: str) -> float:
     run = Distillation(problem, list(range(16)))
     student = train(run, load_method(rule))
-    return float(rewards.log_likelihood(predict(student, problem.dataset, problem.dataset.test), problem.dataset.test.labels).mean())
+    return float(
+        rewards.log_likelihood(
+            predict(student, problem.dataset, problem.dataset.test), problem.dataset.test.labels
+        ).mean()
+    )
 
 
 def learned_on_the_toy(problem: Problem, out: Path) -> float:
@@ -162,7 +166,7 @@ def test_the_draw_is_mirrored_and_shared_by_all_samples_and_steps_of_a_student(s
 
 
 def test_the_gradient_at_the_first_pass_is_the_advantage_weighted_draw(short_digits: Problem) -> None:
-    """PPO's objective at a ratio of one has the gradient of the score function: mean of advantage * noise / variance."""
+    """At a ratio of one PPO's objective has the score function's gradient: mean of advantage * noise / variance."""
     env = make_env(short_digits, QUICK)
     policy = make_model(env, QUICK).policy
     policy.draw(4)

@@ -65,9 +65,7 @@ def test_the_folders_envs_and_agents_are_imported_by_their_installed_names() -> 
 def test_every_package_is_declared_and_mapped() -> None:
     setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
     found = {file.parent.name for file in ROOT.glob("*/__init__.py")}
-    nested = {
-        f"{file.parent.relative_to(ROOT)}".replace("/", ".") for file in ROOT.glob("rltemp/*/__init__.py")
-    }
+    nested = {f"{file.parent.relative_to(ROOT)}".replace("/", ".") for file in ROOT.glob("rltemp/*/__init__.py")}
     assert {"rltemp"} | nested == set(setuptools["packages"]) == set(setuptools["package-dir"])
     assert found == set(setuptools["package-dir"].values()) == {"rltemp", "envs", "agents"}
     assert not [*ROOT.glob("envs/*/*.py"), *ROOT.glob("agents/*/*.py")], "both folders are flat"
@@ -104,7 +102,4 @@ def test_nothing_runs_code_out_of_a_file(file: Path) -> None:
 
 @pytest.mark.parametrize("file", SOURCE, ids=lambda file: f"{file.parent.name}/{file.name}")
 def test_no_path_of_somebodys_machine_is_in_the_source(file: Path) -> None:
-    assert (
-        re.findall(r"""["'\s](?:/(?:home|root|work|tmp|Users|mnt|data)/|[A-Z]:\\)""", file.read_text("utf-8"))
-        == []
-    )
+    assert re.findall(r"""["'\s](?:/(?:home|root|work|tmp|Users|mnt|data)/|[A-Z]:\\)""", file.read_text("utf-8")) == []

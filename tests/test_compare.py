@@ -71,9 +71,7 @@ def test_a_diverged_student_is_counted_and_stops_nobody():
 
 def test_progress_counts_every_step_of_every_stack(toy: Problem):
     seen: list[tuple[str, int, int]] = []
-    compare(
-        toy, ["none", "fixed:1|2"], [0, 1], selection_seeds=1, on_progress=lambda *told: seen.append(told)
-    )
+    compare(toy, ["none", "fixed:1|2"], [0, 1], selection_seeds=1, on_progress=lambda *told: seen.append(told))
     assert [step for _, step, _ in seen] == list(range(1, len(seen) + 1))
     assert {steps for _, _, steps in seen} == {len(seen)}
     assert seen[0][0] == "fixed:1"

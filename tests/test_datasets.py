@@ -57,9 +57,7 @@ def test_digits_keep_each_image_with_its_label() -> None:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    labels = {
-        image.astype(np.uint8).tobytes(): int(y) for image, y in zip(bunch.images, bunch.target, strict=True)
-    }
+    labels = {image.astype(np.uint8).tobytes(): int(y) for image, y in zip(bunch.images, bunch.target, strict=True)}
     test = load_dataset("digits", split_seed=3).test
     assert [labels[row] for row in rows(test)] == test.labels.tolist()
 
@@ -122,9 +120,7 @@ def write_cifar(root: Path) -> None:
         pixels[:, 0] = np.arange(20) % 10  # the first red pixel tells the class
         batch = {"data": pixels, "labels": [int(pixel) for pixel in pixels[:, 0]]}
         (folder / name).write_bytes(pickle.dumps(batch))
-    (folder / "batches.meta").write_bytes(
-        pickle.dumps({"label_names": [f"class {number}" for number in range(10)]})
-    )
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"class {number}" for number in range(10)]}))
 
 
 def test_cifar_takes_probe_and_validation_from_the_official_training_part(
@@ -151,9 +147,7 @@ def test_a_failed_download_says_where_the_file_goes(tmp_path: Path, monkeypatch:
         raise OSError("no route to host")
 
     monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", offline)
-    with pytest.raises(
-        BadInputError, match=r"no route to host.*cifar-100-python.tar.gz.*RLTEMP_DATA"
-    ) as caught:
+    with pytest.raises(BadInputError, match=r"no route to host.*cifar-100-python.tar.gz.*RLTEMP_DATA") as caught:
         load_dataset("cifar100", root=tmp_path)
     assert str(tmp_path) in str(caught.value)
 

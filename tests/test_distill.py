@@ -26,9 +26,7 @@ class Watch:
 
     def __init__(self, module: nn.Module) -> None:
         self.inputs: list[Tensor] = []
-        self.handle = module.register_forward_hook(
-            lambda _, inputs, __: self.inputs.append(inputs[0].detach())
-        )
+        self.handle = module.register_forward_hook(lambda _, inputs, __: self.inputs.append(inputs[0].detach()))
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -78,9 +76,7 @@ def test_an_update_is_stochastic_gradient_descent_worked_by_hand(make_problem: P
     # Its margin is now 2 * 0.375 x: it is wrong by sigmoid(-0.75) and sigmoid(-1.5).
     first, second = 1 / (1 + math.exp(0.75)), 1 / (1 + math.exp(1.5))
     velocity = 0.9 * -0.75 + ((-first - 2 * second) / 2 + 0.1 * 0.375)
-    assert weight.flatten().tolist() == pytest.approx(
-        [0.375 - 0.5 * velocity, -0.375 + 0.5 * velocity], abs=1e-6
-    )
+    assert weight.flatten().tolist() == pytest.approx([0.375 - 0.5 * velocity, -0.375 + 0.5 * velocity], abs=1e-6)
     velocity = (-first + second) / 2
     assert bias.tolist() == pytest.approx([-0.5 * velocity, 0.5 * velocity], abs=1e-6)
     assert run.done
@@ -158,9 +154,7 @@ def test_a_step_is_one_forward_of_the_student_and_none_of_a_teacher_whose_logits
 def test_where_views_change_the_teacher_sees_once_a_step_what_the_student_sees(
     make_problem: ProblemMaker, pictures: tuple[Tensor, Tensor], seeds: Any
 ) -> None:
-    problem = make_problem(
-        *pictures, teacher=Brightness(), augment=True, batch_size=4, learning_rate=1e-4, epochs=2
-    )
+    problem = make_problem(*pictures, teacher=Brightness(), augment=True, batch_size=4, learning_rate=1e-4, epochs=2)
     run = Distillation(problem, seeds)
     student, teacher = Watch(run.student), Watch(problem.teacher)
     train(run, load_method("fixed"))
@@ -198,9 +192,7 @@ def test_a_stack_gives_each_student_the_weights_that_it_has_alone(digits: Proble
 def test_a_stack_augments_each_students_images_as_alone(
     make_problem: ProblemMaker, pictures: tuple[Tensor, Tensor]
 ) -> None:
-    problem = make_problem(
-        *pictures, teacher=Brightness(), augment=True, batch_size=4, learning_rate=1e-5, epochs=2
-    )
+    problem = make_problem(*pictures, teacher=Brightness(), augment=True, batch_size=4, learning_rate=1e-5, epochs=2)
     stack = Distillation(problem, [7, 8])
     seen = Watch(stack.student)
     train(stack, load_method("none"))
@@ -224,9 +216,7 @@ def test_restart_gives_the_marked_students_their_initial_weights_and_no_momentum
     for _ in range(4):
         run.update(load_method("fixed").loss(run.observe()))
     before = [parameter.detach().clone() for parameter in run.student.parameters()]
-    velocity = [
-        run.optimizer.state[parameter]["momentum_buffer"].clone() for parameter in run.student.parameters()
-    ]
+    velocity = [run.optimizer.state[parameter]["momentum_buffer"].clone() for parameter in run.student.parameters()]
     run.restart(torch.tensor([False, True, False]))
     rows = zip(run.student.parameters(), fresh.student.parameters(), before, velocity, strict=True)
     for parameter, initial, trained, speed in rows:
@@ -338,9 +328,7 @@ def test_predict_runs_in_eval_mode_in_the_order_of_the_part_and_leaves_the_weigh
     assert_same_weights(before, state_of(run.student))
 
 
-def test_accuracy_is_the_share_of_right_answers(
-    make_problem: ProblemMaker, pictures: tuple[Tensor, Tensor]
-) -> None:
+def test_accuracy_is_the_share_of_right_answers(make_problem: ProblemMaker, pictures: tuple[Tensor, Tensor]) -> None:
     problem = make_problem(*pictures)
 
     class First(nn.Module):

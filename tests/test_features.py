@@ -77,9 +77,7 @@ def test_columns_come_in_the_order_asked_for() -> None:
 @pytest.mark.parametrize("shift", [-20.0, 7.5])
 def test_no_feature_sees_a_shift_of_the_logits(name: str, shift: float) -> None:
     signals = random_signals((50,), 10)
-    shifted = Signals(
-        signals.student_logits + shift, signals.teacher_logits - shift, signals.labels, signals.progress
-    )
+    shifted = Signals(signals.student_logits + shift, signals.teacher_logits - shift, signals.labels, signals.progress)
     torch.testing.assert_close(featurize(signals, [name]), featurize(shifted, [name]), rtol=0, atol=2e-5)
 
 

@@ -34,14 +34,10 @@ def test_a_write_that_dies_before_the_rename_leaves_the_old_file(
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_the_file_reaches_the_disk_before_it_gets_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_file_reaches_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     named_at_sync: list[bool] = []
     sync = os.fsync
-    monkeypatch.setattr(
-        os, "fsync", lambda fd: (named_at_sync.append((tmp_path / "file").exists()), sync(fd))
-    )
+    monkeypatch.setattr(os, "fsync", lambda fd: (named_at_sync.append((tmp_path / "file").exists()), sync(fd)))
     atomic_write(tmp_path / "file", b"data")
     assert named_at_sync[0] is False
 

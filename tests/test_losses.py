@@ -73,9 +73,7 @@ def test_losses_are_never_averaged(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_losses_are_float32_whatever_the_logits_are(dtype: torch.dtype) -> None:
-    signals = Signals(
-        torch.randn(4, 100).to(dtype), torch.randn(4, 100).to(dtype), torch.zeros(4, dtype=torch.long)
-    )
+    signals = Signals(torch.randn(4, 100).to(dtype), torch.randn(4, 100).to(dtype), torch.zeros(4, dtype=torch.long))
     assert kd_loss(signals, fixed()(signals)).dtype == torch.float32
     assert cross_entropy(signals).dtype == torch.float32
 

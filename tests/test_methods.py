@@ -25,9 +25,7 @@ def at(vector: Vector, progress: float) -> Signals:
     return Signals(student.float()[None], teacher.float()[None], label[None], progress)
 
 
-@pytest.mark.parametrize(
-    ("progress", "share"), [(0.0, 0.0), (1 / 24, 0.5), (1 / 12, 1.0), (0.7, 1.0), (1.0, 1.0)]
-)
+@pytest.mark.parametrize(("progress", "share"), [(0.0, 0.0), (1 / 24, 0.5), (1 / 12, 1.0), (0.7, 1.0), (1.0, 1.0)])
 def test_dtkds_objective_by_hand_before_during_and_after_its_warm_up(
     vector_a: Vector, progress: float, share: float
 ) -> None:
@@ -37,9 +35,7 @@ def test_dtkds_objective_by_hand_before_during_and_after_its_warm_up(
 
 def test_every_weight_of_dtkd_can_be_given_by_name(vector_a: Vector) -> None:
     method = load_method("dtkd:reference=4,ce_weight=0.5,kd_weight=2,plain_kd_weight=0.25,warmup=0")
-    assert method.loss(at(vector_a, 0.0)).item() == pytest.approx(
-        0.5 * CE + 2 * DTKD + 0.25 * PLAIN, abs=1e-5
-    )
+    assert method.loss(at(vector_a, 0.0)).item() == pytest.approx(0.5 * CE + 2 * DTKD + 0.25 * PLAIN, abs=1e-5)
 
 
 def test_dtkds_rule_at_the_usual_weights_by_hand(vector_a: Vector) -> None:
@@ -122,9 +118,7 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_a_rule_of_ones_own_is_used_at_plain_distillations_weights(own_module: str, vector_a: Vector) -> None:
     method, signals = load_method(f"{own_module}:rule"), at(vector_a, 0.0)
-    divergence = kd_loss(
-        signals, Temperatures(torch.tensor([2.0]), torch.tensor([8.0]), torch.tensor([16.0]))
-    )
+    divergence = kd_loss(signals, Temperatures(torch.tensor([2.0]), torch.tensor([8.0]), torch.tensor([16.0])))
     torch.testing.assert_close(method.loss(signals), 0.1 * cross_entropy(signals) + 0.9 * divergence)
     assert method.name == "my_own_rules:rule"
     assert load_rule(f"{own_module}:rule")(signals).teacher.item() == 8.0

@@ -147,16 +147,12 @@ def test_two_students_stacked_train_and_keep_statistics_as_each_alone(spec: str)
         ("alexnet", (3, 32, 32), "cannot take images.*too small"),
     ],
 )
-def test_what_cannot_be_built_is_refused_with_the_reason(
-    spec: str, shape: tuple[int, int, int], message: str
-) -> None:
+def test_what_cannot_be_built_is_refused_with_the_reason(spec: str, shape: tuple[int, int, int], message: str) -> None:
     with pytest.raises(BadInputError, match=message):
         build_model(spec, shape, 10)
 
 
-@pytest.mark.parametrize(
-    "error", [RuntimeError("operator torchvision::nms does not exist"), ImportError("none")]
-)
+@pytest.mark.parametrize("error", [RuntimeError("operator torchvision::nms does not exist"), ImportError("none")])
 def test_a_broken_torchvision_stops_only_the_models_that_need_it(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,9 +15,7 @@ def demo(first: Any = 1, second: Any = 2) -> tuple[Any, Any]:
 
 
 def test_a_wrong_name_is_answered_with_the_closest_and_with_all() -> None:
-    with pytest.raises(
-        BadInputError, match="unknown rule 'fixd': did you mean 'fixed'\\? Known: dtkd, fixed"
-    ):
+    with pytest.raises(BadInputError, match="unknown rule 'fixd': did you mean 'fixed'\\? Known: dtkd, fixed"):
         lookup({"fixed": 1, "dtkd": 2}, "fixd", "rule")
 
 

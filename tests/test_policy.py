@@ -75,9 +75,7 @@ def random_signals(*shape: int, classes: int = 10, progress: float = 0.3) -> Sig
     return Signals(student, teacher, torch.zeros(shape, dtype=torch.long), progress)
 
 
-def test_a_policy_of_known_weights_gives_the_temperatures_worked_by_hand(
-    known: str, vector_a: Vector
-) -> None:
+def test_a_policy_of_known_weights_gives_the_temperatures_worked_by_hand(known: str, vector_a: Vector) -> None:
     teacher, student, label = vector_a
     signals = Signals(student.float()[None], teacher.float()[None], label[None], progress=0.75)
     temperatures = rltemp.load_rule(known)(signals)

@@ -103,9 +103,7 @@ def forge(
         manifest = compact(manifest)
     metadata = {"rltemp": manifest, "rltemp_sha256": hashlib.sha256(manifest.encode()).hexdigest()}
     old = {name: entry for name, entry in header.items() if name != "__metadata__"}
-    text = json.dumps(
-        {"__metadata__": metadata, **(old if tensors is None else tensors)}, separators=(",", ":")
-    )
+    text = json.dumps({"__metadata__": metadata, **(old if tensors is None else tensors)}, separators=(",", ":"))
     path.write_bytes(pack(text, body))
 
 
@@ -139,9 +137,7 @@ def best_seconds(call: Callable[[], object]) -> float:
 
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 @pytest.mark.parametrize("widths", [(3, 2), (3, 16, 2), (3, 16, 8, 2), (3, 4, 5, 6, 2)])
-def test_a_policy_comes_back_with_the_same_outputs(
-    tmp_path: Path, widths: tuple[int, ...], activation: str
-) -> None:
+def test_a_policy_comes_back_with_the_same_outputs(tmp_path: Path, widths: tuple[int, ...], activation: str) -> None:
     weights = make_weights(*widths)
     observation = torch.randn(5, 7, 3)
     sha256 = write_policy(tmp_path / "p", **fields(weights=weights, activation=activation))
@@ -267,9 +263,7 @@ def test_a_reference_is_a_methods_name_with_options(tmp_path: Path, good: str) -
     assert read_policy(tmp_path / "p").manifest.reference == good
 
 
-@pytest.mark.parametrize(
-    "bad", ["a.b:c", "os:system", "/tmp/x", "x.safetensors", "Fixed:4", "fixed:4\n", "", "a:b:c"]
-)
+@pytest.mark.parametrize("bad", ["a.b:c", "os:system", "/tmp/x", "x.safetensors", "Fixed:4", "fixed:4\n", "", "a:b:c"])
 def test_a_reference_is_neither_a_path_nor_a_module(path: Path, bad: str) -> None:
     forge(path, {**manifest_of(path), "reference": bad})
     assert "manifest reference" in refusal(path)
@@ -404,9 +398,7 @@ def test_an_activation_that_computes_something_else_is_noticed_by_the_self_test(
     assert "self-test" in refusal(path)
 
 
-def test_the_self_test_notices_a_change_of_the_running_code(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_self_test_notices_a_change_of_the_running_code(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(policy_file.ACTIVATIONS, "tanh", lambda hidden: torch.tanh(1.001 * hidden))
     assert "self-test" in refusal(path)
 
@@ -473,9 +465,7 @@ def test_a_file_over_the_size_bound_is_refused(path: Path) -> None:
         (b'{"\\u001b\\n": 1, "\\u001b\\n": 1}', "is given twice"),
     ],
 )
-def test_a_header_that_is_not_ours_is_refused_by_its_first_fault(
-    tmp_path: Path, header: bytes, named: str
-) -> None:
+def test_a_header_that_is_not_ours_is_refused_by_its_first_fault(tmp_path: Path, header: bytes, named: str) -> None:
     (tmp_path / "p").write_bytes(pack(header))
     assert named in refusal(tmp_path / "p")
 
@@ -526,9 +516,7 @@ def test_layers_that_claim_more_than_the_file_holds_are_refused_before_anything_
     assert "bytes of weights, its layers need" in refusal(path)
 
 
-@pytest.mark.parametrize(
-    ("value", "named"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "inf"), (-1000.0, "1000")]
-)
+@pytest.mark.parametrize(("value", "named"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "inf"), (-1000.0, "1000")])
 def test_weights_that_are_not_finite_or_too_big_are_refused(path: Path, value: float, named: str) -> None:
     _, manifest, body = unpack(path.read_bytes())
     forge(path, manifest, body=body[:-4] + struct.pack("<f", value))
@@ -582,16 +570,12 @@ def test_weights_that_are_not_finite_or_too_big_are_refused(path: Path, value: f
         ({"action": {"mapping": "log", "ratio": 2.0, "minimum": 2.0, "maximum": 1e30}}, "action.maximum"),
     ],
 )
-def test_a_manifest_that_breaks_the_schema_is_refused_by_the_field(
-    path: Path, change: Any, named: str
-) -> None:
+def test_a_manifest_that_breaks_the_schema_is_refused_by_the_field(path: Path, change: Any, named: str) -> None:
     forge(path, {**manifest_of(path), **change})
     assert named in refusal(path)
 
 
-@pytest.mark.parametrize(
-    "key", ["format", "layers", "activation", "features", "action", "reference", "self_test"]
-)
+@pytest.mark.parametrize("key", ["format", "layers", "activation", "features", "action", "reference", "self_test"])
 def test_a_manifest_without_a_field_is_refused_or_has_a_default(path: Path, key: str) -> None:
     manifest = manifest_of(path)
     del manifest[key]

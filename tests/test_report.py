@@ -46,9 +46,7 @@ def test_rows_hold_percent_and_points_worked_by_hand():
     # 90 and 94: mean 92, deviation 2 sqrt(2), error 2; better by 1 and 2 points; worse by 10 and 11
     assert (first.accuracy, first.error, first.n) == (pytest.approx(92.0), pytest.approx(2.0), 2)
     assert better.differences["fixed:4"].mean == pytest.approx(1.5)
-    assert (better.differences["fixed:4"].low, better.differences["fixed:4"].high) == pytest.approx(
-        (1.0, 2.0)
-    )
+    assert (better.differences["fixed:4"].low, better.differences["fixed:4"].high) == pytest.approx((1.0, 2.0))
     assert worse.differences["fixed:4"].mean == pytest.approx(-10.5)
     assert better.differences["none"].mean == pytest.approx(12.0)
     assert (first.differences["fixed:4"].low, first.differences["fixed:4"].high) == (0.0, 0.0)
@@ -108,9 +106,7 @@ def test_without_a_terminal_the_console_table_is_plain_lines():
 
 
 def test_on_a_terminal_better_is_green_and_worse_red():
-    better, worse = (
-        line for line in printed(100, terminal=True).splitlines() if "dtkd" in line or "none" in line
-    )
+    better, worse = (line for line in printed(100, terminal=True).splitlines() if "dtkd" in line or "none" in line)
     assert "\x1b[32m" in better
     assert "\x1b[31m" in worse
 
@@ -176,9 +172,7 @@ def test_the_forest_draws_each_interval_and_its_mean_where_they_are():
 
 def test_an_arm_far_below_gets_an_arrow_and_does_not_flatten_the_others():
     near = [Arm(f"fixed:{t}", FIXED.test_accuracy + t / 1000, FIXED.test_accuracy) for t in (1, 2, 3)]
-    panel = figure(
-        [FIXED, *near, Arm("bad", FIXED.test_accuracy - 0.2, FIXED.test_accuracy)], "fixed:4"
-    ).axes[0]
+    panel = figure([FIXED, *near, Arm("bad", FIXED.test_accuracy - 0.2, FIXED.test_accuracy)], "fixed:4").axes[0]
     assert "-20.0" in texts(panel)
     left, right = panel.get_xlim()
     assert -1.5 < left < 0.0 < 0.3 < right < 1.5
@@ -214,18 +208,14 @@ def test_the_temperature_panels_show_medians_per_bin_on_one_log_axis():
 
 def test_the_band_reaches_from_the_5_to_the_95_percent_quantile():
     n = 101
-    data = TemperatureTrace(
-        np.full(n, 0.5), np.full(n, 0.5), np.arange(1.0, n + 1), np.ones(n), reference=4.0
-    )
+    data = TemperatureTrace(np.full(n, 0.5), np.full(n, 0.5), np.arange(1.0, n + 1), np.ones(n), reference=4.0)
     band = figure(ARMS, "fixed:4", data).axes[1].collections[1].get_paths()[0].vertices
     assert (np.min(band[:, 1]), np.max(band[:, 1])) == pytest.approx((6.0, 96.0))
 
 
 def test_bins_with_hardly_a_sample_are_not_drawn():
     margin = np.append(np.full(1000, 0.975), 0.025)
-    data = TemperatureTrace(
-        np.linspace(0, 1, 1001), margin, np.full(1001, 4.0), np.full(1001, 4.0), reference=4.0
-    )
+    data = TemperatureTrace(np.linspace(0, 1, 1001), margin, np.full(1001, 4.0), np.full(1001, 4.0), reference=4.0)
     assert np.asarray(figure(ARMS, "fixed:4", data).axes[2].lines[0].get_xdata()).tolist() == [0.975]
 
 
@@ -273,9 +263,7 @@ def report(folder: Path, picture: str | None = "picture.png") -> str:
 
 def test_the_report_says_what_was_compared_shows_it_and_how_to_do_it_again(tmp_path):
     text = report(tmp_path)
-    assert text.startswith(
-        "# Three rules\n\n3 rules taught `64-8-10` students on `digits` (n = 2 seeds each)"
-    )
+    assert text.startswith("# Three rules\n\n3 rules taught `64-8-10` students on `digits` (n = 2 seeds each)")
     assert "97.50 % test accuracy" in text
     assert markdown_table(table_rows(ARMS, ["fixed:4"])) in text
     assert "](picture.png)" in text

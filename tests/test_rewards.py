@@ -33,9 +33,7 @@ def test_margin_worked_by_hand() -> None:
 
 def test_log_likelihood_worked_by_hand() -> None:
     logits = torch.tensor([[0.0, math.log(3.0)], [0.0, 0.0]])
-    assert float(log_likelihood(logits, torch.tensor([1, 0]))) == pytest.approx(
-        (math.log(0.75) + math.log(0.5)) / 2
-    )
+    assert float(log_likelihood(logits, torch.tensor([1, 0]))) == pytest.approx((math.log(0.75) + math.log(0.5)) / 2)
 
 
 def test_margin_sees_neither_the_scale_nor_the_shift_of_a_samples_logits() -> None:
@@ -67,9 +65,7 @@ def test_logits_without_a_margin_give_a_finite_potential(name: str) -> None:
 @pytest.fixture
 def tiny(toy: Problem) -> Problem:
     """The toy in float64, three steps of four samples, with momentum and weight decay."""
-    recipe = replace(
-        toy.task.recipe, batch_size=4, epochs=1, momentum=0.8, weight_decay=0.05, learning_rate=0.3
-    )
+    recipe = replace(toy.task.recipe, batch_size=4, epochs=1, momentum=0.8, weight_decay=0.05, learning_rate=0.3)
     return replace(toy, task=replace(toy.task, recipe=recipe))
 
 

@@ -53,28 +53,20 @@ def test_fixed_has_the_golden_loss_and_gradient(vector_a: Vector, vector_b: Vect
 def test_dtkd_has_the_golden_temperatures_and_losses(vector_a: Vector, vector_b: Vector) -> None:
     signals = signals_of(vector_a, vector_b)
     temperatures = dtkd(4.0)(signals)
-    torch.testing.assert_close(
-        temperatures.teacher, torch.tensor([5.33333333, 5.71428571]), rtol=1e-6, atol=0
-    )
-    torch.testing.assert_close(
-        temperatures.student, torch.tensor([2.66666667, 2.28571429]), rtol=1e-6, atol=0
-    )
+    torch.testing.assert_close(temperatures.teacher, torch.tensor([5.33333333, 5.71428571]), rtol=1e-6, atol=0)
+    torch.testing.assert_close(temperatures.student, torch.tensor([2.66666667, 2.28571429]), rtol=1e-6, atol=0)
     loss = kd_loss(signals, temperatures)
     torch.testing.assert_close(loss, torch.tensor([0.12662685, 0.29630579]), rtol=0, atol=2e-6)
 
 
-def test_dtkds_mean_over_a_batch_keeps_each_weight_with_its_sample(
-    vector_a: Vector, vector_b: Vector
-) -> None:
+def test_dtkds_mean_over_a_batch_keeps_each_weight_with_its_sample(vector_a: Vector, vector_b: Vector) -> None:
     signals = signals_of(vector_a, vector_b)
     mean = kd_loss(signals, dtkd(4.0)(signals)).mean().item()
     assert mean == pytest.approx(0.21146632, abs=1e-6)
     assert abs(mean - 0.21546667) > 1e-3  # what the outer product of weights and divergences gives
 
 
-def test_dtkd_lets_gradient_through_the_students_maximum_as_released(
-    vector_a: Vector, vector_b: Vector
-) -> None:
+def test_dtkd_lets_gradient_through_the_students_maximum_as_released(vector_a: Vector, vector_b: Vector) -> None:
     signals = signals_of(vector_a, vector_b, grad=True)
     kd_loss(signals, dtkd(4.0)(signals)).sum().backward()
     released = [
@@ -168,9 +160,7 @@ def test_dtkd_as_published_shares_twice_the_reference_and_ignores_a_common_scale
     scaled = Signals(scale * signals.student_logits, scale * signals.teacher_logits)
     answer, again = rule(signals), rule(scaled)
     assert (answer.student + answer.teacher).item() == pytest.approx(2 * reference, rel=1e-5)
-    assert (student_max / answer.student).item() == pytest.approx(
-        teacher_max / answer.teacher.item(), rel=1e-5
-    )
+    assert (student_max / answer.student).item() == pytest.approx(teacher_max / answer.teacher.item(), rel=1e-5)
     torch.testing.assert_close(answer.student, again.student, rtol=1e-5, atol=0)
     torch.testing.assert_close(answer.teacher, again.teacher, rtol=1e-5, atol=0)
 
@@ -201,15 +191,11 @@ def test_fixed_refuses_what_is_no_temperature(temperature: float) -> None:
 
 @pytest.mark.parametrize("value", [0.0, -2.5, math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("field", ["student", "teacher"])
-def test_a_temperature_that_is_none_is_refused_by_field_value_sample_and_source(
-    value: float, field: str
-) -> None:
+def test_a_temperature_that_is_none_is_refused_by_field_value_sample_and_source(value: float, field: str) -> None:
     good, bad = torch.full((2, 3), 4.0), torch.full((2, 3), 4.0)
     bad[1, 2] = value
     fields = {"student": good, "teacher": good, "weight": good, field: bad}
-    with pytest.raises(
-        BadInputError, match=rf"^{field} temperature .* got {value} for sample 5 from my_rule$"
-    ):
+    with pytest.raises(BadInputError, match=rf"^{field} temperature .* got {value} for sample 5 from my_rule$"):
         check_temperatures(Temperatures(**fields), "my_rule")
     check_temperatures(Temperatures(good, good, good), "my_rule")
 
@@ -273,9 +259,7 @@ def test_every_rule_answers_in_float32_whatever_the_logits_are(name: str, dtype:
 @every_rule
 @given(seed=st.integers(0, 10**6))
 @settings(max_examples=20)
-def test_every_rule_is_blind_to_the_order_of_samples_and_to_the_others_in_the_batch(
-    name: str, seed: int
-) -> None:
+def test_every_rule_is_blind_to_the_order_of_samples_and_to_the_others_in_the_batch(name: str, seed: int) -> None:
     signals, rule = random_signals((9,), 6, seed), RULES[name]()
     answer = rule(signals)
     assert signals.labels is not None

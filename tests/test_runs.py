@@ -95,9 +95,7 @@ def test_a_run_with_other_settings_is_refused_and_says_what_differs(tmp_path, fi
     with pytest.raises(BadInputError) as refusal:
         open_run(tmp_path, "compare", {**CONFIG, "seed": 1})
     state = "a finished" if finished else "an unfinished"
-    settings = (
-        f"{tmp_path} holds {state} run with other settings (differs in: seed 0 -> 1). Choose another --out"
-    )
+    settings = f"{tmp_path} holds {state} run with other settings (differs in: seed 0 -> 1). Choose another --out"
     assert one_line(refusal) == settings
     assert contents(tmp_path) == before
 
@@ -143,9 +141,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(
-        BadInputError, match=r"as a run folder: Permission denied\. Choose another --out"
-    ) as refusal:
+    with pytest.raises(BadInputError, match=r"as a run folder: Permission denied\. Choose another --out") as refusal:
         open_run(tmp_path / "other", "compare", CONFIG)
     one_line(refusal)
 

@@ -79,9 +79,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     rng = np.random.default_rng(7)
     pairs = [paired_difference(rng.normal(0.3, 1.0, 40), np.zeros(40)) for _ in range(300)]
     covered = np.mean([pair.low <= 0.3 <= pair.high for pair in pairs])
-    assert (
-        0.90 <= covered <= 0.98
-    )  # 0.95 with a standard error of 0.013, and a little less than 0.95 at n = 40
+    assert 0.90 <= covered <= 0.98  # 0.95 with a standard error of 0.013, and a little less than 0.95 at n = 40
 
 
 @pytest.mark.parametrize("values", [[], [[1.0, 2.0]], [1.0, math.nan], [math.inf, 1.0], 3.0])

@@ -64,9 +64,7 @@ def test_what_changes_only_the_student_uses_the_same_teacher(cache: Path) -> Non
         {"split_seed": 1},
     ],
 )
-def test_another_seed_recipe_network_or_split_is_another_teacher(
-    cache: Path, change: dict[str, object]
-) -> None:
+def test_another_seed_recipe_network_or_split_is_another_teacher(cache: Path, change: dict[str, object]) -> None:
     prepared_in(quick())
     assert prepared_in(quick(**change))[1] > 0
     assert len(list(cache.iterdir())) == 2
@@ -107,9 +105,7 @@ def test_a_teacher_of_ones_own_is_read_and_not_trained(cache: Path, tmp_path: Pa
         assert torch.equal(value, own.state_dict()[name])
 
 
-def test_a_teachers_file_that_is_missing_or_of_another_network_is_refused(
-    cache: Path, tmp_path: Path
-) -> None:
+def test_a_teachers_file_that_is_missing_or_of_another_network_is_refused(cache: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="no such file"):
         prepare(quick(teacher_weights=str(tmp_path / "none.safetensors")))
     save_weights(seeded_model("mlp:8", (1, 8, 8), 10, 0), tmp_path / "other.safetensors", {})
@@ -140,9 +136,7 @@ def load_file_of(data: bytes, file: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_teacher_that_diverges_says_so_and_leaves_no_file(cache: Path) -> None:
-    with pytest.raises(
-        TrainingDivergedError, match=r"mlp:16: its weights are not finite .* --teacher-learning-rate"
-    ):
+    with pytest.raises(TrainingDivergedError, match=r"mlp:16: its weights are not finite .* --teacher-learning-rate"):
         prepare(quick(teacher_learning_rate=1e4, teacher_epochs=3))
     assert not cache.exists() or list(cache.iterdir()) == []
 

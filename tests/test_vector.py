@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def short(digits: Problem) -> Problem:
 def play(env: DistillVecEnv, actions: Array | None = None, steps: int = STEPS) -> list[Step]:
     """Take the same actions `[N, 2]` (zero by default) for some steps, by default a whole run."""
     chosen = np.zeros((env.num_envs, 2), np.float32) if actions is None else actions
-    return [env.step(chosen) for _ in range(steps)]
+    return [cast(Step, env.step(chosen)) for _ in range(steps)]
 
 
 def weights_of(env: DistillVecEnv) -> list[torch.Tensor]:
@@ -43,11 +43,13 @@ def test_spaces_and_shapes(short: Problem) -> None:
     env = DistillVecEnv(short, students=3, features=("progress", "student_margin"))
     assert (env.num_envs, env.observation_space.shape, env.action_space.shape) == (150, (2,), (2,))
     observation = env.reset()
-    assert (observation.shape, observation.dtype) == ((150, 2), np.float32)
+    assert isinstance(observation, np.ndarray)
+    assert observation.shape == (150, 2)
+    assert observation.dtype == np.dtype(np.float32)
     assert len(env.reset_infos) == 150
     observation, rewards, ended, infos = play(env, steps=1)[0]
     assert (observation.shape, rewards.shape, ended.shape, len(infos)) == ((150, 2), (150,), (150,), 150)
-    assert (observation.dtype, rewards.dtype, ended.dtype) == (np.float32, np.float32, np.bool_)
+    assert [array.dtype.name for array in (observation, rewards, ended)] == ["float32", "float32", "bool"]
 
 
 def test_replicas_must_divide_the_students(short: Problem) -> None:
@@ -113,9 +115,7 @@ def test_what_sb3_needs_is_there_for_every_sample_at_the_end_and_only_there(shor
 
 
 @pytest.mark.parametrize("method", ["fixed:4", "dtkd:reference=2"])
-def test_replicas_under_zero_actions_stay_identical_through_the_whole_run(
-    short: Problem, method: str
-) -> None:
+def test_replicas_under_zero_actions_stay_identical_through_the_whole_run(short: Problem, method: str) -> None:
     env = DistillVecEnv(short, students=6, replicas=3, method=method)
     env.reset()
     episode = env.episode
@@ -123,7 +123,7 @@ def test_replicas_under_zero_actions_stay_identical_through_the_whole_run(
     assert not isinstance(episode.run.seeds, int)
     assert episode.run.seeds == [seed for seed in dict.fromkeys(episode.run.seeds) for _ in range(3)]
     for tensor in (episode.potential, *episode.run.student.parameters()):
-        group = tensor.detach().unflatten(0, (2, 3))
+        group = tensor.detach().view(2, 3, *tensor.shape[1:])
         # Not to the last bit: torch's kernels round differently at the ends of their vectors.
         torch.testing.assert_close(group[:, 0], group[:, 1], rtol=0, atol=1e-6)
         torch.testing.assert_close(group[:, 0], group[:, 2], rtol=0, atol=1e-6)
@@ -267,7 +267,8 @@ def test_influence_comes_from_the_run_that_has_ended(short: Problem) -> None:
         env.influence()
     play(env)
     credits = env.influence()
-    assert (credits.shape, credits.dtype) == ((STEPS, 2 * BATCH, 2), np.float32)
+    assert credits.shape == (STEPS, 2 * BATCH, 2)
+    assert credits.dtype.name == "float32"
     assert np.isfinite(credits).all()
     assert (np.abs(credits).sum((0, 2)) > 0).all()
 

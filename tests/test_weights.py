@@ -170,9 +170,7 @@ def test_torch_files_that_hold_no_fitting_state_dict_are_refused(tmp_path: Path,
     [lambda value: value.to_sparse(), lambda value: value.to("meta")],
     ids=["sparse", "meta"],
 )
-def test_tensors_that_hold_no_plain_numbers_are_refused(
-    tmp_path: Path, make: Callable[[Tensor], Tensor]
-) -> None:
+def test_tensors_that_hold_no_plain_numbers_are_refused(tmp_path: Path, make: Callable[[Tensor], Tensor]) -> None:
     state = network(0).state_dict()
     torch.save({**state, "fc.weight": make(state["fc.weight"])}, tmp_path / "w.pt")
     refused(tmp_path / "w.pt", "needed are names with dense tensors|is not a torch file")
@@ -208,18 +206,14 @@ def test_a_file_cut_short_is_refused(tmp_path: Path, suffix: str) -> None:
         refused(path, "is not a")
 
 
-def test_a_file_that_is_too_large_is_refused_before_it_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (tmp_path / "w.safetensors").open("wb") as file:
         file.truncate(weights.MAX_FILE_BYTES + 1)  # takes no space on disk
     monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail("it was read"))
     refused(tmp_path / "w.safetensors", "4,294,967,297 bytes")
 
 
-def test_a_small_file_that_unpacks_to_a_large_one_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_small_file_that_unpacks_to_a_large_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save({"weight": torch.zeros(1_000_000)}, tmp_path / "plain.pt")
     with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(tmp_path / "w.pt", "w") as packed:
         for entry in plain.infolist():

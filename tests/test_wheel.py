@@ -74,9 +74,7 @@ def test_the_environment_runs_from_the_wheel_without_the_checkout(wheel: Path, t
         "print(env.spec.id, rltemp.__file__)"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["rltemp/Distill-v0", str(tmp_path / "site" / "rltemp" / "__init__.py")]
 
