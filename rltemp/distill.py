@@ -199,7 +199,7 @@ class Distillation:
         with self._autocast():
             flat = images.flatten(0, index.dim() - 1)
             logits: Tensor = self.problem.teacher(flat)
-        return logits.float().unflatten(0, index.shape)
+        return logits.float().view(*index.shape, -1)
 
     def _autocast(self) -> torch.autocast:
         device = self.problem.device.type

@@ -138,10 +138,8 @@ def test_an_action_of_zero_is_the_reference_method(digits: Problem, method: str,
     env.reset(seed=0)
     play(env)
     plain = trained(env, load_method(method))
-    # DTKD lets gradient through its temperatures, and the scale's arithmetic rounds it once more.
-    tolerance = 1e-7 if method.startswith("fixed") else 1e-7
     for mine, theirs in zip(weights_of(env), plain.state_dict().values(), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=0, atol=tolerance)
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-7)
 
 
 def test_without_redrawing_it_learns_from_the_tasks_own_training_part(short: Problem) -> None:
