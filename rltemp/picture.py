@@ -144,7 +144,7 @@ def _draw_temperatures(panels: Sequence[Axes], trace: TemperatureTrace) -> None:
     panels[0].set_ylim(min(bottom, 0.45 * trace.reference), max(top, 2.2 * trace.reference))
     panels[0].set_ylabel("temperature (median, 5-95 % band; log)")
     panels[0].set_xlabel("progress of the run (0 start, 1 end)")
-    panels[1].set_xlabel("teacher's margin (1st - 2nd logit, deviations)")
+    panels[1].set_xlabel("teacher's logit margin (deviations)")
     panels[0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, columnspacing=1)
 
 

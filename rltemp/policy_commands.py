@@ -97,3 +97,10 @@ class Demo(TaskOptions):
         say("\n4 of 4: the comparison.")
         rules, against = (*DEMO_RULES, rule), ("fixed:4", "dtkd:1|2|4|8")
         Compare(**shared, out=out / "compare", rules=rules, seeds=self.seeds, against=against).run()
+        say(f"\nThe policy is {rule}; two lines in a training loop use it (README).")
+        show_next(
+            out,
+            f"tensorboard --logdir {out}",
+            f"rltemp distill {self.task_words()} --rule {rule} --seed 1000",
+            f"rltemp compare {self.task_words()} --rules fixed:4 dtkd:1 {rule} --first-seed 1000 --seeds 128",
+        )
