@@ -8,8 +8,10 @@ Stable-Baselines3. A mistake ends in one line on stderr and an exit code: 2 for 
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -71,10 +73,24 @@ def parse(command: str, words: Sequence[str]) -> Any:
     """Read the options of a command; those of a `--config` file come first, so that the line's own win.
 
     Raises:
-        BadInputError: Where the command is not known, or the configuration cannot be used.
+        BadInputError: Where the command or an option is not known, or the configuration cannot be used.
     """
     kind = import_attribute(lookup(COMMANDS, command, "command")[0])
-    return tyro.cli(kind, prog=f"rltemp {command}", args=[*_saved(kind, command, words), *words])
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            return tyro.cli(kind, prog=f"rltemp {command}", args=[*_saved(kind, command, words), *words])
+    except SystemExit as stopped:
+        if not stopped.code:
+            raise  # --help
+        raise BadInputError(f"{_one_line(said.getvalue())}. See `rltemp {command} --help`") from None
+
+
+def _one_line(boxed: str) -> str:
+    """The text of tyro's box, without the box, its title and its pointers to the help."""
+    lines = [line.strip("│╭╮╰╯─ ") for line in boxed.splitlines()]
+    kept = [line for line in lines[1:] if line and "helptext" not in line]
+    return " ".join(dict.fromkeys(kept)).rstrip(".")
 
 
 def _saved(kind: type[Any], command: str, words: Sequence[str]) -> list[str]:

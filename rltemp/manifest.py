@@ -123,7 +123,7 @@ class PolicyManifest(_Strict):
         try:
             return PolicyManifest.model_validate(raw)
         except ValidationError as error:
-            fix = "pip install -U rltemp" if newer else "Export the policy again with `rltemp export`"
+            fix = "pip install -U rltemp" if newer else "Train the policy again with `rltemp train-policy`"
             raise ArtifactRefusedError(f"manifest {describe(error)}. {fix}") from None
 
 

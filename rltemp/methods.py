@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from torch import Tensor
@@ -84,13 +85,15 @@ def dtkd(
     kd_weight: float = 3.0,
     plain_kd_weight: float = 1.0,
     warmup: float = 20 / 240,
+    minimum: float = 0.5,
+    maximum: float = 20.0,
 ) -> Method:
     """DTKD's whole published objective: its rule, an extra plain divergence at the reference, and a warm-up.
 
     Wei and Bai (2024), https://arxiv.org/abs/2404.12711, with the default weights of the authors' code (gamma 1,
     alpha 3, beta 1; per-pair values there are alpha 1 to 3, beta 0.5 to 2). The code warms up over 20 of 240 epochs.
     """
-    rule = rules.dtkd(reference)
+    rule = rules.dtkd(reference, minimum, maximum)
     return Method("dtkd", rule, ce_weight, kd_weight, plain_kd_weight, float(reference), warmup)
 
 
@@ -122,8 +125,12 @@ def load_method(spec: str) -> Method:
         from rltemp.policy import Policy  # the reader of strangers' files, loaded by those who need it
 
         return Policy.load(Path(spec)).method(spec)
-    if options:
+    if options and ("." in name or find_spec(name) is not None):
         found = import_attribute(spec)
+        if not callable(found) and not isinstance(found, Method):
+            raise BadInputError(
+                f"{spec!r} is a {type(found).__name__}; needed: a Method, or a rule to call with Signals"
+            )
         return replace(found, name=spec) if isinstance(found, Method) else Method(spec, found)
     return lookup(METHODS, name, "rule")()
 

@@ -108,19 +108,19 @@ def _refuse_other_formats(data: bytes) -> None:
     # zip's third and fourth byte, or a pickle's first opcode, make that length 2.6 MB at least.
     if data.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         raise ArtifactRefusedError(
-            "is a Stable-Baselines3 archive, which can run code when loaded (or another zip). Convert one of "
-            "your own with `rltemp export`, or ask for its policy.safetensors"
+            "is a Stable-Baselines3 archive, which can run code when loaded (or another zip). `rltemp "
+            "train-policy` writes a policy.safetensors beside its checkpoints: take that, or ask for it"
         )
     if data[:1] == b"\x80" and data[2:3] >= b"(":
         raise ArtifactRefusedError(
-            "is a pickle, which can run code when loaded. Ask for the file that `rltemp export` writes"
+            "is a pickle, which can run code when loaded. Ask for the file that `rltemp train-policy` writes"
         )
 
 
 def _split(data: bytes) -> tuple[bytes, bytes]:
     """The header's bytes and the tensors' bytes."""
     if len(data) > MAX_FILE_BYTES:
-        raise ArtifactRefusedError(f"is over {MAX_FILE_BYTES} bytes. Give a file that `rltemp export` wrote")
+        raise ArtifactRefusedError(f"is over {MAX_FILE_BYTES} bytes. Give a file that `rltemp train-policy` wrote")
     if len(data) < 8:
         raise ArtifactRefusedError(f"has {len(data)} bytes, not even a header's length. {DAMAGED}")
     length = int.from_bytes(data[:8], "little")
@@ -136,7 +136,7 @@ def _manifest_text(header: Any) -> tuple[str, str]:
     """The manifest's text and the SHA-256 that it was found to have."""
     metadata = header.get("__metadata__") if isinstance(header, dict) else None
     if not isinstance(metadata, dict) or not isinstance(text := metadata.get("rltemp"), str):
-        raise ArtifactRefusedError("holds no policy manifest. Give a file that `rltemp export` wrote")
+        raise ArtifactRefusedError("holds no policy manifest. Give a file that `rltemp train-policy` wrote")
     _check_manifest_size(text)
     sha256 = _sha256(text.encode())
     _check_sha256("manifest", sha256, metadata.get("rltemp_sha256"))

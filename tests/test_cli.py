@@ -216,3 +216,23 @@ def test_the_demo_learns_a_policy_and_compares_it(tmp_path: Path, capsys):
     assert (tmp_path / "demo" / "student" / "student.safetensors").is_file()
     saved = parse("train-policy", ["--config", str(tmp_path / "demo" / "policy")])
     assert (saved.task, saved.policy.updates) == ("toy", 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["distill", "--tsk", "digits"], "--task"),
+        (["distill", "--seed", "one"], "--seed"),
+        (["distill", "--precision", "float8"], "--precision"),
+    ],
+)
+def test_a_wrong_option_is_answered_in_one_line(
+    words: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert said.count("\n") == 1
+    assert said.startswith("rltemp: ")
+    assert expected in said

@@ -326,7 +326,7 @@ def test_a_stable_baselines_archive_is_refused_before_its_members_are_read(tmp_p
         archive.writestr("large", bytes(9 * 2**20))
     message = refusal(tmp_path / "model.zip")
     assert "is a Stable-Baselines3 archive, which can run code when loaded" in message
-    assert "rltemp export" in message
+    assert "rltemp train-policy" in message
     assert not (tmp_path / "marker").exists()
 
 
