@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -125,7 +126,7 @@ def load_method(spec: str) -> Method:
         from rltemp.policy import Policy  # the reader of strangers' files, loaded by those who need it
 
         return Policy.load(Path(spec)).method(spec)
-    if options and ("." in name or find_spec(name) is not None):
+    if options and not _misspelt(name):
         found = import_attribute(spec)
         if not callable(found) and not isinstance(found, Method):
             raise BadInputError(
@@ -160,6 +161,12 @@ def reference_method(spec: str) -> Method:
     if method.rule is None:
         raise BadInputError(f"a policy's reference needs temperatures; {spec!r} has none")
     return replace(method, name=spec)
+
+
+def _misspelt(name: str) -> bool:
+    """Tell whether `name` is nearly a method's and no module's: `fixd:4` is not meant as something to import."""
+    module = name.partition(".")[0]
+    return bool(get_close_matches(name, METHODS)) and find_spec(module) is None
 
 
 def is_file_name(spec: str) -> bool:

@@ -160,3 +160,20 @@ def test_a_reference_is_looked_up_and_never_imported(own_module: str) -> None:
 def test_a_methods_weights_are_checked_where_it_is_made(option: str, value: float) -> None:
     with pytest.raises(BadInputError, match=f"mine: {option} must be finite"):
         Method("mine", fixed(), **{option: value})
+
+
+def test_a_misspelt_rule_with_options_is_answered_with_the_closest_match() -> None:
+    with pytest.raises(BadInputError, match="did you mean 'fixed'"):
+        load_method("fixd:4")
+
+
+def test_a_module_attribute_that_is_no_rule_is_refused() -> None:
+    with pytest.raises(BadInputError, match="is a float; needed: a Method, or a rule"):
+        load_method("math:tau")
+
+
+def test_the_published_dtkd_formula_can_be_named() -> None:
+    signals = Signals(torch.tensor([[0.1, -1.0]]), torch.tensor([[9.9, -1.0]]))
+    bounded, published = (load_rule(f"dtkd:reference=4{more}")(signals) for more in ("", ",minimum=0,maximum=1e9"))
+    assert bounded.student.item() == pytest.approx(0.5)
+    assert published.student.item() == pytest.approx(0.08, rel=1e-5)
