@@ -75,7 +75,7 @@ def read_bytes(path: Path) -> bytes:
         path.stat()
         if not path.is_file():
             raise ArtifactRefusedError("is not a regular file. Name the policy.safetensors inside the folder")
-        with path.open("rb") as file:
+        with open(path, "rb") as file:
             return file.read(MAX_FILE_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         message = f"policy file {path} does not exist. Train one with `rltemp train-policy`"

@@ -184,7 +184,7 @@ def test_an_update_moves_the_policy_only_when_rewards_differ(short_digits: Probl
     policy, buffer = model.policy, model.rollout_buffer
     policy.draw(4)
     buffer.drawn = policy.drawn
-    buffer.log_probs[:] = policy._log_prob(policy.drawn).detach()
+    buffer.log_probs[:] = policy._log_prob(policy.drawn).detach().numpy()
     model._logger = __import__("stable_baselines3").common.logger.configure(None, [])
     before = policy.network.weights.detach().clone()
     buffer.advantages[:] = 0

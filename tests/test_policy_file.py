@@ -291,7 +291,7 @@ def test_a_file_that_cannot_be_read_says_why(path: Path, monkeypatch: pytest.Mon
     def denied(*_: Any) -> Any:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", denied)
+    monkeypatch.setattr("builtins.open", denied)
     assert "cannot be read (Permission denied)" in refusal(path)
 
 
