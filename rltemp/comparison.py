@@ -15,7 +15,8 @@ from rltemp.console import Bar, say, show, show_next
 from rltemp.distill import Problem
 from rltemp.names import lookup
 from rltemp.options import command_line
-from rltemp.report import console_table, picture, write_csv, write_report
+from rltemp.picture import picture
+from rltemp.report import console_table, write_csv, write_report
 from rltemp.runs import finish_run
 from rltemp.stats import Paired
 

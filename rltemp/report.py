@@ -15,25 +15,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from rltemp.arms import Arm, Row, seeds, short, side, table_rows
+from rltemp.arms import Arm, Row, seeds, short, side
 from rltemp.errors import BadInputError
 from rltemp.files import atomic_write
-from rltemp.picture import TemperatureTrace, picture
 from rltemp.runs import versions
 from rltemp.stats import Paired
-
-__all__ = [
-    "CSV_COLUMNS",
-    "Arm",
-    "Row",
-    "TemperatureTrace",
-    "console_table",
-    "markdown_table",
-    "picture",
-    "table_rows",
-    "write_csv",
-    "write_report",
-]
 
 CSV_COLUMNS = ("task", "teacher", "student", "rule", "seed", "test_accuracy", "validation_accuracy")
 
