@@ -141,8 +141,7 @@ def train_policy(problem: Problem, config: PolicyConfig, out: Path, progress: bo
 
 def make_env(problem: Problem, config: PolicyConfig) -> DistillVecEnv:
     """The environment that a configuration trains in."""
-    recipe = problem.task.recipe
-    steps = len(problem.dataset.train) // recipe.batch_size * recipe.epochs
+    steps = problem.task.recipe.steps(len(problem.dataset.train))
     return DistillVecEnv(
         problem,
         config.students,

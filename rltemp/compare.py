@@ -119,9 +119,10 @@ def compare(
         reported[spec] = best
         notes[best] = _choice(spec, best) if arms else notes.get(best, "")
     trace: TemperatureTrace | None = None
+    steps = problem.task.recipe.steps(len(problem.dataset.train))
     found: list[Arm] = []
     for concrete in notes:
-        recorder = _recorder(concrete, _steps(problem)) if trace is None else None
+        recorder = _recorder(concrete, steps) if trace is None else None
         arm = train_arm(problem, concrete, seeds, size, told, recorder)
         found.append(replace(arm, note="; ".join(filter(None, (notes[concrete], arm.note)))))
         trace = recorder.trace() if recorder else trace
@@ -158,9 +159,9 @@ def train_arm(
             told(spec)
         dataset = problem.dataset
         test.append(_row(evaluate(run.student, dataset, dataset.test)))
-        validation.append(_row(evaluate(run.student, dataset, dataset.validation)))
-        logits = predict(run.student, dataset, dataset.validation).flatten(-2)
-        diverged += int((~logits.isfinite().all(-1)).sum())
+        logits = predict(run.student, dataset, dataset.validation)
+        validation.append(_row((logits.argmax(-1) == dataset.validation.labels).float().mean(-1)))
+        diverged += int((~logits.flatten(-2).isfinite().all(-1)).sum())
     note = f"{diverged} of {len(seeds)} diverged" if diverged else ""
     return Arm(spec, np.concatenate(test), np.concatenate(validation), note)
 
@@ -168,11 +169,6 @@ def train_arm(
 def _recorder(spec: str, steps: int) -> Recorder | None:
     rule = load_method(spec).rule
     return Recorder(rule, steps) if isinstance(rule, Policy) else None
-
-
-def _steps(problem: Problem) -> int:
-    recipe = problem.task.recipe
-    return len(problem.dataset.train) // recipe.batch_size * recipe.epochs
 
 
 def _listed(options: str) -> Iterator[tuple[str, list[str]]]:
@@ -204,12 +200,13 @@ def _counter(
 ) -> Callable[[str], None]:
     """A function that counts the steps of all stacks and passes the count on."""
     stacks = sum(-(-seeds // stack) + len(_to_choose(spec)) * -(-choosers // stack) for spec in rules)
+    steps = stacks * problem.task.recipe.steps(len(problem.dataset.train))
     taken = itertools.count(1)
 
     def told(spec: str) -> None:
         step = next(taken)
         if report is not None:
-            report(spec, step, _steps(problem) * stacks)
+            report(spec, step, steps)
 
     return told
 

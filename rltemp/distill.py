@@ -98,7 +98,7 @@ class Distillation:
                 f"batch size {self.recipe.batch_size} is above the {size} training samples: "
                 "give a smaller batch size or more data"
             )
-        self.steps = self.steps_per_epoch * self.recipe.epochs
+        self.steps = self.recipe.steps(size)
         self.step = 0
         self._size = size
         self._order: tuple[int, Tensor] | None = None

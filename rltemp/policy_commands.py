@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from rltemp.agents.train import PolicyConfig, train_policy
+from rltemp.agents.train import POLICY_FILE, PolicyConfig, train_policy
 from rltemp.commands import Compare, Distill, TrainTeacher
 from rltemp.console import say, show_next
 from rltemp.options import TaskOptions, at_least
@@ -56,7 +56,7 @@ class TrainPolicy(TaskOptions):
             say(f"Training a policy on {self.task}.")
             found = train_policy(problem, self.policy, out, progress=sys.stdout.isatty())
             result = finish_run(out, found, time.monotonic() - started)
-        file = shlex.quote(str(out / "policy.safetensors"))
+        file = shlex.quote(str(out / POLICY_FILE))
         show_next(
             out,
             f"tensorboard --logdir {out}",
@@ -87,7 +87,7 @@ class Demo(TaskOptions):
         out = self.folder()
         shared = {f.name: getattr(self, f.name) for f in fields(TaskOptions) if f.name not in ("out", "config")}
         policy = PolicyOptions() if self.updates is None else PolicyOptions(updates=self.updates)
-        rule = str(out / "policy" / "policy.safetensors")
+        rule = str(out / "policy" / POLICY_FILE)
         say("1 of 4: the teacher.")
         TrainTeacher(**shared, out=out / "teacher").run()
         say("\n2 of 4: a policy, by reinforcement learning.")

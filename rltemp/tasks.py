@@ -51,6 +51,14 @@ class Recipe:
         lookup(dict.fromkeys(("cosine", "step", "constant")), self.schedule, "schedule")
         lookup(dict.fromkeys(("float32", "bfloat16")), self.precision, "precision")
 
+    def steps(self, size: int) -> int:
+        """Optimizer steps of a run on `size` samples.
+
+        >>> Recipe(epochs=10, batch_size=50, learning_rate=0.1).steps(1049)
+        200
+        """
+        return size // self.batch_size * self.epochs
+
     def rate(self, step: int, steps: int) -> float:
         """Learning rate of step `step` (from 0) of `steps`.
 

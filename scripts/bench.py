@@ -73,8 +73,7 @@ def env_to_plain(problem: Problem, rounds: int) -> float:
     """
     env = DistillEnv(problem)
     env.reset(seed=0)
-    recipe = problem.task.recipe
-    steps = len(problem.dataset.train) // recipe.batch_size * recipe.epochs // LOOKS
+    steps = problem.task.recipe.steps(len(problem.dataset.train)) // LOOKS
     action = np.zeros((problem.task.recipe.batch_size, 2), np.float32)
     return _ratio(lambda: env.step(action), _stepper(problem, load_method("fixed:4")), rounds, steps)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rltemp import Signals, load_method, load_rule
 from rltemp.actions import ActionScale
+from rltemp.agents.callbacks import SelectionCallback
 from rltemp.agents.export import export_policy
 from rltemp.agents.network import RunBuffer, SampleNetwork
 from rltemp.agents.train import PolicyConfig, make_env, make_model, observation_statistics, train_policy
@@ -21,6 +22,7 @@ from rltemp.envs import rewards
 from rltemp.envs.vector import DistillVecEnv
 from rltemp.errors import BadInputError
 from rltemp.features import featurize
+from rltemp.policy_file import read_policy
 from rltemp.tasks import load_task
 from rltemp.teachers import prepare
 from rltemp.toy import toy_posterior_logits
@@ -271,3 +273,31 @@ def test_sb3_saves_and_loads_its_own_checkpoint(short_digits: Problem, tmp_path:
     )
     signals = Signals(torch.zeros(2, 3), torch.ones(2, 3))
     assert env.decision.temperatures(signals, torch.zeros(2, 2)).student.shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("potentials", "kept"),
+    [((0.5, 0.9, 0.7), 1), ((0.5, 0.6, 0.7), 2), ((0.9, 0.1, 0.2), 0)],
+    ids=["the best", "the last where it is the best", "the reference where nothing beats it"],
+)
+def test_the_policy_that_is_kept_is_the_one_that_does_best_on_validation(
+    short_digits: Problem,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    potentials: tuple[float, ...],
+    kept: int,
+) -> None:
+    seen: list[Tensor] = []
+
+    def potential(self: SelectionCallback, weights: Tensor) -> float:
+        seen.append(weights.clone())
+        return potentials[len(seen) - 1]
+
+    monkeypatch.setattr(SelectionCallback, "_potential", potential)
+    result = train_policy(short_digits, QUICK, tmp_path, progress=False)
+    assert result["kept_update"] == kept
+    assert result["validation_potential"] == potentials[kept]
+    assert len({tuple(weights.tolist()) for weights in seen}) == 3
+    written = read_policy(tmp_path / "policy.safetensors").weights
+    flat = torch.cat([written["0.weight"].flatten(), written["0.bias"]])
+    assert torch.equal(flat, seen[kept])
