@@ -25,12 +25,12 @@ from rltemp.actions import ActionScale
 from rltemp.agents.callbacks import RunCallback, SelectionCallback
 from rltemp.agents.export import export_policy
 from rltemp.agents.network import RunBuffer, RunPolicy
+from rltemp.checks import positive
 from rltemp.distill import Problem
 from rltemp.envs.vector import DistillVecEnv
 from rltemp.errors import BadInputError
 from rltemp.features import DEFAULT_FEATURES
 from rltemp.methods import reference_method
-from rltemp.rules import positive
 
 POLICY_FILE = "policy.safetensors"
 

@@ -102,7 +102,7 @@ class Episode:
         keep_tape: bool = False,
     ) -> None:
         self.run = run
-        self.decision = decision
+        self.decision = replace(decision, method=run.attach(decision.method))
         self.probe = probe
         self.reward_interval = reward_interval or max(1, run.steps // LOOKS)
         self.tape: list[list[Tensor]] | None = [] if keep_tape else None

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from rltemp.console import Bar, say, show, show_next
 from rltemp.distill import Distillation, Problem, evaluate, predict, train
 from rltemp.errors import BadInputError, TrainingDivergedError
-from rltemp.methods import METHODS, Method, load_method
+from rltemp.methods import Method, load_method
 from rltemp.options import RunOptions, TaskOptions, at_least
+from rltemp.recipes import METHODS
 from rltemp.rules import RULES
 from rltemp.runs import finish_run
 from rltemp.tracking import Tracker, step_scalars, validation_scalars

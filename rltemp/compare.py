@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from rltemp.arms import Arm
 from rltemp.distill import Distillation, Problem, evaluate, predict
 from rltemp.errors import BadInputError
-from rltemp.methods import METHODS, load_method
+from rltemp.methods import load_method
 from rltemp.models import build_model
 from rltemp.names import split_spec
 from rltemp.picture import TemperatureTrace
 from rltemp.policy import Policy
+from rltemp.recipes import METHODS
 from rltemp.recorder import Recorder
 from rltemp.types import Signals
 
@@ -153,7 +154,7 @@ def train_arm(
     for start in range(0, len(seeds), stack):
         chunk = list(seeds[start : start + stack])
         run = Distillation(problem, chunk[0] if stack == 1 else chunk)
-        watched = recorder.watch(method) if recorder and start == 0 else method
+        watched = run.attach(recorder.watch(method) if recorder and start == 0 else method)
         while not run.done:
             run.update(watched.loss(_shielded(run.observe())))
             told(spec)

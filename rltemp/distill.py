@@ -14,12 +14,13 @@ with the weights, batches and augmentation that it would have alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from rltemp.curriculum import LearnedRule
 from rltemp.data import Dataset, Part, augmentation_generator, epoch_order
 from rltemp.errors import BadInputError
 from rltemp.methods import Method
@@ -65,6 +66,8 @@ class Distillation:
         train: The samples to train on, by default the task's training part. A policy is trained on redrawn ones.
         subset: `[N]` or, for a stack, `[S, N]`: positions in `train` that each student may see; all by default.
         teacher_logits: `[len(train), C]`, where `train` is not the task's training part.
+        teacher_memory: Where views change: the teacher's logits by step, filled by the first run that is given it and
+            used by the next of the same seed and recipe (4 bytes a sample, class and epoch).
     """
 
     def __init__(
@@ -76,11 +79,13 @@ class Distillation:
         train: Part | None = None,
         subset: Tensor | None = None,
         teacher_logits: Tensor | None = None,
+        teacher_memory: dict[int, Tensor] | None = None,
     ) -> None:
         self.problem = problem
         self.recipe = recipe or problem.task.recipe
         self.part = problem.dataset.train if train is None else train
         self.teacher_logits = problem.teacher_logits if train is None else teacher_logits
+        self.teacher_memory = teacher_memory
         self.subset = subset
         self.seeds = seeds
         self.student = _new_student(problem, seeds)
@@ -100,6 +105,7 @@ class Distillation:
             )
         self.steps = self.recipe.steps(size)
         self.step = 0
+        self._learned: LearnedRule | None = None
         self._size = size
         self._order: tuple[int, Tensor] | None = None
 
@@ -132,13 +138,22 @@ class Distillation:
             else:
                 buffers = {name: value.clone() for name, value in self.student.named_buffers()}
                 student_logits = functional_call(self.student, {**parameters, **buffers}, (images,))
-        teacher_logits = self._teacher_logits(index, images)
+        teacher_logits = self._teacher_logits(step, index, images)
         if student_logits.shape[-1] != teacher_logits.shape[-1]:
             raise BadInputError(
                 f"student has {student_logits.shape[-1]} class outputs, teacher {teacher_logits.shape[-1]}: "
                 "give a teacher that was trained on this task's classes"
             )
-        return Signals(student_logits, teacher_logits, self.part.labels[index], step / self.steps)
+        stacked = not isinstance(self.seeds, int)
+        return Signals(student_logits, teacher_logits, self.part.labels[index], step / self.steps, stacked=stacked)
+
+    def attach(self, method: Method) -> Method:
+        """Return the method for this run: a rule that learns gets parameters of its own, in this run's optimizer."""
+        if not isinstance(method.rule, LearnedRule):
+            return method
+        self._learned = self._new_rule(method.rule)
+        self.optimizer.add_param_group({"params": list(self._learned.parameters())})
+        return replace(method, rule=self._learned)
 
     def update(self, loss: Tensor) -> None:
         """Take one optimizer step along the mean over the batch of a per-sample loss, `[B]` or `[S, B]`."""
@@ -152,13 +167,18 @@ class Distillation:
 
     def restart(self, students: Tensor) -> None:
         """Give the marked students of a stack, `[S]` bool, their initial weights again and no momentum."""
-        fresh = _new_student(self.problem, self.seeds)
+        old, fresh = _tensors(self.student), _tensors(_new_student(self.problem, self.seeds))
+        if self._learned is not None:
+            old, fresh = old + _tensors(self._learned), fresh + _tensors(self._new_rule(self._learned))
         with torch.no_grad():
-            for tensor, initial in zip(_tensors(self.student), _tensors(fresh), strict=True):
+            for tensor, initial in zip(old, fresh, strict=True):
                 tensor[students] = initial[students]
                 momentum = self.optimizer.state.get(tensor, {}).get("momentum_buffer")
                 if momentum is not None:
                     momentum[students] = 0.0
+
+    def _new_rule(self, rule: LearnedRule) -> LearnedRule:
+        return rule.fresh(self.problem.dataset.num_classes, self.seeds).to(self.problem.device)
 
     def _index(self, step: int) -> Tensor:
         epoch, within = divmod(step, self.steps_per_epoch)
@@ -185,7 +205,7 @@ class Distillation:
         if not dataset.augment:
             return dataset.batch(self.part, index)
         if isinstance(self.seeds, int):
-            return dataset.batch(self.part, index, augmentation_generator(self.seeds, step))
+            return channels_last(dataset.batch(self.part, index, augmentation_generator(self.seeds, step)))
         views = [
             dataset.batch(self.part, rows, augmentation_generator(seed, step))
             for seed, rows in zip(self.seeds, index, strict=True)
@@ -193,13 +213,18 @@ class Distillation:
         return torch.stack(views)
 
     @torch.no_grad()
-    def _teacher_logits(self, index: Tensor, images: Tensor) -> Tensor:
+    def _teacher_logits(self, step: int, index: Tensor, images: Tensor) -> Tensor:
         if self.teacher_logits is not None:
             return self.teacher_logits[index]
+        if self.teacher_memory is not None and step in self.teacher_memory:
+            return self.teacher_memory[step]
         with self._autocast():
             flat = images.flatten(0, index.dim() - 1)
             logits: Tensor = self.problem.teacher(flat)
-        return logits.float().view(*index.shape, -1)
+        logits = logits.float().view(*index.shape, -1)
+        if self.teacher_memory is not None:
+            self.teacher_memory[step] = logits
+        return logits
 
     def _autocast(self) -> torch.autocast:
         device = self.problem.device.type
@@ -213,7 +238,7 @@ def predict(student: nn.Module, dataset: Dataset, part: Part, batch_size: int = 
     logits = []
     for start in range(0, len(part), batch_size):
         index = torch.arange(start, min(start + batch_size, len(part)), device=part.labels.device)
-        images = dataset.batch(part, index)
+        images = channels_last(dataset.batch(part, index))
         if isinstance(student, StackedStudent):
             images = images.expand(student.size, *images.shape)
         logits.append(student(images).float())
@@ -238,6 +263,7 @@ def train(
     Returns:
         The trained student, or the stack of them.
     """
+    method = run.attach(method)
     while not run.done:
         signals = run.observe()
         loss = method.loss(signals)
@@ -247,6 +273,11 @@ def train(
     return run.student
 
 
+def channels_last(images: Tensor) -> Tensor:
+    """Images `[B, C, H, W]` in the memory order that convolutions are fastest in: 0.73 of a ResNet-8 step's time."""
+    return images.contiguous(memory_format=torch.channels_last)
+
+
 def _tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
 
@@ -254,6 +285,7 @@ def _tensors(module: nn.Module) -> list[Tensor]:
 def _new_student(problem: Problem, seeds: int | Sequence[int]) -> nn.Module:
     shape, classes = problem.dataset.image_shape, problem.dataset.num_classes
     if isinstance(seeds, int):
-        return seeded_model(problem.task.student, shape, classes, seeds).to(problem.device)
+        student = seeded_model(problem.task.student, shape, classes, seeds)
+        return student.to(problem.device).to(memory_format=torch.channels_last)
     models = {seed: seeded_model(problem.task.student, shape, classes, seed) for seed in seeds}
     return StackedStudent([models[seed] for seed in seeds]).to(problem.device)

@@ -16,8 +16,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from rltemp.divergences import log_softmax
 from rltemp.errors import BadInputError
-from rltemp.losses import log_softmax
 from rltemp.names import lookup
 from rltemp.types import Signals
 

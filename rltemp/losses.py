@@ -1,28 +1,27 @@
-"""Distillation losses: one value per sample, never averaged inside, computed in float32."""
+"""Distillation losses: one value per sample, never averaged inside, in float32 (float64 for float64 logits)."""
 
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional as F
 
+from rltemp.divergences import forward_kl, log_softmax
 from rltemp.errors import BadInputError
-from rltemp.types import Signals, Temperatures
-
-_VECTOR_LANES = 16
-"""Float32 numbers in one AVX-512 register."""
+from rltemp.types import Divergence, Signals, Temperatures, full_precision, scatter
 
 
-def kd_loss(signals: Signals, temperatures: Temperatures) -> Tensor:
-    """Return weight * KL(softmax(teacher / T_t) || softmax(student / T_s)) for every sample, in nats.
+def kd_loss(signals: Signals, temperatures: Temperatures, divergence: Divergence = forward_kl) -> Tensor:
+    """Return weight * divergence(student / T_s, teacher / T_t) for every sample, in nats.
 
-    Hinton et al. (2015), https://arxiv.org/abs/1503.02531, with a temperature for each sample and network.
+    Hinton et al. (2015), https://arxiv.org/abs/1503.02531, with a temperature for each sample and network; the
+    divergence is KL(teacher || student) unless another one of `rltemp.divergences` is given.
 
     Args:
         signals: Logits `[..., C]`; half-precision logits are computed with in float32.
-        temperatures: `[...]` each; must be positive (see `rltemp.rules.check_temperatures`).
+        temperatures: `[...]` each; must be positive (see `rltemp.checks.check_temperatures`).
+        divergence: Of softened logits; see `rltemp.divergences`.
 
     Returns:
-        `[...]`, float32, not averaged.
+        `[...]`, float32, not averaged; 0 where the mask has no sample.
 
     >>> import torch
     >>> from rltemp import Signals, Temperatures
@@ -31,29 +30,23 @@ def kd_loss(signals: Signals, temperatures: Temperatures) -> Tensor:
     >>> round(kd_loss(signals, Temperatures(four, four, four * four)).item(), 4)
     0.5883
     """
-    student = log_softmax(signals.student_logits.float() / temperatures.student.unsqueeze(-1))
-    teacher = log_softmax(signals.teacher_logits.float() / temperatures.teacher.unsqueeze(-1))
-    return temperatures.weight * F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1)
+    if (mask := signals.mask) is not None:
+        kept = (value[mask] for value in (temperatures.student, temperatures.teacher, temperatures.weight))
+        return scatter(kd_loss(signals.samples(), Temperatures(*kept), divergence), mask, 0.0)
+    student = full_precision(signals.student_logits) / temperatures.student.unsqueeze(-1)
+    teacher = full_precision(signals.teacher_logits) / temperatures.teacher.unsqueeze(-1)
+    return temperatures.weight * divergence(student, teacher, signals.labels)
 
 
 def cross_entropy(signals: Signals) -> Tensor:
-    """Return the cross-entropy with the labels for every sample, `[...]`, in nats.
+    """Return the cross-entropy with the labels for every sample, `[...]`, in nats; 0 where the mask has no sample.
 
     Raises:
         BadInputError: Where `signals` carries no labels.
     """
     if signals.labels is None:
         raise BadInputError("cross-entropy needs labels; these signals carry none")
-    log_probs = log_softmax(signals.student_logits.float())
+    if signals.mask is not None:
+        return scatter(cross_entropy(signals.samples()), signals.mask, 0.0)
+    log_probs = log_softmax(full_precision(signals.student_logits))
     return -log_probs.gather(-1, signals.labels.unsqueeze(-1)).squeeze(-1)
-
-
-def log_softmax(logits: Tensor) -> Tensor:
-    """Return log(softmax(logits)) along the last axis, `[..., C]`.
-
-    torch's CPU kernel runs along the classes; where they do not fill a vector register, it takes ten times as
-    long as one that runs along the samples: half of the step of a stack of small students.
-    """
-    if logits.shape[-1] >= _VECTOR_LANES:
-        return F.log_softmax(logits, -1)
-    return F.log_softmax(logits.movedim(-1, 0).contiguous(), 0).movedim(0, -1)

@@ -1,26 +1,33 @@
-"""A method is what a training step minimises: a temperature rule, loss weights and a warm-up; `METHODS` names them.
+"""A method is what a training step minimises: a temperature rule, a divergence, loss weights and a warm-up.
 
-    loss = ce_weight * CE + min(progress / warmup, 1) * (kd_weight * KD(rule) + plain_kd_weight * KD(fixed))
+    loss = ce_weight * CE + min(progress / warmup, 1) * (kd_weight * D(rule) + plain_kd_weight * D(fixed))
 
 Published methods differ by a factor of ten in these weights, and a weight acts as a learning rate: so they are options
-by name (`dtkd:reference=2,kd_weight=0.9,plain_kd_weight=0,ce_weight=0.1,warmup=0` is DTKD's rule at the usual weights).
+by name (`dtkd:reference=2,kd_weight=0.9,plain_kd_weight=0,ce_weight=0.1,warmup=0` is DTKD's rule at the usual weights),
+and `matched:NAME` is the method NAME at the weight at which it pulls as hard as plain distillation does.
+`rltemp.recipes` holds the published ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from rltemp import rules
+from rltemp.checks import check_temperatures, fraction, not_negative, positive
+from rltemp.curriculum import LearnedRule
+from rltemp.divergences import forward_kl
 from rltemp.errors import BadInputError
 from rltemp.losses import cross_entropy, kd_loss
 from rltemp.names import call_with_options, import_attribute, lookup, split_spec
-from rltemp.types import Signals, TemperatureRule
+from rltemp.types import Divergence, Signals, TemperatureRule, Temperatures, full_precision, scatter
+
+PLAIN_TEMPERATURE, PLAIN_CE_WEIGHT, PLAIN_KD_WEIGHT = 4.0, 0.1, 0.9
+"""Plain distillation as CIFAR-100 recipes have it; what `matched:` matches."""
 
 
 @dataclass(frozen=True)
@@ -30,103 +37,125 @@ class Method:
     Args:
         name: As it was asked for; shown in tables and error messages.
         rule: Temperatures per sample, or None for training without a teacher.
-        ce_weight: Weight of the cross-entropy with the labels, >= 0.
+        ce_weight: Weight of the cross-entropy with the labels, >= 0; at 0 no labels are needed for it.
         kd_weight: Weight of the divergence under `rule`, >= 0.
         plain_kd_weight: Weight of a second divergence at one fixed temperature (DTKD's objective has one), >= 0.
         plain_temperature: That temperature, > 0.
         warmup: Fraction of the run over which both divergences grow linearly from 0, 0..1.
+        divergence: Of softened logits; see `rltemp.divergences`.
+        switch: Fraction of the run that sees the divergences alone; what follows sees the labels alone
+            (Annealing-KD's two phases). None: both all the time.
+        matched: Scale the divergences, step by step, so that their gradient on the student's logits is on average as
+            long as that of plain distillation (T = 4, weight 0.9) on the same logits; warm-up has no effect then.
     """
 
     name: str
     rule: TemperatureRule | None
-    ce_weight: float = 0.1
-    kd_weight: float = 0.9
+    ce_weight: float = PLAIN_CE_WEIGHT
+    kd_weight: float = PLAIN_KD_WEIGHT
     plain_kd_weight: float = 0.0
-    plain_temperature: float = 4.0
+    plain_temperature: float = PLAIN_TEMPERATURE
     warmup: float = 0.0
+    divergence: Divergence = forward_kl
+    switch: float | None = None
+    matched: bool = False
 
     def __post_init__(self) -> None:
         for option in ("ce_weight", "kd_weight", "plain_kd_weight"):
-            value = getattr(self, option)
-            if value != 0:
-                rules.positive(value, self.name, option)
-        if not 0 <= self.warmup <= 1:
-            raise BadInputError(f"{self.name}: warmup is a fraction of the run, 0 to 1; got {self.warmup}")
+            not_negative(getattr(self, option), self.name, option)
+        positive(self.plain_temperature, self.name, "plain_temperature")
+        fraction(self.warmup, self.name, "warmup")
+        if self.switch is not None:
+            fraction(self.switch, self.name, "switch")
 
     def loss(self, signals: Signals) -> Tensor:
-        """Return the whole objective for every sample, `[...]`, in nats.
+        """Return the whole objective for every sample, `[...]`, in nats; 0 where the mask has no sample.
 
         Raises:
-            BadInputError: Where the rule answers a temperature that is not positive and finite.
+            BadInputError: Where the rule answers a temperature that is not positive and finite, or labels are
+                needed and missing.
         """
-        loss = self.ce_weight * cross_entropy(signals)
-        if self.rule is None:
+        if signals.mask is not None:
+            return scatter(self.loss(signals.samples()), signals.mask, 0.0)
+        hard, soft = self._shares(signals.progress)
+        loss = full_precision(signals.student_logits).new_zeros(signals.shape)
+        if hard:
+            loss = hard * cross_entropy(signals)
+        if not soft:
             return loss
+        divergences = self.soft(signals)
+        return loss + (self._match(signals) if self.matched else soft) * divergences
+
+    def soft(self, signals: Signals) -> Tensor:
+        """Return the weighted divergences alone, `[...]`, as they are after the warm-up."""
+        if self.rule is None:
+            raise BadInputError(f"{self.name} trains without a teacher and has no divergence")
         temperatures = self.rule(signals)
-        rules.check_temperatures(temperatures, self.name)
-        soft = self.kd_weight * kd_loss(signals, temperatures)
+        check_temperatures(temperatures, self.name)
+        soft = self.kd_weight * kd_loss(signals, temperatures, self.divergence)
         if self.plain_kd_weight:
-            soft = soft + self.plain_kd_weight * kd_loss(signals, rules.fixed(self.plain_temperature)(signals))
-        return loss + (min(signals.progress / self.warmup, 1.0) if self.warmup else 1.0) * soft
+            plain = uniform(signals, self.plain_temperature)
+            soft = soft + self.plain_kd_weight * kd_loss(signals, plain, self.divergence)
+        return soft
+
+    def _shares(self, progress: float) -> tuple[float, float]:
+        """What the cross-entropy and the divergences are multiplied by at this point of the run."""
+        if self.rule is None:
+            return self.ce_weight, 0.0
+        if self.switch is not None:
+            return (0.0, 1.0) if progress < self.switch else (self.ce_weight, 0.0)
+        return self.ce_weight, min(progress / self.warmup, 1.0) if self.warmup else 1.0
+
+    def _match(self, signals: Signals) -> Tensor:
+        """The factor that matches, `[]` or, for a stack, `[S, 1]`."""
+        logits = full_precision(signals.student_logits).detach().requires_grad_()
+        seen = replace(signals, student_logits=logits)
+        with torch.enable_grad():
+            plain = PLAIN_KD_WEIGHT * kd_loss(seen, uniform(seen, PLAIN_TEMPERATURE))
+            lengths = [
+                signals.groups(torch.autograd.grad(loss.sum(), logits)[0].norm(dim=-1)).mean(-1)
+                for loss in (plain, self.soft(seen))
+            ]
+        # Where the method does not pull at all, nothing can be matched.
+        factor = torch.where(lengths[1] > 0, lengths[0] / lengths[1].clamp(min=1e-30), 0.0)
+        return factor.unsqueeze(-1) if signals.stacked else factor.squeeze(0)
 
 
-def none(ce_weight: float = 1.0) -> Method:
-    """Train on the labels alone: what a student reaches without its teacher."""
-    return Method("none", rule=None, ce_weight=ce_weight)
-
-
-def fixed(temperature: float = 4.0, ce_weight: float = 0.1, kd_weight: float = 0.9) -> Method:
-    """Plain distillation, with the weights that CIFAR-100 recipes use (0.1 and 0.9)."""
-    return Method("fixed", rules.fixed(temperature), ce_weight, kd_weight)
-
-
-def dtkd(
-    reference: float = 4.0,
-    ce_weight: float = 1.0,
-    kd_weight: float = 3.0,
-    plain_kd_weight: float = 1.0,
-    warmup: float = 20 / 240,
-    minimum: float = 0.5,
-    maximum: float = 20.0,
-) -> Method:
-    """DTKD's whole published objective: its rule, an extra plain divergence at the reference, and a warm-up.
-
-    Wei and Bai (2024), https://arxiv.org/abs/2404.12711, with the default weights of the authors' code (gamma 1,
-    alpha 3, beta 1; per-pair values there are alpha 1 to 3, beta 0.5 to 2). The code warms up over 20 of 240 epochs.
-    """
-    rule = rules.dtkd(reference, minimum, maximum)
-    return Method("dtkd", rule, ce_weight, kd_weight, plain_kd_weight, float(reference), warmup)
-
-
-METHODS: dict[str, Callable[..., Method]] = {
-    "none": none,
-    "fixed": fixed,
-    "dtkd": dtkd,
-}
+def uniform(signals: Signals, temperature: float) -> Temperatures:
+    """One temperature for all samples and both networks, and its square as weight."""
+    same = signals.full(temperature)
+    return Temperatures(same, same, same.square())
 
 
 def load_method(spec: str) -> Method:
     """Build the method that `spec` names.
 
     Args:
-        spec: `name`, `name:value` or `name:key=value,...` of `METHODS`; the path of a policy file, which brings the
-            objective that it was trained with; or `module:attribute`, a `Method` or a rule (at plain KD's weights).
+        spec: `name`, `name:value` or `name:key=value,...` of `rltemp.recipes.METHODS`; the same after `matched:`; the
+            path of a policy file, which brings the objective that it was trained with; or `module:attribute`, a
+            `Method` or a rule (at plain KD's weights).
 
     Raises:
         BadInputError: For a name nobody knows, with the closest match, and for an option that cannot be.
         ArtifactRefusedError: For a policy file that fails its checks.
 
     >>> load_method("dtkd:reference=2").plain_temperature
-    2.0
+    2
+    >>> load_method("matched:ttm").ce_weight
+    0.1
     """
+    from rltemp.recipes import METHODS  # made of methods, as this module is not
+
     name, options = split_spec(spec)
     if name in METHODS:
         return replace(call_with_options(METHODS[name], options, spec), name=spec)
+    if name == "matched" and options:
+        return replace(matched(load_method(options)), name=spec)
     if is_file_name(spec):
         from rltemp.policy import Policy  # the reader of strangers' files, loaded by those who need it
 
         return Policy.load(Path(spec)).method(spec)
-    if options and not _misspelt(name):
+    if options and not _misspelt(name, METHODS):
         found = import_attribute(spec)
         if not callable(found) and not isinstance(found, Method):
             raise BadInputError(
@@ -136,8 +165,17 @@ def load_method(spec: str) -> Method:
     return lookup(METHODS, name, "rule")()
 
 
+def matched(method: Method) -> Method:
+    """Return the method with plain distillation's weights: its soft term as strong, its cross-entropy at 0.1."""
+    if method.rule is None:
+        raise BadInputError(f"{method.name} has no divergence whose weight could be matched")
+    return replace(method, matched=True, ce_weight=PLAIN_CE_WEIGHT, warmup=0.0, switch=None)
+
+
 def load_rule(spec: str) -> TemperatureRule:
     """Build the temperature rule that `spec` names: the rule of `load_method(spec)`, without its loss weights.
+
+    A mask among the signals is kept: T = 1 and weight 0 stand where there is no sample.
 
     >>> import torch
     >>> from rltemp import Signals
@@ -145,28 +183,33 @@ def load_rule(spec: str) -> TemperatureRule:
     >>> load_rule("dtkd:reference=4")(signals).teacher
     tensor([5.3333])
     """
+    from rltemp.rules import masked
+
     rule = load_method(spec).rule
     if rule is None:
         raise BadInputError(f"{spec!r} trains without a teacher and has no temperature rule")
-    return rule
+    return masked(rule)
 
 
 def reference_method(spec: str) -> Method:
     """Build a method of `METHODS` that has temperatures: what a policy may move around.
 
-    A policy file names one, so nothing is imported or opened here.
+    A policy file names one, so nothing is imported or opened here; and one that learns would need what it learned.
     """
+    from rltemp.recipes import METHODS
+
     name, options = split_spec(spec)
     method = call_with_options(lookup(METHODS, name, "reference"), options, spec)
-    if method.rule is None:
-        raise BadInputError(f"a policy's reference needs temperatures; {spec!r} has none")
+    if method.rule is None or isinstance(method.rule, LearnedRule):
+        lacks = "has none" if method.rule is None else "learns them in every run anew"
+        raise BadInputError(f"a policy's reference needs temperatures by a formula; {spec!r} {lacks}")
     return replace(method, name=spec)
 
 
-def _misspelt(name: str) -> bool:
+def _misspelt(name: str, known: object) -> bool:
     """Tell whether `name` is nearly a method's and no module's: `fixd:4` is not meant as something to import."""
     module = name.partition(".")[0]
-    return bool(get_close_matches(name, METHODS)) and find_spec(module) is None
+    return bool(get_close_matches(name, list(known), cutoff=0.7)) and find_spec(module) is None  # type: ignore[call-overload]
 
 
 def is_file_name(spec: str) -> bool:

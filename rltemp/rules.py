@@ -1,25 +1,37 @@
-"""Closed-form temperature rules; `RULES` at the foot names them.
+"""Closed-form and learned temperature rules; `RULES` at the foot names them.
 
 A rule maps `Signals` to `Temperatures`. To add one: write a factory whose parameters are the rule's options, put it
-into `RULES`, and give it one hand-worked test. Rules do not detach: where the published code lets gradient through the
-student's temperature, so does the rule; whoever wants constants calls `Temperatures.detach()`.
+into `RULES`, and give it one hand-worked test (docs/add-a-rule.md). The lines `Formula:` to `Guard:` of its docstring
+are what `rltemp rules` shows and what the contract in tests/test_rules.py holds it to.
+
+Rules do not detach: where the published code lets gradient through the student's temperature, so does the rule;
+whoever wants constants calls `Temperatures.detach()`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
-import torch
-
+from rltemp.checks import positive
+from rltemp.curriculum import LearnedRule, ctkd, ctkd_instance
+from rltemp.difficulty import cswt, energy, idts, random
+from rltemp.divergences import log_softmax
 from rltemp.errors import BadInputError
-from rltemp.types import Signals, TemperatureRule, Temperatures
+from rltemp.schedules import annealing, cosine_schedule, linear_schedule, step_schedule
+from rltemp.sharpness import dtkd, dtkd_exact, dtkd_logsumexp
+from rltemp.spread import atkd, lskd, normkd
+from rltemp.types import Signals, TemperatureRule, Temperatures, full_precision, scatter
 
 
 def fixed(temperature: float = 4.0) -> TemperatureRule:
     """Give every sample the same temperature for both networks, and the weight T^2 that keeps gradients comparable.
 
-    Hinton, Vinyals and Dean (2015), https://arxiv.org/abs/1503.02531, section 2. CIFAR-100 recipes use T = 4.
+    Formula: T_t = T_s = T, weight T^2.
+    Source: Hinton, Vinyals and Dean (2015), https://arxiv.org/abs/1503.02531; CIFAR-100 recipes use T = 4.
+    Labels: no
+    Bounds: 4 to 4
+    Invariant: shift, scale
+    Guard: none.
 
     Args:
         temperature: T > 0.
@@ -33,70 +45,92 @@ def fixed(temperature: float = 4.0) -> TemperatureRule:
     return rule
 
 
-def dtkd(reference: float = 4.0, minimum: float = 0.5, maximum: float = 20.0) -> TemperatureRule:
-    """Share a reference temperature between student and teacher by their largest logits.
+def ttm(gamma: float = 0.25) -> TemperatureRule:
+    """Soften the teacher alone: the student learns its power-transformed distribution at T = 1.
 
-    With x and y the largest logits of teacher and student, T_t = 2x/(x+y) * reference and T_s = 2y/(x+y) * reference,
-    weight T_t T_s: so T_t + T_s is twice the reference and the two scaled maxima coincide. Wei and Bai (2024),
-    https://arxiv.org/abs/2404.12711; the rule is the one of the authors' code, whose own erratum calls the paper's
-    derivation of it wrong. Gradient flows through the student's maximum, as in that code.
-
-    Two guards, which that code lacks. Where either maximum is not positive, the formula divides by zero or turns a
-    temperature negative (which reverses the student's ranking): both networks get the reference there. And both
-    temperatures are kept within bounds: a fresh student's is near zero otherwise, and its training erratic.
-    `minimum=0` with a large `maximum` is the formula as published.
+    Formula: T_t = 1 / gamma, T_s = 1, weight 1.
+    Source: Zheng and Yang (2024), https://arxiv.org/abs/2402.11148.
+    Labels: no
+    Bounds: 1 to 4
+    Invariant: shift, scale
+    Guard: none.
 
     Args:
-        reference: Temperature given to a sample on which both networks are equally sharp; > 0.
-        minimum: Lowest temperature, >= 0.
-        maximum: Highest temperature.
+        gamma: The power, above 0, to 1; 0.1 to 0.4 in the paper, tuned by pair.
     """
-    value = positive(reference, "dtkd", "reference")
-    highest = positive(maximum, "dtkd", "maximum")
-    lowest = 0.0 if minimum == 0 else positive(minimum, "dtkd", "minimum")
-    if lowest >= highest:
-        raise BadInputError(f"dtkd: minimum must be below maximum; got {minimum} and {maximum}")
+    value = _power(gamma, "ttm")
 
     def rule(signals: Signals) -> Temperatures:
-        teacher_max = signals.teacher_logits.float().amax(-1)
-        student_max = signals.student_logits.float().amax(-1)
-        guarded = (teacher_max <= 0) | (student_max <= 0)
-        # The masked branch must stay finite too: autograd multiplies its gradient by zero, and zero times inf is nan.
-        total = (teacher_max + student_max).masked_fill(guarded, 1.0)
-        teacher = (2 * value * teacher_max / total).masked_fill(guarded, value).clamp(lowest, highest)
-        student = (2 * value * student_max / total).masked_fill(guarded, value).clamp(lowest, highest)
-        return Temperatures(student=student, teacher=teacher, weight=teacher * student)
+        one = signals.full(1.0)
+        return Temperatures(student=one, teacher=signals.full(1 / value), weight=one)
 
     return rule
 
 
-def check_temperatures(temperatures: Temperatures, source: str) -> None:
-    """Refuse temperatures that are zero, negative or not finite, naming the first sample.
+def wttm(gamma: float = 0.25) -> TemperatureRule:
+    """Soften the teacher alone, and weigh a sample by how uniform the teacher is on it.
 
-    A negative temperature gives a finite loss and finite gradients of the wrong ranking, so nothing downstream sees it.
+    Formula: T_t = 1 / gamma, T_s = 1, weight U = sum_k p_k^gamma, p the teacher's distribution at T = 1; U is 1 where
+    p is one-hot, C^(1 - gamma) where it is uniform.
+    Source: Zheng and Yang (2024), https://arxiv.org/abs/2402.11148.
+    Labels: no
+    Bounds: 1 to 4
+    Invariant: shift
+    Guard: none; U is formed from log-probabilities.
 
-    Raises:
-        BadInputError: Naming the field, the value, the sample and `source`.
+    Args:
+        gamma: The power, above 0, to 1; 0.1 to 0.8 in the paper, tuned by pair.
     """
-    for name in ("student", "teacher"):
-        values = getattr(temperatures, name)
-        good = (values > 0) & (values < math.inf)
-        if not bool(good.all()):
-            sample = int(torch.nonzero(~good.flatten())[0])
-            raise BadInputError(
-                f"{name} temperature must be finite and above 0; got {float(values.detach().flatten()[sample])} "
-                f"for sample {sample} from {source}"
-            )
+    value = _power(gamma, "wttm")
+
+    def rule(signals: Signals) -> Temperatures:
+        log_probs = log_softmax(full_precision(signals.teacher_logits))
+        weight = (value * log_probs).logsumexp(-1).exp()
+        return Temperatures(student=signals.full(1.0), teacher=signals.full(1 / value), weight=weight)
+
+    return rule
 
 
-def positive(value: float, owner: str, option: str) -> float:
-    """Return `value` as a float, or refuse one that is not a finite number above zero."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise BadInputError(f"{owner}: {option} must be finite and above 0; got {value!r}")
-    return float(value)
+def masked(rule: TemperatureRule) -> TemperatureRule:
+    """Return the rule made to look at the samples of a mask alone; T = 1 and weight 0 stand where there is none."""
+    if isinstance(rule, LearnedRule):
+        return rule  # does so itself, and must stay the module whose parameters an optimizer has
+
+    def over_samples(signals: Signals) -> Temperatures:
+        if (mask := signals.mask) is None:
+            return rule(signals)
+        found = rule(signals.samples())
+        student, teacher = (scatter(value, mask, 1.0) for value in (found.student, found.teacher))
+        return Temperatures(student, teacher, scatter(found.weight, mask, 0.0))
+
+    return over_samples
+
+
+def _power(gamma: float, owner: str) -> float:
+    value = positive(gamma, owner, "gamma")
+    if value > 1:
+        raise BadInputError(f"{owner}: gamma must be above 0 and at most 1; got {gamma}")
+    return value
 
 
 RULES: dict[str, Callable[..., TemperatureRule]] = {
     "fixed": fixed,
     "dtkd": dtkd,
+    "dtkd_logsumexp": dtkd_logsumexp,
+    "dtkd_exact": dtkd_exact,
+    "ttm": ttm,
+    "wttm": wttm,
+    "atkd": atkd,
+    "normkd": normkd,
+    "lskd": lskd,
+    "ctkd": ctkd,
+    "ctkd_instance": ctkd_instance,
+    "idts": idts,
+    "energy": energy,
+    "cswt": cswt,
+    "annealing": annealing,
+    "linear_schedule": linear_schedule,
+    "cosine_schedule": cosine_schedule,
+    "step_schedule": step_schedule,
+    "random": random,
 }

@@ -10,9 +10,9 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
+from rltemp.checks import positive
 from rltemp.errors import BadInputError
 from rltemp.names import lookup, split_spec
-from rltemp.rules import positive
 
 
 @dataclass(frozen=True)

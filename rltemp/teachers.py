@@ -20,8 +20,8 @@ from rltemp.data import Dataset, Part
 from rltemp.datasets import load_dataset
 from rltemp.distill import Distillation, Problem, evaluate, predict, train
 from rltemp.errors import BadInputError, TrainingDivergedError
-from rltemp.methods import none
 from rltemp.models import build_model
+from rltemp.recipes import none
 from rltemp.tasks import Task
 from rltemp.toy import toy_teacher
 from rltemp.weights import load_weights, save_weights
@@ -51,7 +51,9 @@ def prepare(
         TrainingDivergedError: Where the teacher's training ends in numbers that are not finite.
     """
     dataset = load_dataset(task.name, task.split_seed, root).to(device)
-    teacher = _teacher(task, dataset, on_step).to(device).eval().requires_grad_(False)
+    teacher = (
+        _teacher(task, dataset, on_step).to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+    )
     logits = None if dataset.augment else predict(teacher, dataset, dataset.train)
     accuracy = float(evaluate(teacher, dataset, dataset.test))
     return Problem(task, dataset, teacher, logits, accuracy)

@@ -7,7 +7,7 @@ Shapes: C is the number of classes and always the last axis of logits; `...` is 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,6 +24,10 @@ class Signals:
         teacher_logits: `[..., C]`, no graph.
         labels: `[...]` integers in 0..C-1, or None where the loop has none (rules that need them say so).
         progress: How much of the run is done, 0 (first step) to 1 (after the last).
+        mask: `[...]` bool, False where there is no sample (padding of a token batch); None: all are samples. What
+            stands in such a place, nan among it, reaches neither a loss nor a gradient.
+        stacked: The first axis counts students of a stack that know nothing of each other: a rule that compares a
+            sample with its batch then compares it with the batch of its own student.
 
     Raises:
         BadInputError: Where shapes disagree; the message names the fields and both shapes.
@@ -33,6 +37,8 @@ class Signals:
     teacher_logits: Tensor
     labels: Tensor | None = None
     progress: float = 0.0
+    mask: Tensor | None = None
+    stacked: bool = False
 
     def __post_init__(self) -> None:
         student, teacher = tuple(self.student_logits.shape), tuple(self.teacher_logits.shape)
@@ -45,6 +51,16 @@ class Signals:
             raise BadInputError(f"logits need at least 2 classes on their last axis; got shape {student}")
         if self.labels is not None and tuple(self.labels.shape) != student[:-1]:
             raise BadInputError(f"labels have shape {tuple(self.labels.shape)}, needed: {student[:-1]}")
+        if self.mask is not None and (tuple(self.mask.shape) != student[:-1] or self.mask.dtype != torch.bool):
+            raise BadInputError(
+                f"mask has shape {tuple(self.mask.shape)} and type {self.mask.dtype}; "
+                f"needed: {student[:-1]}, torch.bool"
+            )
+        if self.stacked and (len(student) < 3 or self.mask is not None):
+            raise BadInputError(
+                f"a stack needs logits [S, ..., C] and no mask; got shape {student}"
+                f"{'' if self.mask is None else ' and a mask'}"
+            )
         if not 0.0 <= self.progress <= 1.0:
             raise BadInputError(f"progress must be between 0 and 1; got {self.progress}")
 
@@ -62,6 +78,17 @@ class Signals:
         """`value` once per sample, float32, on the logits' device."""
         return torch.full(self.shape, float(value), device=self.student_logits.device)
 
+    def groups(self, values: Tensor) -> Tensor:
+        """Values `[...]` as `[G, N]`: a row for each batch whose samples may be compared, one or one a student."""
+        return values.flatten(1) if self.stacked else values.reshape(1, -1)
+
+    def samples(self) -> Signals:
+        """The samples that the mask leaves, as `[M, C]` without a mask; the whole, where there is none."""
+        if self.mask is None:
+            return self
+        labels = None if self.labels is None else self.labels[self.mask]
+        return Signals(self.student_logits[self.mask], self.teacher_logits[self.mask], labels, self.progress)
+
 
 @dataclass(frozen=True)
 class Temperatures:
@@ -69,6 +96,12 @@ class Temperatures:
 
     Every published rule is a choice of exactly these three: `fixed` answers (T, T, T^2), DTKD (T_s, T_t, T_s T_t).
     The weight multiplies the sample's divergence.
+
+    Args:
+        student: Of the student's logits, above 0.
+        teacher: Of the teacher's logits, above 0.
+        weight: Of the sample's divergence, 0 or more.
+        guarded: Where a safe value stands in for what the formula gives, bool; None from rules without a guard.
 
     Raises:
         BadInputError: Where the three shapes differ. A `[B, 1]` beside a `[B]` would broadcast to `[B, B]` and
@@ -78,15 +111,33 @@ class Temperatures:
     student: Tensor
     teacher: Tensor
     weight: Tensor
+    guarded: Tensor | None = None
 
     def __post_init__(self) -> None:
         shapes = {name: tuple(getattr(self, name).shape) for name in ("student", "teacher", "weight")}
+        if self.guarded is not None:
+            shapes["guarded"] = tuple(self.guarded.shape)
         if len(set(shapes.values())) != 1:
             raise BadInputError(f"temperatures need one shape, one value per sample; got {shapes}")
 
     def detach(self) -> Temperatures:
         """The same numbers as constants of the graph."""
-        return Temperatures(self.student.detach(), self.teacher.detach(), self.weight.detach())
+        return replace(self, student=self.student.detach(), teacher=self.teacher.detach(), weight=self.weight.detach())
 
 
 TemperatureRule = Callable[[Signals], Temperatures]
+Divergence = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
+
+
+def full_precision(logits: Tensor) -> Tensor:
+    """Logits in the type that temperatures and losses are computed in: float32, or float64 where they come so.
+
+    >>> full_precision(torch.zeros(2, dtype=torch.bfloat16)).dtype, full_precision(torch.zeros(2).double()).dtype
+    (torch.float32, torch.float64)
+    """
+    return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+
+
+def scatter(values: Tensor, mask: Tensor, fill: float) -> Tensor:
+    """Put `values`, `[M]`, where the mask is true, and `fill` elsewhere: `[...]`, with the graph of the values."""
+    return torch.full(mask.shape, fill, dtype=values.dtype, device=values.device).masked_scatter(mask, values)

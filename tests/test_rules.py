@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rltemp import BadInputError, Signals, Temperatures, kd_loss
-from rltemp.rules import RULES, check_temperatures, dtkd, fixed
+from rltemp.checks import check_temperatures
+from rltemp.rules import RULES, dtkd, fixed
 
 Vector = tuple[Tensor, Tensor, Tensor]
 

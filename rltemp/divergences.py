@@ -1,0 +1,179 @@
+"""Divergences between softened distributions, one value a sample; `DIVERGENCES` at the foot names them.
+
+A divergence maps the student's logits over its temperature, the teacher's over its own (`[..., C]`, float32 or
+float64) and the labels (`[...]`, or None) to `[...]`, in nats. No temperature, weight or mean is in it: `kd_loss`
+divides before and multiplies after. To add one, write a factory whose parameters are its options and put it into the
+table. The lines `Formula:` to `Guard:` of a docstring are what `rltemp rules` shows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rltemp.checks import not_negative, switch
+from rltemp.errors import BadInputError
+from rltemp.types import Divergence
+
+_VECTOR_LANES = 16
+"""Float32 numbers in one AVX-512 register."""
+
+
+def kl() -> Divergence:
+    """Kullback-Leibler divergence of the student from the teacher: what distillation minimises since Hinton.
+
+    Formula: sum_k p_k (log p_k - log q_k), p the teacher's and q the student's softened distribution.
+    Source: Hinton, Vinyals and Dean (2015), https://arxiv.org/abs/1503.02531.
+    Labels: no
+    Guard: none; computed from log-probabilities, so that no class underflows.
+    """
+    return forward_kl
+
+
+def reverse_kl() -> Divergence:
+    """Kullback-Leibler divergence of the teacher from the student: it punishes mass where the teacher has none.
+
+    Formula: sum_k q_k (log q_k - log p_k).
+    Source: Gu et al. (2023), https://arxiv.org/abs/2306.08543, for language models.
+    Labels: no
+    Guard: none; computed from log-probabilities.
+    """
+    return lambda student, teacher, labels: forward_kl(teacher, student, labels)
+
+
+def jensen_shannon() -> Divergence:
+    """Jensen-Shannon divergence: the mean divergence of both from their mixture; between 0 and log 2.
+
+    Formula: KL(p||m)/2 + KL(q||m)/2 with m = (p+q)/2.
+    Source: Agarwal et al. (2023), https://arxiv.org/abs/2306.13649, with beta = 1/2.
+    Labels: no
+    Guard: none; the mixture is formed from log-probabilities.
+    """
+
+    def divergence(student: Tensor, teacher: Tensor, labels: Tensor | None) -> Tensor:
+        q, p = log_softmax(student), log_softmax(teacher)
+        mixture = torch.logaddexp(p, q) - math.log(2)
+        return (p.exp() * (p - mixture) + q.exp() * (q - mixture)).sum(-1) / 2
+
+    return divergence
+
+
+def mse() -> Divergence:
+    """Mean squared difference of the softened logits: regression, no distribution.
+
+    Formula: mean_k (v_k / T_s - u_k / T_t)^2.
+    Source: Ba and Caruana (2014), https://arxiv.org/abs/1312.6184.
+    Labels: no
+    Guard: none.
+    """
+    return lambda student, teacher, labels: (student - teacher).square().mean(-1)
+
+
+def dkd(target: float = 1.0, non_target: float = 8.0, published: bool = False) -> Divergence:
+    """Weigh what the teacher says of the target class apart from what it says of the others.
+
+    With b = (p_y, 1 - p_y): TCKD = KL(b_t || b_s), NCKD the divergence over the other classes, renormalised. So
+    KL = TCKD + (1 - p_y) NCKD, where p_y is the teacher's.
+
+    Formula: target TCKD + non_target NCKD.
+    Source: Zhao et al. (2022), https://arxiv.org/abs/2203.08679.
+    Labels: yes
+    Guard: 1 - p is formed from the other classes' log-probabilities. The published code takes the log of a sum of
+    probabilities, which underflows (a gap of 120 between two logits gives nan); published=true computes it so.
+
+    Args:
+        target: Weight of TCKD (the paper's alpha), >= 0.
+        non_target: Weight of NCKD (beta), >= 0; 2 to 8 in the paper, by pair.
+        published: Compute as the authors' code does, underflow included.
+    """
+    alpha, beta = not_negative(target, "dkd", "target"), not_negative(non_target, "dkd", "non_target")
+    parts = _published_parts if switch(published, "dkd", "published") else _decoupled_parts
+
+    def divergence(student: Tensor, teacher: Tensor, labels: Tensor | None) -> Tensor:
+        if labels is None:
+            raise BadInputError("DKD tells the target class from the others and needs labels; these signals carry none")
+        target_part, non_target_part = parts(student, teacher, labels)
+        # A part that is not asked for adds no zero times nan.
+        kept = [weight * part for weight, part in ((alpha, target_part), (beta, non_target_part)) if weight]
+        return sum(kept, torch.zeros_like(target_part))
+
+    return divergence
+
+
+def tckd() -> Divergence:
+    """The target-class part of DKD alone: how sure the teacher is of the label.
+
+    Formula: KL((p_y, 1-p_y) || (q_y, 1-q_y)).
+    Source: Zhao et al. (2022), https://arxiv.org/abs/2203.08679.
+    Labels: yes
+    Guard: as dkd.
+    """
+    return dkd(target=1.0, non_target=0.0)
+
+
+def nckd() -> Divergence:
+    """The part of DKD over the other classes alone: the dark knowledge.
+
+    Formula: KL of the distributions over the classes other than y.
+    Source: Zhao et al. (2022), https://arxiv.org/abs/2203.08679.
+    Labels: yes
+    Guard: as dkd; 0 for two classes, where nothing is left to compare.
+    """
+    return dkd(target=0.0, non_target=1.0)
+
+
+def forward_kl(student: Tensor, teacher: Tensor, labels: Tensor | None = None) -> Tensor:
+    """KL(softmax(teacher) || softmax(student)) for every sample."""
+    log_student, log_teacher = log_softmax(student), log_softmax(teacher)
+    return F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(-1)
+
+
+def log_softmax(logits: Tensor) -> Tensor:
+    """Return log(softmax(logits)) along the last axis, `[..., C]`.
+
+    torch's CPU kernel runs along the classes; where they do not fill a vector register, it takes ten times as
+    long as one that runs along the samples: half of the step of a stack of small students.
+    """
+    if logits.shape[-1] >= _VECTOR_LANES:
+        return F.log_softmax(logits, -1)
+    return F.log_softmax(logits.movedim(-1, 0).contiguous(), 0).movedim(0, -1)
+
+
+def _decoupled_parts(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    own = labels.unsqueeze(-1)
+    is_own = torch.zeros_like(student, dtype=torch.bool).scatter(-1, own, True)
+    log_q, log_p = log_softmax(student), log_softmax(teacher)
+    rest_q, rest_p = (value.masked_fill(is_own, -math.inf).logsumexp(-1, keepdim=True) for value in (log_q, log_p))
+    own_q, own_p = log_q.gather(-1, own), log_p.gather(-1, own)
+    target = own_p.exp() * (own_p - own_q) + rest_p.exp() * (rest_p - rest_q)
+    # Filled before they are multiplied: the masked class adds a zero, and its gradient none.
+    others_p = (log_p - rest_p).masked_fill(is_own, 0.0)
+    others_q = (log_q - rest_q).masked_fill(is_own, 0.0)
+    non_target = (others_p.exp().masked_fill(is_own, 0.0) * (others_p - others_q)).sum(-1)
+    return target.squeeze(-1), non_target
+
+
+def _published_parts(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    own = labels.unsqueeze(-1)
+    is_own = torch.zeros_like(student).scatter(-1, own, 1.0)
+    q, p = (
+        torch.stack([(value * is_own).sum(-1), (value * (1 - is_own)).sum(-1)], -1)
+        for value in (student.softmax(-1), teacher.softmax(-1))
+    )
+    target = F.kl_div(q.log(), p, reduction="none").sum(-1)
+    return target, forward_kl(student - 1000 * is_own, teacher - 1000 * is_own)
+
+
+DIVERGENCES: dict[str, Callable[..., Divergence]] = {
+    "kl": kl,
+    "reverse_kl": reverse_kl,
+    "jensen_shannon": jensen_shannon,
+    "dkd": dkd,
+    "tckd": tckd,
+    "nckd": nckd,
+    "mse": mse,
+}

@@ -1,0 +1,137 @@
+"""Rules that make teacher and student equally sharp: DTKD, as published and as it was meant."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from rltemp.checks import not_negative, positive, switch
+from rltemp.errors import BadInputError
+from rltemp.types import Signals, TemperatureRule, Temperatures, full_precision
+
+_HALVINGS = 26
+"""Of the bisection: 2^-26 of its range is below what float32 resolves."""
+_REACH = 0.875
+"""How far the bisection moves a temperature, as a share of the reference: from 1/8 of it to 15/8."""
+
+
+def dtkd(
+    reference: float = 4.0, minimum: float = 0.5, maximum: float = 20.0, published: bool = False
+) -> TemperatureRule:
+    """Share a reference temperature between student and teacher by their largest logits.
+
+    T_t + T_s is twice the reference and the two scaled maxima coincide. The rule is the one of the authors' code,
+    whose own erratum calls the paper's derivation of it wrong. Gradient flows through the student's maximum, as there.
+
+    Formula: T_t = 2x/(x+y) reference, T_s = 2y/(x+y) reference, weight T_t T_s; x, y the largest logits of
+    teacher and student.
+    Source: Wei and Bai (2024), https://arxiv.org/abs/2404.12711.
+    Labels: no
+    Bounds: 0.5 to 20
+    Invariant: scale
+    Guard: where x or y is not positive, the formula divides by zero or turns a temperature negative (which reverses the
+    student's ranking): both networks get the reference there. Temperatures are kept from `minimum` to `maximum`:
+    a fresh student's is near zero otherwise, and its training erratic. published=true has neither guard.
+
+    Args:
+        reference: Temperature given to a sample on which both networks are equally sharp; > 0.
+        minimum: Lowest temperature, >= 0.
+        maximum: Highest temperature.
+        published: The formula and nothing else; temperatures may then be negative, infinite or nan.
+    """
+    return _shared("dtkd", lambda logits: logits.amax(-1), reference, minimum, maximum, published)
+
+
+def dtkd_logsumexp(
+    reference: float = 4.0, minimum: float = 0.5, maximum: float = 20.0, published: bool = False
+) -> TemperatureRule:
+    """Share a reference temperature as DTKD does, by the sharpness of its abstract instead of the largest logits.
+
+    Formula: as dtkd, with x = logsumexp(teacher logits) and y = logsumexp(student logits).
+    Source: Wei and Bai (2024), https://arxiv.org/abs/2404.12711, the sharpness that the abstract defines.
+    Labels: no
+    Bounds: 0.5 to 20
+    Invariant: none
+    Guard: as dtkd.
+
+    Args:
+        reference: As `dtkd`'s, and so are the others.
+        minimum: Lowest temperature, >= 0.
+        maximum: Highest temperature.
+        published: Without guards.
+    """
+    return _shared("dtkd_logsumexp", lambda logits: logits.logsumexp(-1), reference, minimum, maximum, published)
+
+
+def dtkd_exact(reference: float = 4.0) -> TemperatureRule:
+    """Share a reference temperature so that both networks are exactly equally sharp: what DTKD derives its rule from.
+
+    Solved by bisection, so the temperatures are constants of the graph.
+
+    Formula: T_t = reference + d, T_s = reference - d, weight T_t T_s, where d solves
+    logsumexp(teacher / T_t) = logsumexp(student / T_s).
+    Source: the problem stated in Wei and Bai (2024), https://arxiv.org/abs/2404.12711, solved numerically.
+    Labels: no
+    Bounds: 0.5 to 7.5
+    Invariant: none
+    Guard: |d| is at most 7/8 of the reference; where the two do not meet within, both networks get the reference.
+
+    Args:
+        reference: Half the sum of the two temperatures, > 0.
+    """
+    value = positive(reference, "dtkd_exact", "reference")
+
+    @torch.no_grad()
+    def rule(signals: Signals) -> Temperatures:
+        teacher, student = full_precision(signals.teacher_logits), full_precision(signals.student_logits)
+
+        def excess(shift: Tensor) -> Tensor:
+            """How much sharper the teacher is at this shift."""
+            sharpness = (teacher / (value + shift).unsqueeze(-1)).logsumexp(-1)
+            return sharpness - (student / (value - shift).unsqueeze(-1)).logsumexp(-1)
+
+        low = teacher.new_full(signals.shape, -_REACH * value)
+        high = -low
+        guarded = (excess(low) < 0) | (excess(high) > 0)
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            sharper = excess(middle) > 0
+            low, high = torch.where(sharper, middle, low), torch.where(sharper, high, middle)
+        shift = ((low + high) / 2).masked_fill(guarded, 0.0)
+        return Temperatures(value - shift, value + shift, (value - shift) * (value + shift), guarded)
+
+    return rule
+
+
+def _shared(
+    name: str,
+    sharpness: Callable[[Tensor], Tensor],
+    reference: float,
+    minimum: float,
+    maximum: float,
+    published: bool,
+) -> TemperatureRule:
+    """2x/(x+y) and 2y/(x+y) of the reference, x and y being the sharpness of teacher and student."""
+    value = positive(reference, name, "reference")
+    lowest, highest = not_negative(minimum, name, "minimum"), positive(maximum, name, "maximum")
+    guard = not switch(published, name, "published")
+    if lowest >= highest:
+        raise BadInputError(f"{name}: minimum must be below maximum; got {minimum} and {maximum}")
+    if not guard:
+        lowest, highest = -math.inf, math.inf
+
+    def rule(signals: Signals) -> Temperatures:
+        x = sharpness(full_precision(signals.teacher_logits))
+        y = sharpness(full_precision(signals.student_logits))
+        unsafe = ((x <= 0) | (y <= 0)) if guard else torch.zeros_like(x, dtype=torch.bool)
+        # The masked branch must stay finite too: autograd multiplies its gradient by zero, and zero times inf is nan.
+        total = (x + y).masked_fill(unsafe, 1.0)
+        wanted = [(2 * value * own / total).masked_fill(unsafe, value) for own in (x, y)]
+        teacher, student = (temperature.clamp(lowest, highest) for temperature in wanted)
+        guarded = unsafe | (teacher != wanted[0]) | (student != wanted[1])
+        return Temperatures(student, teacher, teacher * student, guarded if guard else None)
+
+    return rule
