@@ -62,7 +62,7 @@ class ActionScale:
         student, student_factor = self._bounded(reference.student, factors[..., 0])
         teacher, teacher_factor = self._bounded(reference.teacher, factors[..., 1])
         weight = reference.weight * student_factor * teacher_factor
-        return Temperatures(student=student, teacher=teacher, weight=weight)
+        return Temperatures(student=student, teacher=teacher, weight=weight, guarded=reference.guarded)
 
     def _bounded(self, reference: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
         """The temperature, and its factor; a quotient of temperatures would round the reference's gradient."""

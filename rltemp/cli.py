@@ -30,7 +30,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train-policy": ("rltemp.policy_commands:TrainPolicy", "learn a temperature policy and export it"),
     "distill": ("rltemp.commands:Distill", "train one student under a rule or a policy file"),
     "compare": ("rltemp.commands:Compare", "compare rules over many students, paired by seed"),
-    "rules": ("rltemp.commands:Rules", "list every rule, its options and its source"),
+    "rules": ("rltemp.commands:Rules", "list every temperature rule and every divergence"),
+    "methods": ("rltemp.commands:Methods", "list every method: a rule with its paper's loss weights"),
 }
 """Where each command is, and what it does in a few words."""
 

@@ -13,16 +13,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from rltemp.console import Bar, say, show, show_next
+from rltemp import catalogue
+from rltemp.console import Bar, say, show_entries, show_next
 from rltemp.distill import Distillation, Problem, evaluate, predict, train
 from rltemp.errors import BadInputError, TrainingDivergedError
-from rltemp.methods import Method, load_method
+from rltemp.methods import GuardCount, Method, load_method, watch
 from rltemp.options import RunOptions, TaskOptions, at_least
-from rltemp.recipes import METHODS
-from rltemp.rules import RULES
 from rltemp.runs import finish_run
 from rltemp.tracking import Tracker, step_scalars, validation_scalars
 from rltemp.types import Signals
@@ -63,7 +61,7 @@ class Distill(TaskOptions):
     """Train one student under a rule or a policy file."""
 
     rule: str = "fixed:4"
-    """The rule: fixed:4, dtkd:reference=2, a policy file, or module:attribute; `rltemp rules` lists them."""
+    """The rule: fixed:4, dtkd:reference=2, a policy file, or module:attribute; `rltemp methods` lists them."""
     seed: int = 0
     """Determines the student's initial weights, batches and augmentation; 0 or more."""
     log_every: int = 10
@@ -77,14 +75,15 @@ class Distill(TaskOptions):
         at_least(0, seed=self.seed)
         out, result = self.look()
         if result is None:
-            method, problem = load_method(self.rule), self.problem()
+            method, problem, guards = load_method(self.rule), self.problem(), GuardCount()
             self.open()
             started = time.monotonic()
             say(f"Training {problem.task.student} under {self.rule}.")
             with Tracker(out) as tracker:
-                student = _train_student(problem, method, self.seed, self.log_every, tracker)
+                student = _train_student(problem, method, self.seed, self.log_every, tracker, guards)
             save_weights(student, out / "student.safetensors", {"task": self.task, "rule": self.rule})
-            result = finish_run(out, self._result(problem, student), time.monotonic() - started)
+            found = {**self._result(problem, student), "guarded_fraction": guards.fraction}
+            result = finish_run(out, found, time.monotonic() - started)
         say(
             f"Student {result['student']} under {self.rule}: {100 * result['test_accuracy']:.2f} % test "
             f"accuracy (its teacher {100 * result['teacher_accuracy']:.2f} %)."
@@ -144,22 +143,34 @@ class Compare(TaskOptions):
 
 @dataclass(frozen=True)
 class Rules(RunOptions):
-    """List every rule with its options, their defaults and its source."""
+    """List every temperature rule and every divergence: formula, source, options, labels, guards."""
 
     def run(self) -> None:
-        """Print the table."""
-        from rltemp.console import rules_table
-
-        show(rules_table(METHODS, RULES))
-        say(
-            "Options: name:value for the first one, name:key=value,key=value for any.\n"
-            "A rule is also the path of a policy file (runs/p/policy.safetensors), or module:attribute."
-        )
+        """Print them."""
+        say("Temperature rules, by name or name:option=value,...\n")
+        show_entries(catalogue.rules())
+        say("Divergences, by the option divergence=NAME of a method\n")
+        show_entries(catalogue.divergences())
+        say("A rule is also the path of a policy file (runs/p/policy.safetensors), or module:attribute.")
 
 
-def _train_student(problem: Problem, method: Method, seed: int, log_every: int, tracker: Tracker) -> nn.Module:
+@dataclass(frozen=True)
+class Methods(RunOptions):
+    """List every method: a rule with the divergence, the loss weights and the warm-up of its paper."""
+
+    def run(self) -> None:
+        """Print them."""
+        say("Methods, by name or name:option=value,...; what --rule and --rules take\n")
+        show_entries(catalogue.methods())
+        say("matched:NAME is the method NAME pulling as hard as plain distillation, with CE at 0.1.")
+
+
+def _train_student(
+    problem: Problem, method: Method, seed: int, log_every: int, tracker: Tracker, guards: GuardCount
+) -> nn.Module:
     """Train one student, write what happens on the way, and stop where its numbers are not finite."""
     run, dataset = Distillation(problem, seed), problem.dataset
+    method = watch(run.attach(method), guards)
     clock = [time.perf_counter(), 0.0]
 
     def on_step(run: Distillation, signals: Signals, loss: Tensor) -> None:
@@ -173,9 +184,9 @@ def _train_student(problem: Problem, method: Method, seed: int, log_every: int, 
             values["time/step_ms"] = 1000 * (now - clock[0]) / since
             values["student/learning_rate"] = float(run.optimizer.param_groups[0]["lr"])
             tracker.scalars(values, run.step)
-            if method.rule is not None:
-                with torch.no_grad():
-                    tracker.temperatures(method.rule(signals), run.step)
+            if guards.last is not None:
+                tracker.temperatures(guards.last, run.step)
+                tracker.scalars({"temperature/guarded": guards.fraction}, run.step)
             clock[:] = [time.perf_counter(), run.step]
         if run.step % run.steps_per_epoch == 0:
             before = time.perf_counter()

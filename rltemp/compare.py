@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from rltemp.arms import Arm
 from rltemp.distill import Distillation, Problem, evaluate, predict
 from rltemp.errors import BadInputError
-from rltemp.methods import load_method
+from rltemp.methods import GuardCount, load_method, watch
 from rltemp.models import build_model
 from rltemp.names import split_spec
 from rltemp.picture import TemperatureTrace
@@ -149,12 +149,12 @@ def train_arm(
 
     A student whose numbers stop being finite does not stop the others; it counts as it is, with a note.
     """
-    method = load_method(spec)
+    method, guards = load_method(spec), GuardCount()
     test, validation, diverged = [], [], 0
     for start in range(0, len(seeds), stack):
         chunk = list(seeds[start : start + stack])
         run = Distillation(problem, chunk[0] if stack == 1 else chunk)
-        watched = run.attach(recorder.watch(method) if recorder and start == 0 else method)
+        watched = watch(run.attach(recorder.watch(method) if recorder and start == 0 else method), guards)
         while not run.done:
             run.update(watched.loss(_shielded(run.observe())))
             told(spec)
@@ -163,8 +163,10 @@ def train_arm(
         logits = predict(run.student, dataset, dataset.validation)
         validation.append(_row((logits.argmax(-1) == dataset.validation.labels).float().mean(-1)))
         diverged += int((~logits.flatten(-2).isfinite().all(-1)).sum())
-    note = f"{diverged} of {len(seeds)} diverged" if diverged else ""
-    return Arm(spec, np.concatenate(test), np.concatenate(validation), note)
+    notes = [f"{diverged} of {len(seeds)} diverged"] if diverged else []
+    if guards.fraction >= 0.0005:
+        notes.append(f"guarded {100 * guards.fraction:.1f} % of samples")
+    return Arm(spec, np.concatenate(test), np.concatenate(validation), "; ".join(notes))
 
 
 def _recorder(spec: str, steps: int) -> Recorder | None:

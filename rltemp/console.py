@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm
+
+from rltemp.catalogue import Entry
 
 FILE_WIDTH = 160  # of tables where the output is no terminal
 
@@ -65,25 +65,11 @@ def show_next(folder: Path, *commands: str) -> None:
         say(f"Next:  {command}")
 
 
-def rules_table(methods: Mapping[str, Callable[..., Any]], rules: Mapping[str, Callable[..., Any]]) -> Table:
-    """One line a rule: its name, its options with their defaults, what it does and where it comes from.
-
-    Args:
-        methods: Factories by name; their parameters are the options.
-        rules: Factories of the bare rules, whose docstrings name the sources that a method's own leaves out.
-    """
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for head in ("rule", "options and defaults", "what it does", "source"):
-        table.add_column(head, overflow="fold")
-    for name, factory in methods.items():
-        parameters = inspect.signature(factory).parameters.values()
-        options = ", ".join(f"{parameter.name}={_number(parameter.default)}" for parameter in parameters)
-        texts = [inspect.getdoc(found) or "" for found in (factory, rules.get(name)) if found]
-        sources = [url for text in texts for url in re.findall(r"https://[^\s,;)]+", text)]
-        row = (name, options, texts[0].partition("\n")[0], sources[0] if sources else "")
-        table.add_row(*map(Text, row))
-    return table
-
-
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def show_entries(entries: Iterable[Entry]) -> None:
+    """Print entries of a table, one below the other, their lines folded to the width."""
+    width = None if sys.stdout.isatty() else FILE_WIDTH
+    console = Console(width=width, highlight=False, markup=False, emoji=False)
+    for entry in entries:
+        for line in entry.lines():
+            console.print(Padding(Text(line.strip()), (0, 0, 0, len(line) - len(line.lstrip())), expand=False))
+        console.print()

@@ -63,12 +63,12 @@ class LearnedRule(nn.Module):
         return -1 + (1 + math.cos(math.pi * done)) / 2
 
     def forward(self, signals: Signals) -> Temperatures:
-        """Temperatures `[...]`; masked samples get `start + span / 2` and no gradient."""
-        if signals.mask is not None:
+        """Temperatures `[...]`; T = 1 and weight 0 where the mask has no sample."""
+        if (mask := signals.mask) is not None:
             inner = self(signals.samples())
-            student = scatter(inner.student, signals.mask, self.start + self.span / 2)
-            return Temperatures(student, student, student.square())
-        logit = self.logits(signals)
+            student = scatter(inner.student, mask, 1.0)
+            return Temperatures(student, student, scatter(inner.weight, mask, 0.0))
+        logit = self.logits(signals).to(signals.dtype)
         factor = self.reversal(signals.progress)
         # Same value, gradient times the factor: what a gradient-reversal layer is.
         reversed_logit = factor * logit + (1 - factor) * logit.detach()

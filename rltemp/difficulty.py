@@ -29,6 +29,7 @@ def idts(reference: float = 1.0, strength: float = 0.5) -> TemperatureRule:
     Labels: no
     Bounds: 0.60 to 1.65
     Invariant: shift
+    Batch: compared
     Guard: a distance below 1e-6 counts as 1e-6, so that equal networks get the reference.
 
     Args:
@@ -40,6 +41,8 @@ def idts(reference: float = 1.0, strength: float = 0.5) -> TemperatureRule:
     @torch.no_grad()
     def rule(signals: Signals) -> Temperatures:
         distance = _hellinger(signals)
+        if not distance.numel():  # a batch that is all mask has no median
+            return _same(distance)
         floored = distance.clamp(min=_LEAST_DISTANCE)
         median = signals.groups(floored).median(-1, keepdim=True).values
         ratio = (signals.groups(floored) / median).view_as(distance)
@@ -60,6 +63,7 @@ def energy(reference: float = 4.0, step: float = 2.0, share: float = 0.3) -> Tem
     Labels: no
     Bounds: 2 to 6
     Invariant: none
+    Batch: compared
     Guard: none; a sample that is in both shares (one sample, equal energies) gets the reference.
 
     Args:
@@ -101,6 +105,7 @@ def cswt(minimum: float = 2.0, maximum: float = 6.0) -> TemperatureRule:
     Labels: no
     Bounds: 2 to 6
     Invariant: shift
+    Batch: compared
     Guard: where the batch's cosines are equal (one sample), T is half-way.
 
     Args:
@@ -115,6 +120,8 @@ def cswt(minimum: float = 2.0, maximum: float = 6.0) -> TemperatureRule:
             full_precision(logits).softmax(-1) for logits in (signals.student_logits, signals.teacher_logits)
         )
         cosine = torch.cosine_similarity(student, teacher, -1)
+        if not cosine.numel():  # a batch that is all mask has no range
+            return _same(cosine)
         grouped = signals.groups(cosine)
         low, high = grouped.amin(-1, keepdim=True), grouped.amax(-1, keepdim=True)
         flat = high <= low

@@ -91,6 +91,8 @@ def dkd(target: float = 1.0, non_target: float = 8.0, published: bool = False) -
         published: Compute as the authors' code does, underflow included.
     """
     alpha, beta = not_negative(target, "dkd", "target"), not_negative(non_target, "dkd", "non_target")
+    if not alpha and not beta:
+        raise BadInputError("dkd: target or non_target must be above 0; got 0 and 0")
     parts = _published_parts if switch(published, "dkd", "published") else _decoupled_parts
 
     def divergence(student: Tensor, teacher: Tensor, labels: Tensor | None) -> Tensor:

@@ -10,6 +10,7 @@ and `matched:NAME` is the method NAME at the weight at which it pulls as hard as
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib.util import find_spec
@@ -78,13 +79,12 @@ class Method:
         if signals.mask is not None:
             return scatter(self.loss(signals.samples()), signals.mask, 0.0)
         hard, soft = self._shares(signals.progress)
-        loss = full_precision(signals.student_logits).new_zeros(signals.shape)
-        if hard:
-            loss = hard * cross_entropy(signals)
+        if not hard and not soft:  # a warm-up's first step without labels: zero, with a graph to go back through
+            return 0.0 * full_precision(signals.student_logits).sum(-1)
         if not soft:
-            return loss
-        divergences = self.soft(signals)
-        return loss + (self._match(signals) if self.matched else soft) * divergences
+            return hard * cross_entropy(signals)
+        divergences = (self._match(signals) if self.matched else soft) * self.soft(signals)
+        return hard * cross_entropy(signals) + divergences if hard else divergences
 
     def soft(self, signals: Signals) -> Tensor:
         """Return the weighted divergences alone, `[...]`, as they are after the warm-up."""
@@ -119,6 +119,40 @@ class Method:
         # Where the method does not pull at all, nothing can be matched.
         factor = torch.where(lengths[1] > 0, lengths[0] / lengths[1].clamp(min=1e-30), 0.0)
         return factor.unsqueeze(-1) if signals.stacked else factor.squeeze(0)
+
+
+def watch(method: Method, on_temperatures: Callable[[Temperatures], None]) -> Method:
+    """Return the method with a rule that answers the same and tells `on_temperatures` what it answered."""
+    if (inner := method.rule) is None:
+        return method
+
+    def rule(signals: Signals) -> Temperatures:
+        temperatures = inner(signals)
+        on_temperatures(temperatures.detach())
+        return temperatures
+
+    return replace(method, rule=rule)
+
+
+class GuardCount:
+    """Counts the samples for which a rule's guard stood in for its formula."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self.last: Temperatures | None = None
+        self._guarded: int | Tensor = 0
+
+    def __call__(self, temperatures: Temperatures) -> None:
+        """Count a step's."""
+        self.last = temperatures
+        self.samples += temperatures.weight.numel()
+        if temperatures.guarded is not None:
+            self._guarded = self._guarded + temperatures.guarded.sum()  # on its device: no step waits for it
+
+    @property
+    def fraction(self) -> float:
+        """Of all samples so far, 0..1."""
+        return float(self._guarded) / max(self.samples, 1)
 
 
 def uniform(signals: Signals, temperature: float) -> Temperatures:

@@ -36,6 +36,7 @@ TAGS: dict[str, str] = {
     "temperature/student_q95": "student temperature, 95 % quantile of the batch (no unit, above 0)",
     "temperature/teacher": "histogram of the batch's teacher temperatures (no unit, above 0)",
     "temperature/student": "histogram of the batch's student temperatures (no unit, above 0)",
+    "temperature/guarded": "samples so far where a rule's guard stood in for its formula (fraction, 0 to 1)",
     "student/train_accuracy": "accuracy on the batch, before the step (fraction, 0 to 1)",
     "student/validation_accuracy": "accuracy on the validation part, once an epoch (fraction, 0 to 1)",
     "student/validation_loss": "cross-entropy on the validation part, once an epoch (nats)",

@@ -74,9 +74,15 @@ class Signals:
         """C, the size of the last axis."""
         return self.student_logits.shape[-1]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What temperatures and losses are computed in: float32, or float64 where either network's logits are."""
+        both = (self.student_logits.dtype, self.teacher_logits.dtype)
+        return torch.float64 if torch.float64 in both else torch.float32
+
     def full(self, value: float) -> Tensor:
-        """`value` once per sample, float32, on the logits' device."""
-        return torch.full(self.shape, float(value), device=self.student_logits.device)
+        """`value` once per sample, float32 (float64 for float64 logits), on the logits' device."""
+        return torch.full(self.shape, float(value), dtype=self.dtype, device=self.student_logits.device)
 
     def groups(self, values: Tensor) -> Tensor:
         """Values `[...]` as `[G, N]`: a row for each batch whose samples may be compared, one or one a student."""

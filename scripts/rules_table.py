@@ -70,18 +70,19 @@ def train_cells(options: argparse.Namespace) -> None:
         missing = [seed for seed in seeds if (method, seed) not in done]
         if not missing:
             continue
-        if stack == 1:
-            memory = {missing[0]: memory.get(missing[0], {})}  # one seed's at a time
-        cells = train_batch(problem, method, missing, memory.get(missing[0]) if stack == 1 else None)
+        cells = train_batch(problem, method, missing, memory.setdefault(missing[0], {}) if stack == 1 else None)
         with options.cells.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(cell) + "\n" for cell in cells)
 
 
 def batches(seeds: int, stack: int) -> Iterator[tuple[str, list[int]]]:
     """Methods and seeds that are trained together, seed by seed: a part of the work is then a table of fewer seeds."""
-    for start in range(0, seeds, stack):
-        for method in columns():
-            yield method, list(range(start, min(start + stack, seeds)))
+    published = [name for name in columns() if not name.startswith("matched:")]
+    matched = [name for name in columns() if name.startswith("matched:")]
+    for methods in (published, matched):
+        for start in range(0, seeds, stack):
+            for method in methods:
+                yield method, list(range(start, min(start + stack, seeds)))
 
 
 def train_batch(

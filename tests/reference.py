@@ -1,0 +1,335 @@
+"""Every rule and divergence once more, sample by sample, in plain Python: what the tensors are checked against.
+
+Written from the formulas of shared/reference/temperature-methods.md with `math` and lists alone, so that no mistake is
+shared with what is tested. A rule takes a batch: the teacher's logits `u`, the student's `v` through which gradient
+flows, and `held`, the same numbers held still: what a rule reads off `held` is a constant of the graph. So a central
+difference over `v` is the gradient that the rule lets through, and no other.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Sequence
+
+Row = Sequence[float]
+Batch = Sequence[Row]
+Answer = tuple[float, float, float]  # T_s, T_t, weight
+
+
+def logsumexp(row: Row) -> float:
+    largest = max(row)
+    return largest + math.log(math.fsum(math.exp(value - largest) for value in row))
+
+
+def softmax(row: Row) -> list[float]:
+    total = logsumexp(row)
+    return [math.exp(value - total) for value in row]
+
+
+def deviation(row: Row, divisor: int) -> float:
+    mean = math.fsum(row) / len(row)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in row) / divisor)
+
+
+# Rules
+
+
+def fixed(u: Batch, v: Batch, held: Batch, progress: float, temperature: float = 4.0) -> list[Answer]:
+    return [(temperature, temperature, temperature**2)] * len(u)
+
+
+def _shared(
+    sharpness: Callable[[Row], float], u: Batch, v: Batch, reference: float, minimum: float, maximum: float
+) -> list[Answer]:
+    answers = []
+    for x, y in ((sharpness(a), sharpness(b)) for a, b in zip(u, v, strict=True)):
+        student = teacher = reference
+        if x > 0 and y > 0:
+            teacher, student = 2 * x / (x + y) * reference, 2 * y / (x + y) * reference
+        student, teacher = (min(max(value, minimum), maximum) for value in (student, teacher))
+        answers.append((student, teacher, student * teacher))
+    return answers
+
+
+def dtkd(
+    u: Batch,
+    v: Batch,
+    held: Batch,
+    progress: float,
+    reference: float = 4.0,
+    minimum: float = 0.5,
+    maximum: float = 20.0,
+) -> list[Answer]:
+    return _shared(max, u, v, reference, minimum, maximum)
+
+
+def dtkd_logsumexp(
+    u: Batch,
+    v: Batch,
+    held: Batch,
+    progress: float,
+    reference: float = 4.0,
+    minimum: float = 0.5,
+    maximum: float = 20.0,
+) -> list[Answer]:
+    return _shared(logsumexp, u, v, reference, minimum, maximum)
+
+
+def dtkd_exact(u: Batch, v: Batch, held: Batch, progress: float, reference: float = 4.0) -> list[Answer]:
+    def gap(teacher: Row, student: Row, shift: float) -> float:
+        sharp = logsumexp([value / (reference + shift) for value in teacher])
+        return sharp - logsumexp([value / (reference - shift) for value in student])
+
+    answers = []
+    for teacher, student in zip(u, held, strict=True):
+        low, high = -0.875 * reference, 0.875 * reference
+        if gap(teacher, student, low) < 0 or gap(teacher, student, high) > 0:
+            low = high = 0.0
+        while high - low > 1e-13:
+            middle = (low + high) / 2
+            low, high = (middle, high) if gap(teacher, student, middle) > 0 else (low, middle)
+        answers.append((reference - low, reference + low, (reference - low) * (reference + low)))
+    return answers
+
+
+def ttm(u: Batch, v: Batch, held: Batch, progress: float, gamma: float = 0.25) -> list[Answer]:
+    return [(1.0, 1 / gamma, 1.0)] * len(u)
+
+
+def wttm(u: Batch, v: Batch, held: Batch, progress: float, gamma: float = 0.25) -> list[Answer]:
+    return [(1.0, 1 / gamma, math.fsum(p**gamma for p in softmax(row))) for row in u]
+
+
+def normkd(u: Batch, v: Batch, held: Batch, progress: float, temperature: float = 2.0) -> list[Answer]:
+    deviations = [(deviation(b, len(b) - 1), deviation(a, len(a) - 1)) for a, b in zip(u, v, strict=True)]
+    return [
+        (temperature * student, temperature * teacher, (temperature * teacher) ** 2) for student, teacher in deviations
+    ]
+
+
+def lskd(
+    u: Batch,
+    v: Batch,
+    held: Batch,
+    progress: float,
+    temperature: float = 2.0,
+    divisor: str = "K-1",
+    published: bool = False,
+) -> list[Answer]:
+    fewer, eps = int(divisor == "K-1"), 1e-7 if published else 0.0
+    return [
+        (
+            temperature * (deviation(b, len(b) - fewer) + eps),
+            temperature * (deviation(a, len(a) - fewer) + eps),
+            temperature**2,
+        )
+        for a, b in zip(u, v, strict=True)
+    ]
+
+
+def atkd(u: Batch, v: Batch, held: Batch, progress: float, reading: str = "code") -> list[Answer]:
+    def standardized(row: Row) -> list[float]:
+        mean = math.fsum(row) / len(row)
+        return [(value - mean) / deviation(row, len(row) - 1) for value in row]
+
+    answers = []
+    for teacher, student, still in zip(u, v, held, strict=True):
+        largest = {
+            "code": max(abs(z) for z in standardized(teacher) + standardized(still)),
+            "teacher_absolute": max(abs(z) for z in standardized(teacher)),
+            "teacher_signed": max(standardized(teacher)),
+        }[reading]
+        shared = (1 + math.sqrt(3)) / 2 * largest
+        spread = [deviation(row, len(row) - 1) for row in (student, teacher)]
+        answers.append((shared * spread[0], shared * spread[1], shared**2))
+    return answers
+
+
+def ctkd(u: Batch, v: Batch, held: Batch, progress: float, theta: float = 1.0) -> list[Answer]:
+    return fixed(u, v, held, progress, 1 + 20 / (1 + math.exp(-theta)))
+
+
+def ctkd_instance(
+    u: Batch,
+    v: Batch,
+    held: Batch,
+    progress: float,
+    inner: Batch,
+    inner_bias: Row,
+    outer: Row,
+    outer_bias: float,
+) -> list[Answer]:
+    answers = []
+    for teacher, student in zip(u, held, strict=True):
+        seen = softmax(teacher) + softmax(student)
+        columns = list(zip(*inner, strict=True))
+        hidden = [
+            max(0.0, bias + math.fsum(x * weight for x, weight in zip(seen, column, strict=True)))
+            for column, bias in zip(columns, inner_bias, strict=True)
+        ]
+        theta = outer_bias + math.fsum(h * weight for h, weight in zip(hidden, outer, strict=True))
+        answers += ctkd([teacher], [student], [student], progress, theta)
+    return answers
+
+
+def idts(
+    u: Batch, v: Batch, held: Batch, progress: float, reference: float = 1.0, strength: float = 0.5
+) -> list[Answer]:
+    distances = [
+        math.sqrt(
+            math.fsum(
+                (math.sqrt(p) - math.sqrt(q)) ** 2 for p, q in zip(softmax(teacher), softmax(student), strict=True)
+            )
+            / 2
+        )
+        for teacher, student in zip(u, held, strict=True)
+    ]
+    median = sorted(distances)[(len(distances) - 1) // 2]
+    values = [reference * math.exp(-strength * math.tanh(math.log(d / median))) for d in distances]
+    return [(value, value, value**2) for value in values]
+
+
+def energy(
+    u: Batch,
+    v: Batch,
+    held: Batch,
+    progress: float,
+    reference: float = 4.0,
+    step: float = 2.0,
+    share: float = 0.3,
+) -> list[Answer]:
+    order = sorted(range(len(u)), key=lambda sample: -logsumexp(u[sample]))
+    count, values = int(share * len(u)), [reference] * len(u)
+    for sample in order[:count]:
+        values[sample] += step
+    for sample in order[len(u) - count :]:
+        values[sample] -= step
+    return [(value, value, value**2) for value in values]
+
+
+def cswt(
+    u: Batch, v: Batch, held: Batch, progress: float, minimum: float = 2.0, maximum: float = 6.0
+) -> list[Answer]:
+    cosines = []
+    for teacher, student in zip(u, held, strict=True):
+        p, q = softmax(teacher), softmax(student)
+        dot = math.fsum(a * b for a, b in zip(p, q, strict=True))
+        cosines.append(dot / math.sqrt(math.fsum(a * a for a in p) * math.fsum(b * b for b in q)))
+    low, high = min(cosines), max(cosines)
+    values = [maximum - (maximum - minimum) * (cosine - low) / (high - low) for cosine in cosines]
+    return [(value, value, value**2) for value in values]
+
+
+def annealing(
+    u: Batch, v: Batch, held: Batch, progress: float, maximum: int = 10, until: float = 10 / 13
+) -> list[Answer]:
+    phase = min(1 + math.floor(maximum * progress / until), maximum) / maximum  # the Phi that the teacher is scaled by
+    return [(1.0, 1 / phase, 1.0)] * len(u)
+
+
+def linear_schedule(
+    u: Batch, v: Batch, held: Batch, progress: float, start: float = 8.0, end: float = 1.0
+) -> list[Answer]:
+    return fixed(u, v, held, progress, start * (1 - progress) + end * progress)
+
+
+def cosine_schedule(
+    u: Batch, v: Batch, held: Batch, progress: float, start: float = 8.0, end: float = 1.0
+) -> list[Answer]:
+    high = math.cos(math.pi * progress / 2) ** 2
+    return fixed(u, v, held, progress, start * high + end * (1 - high))
+
+
+def step_schedule(
+    u: Batch, v: Batch, held: Batch, progress: float, start: float = 8.0, end: float = 1.0, levels: int = 4
+) -> list[Answer]:
+    level = min(math.floor(progress * levels), levels - 1)
+    return fixed(u, v, held, progress, math.exp(math.log(start) + math.log(end / start) * level / (levels - 1)))
+
+
+def random(
+    u: Batch,
+    v: Batch,
+    held: Batch,
+    progress: float,
+    minimum: float = 1.0,
+    maximum: float = 10.0,
+    seed: int = 0,
+) -> list[Answer]:
+    def signed(number: int) -> int:
+        number %= 2**64
+        return number - 2**64 if number >= 2**63 else number
+
+    answers = []
+    for row in u:
+        words = [struct.unpack("<i", struct.pack("<f", value))[0] for value in row[:64]]
+        state = seed * 2_654_435_761 % 2**31
+        for word in [*words, round(progress * 2**40)]:
+            state = signed((state ^ word) * 6_364_136_223_846_793_005 + 1_442_695_040_888_963_407)
+            state ^= state >> 29
+        uniform = (state >> 11) % 2**48 / 2**48
+        value = math.exp(math.log(minimum) + uniform * math.log(maximum / minimum))
+        answers.append((value, value, value**2))
+    return answers
+
+
+# Divergences, of softened logits: the student's v, the teacher's u, the label.
+
+
+def kl(v: Row, u: Row, label: int) -> float:
+    return math.fsum(p * math.log(p / q) for p, q in zip(softmax(u), softmax(v), strict=True))
+
+
+def reverse_kl(v: Row, u: Row, label: int) -> float:
+    return kl(u, v, label)
+
+
+def jensen_shannon(v: Row, u: Row, label: int) -> float:
+    pairs = list(zip(softmax(u), softmax(v), strict=True))
+    return math.fsum(p * math.log(2 * p / (p + q)) + q * math.log(2 * q / (p + q)) for p, q in pairs) / 2
+
+
+def mse(v: Row, u: Row, label: int) -> float:
+    return math.fsum((a - b) ** 2 for a, b in zip(u, v, strict=True)) / len(u)
+
+
+def tckd(v: Row, u: Row, label: int) -> float:
+    def two(row: Row) -> tuple[float, float]:
+        probabilities = softmax(row)
+        return probabilities[label], math.fsum(p for k, p in enumerate(probabilities) if k != label)
+
+    return math.fsum(p * math.log(p / q) for p, q in zip(two(u), two(v), strict=True))
+
+
+def nckd(v: Row, u: Row, label: int) -> float:
+    others = [[value for k, value in enumerate(row) if k != label] for row in (v, u)]
+    return kl(others[0], others[1], label)
+
+
+def dkd(v: Row, u: Row, label: int, target: float = 1.0, non_target: float = 8.0) -> float:
+    return target * tckd(v, u, label) + non_target * nckd(v, u, label)
+
+
+def loss(divergence: Callable[..., float], answer: Answer, v: Row, u: Row, label: int) -> float:
+    """Weight times the divergence of the softened logits."""
+    student, teacher, weight = answer
+    return weight * divergence([value / student for value in v], [value / teacher for value in u], label)
+
+
+def gradient(loss_of: Callable[[Batch], float], v: Batch, step: float = 1e-4) -> list[list[float]]:
+    """Central differences of the fourth order over every entry of `v`."""
+    rows = []
+    for sample, row in enumerate(v):
+        found = []
+        for k in range(len(row)):
+
+            def at(shift: float, sample: int = sample, k: int = k) -> float:
+                moved = [list(other) for other in v]
+                moved[sample][k] += shift
+                return loss_of(moved)
+
+            near, far = at(step) - at(-step), at(2 * step) - at(-2 * step)
+            found.append((8 * near - far) / (12 * step))
+        rows.append(found)
+    return rows
