@@ -107,7 +107,7 @@ class Method:
         return self.ce_weight, min(progress / self.warmup, 1.0) if self.warmup else 1.0
 
     def _match(self, signals: Signals) -> Tensor:
-        """The factor that matches, `[]` or, for a stack, `[S, 1]`."""
+        """The factor that matches, `[]` or, for a stack, `[S, 1, ...]`."""
         logits = full_precision(signals.student_logits).detach().requires_grad_()
         seen = replace(signals, student_logits=logits)
         with torch.enable_grad():
@@ -118,7 +118,7 @@ class Method:
             ]
         # Where the method does not pull at all, nothing can be matched.
         factor = torch.where(lengths[1] > 0, lengths[0] / lengths[1].clamp(min=1e-30), 0.0)
-        return factor.unsqueeze(-1) if signals.stacked else factor.squeeze(0)
+        return factor.view(-1, *[1] * (len(signals.shape) - 1)) if signals.stacked else factor.squeeze(0)
 
 
 def watch(method: Method, on_temperatures: Callable[[Temperatures], None]) -> Method:

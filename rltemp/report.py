@@ -100,8 +100,9 @@ def write_report(
         f"{len(rows)} rules taught `{student}` students on `{task}` ({seeds(rows)} each); the teacher, "
         f"`{teacher}`, has {100 * teacher_accuracy:.2f} % test accuracy. Accuracy is the mean over seeds on "
         "test data, s.e. its standard error. Differences are percentage points, paired by seed, with 95 % "
-        "BCa bootstrap intervals over seeds (bold where they leave out zero), each for one comparison by "
-        "itself: among many, some leave out zero by chance. They speak for this task and teacher only.",
+        "bootstrap intervals over seeds (BCa; Student's t below 8 seeds; bold where they leave out zero), each for "
+        "one comparison by itself: among many, some leave out zero by chance. They speak for this task and teacher "
+        "only.",
         markdown_table(rows).rstrip(),
         *([f"![Differences in accuracy and learned temperatures]({picture})"] if picture else []),
         f"## Reproduce\n\n```\n{command}\n```",

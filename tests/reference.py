@@ -208,9 +208,7 @@ def energy(
     return [(value, value, value**2) for value in values]
 
 
-def cswt(
-    u: Batch, v: Batch, held: Batch, progress: float, minimum: float = 2.0, maximum: float = 6.0
-) -> list[Answer]:
+def cswt(u: Batch, v: Batch, held: Batch, progress: float, minimum: float = 2.0, maximum: float = 6.0) -> list[Answer]:
     cosines = []
     for teacher, student in zip(u, held, strict=True):
         p, q = softmax(teacher), softmax(student)

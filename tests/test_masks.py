@@ -67,6 +67,7 @@ def test_a_methods_loss_under_a_mask_is_that_of_the_samples_left(name: str, kind
     assert_the_mask_is_kept(method.loss(signals), method.loss(compact), signals, compact)
 
 
+@pytest.mark.filterwarnings("ignore:var\\(\\):UserWarning")  # torch's, of no sample at all
 @every_method
 @every_shape
 def test_a_batch_that_is_all_padding_costs_nothing_and_goes_backward(name: str, kind: str) -> None:

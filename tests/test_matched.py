@@ -56,6 +56,14 @@ def test_each_student_of_a_stack_is_matched_by_itself(name: str) -> None:
     torch.testing.assert_close(found, pull(load_method("fixed:4"), signals))
 
 
+def test_students_of_a_stack_with_more_axes_are_matched_as_with_one() -> None:
+    flat, matched = drawn(3, 8, stacked=True), load_method("matched:dtkd")
+    assert flat.labels is not None
+    logits = (value.view(3, 4, 2, 10) for value in (flat.student_logits, flat.teacher_logits))
+    folded = Signals(*logits, flat.labels.view(3, 4, 2), flat.progress, stacked=True)
+    torch.testing.assert_close(matched.loss(folded).flatten(1), matched.loss(flat))
+
+
 def test_a_published_method_does_not_pull_as_hard_as_plain_distillation() -> None:
     signals = drawn(16)
     plain = pull(load_method("fixed:4"), signals)
@@ -91,19 +99,19 @@ def test_warm_up_and_phases_are_forgotten_too() -> None:
             torch.testing.assert_close(pull(method, signals), pull(load_method("fixed:4"), signals))
 
 
-@pytest.mark.parametrize("spec", ["matched:fixed:kd_weight=0", "matched:nckd", "matched:mse"])
-def test_a_method_that_does_not_pull_at_all_is_left_as_it_is(spec: str) -> None:
-    name = spec.partition(":")[2]
-    if name in ("nckd", "mse"):  # two classes leave NCKD nothing; equal networks leave the squared difference nothing
-        spec = f"matched:fixed:divergence={name}"
+@pytest.mark.parametrize(
+    ("spec", "classes", "equal"),
+    [
+        ("matched:fixed:kd_weight=0", 10, False),
+        ("matched:fixed:divergence=nckd", 2, False),  # two classes leave nothing beside the label's
+        ("matched:fixed:divergence=mse", 10, True),
+    ],
+)
+def test_a_method_that_does_not_pull_at_all_leaves_the_cross_entropy(spec: str, classes: int, equal: bool) -> None:
     signals = drawn(6)
-    student, teacher = signals.student_logits.detach(), signals.teacher_logits
-    if name == "nckd":
-        student, teacher = student[:, :2], teacher[:, :2]
-    if name == "mse":
-        teacher = student
-    labels = torch.zeros(6, dtype=torch.long)
-    few = Signals(student.clone().requires_grad_(), teacher, labels, 0.5)
+    student = signals.student_logits.detach()[:, :classes].clone()
+    teacher = student.clone() if equal else signals.teacher_logits[:, :classes]
+    few = Signals(student.requires_grad_(), teacher, torch.zeros(6, dtype=torch.long), 0.5)
     loss = load_method(spec).loss(few)
     torch.testing.assert_close(loss, 0.1 * cross_entropy(few))
     loss.sum().backward()

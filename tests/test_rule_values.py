@@ -283,9 +283,7 @@ def test_ttm_is_kd_and_two_entropies(vector_a: Vector, vector_b: Vector, gamma: 
     close(kd_loss(signals, RULES["ttm"](gamma)(signals)), wanted.tolist(), 1e-8)
 
 
-def test_kl_is_its_two_parts_and_normkd_is_lskd_times_the_teachers_variance(
-    vector_a: Vector, vector_b: Vector
-) -> None:
+def test_kl_is_its_two_parts_and_normkd_is_lskd_times_the_teachers_variance(vector_a: Vector, vector_b: Vector) -> None:
     signals = batch(vector_a, vector_b)
     soft = [logits / 4 for logits in (signals.student_logits, signals.teacher_logits)]
     whole, target, rest = (DIVERGENCES[name]()(*soft, signals.labels) for name in ("kl", "tckd", "nckd"))

@@ -19,10 +19,10 @@ def test_one_value_has_a_mean_and_no_standard_error():
     assert math.isnan(error)
 
 
-def test_two_pairs_reach_from_one_difference_to_the_other():
-    # resampled means of the differences {1, 2} are 1, 1.5, 2 with chances 1/4, 1/2, 1/4:
-    # the 2.5 % quantile is 1, the 97.5 % quantile 2
-    assert paired_difference([3.0, 5.0], [2.0, 3.0]) == Paired(mean=1.5, low=1.0, high=2.0, n=2)
+def test_few_pairs_get_students_t():
+    # differences {1, 2}: mean 1.5, standard error 1/2, and t of one degree of freedom is 12.706 at 97.5 %
+    pair = paired_difference([3.0, 5.0], [2.0, 3.0])
+    assert (pair.mean, pair.low, pair.high) == pytest.approx((1.5, 1.5 - 6.353, 1.5 + 6.353), abs=1e-3)
 
 
 def test_the_sign_is_first_minus_second():
@@ -37,7 +37,7 @@ def test_equal_differences_give_that_value_in_spite_of_the_last_bit():
 
 
 def test_small_differences_that_do_vary_keep_their_interval():
-    pair = paired_difference([1e-6, 3e-6, 2e-6], [0.0, 0.0, 0.0])
+    pair = paired_difference([1e-6, 3e-6, 2e-6] * 3, [0.0] * 9)
     assert pair.low < pair.mean < pair.high
 
 

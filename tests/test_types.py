@@ -17,6 +17,48 @@ def test_signals_take_any_leading_shape_and_name_it(shape: tuple[int, ...]) -> N
 
 
 @pytest.mark.parametrize(
+    ("student", "teacher", "computed"),
+    [
+        (torch.float16, torch.bfloat16, torch.float32),
+        (torch.bfloat16, torch.float32, torch.float32),
+        (torch.float32, torch.float64, torch.float64),
+        (torch.float64, torch.float64, torch.float64),
+    ],
+)
+def test_signals_say_what_is_computed_in_float64_where_either_networks_logits_are(
+    student: torch.dtype, teacher: torch.dtype, computed: torch.dtype
+) -> None:
+    signals = Signals(torch.zeros(3, 4, dtype=student), torch.zeros(3, 4, dtype=teacher))
+    assert signals.dtype == signals.full(2.5).dtype == computed
+
+
+def test_the_samples_of_a_mask_are_compacted_in_order_and_without_it_are_the_whole() -> None:
+    student = torch.arange(24.0).view(2, 3, 4)
+    mask = torch.tensor([[True, False, True], [False, False, True]])
+    signals = Signals(student, -student, torch.arange(6).view(2, 3), 0.25, mask)
+    samples = signals.samples()
+    assert samples.student_logits[:, 0].tolist() == [0.0, 8.0, 20.0]
+    assert torch.equal(samples.teacher_logits, -samples.student_logits)
+    assert samples.labels is not None
+    assert samples.labels.tolist() == [0, 2, 5]
+    assert (samples.progress, samples.mask) == (0.25, None)
+    assert samples.samples() is samples
+
+
+def test_what_may_be_compared_is_the_batch_or_each_students_own() -> None:
+    logits, values = torch.zeros(2, 3, 4, 5), torch.arange(24).view(2, 3, 4)
+    assert Signals(logits, logits).groups(values).tolist() == [list(range(24))]
+    stacked = Signals(logits, logits, stacked=True).groups(values)
+    assert stacked.tolist() == [list(range(12)), list(range(12, 24))]
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 4)])
+def test_a_stack_without_an_axis_of_students_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(BadInputError, match=r"a stack needs logits \[S, ..., C\] and no mask; got shape"):
+        Signals(torch.zeros(shape), torch.zeros(shape), stacked=True)
+
+
+@pytest.mark.parametrize(
     ("student", "teacher", "named"),
     [
         ((5, 4), (5, 10), "student has 4 class outputs, teacher 10"),
@@ -53,8 +95,14 @@ def test_a_column_beside_rows_is_refused_because_it_would_broadcast_to_a_square(
         Temperatures(**values)
 
 
+def test_guards_of_another_shape_are_refused() -> None:
+    with pytest.raises(BadInputError, match=r"'guarded': \(3,\)"):
+        Temperatures(torch.ones(5), torch.ones(5), torch.ones(5), torch.zeros(3, dtype=torch.bool))
+
+
 def test_detached_temperatures_are_the_same_numbers_without_a_graph() -> None:
-    value = torch.full((3,), 2.0, requires_grad=True)
-    detached = Temperatures(value * 1, value * 2, value * 3).detach()
+    value, guarded = torch.full((3,), 2.0, requires_grad=True), torch.tensor([True, False, True])
+    detached = Temperatures(value * 1, value * 2, value * 3, guarded).detach()
+    assert detached.guarded is guarded
     assert (detached.student[0], detached.teacher[0], detached.weight[0]) == (2.0, 4.0, 6.0)
     assert not any(tensor.requires_grad for tensor in (detached.student, detached.teacher, detached.weight))
