@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 
+from rltemp.agents.calibration import CalibratedBuffer
+from rltemp.agents.config import PolicyConfig
 from rltemp.agents.network import RunBuffer, RunPolicy, SampleNetwork
 from rltemp.distill import Distillation, Problem, predict, train
 from rltemp.envs.episode import Decision
@@ -22,15 +24,31 @@ from rltemp.names import lookup
 from rltemp.tracking import step_scalars, temperature_scalars
 from rltemp.types import Signals, Temperatures
 
-if TYPE_CHECKING:
-    from rltemp.agents.train import PolicyConfig
-
 FIRST_VALIDATION_SEED = 600_000
 """Students that a policy is selected on: neither those it is trained with nor those of a comparison."""
 
 
+class DrawCallback(BaseCallback):
+    """Draws the students' policies before each run and hands the draw to the buffer after it: agent run's own."""
+
+    def __init__(self, students: int) -> None:
+        super().__init__()
+        self.students = students
+
+    def _on_rollout_start(self) -> None:
+        policy_of(self).draw(self.students)
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        buffer: Any = self.model.rollout_buffer  # type: ignore[attr-defined]
+        assert isinstance(buffer, RunBuffer)  # this callback belongs to it
+        buffer.drawn = policy_of(self).drawn
+
+
 class RunCallback(BaseCallback):
-    """Draws the students' policies before each run, hands the draw to the buffer after it, and logs the run.
+    """Logs what happened in the run of a rollout.
 
     Args:
         env: The environment under PPO.
@@ -46,7 +64,6 @@ class RunCallback(BaseCallback):
         self._started = 0.0
 
     def _on_rollout_start(self) -> None:
-        policy_of(self).draw(self.env.students)
         self._temperatures, self._scalars = [], []
         self._started = time.perf_counter()
 
@@ -60,22 +77,23 @@ class RunCallback(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         seconds = time.perf_counter() - self._started
-        buffer, finished = buffer_of(self), self.env.finished
-        buffer.drawn = policy_of(self).drawn
+        buffer, finished = self.model.rollout_buffer, self.env.finished  # type: ignore[attr-defined]
         assert finished is not None  # a rollout is one run
+        # A student's mean over its samples, which is the same however its reward is shared out to them.
+        returns = buffer.rewards.sum(0).reshape(self.env.students, -1).mean(1)
         values = {
-            "reward/run_mean": float(buffer.returns.mean()),
-            "reward/run_std": float(buffer.returns.std()),
+            "reward/run_mean": float(returns.mean()),
+            "reward/run_std": float(returns.std()),
             "reward/probe_potential": float(finished.potential.mean()),
             "student/diverged": int((finished.lost | finished.diverged).sum()),
             "time/step_ms": 1000 * seconds / finished.run.steps,
         }
+        if isinstance(buffer, CalibratedBuffer):
+            values["calibration/explained"] = buffer.model.explained
         for name in self._scalars[0] if self._scalars else ():
             values[name] = float(np.mean([scalars[name] for scalars in self._scalars]))
         if self._temperatures:
-            together = Temperatures(
-                *(torch.stack(field) for field in zip(*map(_fields, self._temperatures), strict=True))
-            )
+            together = _together(self._temperatures)
             values |= temperature_scalars(together)
             self.logger.record("temperature/student", together.student, exclude="stdout")
             self.logger.record("temperature/teacher", together.teacher, exclude="stdout")
@@ -84,13 +102,30 @@ class RunCallback(BaseCallback):
 
 
 class SelectionCallback(BaseCallback):
-    """Keeps the running mean of the policy's weights that does best on validation data, the reference included."""
+    """Keeps the running mean of the policy's weights that does best on validation data, the reference included.
 
-    def __init__(self, problem: Problem, decision: Decision, config: PolicyConfig) -> None:
+    Args:
+        problem: The task, loaded.
+        decision: What an action means.
+        config: How the policy is trained.
+        network: What the policy is without its noise.
+        weights: Gives the network's present weights, flat `[P]`.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        decision: Decision,
+        config: PolicyConfig,
+        network: SampleNetwork,
+        weights: Callable[[], Tensor],
+    ) -> None:
         super().__init__()
         self.problem = problem
         self.decision = decision
         self.config = config
+        self.network = network
+        self.weights = weights
         self.update = 0
         self.kept = torch.zeros(0)
         self.kept_update = 0
@@ -99,8 +134,9 @@ class SelectionCallback(BaseCallback):
         self._mean = torch.zeros(0)
 
     def _on_training_start(self) -> None:
-        self._mean = policy_of(self).network.weights.detach().clone()
-        self.kept = self._mean.clone()
+        self._mean = self.weights().clone()
+        # Weights of zero are the reference rule, and the only policy that is known not to be worse than it.
+        self.kept = torch.zeros_like(self._mean)
         self.reference_potential = self.kept_potential = self._potential(self.kept)
 
     def _on_step(self) -> bool:
@@ -117,7 +153,7 @@ class SelectionCallback(BaseCallback):
 
     def _consider(self) -> None:
         weight = self.config.averaging
-        self._mean = weight * self._mean + (1 - weight) * policy_of(self).network.weights.detach()
+        self._mean = weight * self._mean + (1 - weight) * self.weights()
         if self.update % self.config.validate_every and self.update != self.config.updates:
             return
         potential = self._potential(self._mean)
@@ -127,7 +163,7 @@ class SelectionCallback(BaseCallback):
             self.kept, self.kept_update, self.kept_potential = self._mean.clone(), self.update, potential
 
     def _potential(self, weights: Tensor) -> float:
-        rule = network_rule(policy_of(self).network, weights, self.decision)
+        rule = network_rule(self.network, weights, self.decision)
         seeds = range(FIRST_VALIDATION_SEED, FIRST_VALIDATION_SEED + self.config.validation_students)
         run = Distillation(self.problem, list(seeds))
         student, dataset = train(run, replace(self.decision.method, rule=rule)), self.problem.dataset
@@ -148,19 +184,17 @@ def network_rule(network: SampleNetwork, weights: Tensor, decision: Decision) ->
     return rule
 
 
-def _fields(temperatures: Temperatures) -> tuple[Tensor, Tensor, Tensor]:
-    return temperatures.student, temperatures.teacher, temperatures.weight
+def _together(steps: Sequence[Temperatures]) -> Temperatures:
+    """The temperatures of several steps of one method as one, `[steps, ...]`."""
+    student, teacher, weight = (
+        torch.stack([getattr(step, name) for step in steps]) for name in ("student", "teacher", "weight")
+    )
+    guards = [step.guarded for step in steps if step.guarded is not None]
+    return Temperatures(student, teacher, weight, torch.stack(guards) if guards else None)
 
 
 def policy_of(callback: BaseCallback) -> RunPolicy:
     """The policy that a callback's model trains."""
     policy = callback.model.policy
-    assert isinstance(policy, RunPolicy)  # these callbacks belong to it
+    assert isinstance(policy, RunPolicy)  # the agent's own callback is what asks
     return policy
-
-
-def buffer_of(callback: BaseCallback) -> RunBuffer:
-    """The buffer that a callback's model fills."""
-    buffer: Any = callback.model.rollout_buffer  # type: ignore[attr-defined]
-    assert isinstance(buffer, RunBuffer)
-    return buffer

@@ -44,7 +44,7 @@ def export_policy(
     return write_policy(
         path,
         weights=tensors,
-        activation="tanh",
+        activation=network.activation,
         features=features,
         action=PolicyAction(ratio=scale.ratio, minimum=scale.minimum, maximum=scale.maximum),
         reference=decision.method.name,

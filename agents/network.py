@@ -22,6 +22,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import RolloutBufferSamples, Schedule
 from torch import Tensor, nn
 
+from rltemp.policy_file import ACTIVATIONS
+
 ACTIONS = 2
 
 
@@ -31,15 +33,21 @@ class SampleNetwork(nn.Module):
     Args:
         mean: Of the observations, `[F]`.
         std: Likewise, above 0.
-        hidden: Widths of the hidden layers (tanh); none for a linear policy.
+        hidden: Widths of the hidden layers; none for a linear policy.
+        activation: Between layers, a name of `rltemp.policy_file.ACTIVATIONS`.
+        shared: One action for both temperatures: both columns are the same.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Tensor, std: Tensor, hidden: Sequence[int] = ()) -> None:
+    def __init__(
+        self, mean: Tensor, std: Tensor, hidden: Sequence[int] = (), activation: str = "tanh", shared: bool = False
+    ) -> None:
         super().__init__()
-        self.widths = [len(mean), *hidden, ACTIONS]
+        self.activation = activation
+        self.shared = shared
+        self.widths = [len(mean), *hidden, 1 if shared else ACTIONS]
         self.register_buffer("mean", mean.clone())
         self.register_buffer("std", std.clone())
         layers = [torch.randn(out, inside) / inside**0.5 for inside, out in pairwise(self.widths)]
@@ -49,19 +57,21 @@ class SampleNetwork(nn.Module):
         self.weights = nn.Parameter(torch.cat(flat))
 
     def layers(self, weights: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """The (weight `[S, out, in]`, bias `[S, out]`) of each layer, from flat weights `[S, P]`."""
+        """The (weight `[S, out, in]`, bias `[S, out]`) of each layer, from flat weights `[S, P]`; the last has two."""
         shapes = [(out, inside) for inside, out in pairwise(self.widths)]
         pieces = torch.split(weights, [out * (inside + 1) for out, inside in shapes], -1)
-        return [
+        layers = [
             (piece[:, : out * inside].view(-1, out, inside), piece[:, out * inside :])
             for piece, (out, inside) in zip(pieces, shapes, strict=True)
         ]
+        weight, bias = layers[-1]
+        return [*layers[:-1], (weight.expand(-1, ACTIONS, -1), bias.expand(-1, ACTIONS))]
 
     def forward(self, observation: Tensor, weights: Tensor) -> Tensor:
         """Actions `[S, B, 2]` for observations `[S, B, F]` under weights `[S, P]`."""
         value = (observation - self.mean) / self.std
         for position, (weight, bias) in enumerate(self.layers(weights)):
-            value = torch.tanh(value) if position else value
+            value = ACTIVATIONS[self.activation](value) if position else value
             value = torch.baddbmm(bias.unsqueeze(1), value, weight.transpose(1, 2))
         return value
 

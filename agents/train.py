@@ -1,16 +1,18 @@
 """Train a temperature policy with Stable-Baselines3's PPO: `train_policy`.
 
-Every update trains `students` students to the end of their run, in groups that share initial weights, samples and
-batches and differ by a draw of the policy's weights alone. A run's return is the improvement of its student on probe
-data; PPO moves the policy towards the draws that did better than their group. The policy that is kept is the running
-mean of the weights that does best on validation data, the reference rule itself among the candidates.
+Every update trains `students` students to the end of their run. With agent "run" they form groups that share initial
+weights, samples and batches and differ by a draw of the policy's weights alone; a run's return is the improvement of
+its student on probe data, and PPO moves the policy towards the draws that did better than their group. With agent
+"sample" every temperature is a decision (`rltemp.agents.samples`). The policy that is kept is the running mean of the
+weights that does best on validation data, the reference rule itself among the candidates.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,75 +21,20 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import CallbackList, CheckpointCallback, ProgressBarCallback
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
 from rltemp.actions import ActionScale
-from rltemp.agents.callbacks import RunCallback, SelectionCallback
+from rltemp.agents.callbacks import DrawCallback, RunCallback, SelectionCallback
+from rltemp.agents.config import PolicyConfig
 from rltemp.agents.export import export_policy
-from rltemp.agents.network import RunBuffer, RunPolicy
-from rltemp.checks import positive
+from rltemp.agents.network import RunBuffer, RunPolicy, SampleNetwork
+from rltemp.agents.samples import SampleEnv, actor_weights, sample_model
 from rltemp.distill import Problem
 from rltemp.envs.vector import DistillVecEnv
-from rltemp.errors import BadInputError
-from rltemp.features import DEFAULT_FEATURES
 from rltemp.methods import reference_method
 
 POLICY_FILE = "policy.safetensors"
-
-
-@dataclass(frozen=True)
-class PolicyConfig:
-    """How a policy is trained; every field is an option of `rltemp train-policy`."""
-
-    reference: str = "dtkd:1"
-    """The method that the policy moves around, with its loss weights: an action of zero is this method exactly."""
-    features: tuple[str, ...] = DEFAULT_FEATURES
-    """What the policy sees of a sample, in order."""
-    ratio: float = 5.0
-    """How far an action of 1 moves a temperature, as a factor."""
-    minimum: float = 0.5
-    """Lowest temperature."""
-    maximum: float = 20.0
-    """Highest temperature."""
-    hidden: tuple[int, ...] = ()
-    """Widths of the policy's hidden layers; none for a linear policy."""
-    students: int = 64
-    """Students trained side by side in one update."""
-    replicas: int = 8
-    """How many of them share initial weights, samples and batches; divides students."""
-    updates: int = 80
-    """PPO updates."""
-    learning_rate: float = 0.01
-    """Of the policy, at the first update; it falls linearly to a tenth."""
-    passes: int = 4
-    """PPO's passes over the runs of one update."""
-    exploration: float = 0.1
-    """Standard deviation of the draw of the policy's weights."""
-    averaging: float = 0.9
-    """Weight of the past in the running mean of the policy's weights, 0 to below 1."""
-    validate_every: int = 5
-    """Updates from one look at validation data to the next."""
-    validation_students: int = 64
-    """Students trained for one look at validation data."""
-    looks: int = 4
-    """How often a run looks at its probe samples; its rewards sum to the same however often."""
-    redraw: bool = True
-    """Draw training and probe samples afresh for every group, from both parts together."""
-    seed: int = 0
-    """Determines everything random."""
-
-    def __post_init__(self) -> None:
-        for name in ("students", "replicas", "updates", "learning_rate", "passes", "exploration", "looks"):
-            positive(getattr(self, name), "train-policy", name)
-        positive(self.validate_every, "train-policy", "validate_every")
-        positive(self.validation_students, "train-policy", "validation_students")
-        if not 0 <= self.averaging < 1:
-            raise BadInputError(f"train-policy: averaging must be in [0, 1); got {self.averaging}")
-        if self.replicas < 2 or self.students % self.replicas:
-            raise BadInputError(
-                "train-policy: replicas must be at least 2, so that runs can be compared, and divide students; "
-                f"got {self.replicas} and {self.students}"
-            )
 
 
 def train_policy(problem: Problem, config: PolicyConfig, out: Path, progress: bool = True) -> dict[str, Any]:
@@ -107,8 +54,10 @@ def train_policy(problem: Problem, config: PolicyConfig, out: Path, progress: bo
     env = make_env(problem, config)
     model = make_model(env, config)
     model.set_logger(configure(str(out / "tensorboard"), ["tensorboard"]))
-    selection = SelectionCallback(problem, env.decision, config)
+    network, weights = controller(model)
+    selection = SelectionCallback(problem, env.decision, config, network, weights)
     callbacks = [
+        *([DrawCallback(env.students)] if config.agent == "run" else []),
         RunCallback(env),
         selection,
         # SB3's own checkpoints are pickles: they are for going on with one's own run, never to be exchanged.
@@ -117,7 +66,6 @@ def train_policy(problem: Problem, config: PolicyConfig, out: Path, progress: bo
     ]
     model.learn(config.updates * model.n_steps * env.num_envs, callback=CallbackList(callbacks), log_interval=1)
     seconds = time.monotonic() - started
-    policy = _policy(model)
     provenance: dict[str, str | int | float] = {
         "task": problem.task.name,
         "teacher": problem.task.teacher,
@@ -127,7 +75,7 @@ def train_policy(problem: Problem, config: PolicyConfig, out: Path, progress: bo
         "validation_potential": selection.kept_potential,
         "reference_validation_potential": selection.reference_potential,
     }
-    sha256 = export_policy(out / POLICY_FILE, policy.network, selection.kept, env.decision, provenance)
+    sha256 = export_policy(out / POLICY_FILE, network, selection.kept, env.decision, provenance)
     return {
         "policy": POLICY_FILE,
         "sha256": sha256,
@@ -151,13 +99,31 @@ def make_env(problem: Problem, config: PolicyConfig) -> DistillVecEnv:
         scale=ActionScale(config.ratio, config.minimum, config.maximum),
         redraw=config.redraw,
         reward_interval=max(1, steps // config.looks),
+        mixup_runs=math.ceil(config.mixup * config.updates),
         seed=config.seed,
     )
 
 
 def make_model(env: DistillVecEnv, config: PolicyConfig) -> PPO:
+    """SB3's PPO as the configured agent."""
+    mean, std = torch.zeros(len(config.features)), torch.ones(len(config.features))
+    if config.normalise:
+        mean, std = observation_statistics(env)
+    layout: dict[str, Any] = {
+        "mean": mean,
+        "std": std,
+        "hidden": config.hidden,
+        "activation": config.activation,
+        "shared": config.shared,
+    }
+    rate = _linear(config.learning_rate, config.learning_rate_end)
+    if config.agent == "sample":
+        return sample_model(env, SampleNetwork(**layout), config, rate)
+    return run_model(env, layout, config, rate)
+
+
+def run_model(env: DistillVecEnv, layout: dict[str, Any], config: PolicyConfig, rate: Schedule) -> PPO:
     """SB3's PPO with the network, the exploration and the buffer of `rltemp.agents.network`."""
-    mean, std = observation_statistics(env)
     steps = env.episode.run.steps
     return PPO(
         RunPolicy,
@@ -165,18 +131,19 @@ def make_model(env: DistillVecEnv, config: PolicyConfig) -> PPO:
         n_steps=steps,
         batch_size=steps * env.num_envs,
         n_epochs=config.passes,
-        learning_rate=_falling(config.learning_rate),
+        learning_rate=rate,
+        clip_range=config.clip,
         gamma=1.0,
         gae_lambda=1.0,
         normalize_advantage=False,
         vf_coef=0.0,
         # SB3 averages its last 100 episodes; a run ends one for every sample of every student.
         stats_window_size=env.num_envs,
-        max_grad_norm=float("inf"),
+        max_grad_norm=math.inf if config.max_gradient is None else config.max_gradient,
         rollout_buffer_class=RunBuffer,
         rollout_buffer_kwargs={"batch_size": env.batch_size, "replicas": config.replicas},
         policy_kwargs={
-            "network": {"mean": mean, "std": std, "hidden": config.hidden},
+            "network": layout,
             "batch_size": env.batch_size,
             "exploration": config.exploration,
             # Few updates, each noisy: a shorter memory of the gradient's size than Adam's default thousand.
@@ -185,6 +152,17 @@ def make_model(env: DistillVecEnv, config: PolicyConfig) -> PPO:
         seed=config.seed,
         device="cpu",
     )
+
+
+def controller(model: PPO) -> tuple[SampleNetwork, Callable[[], Tensor]]:
+    """What a model's policy is without its noise, as it will be exported: a network, and its present weights `[P]`."""
+    policy = model.policy
+    if isinstance(policy, RunPolicy):
+        network = policy.network
+        return network, lambda: network.weights.detach()
+    env = model.get_env()
+    assert isinstance(env, SampleEnv)  # `make_model` builds no other
+    return env.network, lambda: actor_weights(policy)
 
 
 def observation_statistics(env: DistillVecEnv) -> tuple[Tensor, Tensor]:
@@ -199,11 +177,5 @@ def observation_statistics(env: DistillVecEnv) -> tuple[Tensor, Tensor]:
     return every.mean(0), torch.where(std < 1e-4, torch.ones_like(std), std)
 
 
-def _falling(rate: float) -> Callable[[float], float]:
-    return lambda remaining: rate * (0.1 + 0.9 * remaining)
-
-
-def _policy(model: PPO) -> RunPolicy:
-    policy = model.policy
-    assert isinstance(policy, RunPolicy)  # `make_model` builds no other
-    return policy
+def _linear(rate: float, end: float) -> Callable[[float], float]:
+    return lambda remaining: rate * (end + (1 - end) * remaining)

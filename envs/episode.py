@@ -17,6 +17,7 @@ from torch import Tensor
 from rltemp.actions import ActionScale
 from rltemp.data import Part
 from rltemp.distill import Distillation, Problem, predict
+from rltemp.envs.mixup import mixed_loss
 from rltemp.envs.rewards import POTENTIALS, WORST, influence
 from rltemp.errors import BadInputError
 from rltemp.features import DEFAULT_FEATURES, FEATURES, featurize
@@ -72,7 +73,7 @@ class Decision:
                 on_temperatures(temperatures)
             return temperatures
 
-        return replace(self.method, rule=rule).loss(signals)
+        return mixed_loss(replace(self.method, rule=rule).loss, signals)
 
     def temperatures(self, signals: Signals, action: Tensor) -> Temperatures:
         """Temperatures `[...]` under actions `[..., 2]`."""
@@ -122,7 +123,10 @@ class Episode:
         Returns:
             The change of each student's potential: a scalar, or `[S]`.
         """
-        loss = self.decision.loss(self.signals, action, self._keep)
+        given: list[Temperatures] = []
+        loss = self.decision.loss(self.signals, action, given.append)
+        # A step in which no divergence counts, as at the start of a warm-up, asks for none.
+        self.temperatures = (given or [self.decision.temperatures(self.signals, action)])[-1].detach()
         if self.tape is not None:
             self.tape.append([parameter.detach().clone() for parameter in self.run.student.parameters()])
             self.actions.append(action)
@@ -153,9 +157,6 @@ class Episode:
         credits = influence(self.run, self.tape, actions, self.decision.loss, outcome)
         lost = (self.lost | self.diverged).view(*self.lost.shape, *[1] * (credits.dim() - 1 - self.lost.dim()))
         return torch.where(lost | ~credits.isfinite(), 0.0, credits)
-
-    def _keep(self, temperatures: Temperatures) -> None:
-        self.temperatures = temperatures.detach()
 
     def _observe(self) -> None:
         """Look at the next batch; a student that diverged keeps its last finite observation."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -27,6 +28,7 @@ from torch import Tensor
 from rltemp.actions import ActionScale
 from rltemp.distill import Distillation, Problem
 from rltemp.envs.episode import FIRST_TRAINING_SEED, Decision, Episode, checked_actions, training_pool
+from rltemp.envs.mixup import MixedDistillation, share_of_run
 from rltemp.errors import BadInputError
 from rltemp.features import DEFAULT_FEATURES, LIMIT
 from rltemp.methods import Method
@@ -53,6 +55,7 @@ class DistillVecEnv(VecEnv):
         reward_interval: Steps from one look at the probe to the next, by default a twentieth of the run; rewards in
             between are zero, their sum the same.
         keep_tape: Keep what `influence` needs.
+        mixup_runs: How many runs, from the first, mix samples of every batch (`rltemp.envs.mixup`).
         seed: Determines everything random.
     """
 
@@ -68,6 +71,7 @@ class DistillVecEnv(VecEnv):
         redraw: bool = True,
         reward_interval: int | None = None,
         keep_tape: bool = False,
+        mixup_runs: int = 0,
         seed: int = 0,
     ) -> None:
         self.problem = problem
@@ -80,6 +84,8 @@ class DistillVecEnv(VecEnv):
         self.redraw = redraw
         self.reward_interval = reward_interval
         self.keep_tape = keep_tape
+        self.mixup_runs = mixup_runs
+        self.runs_finished = 0
         self.render_mode = None
         self._pool, self._pool_logits = training_pool(problem)
         self._generator = np.random.default_rng(seed)
@@ -120,6 +126,7 @@ class DistillVecEnv(VecEnv):
         infos = self._final_infos(ended, truncated=episode.run.done)
         if episode.run.done:
             self.finished = episode
+            self.runs_finished += 1
             self._begin()
         else:
             episode.recover()
@@ -165,7 +172,9 @@ class DistillVecEnv(VecEnv):
         if self.redraw:
             self._generator.permuted(order, axis=1, out=order)
         positions = torch.from_numpy(order.repeat(self.replicas, axis=0)).to(self.problem.device)
-        run = Distillation(
+        share = share_of_run(self.runs_finished, self.mixup_runs)
+        kind = Distillation if share is None else partial(MixedDistillation, share=share)
+        run = kind(
             self.problem,
             seeds.tolist(),
             train=self._pool,

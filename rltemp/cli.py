@@ -71,7 +71,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 def parse(command: str, words: Sequence[str]) -> Any:
-    """Read the options of a command; those of a `--config` file come first, so that the line's own win.
+    """Read the options of a command; those of a preset and of a `--config` file come first: the line's own win.
 
     Raises:
         BadInputError: Where the command or an option is not known, or the configuration cannot be used.
@@ -80,7 +80,9 @@ def parse(command: str, words: Sequence[str]) -> Any:
     said = io.StringIO()
     try:
         with redirect_stderr(said):
-            return tyro.cli(kind, prog=f"rltemp {command}", args=[*_saved(kind, command, words), *words])
+            saved = _saved(kind, command, words)
+            args = [*_preset(kind, saved), *saved, *_preset(kind, words), *words]
+            return tyro.cli(kind, prog=f"rltemp {command}", args=args)
     except SystemExit as stopped:
         if not stopped.code:
             raise  # --help
@@ -96,8 +98,7 @@ def _one_line(boxed: str) -> str:
 
 def _saved(kind: type[Any], command: str, words: Sequence[str]) -> list[str]:
     """What the file given as `--config` says, as words of a command line: it then checks their values."""
-    given = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "--config"]
-    given += [word.partition("=")[2] for word in words if word.startswith("--config=")]
+    given = _given("--config", words)
     if not given:
         return []
     values = read_config(Path(given[-1]), command)
@@ -105,6 +106,18 @@ def _saved(kind: type[Any], command: str, words: Sequence[str]) -> list[str]:
     for name in values:
         lookup(known, name, f"option in {given[-1]}:")
     return arguments(values)
+
+
+def _preset(kind: type[Any], words: Sequence[str]) -> list[str]:
+    """What the preset that `--preset` names stands for, as words of a command line, where the command has presets."""
+    given = _given("--preset", words)
+    return arguments(kind.preset_options(given[-1])) if given and hasattr(kind, "preset_options") else []
+
+
+def _given(option: str, words: Sequence[str]) -> list[str]:
+    """Every value that an option is given."""
+    given = [words[i + 1] for i, word in enumerate(words[:-1]) if word == option]
+    return given + [word.partition("=")[2] for word in words if word.startswith(f"{option}=")]
 
 
 def _usage() -> str:

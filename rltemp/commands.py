@@ -186,7 +186,6 @@ def _train_student(
             tracker.scalars(values, run.step)
             if guards.last is not None:
                 tracker.temperatures(guards.last, run.step)
-                tracker.scalars({"temperature/guarded": guards.fraction}, run.step)
             clock[:] = [time.perf_counter(), run.step]
         if run.step % run.steps_per_epoch == 0:
             before = time.perf_counter()

@@ -71,7 +71,7 @@ class Statistics:
 
 def progress(s: Statistics) -> Tensor:
     """How much of the run is done, from -1 (first step) to 1 (end)."""
-    return s.signals.full(2 * s.signals.progress - 1)
+    return s.signals.full(2 * s.signals.progress - 1).float()
 
 
 def student_margin(s: Statistics) -> Tensor:
@@ -124,6 +124,28 @@ def student_loss(s: Statistics) -> Tensor:
 def teacher_loss(s: Statistics) -> Tensor:
     """log(1 + cross-entropy of the teacher with the label), minus 1; needs labels."""
     return _nll(s.teacher_log_probs, s.labels).log1p() - 1
+
+
+def student_top_probability(s: Statistics) -> Tensor:
+    """The student's largest probability at T = 1.
+
+    With the two below the state of RLKD, Zhang et al. (2024), https://arxiv.org/abs/2407.00115, as the authors' code
+    and page have it (the paper's text was not read), but for a slip in that code: see `student_probability_margin`.
+    """
+    return s.student_log_probs.amax(-1).exp()
+
+
+def teacher_top_probability(s: Statistics) -> Tensor:
+    """The teacher's largest probability at T = 1."""
+    return s.teacher_log_probs.amax(-1).exp()
+
+
+def student_probability_margin(s: Statistics) -> Tensor:
+    """The student's largest probability minus its second largest, at T = 1: near 0 where it is unsure.
+
+    RLKD's released code subtracts the second *smallest*, which repeats the largest as soon as classes are many.
+    """
+    return _margin(s.student_log_probs.exp())
 
 
 def featurize(signals: Signals, names: Sequence[str]) -> Tensor:
@@ -190,6 +212,9 @@ FEATURES: dict[str, Feature] = {
     "agreement": Feature(agreement, "deviations"),
     "student_loss": Feature(student_loss, "log nats"),
     "teacher_loss": Feature(teacher_loss, "log nats"),
+    "student_top_probability": Feature(student_top_probability, "probability"),
+    "teacher_top_probability": Feature(teacher_top_probability, "probability"),
+    "student_probability_margin": Feature(student_probability_margin, "probability"),
 }
 
 DEFAULT_FEATURES = (
@@ -203,3 +228,6 @@ DEFAULT_FEATURES = (
     "agreement",
 )
 """What a policy sees unless it is told otherwise: no labels needed."""
+
+RLKD_FEATURES = ("student_top_probability", "teacher_top_probability", "student_probability_margin")
+"""The state of RLKD: two confidences and the student's uncertainty."""

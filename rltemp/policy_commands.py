@@ -11,10 +11,11 @@ from typing import Annotated, Any
 
 import tyro
 
-from rltemp.agents.train import POLICY_FILE, PolicyConfig, train_policy
+from rltemp.agents.config import PolicyConfig, preset
+from rltemp.agents.train import POLICY_FILE, train_policy
 from rltemp.commands import Compare, Distill, TrainTeacher
 from rltemp.console import say, show_next
-from rltemp.options import TaskOptions, at_least
+from rltemp.options import TaskOptions, at_least, flat
 from rltemp.runs import finish_run
 
 DEMO_RULES = (
@@ -35,16 +36,28 @@ class PolicyOptions(PolicyConfig):
     """The policy's options beside those of the task, which has a learning rate too."""
 
     learning_rate: Annotated[float, tyro.conf.arg(name="policy-learning-rate")] = PolicyConfig.learning_rate
-    """Learning rate of the policy at the first update; it falls linearly to a tenth."""
+    """Learning rate of the policy at the first update; it changes linearly to a fraction of this."""
 
 
 @dataclass(frozen=True)
 class TrainPolicy(TaskOptions):
     """Learn a temperature policy by reinforcement learning and export it as a file."""
 
+    preset: str = "default"
+    """Where the options of the policy come from that are not given: default, or rlkd (the policy of that paper)."""
     policy: tyro.conf.OmitArgPrefixes[PolicyOptions] = field(default_factory=PolicyOptions)
 
     command = "train-policy"
+
+    @classmethod
+    def preset_options(cls, name: str) -> dict[str, Any]:
+        """What a preset changes, by option.
+
+        Raises:
+            BadInputError: For a preset nobody knows, with the closest match.
+        """
+        default, named = flat(cls()), flat(cls(policy=PolicyOptions(**preset(name))))
+        return {option: value for option, value in named.items() if value != default[option]}
 
     def run(self) -> dict[str, Any]:
         """Do it and return the result."""

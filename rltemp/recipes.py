@@ -19,7 +19,7 @@ from rltemp.rules import RULES, fixed
 from rltemp.types import TemperatureRule
 
 _WEIGHTS = ("ce_weight", "kd_weight", "plain_kd_weight", "warmup")
-_WARMUP = 20 / 240  # of DKD's, DTKD's and NormKD's code: 20 of 240 epochs
+_WARMUP = 20 / 240  # of DKD's code: 20 of 240 epochs
 
 
 @dataclass(frozen=True)

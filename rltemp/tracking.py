@@ -36,7 +36,7 @@ TAGS: dict[str, str] = {
     "temperature/student_q95": "student temperature, 95 % quantile of the batch (no unit, above 0)",
     "temperature/teacher": "histogram of the batch's teacher temperatures (no unit, above 0)",
     "temperature/student": "histogram of the batch's student temperatures (no unit, above 0)",
-    "temperature/guarded": "samples so far where a rule's guard stood in for its formula (fraction, 0 to 1)",
+    "temperature/guarded": "samples of the batch where a rule's guard stood in for its formula (fraction, 0 to 1)",
     "student/train_accuracy": "accuracy on the batch, before the step (fraction, 0 to 1)",
     "student/validation_accuracy": "accuracy on the validation part, once an epoch (fraction, 0 to 1)",
     "student/validation_loss": "cross-entropy on the validation part, once an epoch (nats)",
@@ -48,6 +48,7 @@ TAGS: dict[str, str] = {
     "reward/probe_potential": "smooth accuracy on probe samples at a run's end, mean over students (0 to 1)",
     "reward/validation_potential": "smooth accuracy of the policy's students on validation data (0 to 1)",
     "reward/validation_gain": "the same minus that of the reference's students (smooth accuracy, -1 to 1)",
+    "calibration/explained": "variance of the rewards that the calibration's model explains (fraction, at most 1)",
 }
 
 
@@ -77,14 +78,15 @@ def step_scalars(signals: Signals, loss: Tensor) -> dict[str, float]:
 
 
 def temperature_scalars(temperatures: Temperatures) -> dict[str, float]:
-    """Mean and quantiles over the batch of both networks' temperatures.
+    """Mean and quantiles over the batch of both networks' temperatures, and how many of them are a guard's.
 
     >>> import torch
     >>> found = temperature_scalars(Temperatures(torch.ones(3), torch.tensor([1.0, 2.0, 6.0]), torch.ones(3)))
     >>> found["temperature/teacher_mean"], found["temperature/teacher_q50"]
     (3.0, 2.0)
     """
-    found = {}
+    guarded = temperatures.guarded
+    found = {"temperature/guarded": 0.0 if guarded is None else float(guarded.float().mean())}
     for network in NETWORKS:
         values = getattr(temperatures, network).detach().float().flatten()
         quantiles = values.quantile(torch.tensor(list(QUANTILES.values()), device=values.device)).tolist()

@@ -20,7 +20,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -210,8 +209,8 @@ def difference(accuracies: dict[str, dict[int, float]], method: str, base: str) 
     if method == base or method not in accuracies or base not in accuracies:
         return ""
     seeds = sorted(accuracies[method].keys() & accuracies[base].keys())
-    rows = (np.array([accuracies[name][seed] for seed in seeds]) for name in (method, base))
-    pair = paired_difference(*rows)
+    first, second = ([accuracies[name][seed] for seed in seeds] for name in (method, base))
+    pair = paired_difference(first, second)
     return f"{pair.mean:+.2f} [{pair.low:+.2f}, {pair.high:+.2f}]"
 
 

@@ -11,8 +11,11 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import rltemp
+from rltemp.agents.config import preset
 from rltemp.cli import COMMANDS, exit_code, main, parse
 from rltemp.errors import ArtifactRefusedError, BadInputError, TrainingDivergedError
+from rltemp.features import RLKD_FEATURES
+from rltemp.policy_commands import PolicyOptions
 from rltemp.tracking import TAGS
 from rltemp.weights import save_weights
 
@@ -163,6 +166,7 @@ MISTAKES = {
     "no seeds": (["compare", *TOY, "--seeds", "0"], "--seeds must be at least 1"),
     "last rule": (["compare", *TOY, "--rules", "fixed:4", "dtdk"], "did you mean 'dtkd'"),
     "baseline": (["compare", *TOY, "--rules", "fixed:4", "--against", "fixed:5"], "did you mean 'fixed:4'"),
+    "unknown preset": (["train-policy", *TOY, "--preset", "rlk"], "did you mean 'rlkd'"),
     "negative seed": (["distill", *TOY, "--seed", "-1"], "--seed must be at least 0"),
 }
 
@@ -216,6 +220,33 @@ def test_the_demo_learns_a_policy_and_compares_it(tmp_path: Path, capsys):
     assert (tmp_path / "demo" / "student" / "student.safetensors").is_file()
     saved = parse("train-policy", ["--config", str(tmp_path / "demo" / "policy")])
     assert (saved.task, saved.policy.updates) == ("toy", 1)
+
+
+def test_a_presets_options_come_before_those_of_the_line():
+    options = parse("train-policy", ["--updates", "3", "--preset", "rlkd", "--no-calibration"])
+    assert (options.preset, options.policy.agent, options.policy.updates) == ("rlkd", "sample", 3)
+    assert options.policy == PolicyOptions(**{**preset("rlkd"), "updates": 3, "calibration": False})
+    assert parse("train-policy", []).policy == PolicyOptions()
+
+
+def test_a_presets_learning_rate_is_the_policys_and_not_the_students():
+    options = parse("train-policy", ["--preset=rlkd"])
+    assert (options.policy.learning_rate, options.learning_rate) == (1e-4, None)
+
+
+def test_a_run_with_a_preset_is_repeated_by_its_configuration(tmp_path: Path):
+    out = tmp_path / "p"
+    small = ("--updates", 1, "--students", 2, "--hidden", 4, "--validation-students", 1, "--passes", 1)
+    assert code("train-policy", *TOY, "--preset", "rlkd", *small, "--out", out) == 0
+    saved = parse("train-policy", ["--config", str(out)])
+    assert (saved.preset, saved.policy.hidden, saved.policy.features) == ("rlkd", (4,), RLKD_FEATURES)
+    beside = parse("train-policy", ["--config", str(out), "--preset", "rlkd"])
+    assert beside.policy.hidden == (256, 256)
+    (tmp_path / "own.json").write_text('{"preset": "rlkd", "updates": 7}')
+    by_hand = parse("train-policy", ["--config", str(tmp_path / "own.json")])
+    assert (by_hand.policy.updates, by_hand.policy.hidden) == (7, (256, 256))
+    rules = ("--rules", "fixed:5", out / "policy.safetensors", "--against", "fixed:5")
+    assert code("compare", *TOY, *rules, "--seeds", 2, "--out", tmp_path / "c") == 0
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from rltemp.data import Part, epoch_order
 from rltemp.distill import Distillation, Problem, evaluate, predict, train
 from rltemp.losses import cross_entropy
 from rltemp.population import StackedStudent
+from rltemp.recipes import METHODS
 from rltemp.tasks import Recipe
 
 ProblemMaker = Callable[..., Problem]
@@ -178,7 +179,7 @@ def test_cached_logits_are_those_of_the_teacher_on_the_batch(digits: Problem) ->
 # Stacks
 
 
-@pytest.mark.parametrize("method", ["fixed:4", "dtkd"])
+@pytest.mark.parametrize("method", [*METHODS, "matched:dtkd"])
 def test_a_stack_gives_each_student_the_weights_that_it_has_alone(digits: Problem, method: str) -> None:
     seeds = [3, 4, 5]
     stack = train(Distillation(digits, seeds, recipe=SHORT), load_method(method))
@@ -186,7 +187,8 @@ def test_a_stack_gives_each_student_the_weights_that_it_has_alone(digits: Proble
     for position, seed in enumerate(seeds):
         alone = train(Distillation(digits, seed, recipe=SHORT), load_method(method))
         for name, value in stack.unstack(position).items():
-            torch.testing.assert_close(value, alone.state_dict()[name], rtol=1e-5, atol=1e-6)
+            # Some rules divide by what is nearly zero at first, which magnifies the order of a sum.
+            torch.testing.assert_close(value, alone.state_dict()[name], rtol=1e-3, atol=1e-4)
 
 
 def test_a_stack_augments_each_students_images_as_alone(

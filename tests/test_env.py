@@ -26,6 +26,7 @@ from rltemp.envs.distill import DistillEnv
 from rltemp.envs.episode import FIRST_TRAINING_SEED
 from rltemp.envs.rewards import WORST
 from rltemp.methods import Method
+from rltemp.recipes import METHODS
 from rltemp.rules import dtkd
 
 Record = tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]
@@ -134,7 +135,16 @@ def test_another_seed_gives_another_student_above_the_seeds_of_comparisons(short
 @pytest.mark.parametrize("method", ["fixed:4", "dtkd:reference=2"])
 @pytest.mark.parametrize("redraw", [False, True])
 def test_an_action_of_zero_is_the_reference_method(digits: Problem, method: str, redraw: bool) -> None:
-    env = DistillEnv(digits, method=method, redraw=redraw)
+    assert_zero_is_the_reference(digits, method, redraw)
+
+
+@pytest.mark.parametrize("method", [*(name for name in METHODS if name != "none"), "matched:lskd"])
+def test_every_method_can_be_the_reference(short: Problem, method: str) -> None:
+    assert_zero_is_the_reference(short, method, redraw=True)
+
+
+def assert_zero_is_the_reference(problem: Problem, method: str, redraw: bool) -> None:
+    env = DistillEnv(problem, method=method, redraw=redraw)
     env.reset(seed=0)
     play(env)
     plain = trained(env, load_method(method))

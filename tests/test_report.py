@@ -9,6 +9,7 @@ import pytest
 from matplotlib.axes import Axes
 from rich.console import Console
 
+from rltemp import stats
 from rltemp.arms import Arm, table_rows
 from rltemp.errors import BadInputError
 from rltemp.picture import TemperatureTrace, figure, picture
@@ -18,6 +19,12 @@ FIXED = Arm("fixed:4", np.array([0.90, 0.94]), np.array([0.91, 0.95]))
 BETTER = Arm("dtkd:reference=4,warmup=0.1", np.array([0.91, 0.96]), np.array([0.92, 0.97]), note="tuned")
 WORSE = Arm("none", np.array([0.80, 0.83]), np.array([0.80, 0.83]))
 ARMS = [FIXED, BETTER, WORSE]
+
+
+@pytest.fixture(autouse=True)
+def bootstrapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two seeds suffice for tables worked by hand: their intervals are the bootstrap's, from one value to the other."""
+    monkeypatch.setattr(stats, "FEW", 2)
 
 
 def trace(n: int = 1000) -> TemperatureTrace:

@@ -17,6 +17,7 @@ from rltemp.distill import Distillation, Problem, train
 from rltemp.envs.episode import FIRST_TRAINING_SEED
 from rltemp.envs.rewards import WORST
 from rltemp.envs.vector import DistillVecEnv
+from rltemp.recipes import METHODS
 
 STEPS, BATCH = 20, 50
 Array = NDArray[np.float32]
@@ -130,7 +131,7 @@ def test_replicas_under_zero_actions_stay_identical_through_the_whole_run(short:
         assert (group[0] - group[1]).abs().max() > 1e-4
 
 
-@pytest.mark.parametrize("method", ["fixed:4", "dtkd:reference=2"])
+@pytest.mark.parametrize("method", [*(name for name in METHODS if name != "none"), "matched:lskd"])
 def test_zero_actions_are_the_reference_method(short: Problem, method: str) -> None:
     env = DistillVecEnv(short, students=2, method=method)
     env.reset()
