@@ -42,8 +42,23 @@ def test_the_six_lines_run_as_they_stand(digits: Problem, tmp_path: Path, monkey
     assert names["student_logits"].grad.abs().sum() > 0
 
 
+def test_the_method_of_the_readme_counts_the_samples_of_the_mask_alone() -> None:
+    logits = torch.randn(2, 3, 10)
+    names = {
+        "rltemp": rltemp,
+        "student_logits": (1.1 * logits).requires_grad_(),
+        "teacher_logits": logits,
+        "labels": torch.zeros(2, 3, dtype=torch.long),
+        "progress": 0.5,
+        "mask": torch.tensor([[True, True, False], [True, False, False]]),
+    }
+    exec(compile(BLOCKS[1], "README.md", "exec"), names)
+    names["loss"].backward()
+    assert ((names["student_logits"].grad != 0).any(-1) == names["mask"]).all()
+
+
 def test_the_rule_of_the_readme_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "my_rules.py").write_text(BLOCKS[1])
+    (tmp_path / "my_rules.py").write_text(BLOCKS[2])
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "my_rules", raising=False)
     rule = rltemp.load_rule("my_rules:softer_where_unsure")
@@ -54,7 +69,7 @@ def test_the_rule_of_the_readme_is_found_by_its_name(tmp_path: Path, monkeypatch
 
 def test_the_environment_of_the_readme_runs() -> None:
     names: dict[str, object] = {}
-    exec(compile(BLOCKS[2], "README.md", "exec"), names)
+    exec(compile(BLOCKS[3], "README.md", "exec"), names)
     assert names["observation"].shape == (50, 8)
     assert names["terminated"] is False
     assert names["truncated"] is False
