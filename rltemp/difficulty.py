@@ -11,13 +11,14 @@ import math
 import torch
 from torch import Tensor
 
+from rltemp.blocks import logsumexp, rowwise
 from rltemp.checks import fraction, positive
 from rltemp.errors import BadInputError
 from rltemp.types import Signals, TemperatureRule, Temperatures, full_precision
 
 _LEAST_DISTANCE = 1e-6
 """Distances below count as this: two equal distributions are as far apart as any other two equal ones."""
-_HASHED_CLASSES = 64
+_HASHED_CLASSES = 16
 
 
 def idts(reference: float = 1.0, strength: float = 0.5) -> TemperatureRule:
@@ -40,7 +41,7 @@ def idts(reference: float = 1.0, strength: float = 0.5) -> TemperatureRule:
 
     @torch.no_grad()
     def rule(signals: Signals) -> Temperatures:
-        distance = _hellinger(signals)
+        distance = rowwise(_hellinger, signals.student_logits, signals.teacher_logits)
         if not distance.numel():  # a batch that is all mask has no median
             return _same(distance)
         floored = distance.clamp(min=_LEAST_DISTANCE)
@@ -79,7 +80,7 @@ def energy(reference: float = 4.0, step: float = 2.0, share: float = 0.3) -> Tem
 
     @torch.no_grad()
     def rule(signals: Signals) -> Temperatures:
-        sureness = full_precision(signals.teacher_logits).logsumexp(-1)
+        sureness = logsumexp(signals.teacher_logits)
         grouped = signals.groups(sureness)
         ordered = grouped.sort(-1).values
         count, last = math.floor(part * grouped.shape[1]), grouped.shape[1] - 1
@@ -116,10 +117,7 @@ def cswt(minimum: float = 2.0, maximum: float = 6.0) -> TemperatureRule:
 
     @torch.no_grad()
     def rule(signals: Signals) -> Temperatures:
-        student, teacher = (
-            full_precision(logits).softmax(-1) for logits in (signals.student_logits, signals.teacher_logits)
-        )
-        cosine = torch.cosine_similarity(student, teacher, -1)
+        cosine = rowwise(_cosine, signals.student_logits, signals.teacher_logits)
         if not cosine.numel():  # a batch that is all mask has no range
             return _same(cosine)
         grouped = signals.groups(cosine)
@@ -162,24 +160,38 @@ def random(minimum: float = 1.0, maximum: float = 10.0, seed: int = 0) -> Temper
     return rule
 
 
-def _hellinger(signals: Signals) -> Tensor:
+def _hellinger(student: Tensor, teacher: Tensor) -> Tensor:
     """Hellinger distance of the two distributions at T = 1, 0..1."""
-    student, teacher = (
-        full_precision(logits).softmax(-1).sqrt_() for logits in (signals.student_logits, signals.teacher_logits)
-    )
+    student, teacher = (full_precision(logits).softmax(-1).sqrt_() for logits in (student, teacher))
     # The sum of squared differences, not one minus the overlap: that loses all digits where the two are close.
     return (student.sub_(teacher).square_().sum(-1) / 2).sqrt()
 
 
+def _cosine(student: Tensor, teacher: Tensor) -> Tensor:
+    """Cosine of the two distributions at T = 1, 0..1; neither can be shorter than 1 / sqrt C."""
+    student, teacher = (full_precision(logits).softmax(-1) for logits in (student, teacher))
+    overlap = (student * teacher).sum(-1)
+    return overlap / (student.square_().sum(-1) * teacher.square_().sum(-1)).sqrt()
+
+
 def _hashed_uniform(signals: Signals, seed: int) -> Tensor:
     """A number in [0, 1) for every sample, float64, from the bits of its teacher logits, the progress and the seed."""
-    bits = signals.teacher_logits[..., :_HASHED_CLASSES].float().contiguous().view(torch.int32).long()
-    mixed = torch.full(signals.shape, seed * 2_654_435_761 % 2**31, device=bits.device)
-    for word in (*bits.unbind(-1), torch.tensor(round(signals.progress * 2**40), device=bits.device)):
-        # One round of a 64-bit mixer (multiply, fold the high half down); int64 wraps around.
-        mixed = (mixed ^ word) * 6_364_136_223_846_793_005 + 1_442_695_040_888_963_407
-        mixed = mixed ^ (mixed >> 29)
+    bits = signals.teacher_logits[..., :_HASHED_CLASSES].float().contiguous().view(torch.int32)
+    # Every word has a factor of its own; int64 wraps around.
+    hashed = (bits * _FACTORS[: bits.shape[-1]].to(bits.device)).sum(-1)
+    mixed = _mixed(_mixed(hashed ^ seed * 2_654_435_761 % 2**31) ^ round(signals.progress * 2**40))
     return (mixed >> 11 & (2**48 - 1)).double() / 2**48
+
+
+def _mixed(word: Tensor) -> Tensor:
+    """Two rounds of a 64-bit mixer: multiply, fold the high half down."""
+    for _ in range(2):
+        word = word * 6_364_136_223_846_793_005 + 1_442_695_040_888_963_407
+        word = word ^ (word >> 29)
+    return word
+
+
+_FACTORS = _mixed(torch.arange(1, _HASHED_CLASSES + 1)) | 1  # odd: no bit of a word is lost
 
 
 def _same(temperature: Tensor, guarded: Tensor | None = None) -> Temperatures:

@@ -9,15 +9,16 @@ table. The lines `Formula:` to `Guard:` of a docstring are what `rltemp rules` s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rltemp.blocks import Formula, Values, is_cut, rowwise
 from rltemp.checks import not_negative, switch
 from rltemp.errors import BadInputError
-from rltemp.types import Divergence
+from rltemp.types import Divergence, full_precision
 
 _VECTOR_LANES = 16
 """Float32 numbers in one AVX-512 register."""
@@ -134,6 +135,58 @@ def forward_kl(student: Tensor, teacher: Tensor, labels: Tensor | None = None) -
     return F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(-1)
 
 
+def softened_kl(student: Tensor, teacher: Tensor, student_t: Tensor, teacher_t: Tensor) -> Tensor:
+    """`forward_kl` of logits `[..., C]`, of any floating type, over temperatures `[...]`; in blocks where they are big.
+
+    >>> softened_kl(torch.zeros(3, 2), torch.zeros(3, 2), torch.ones(3), torch.ones(3))
+    tensor([0., 0., 0.])
+    """
+    lead = student.shape[:-1]
+    inputs = (
+        student,
+        teacher,
+        *(value if value.shape == lead else value.expand(lead) for value in (student_t, teacher_t)),
+    )
+    # Two networks that train, or of two types, are not foreseen; and a small batch whose temperatures are constants
+    # is faster in torch's own hands.
+    foreign = teacher.requires_grad or student.dtype != teacher.dtype
+    if foreign or not (is_cut(student) or student_t.requires_grad or teacher_t.requires_grad):
+        return _SOFTENED_KL(*inputs)
+    return rowwise(_SOFTENED_KL, *inputs)
+
+
+def _softened_parts(student: Tensor, teacher: Tensor, student_t: Tensor, teacher_t: Tensor) -> tuple[Tensor, ...]:
+    log_q = log_softmax(full_precision(student) / student_t.unsqueeze(-1))
+    log_p = log_softmax(full_precision(teacher) / teacher_t.unsqueeze(-1))
+    return log_q, log_p, log_p.exp()
+
+
+def _kl_of_parts(log_q: Tensor, log_p: Tensor, p: Tensor) -> Tensor:
+    return ((log_p - log_q) * p).sum(-1)
+
+
+def _softened_gradient(
+    needed: Sequence[bool], outer: Tensor, inputs: Values, parts: Values
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """Derivatives by the student's logits v and by both temperatures.
+
+    By v / T_s the derivative is q - p, so by v it is (q - p) / T_s and by T_s it is - sum (q - p) v / T_s^2; by T_t it
+    is - sum p (log p - log q - KL) u / T_t^2.
+    """
+    (student, teacher, student_t, teacher_t), (log_q, log_p, p) = inputs, parts
+    by_student = by_student_t = by_teacher_t = None
+    if needed[3]:
+        terms = log_p - log_q
+        # Centred before they are summed: what cancels would take float32's digits with it.
+        terms = terms.sub_((terms * p).sum(-1, keepdim=True)).mul_(p).mul_(full_precision(teacher))
+        by_teacher_t = terms.sum(-1) * -(outer / teacher_t.square())
+        del terms
+    if needed[0] or needed[2]:
+        by_student = log_q.exp().sub_(p).mul_((outer / student_t).unsqueeze(-1))
+        by_student_t = (by_student * full_precision(student)).sum(-1) / -student_t if needed[2] else None
+    return by_student if needed[0] else None, None, by_student_t, by_teacher_t
+
+
 def log_softmax(logits: Tensor) -> Tensor:
     """Return log(softmax(logits)) along the last axis, `[..., C]`.
 
@@ -169,6 +222,8 @@ def _published_parts(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[
     target = F.kl_div(q.log(), p, reduction="none").sum(-1)
     return target, forward_kl(student - 1000 * is_own, teacher - 1000 * is_own)
 
+
+_SOFTENED_KL = Formula(_softened_parts, _kl_of_parts, _softened_gradient)
 
 DIVERGENCES: dict[str, Callable[..., Divergence]] = {
     "kl": kl,

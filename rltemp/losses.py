@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rltemp.divergences import forward_kl, log_softmax
+from rltemp.divergences import forward_kl, log_softmax, softened_kl
 from rltemp.errors import BadInputError
 from rltemp.types import Divergence, Signals, Temperatures, full_precision, scatter
 
@@ -33,8 +33,12 @@ def kd_loss(signals: Signals, temperatures: Temperatures, divergence: Divergence
     if (mask := signals.mask) is not None:
         kept = (value[mask] for value in (temperatures.student, temperatures.teacher, temperatures.weight))
         return scatter(kd_loss(signals.samples(), Temperatures(*kept), divergence), mask, 0.0)
-    student = full_precision(signals.student_logits) / temperatures.student.unsqueeze(-1)
-    teacher = full_precision(signals.teacher_logits) / temperatures.teacher.unsqueeze(-1)
+    logits = signals.student_logits, signals.teacher_logits
+    if divergence is forward_kl:
+        return temperatures.weight * softened_kl(*logits, temperatures.student, temperatures.teacher)
+    student, teacher = (full_precision(value) for value in logits)
+    student = student / temperatures.student.unsqueeze(-1)
+    teacher = teacher / temperatures.teacher.unsqueeze(-1)
     return temperatures.weight * divergence(student, teacher, signals.labels)
 
 

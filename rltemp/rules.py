@@ -12,6 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from torch import Tensor
+
+from rltemp.blocks import rowwise
 from rltemp.checks import positive
 from rltemp.curriculum import LearnedRule, ctkd, ctkd_instance
 from rltemp.difficulty import cswt, energy, idts, random
@@ -83,9 +86,11 @@ def wttm(gamma: float = 0.25) -> TemperatureRule:
     """
     value = _power(gamma, "wttm")
 
+    def uniformity(logits: Tensor) -> Tensor:
+        return (value * log_softmax(full_precision(logits))).logsumexp(-1).exp()
+
     def rule(signals: Signals) -> Temperatures:
-        log_probs = log_softmax(full_precision(signals.teacher_logits))
-        weight = (value * log_probs).logsumexp(-1).exp()
+        weight = rowwise(uniformity, signals.teacher_logits)
         return Temperatures(student=signals.full(1.0), teacher=signals.full(1 / value), weight=weight)
 
     return rule

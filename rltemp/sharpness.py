@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from rltemp.blocks import largest, logsumexp, rowwise
 from rltemp.checks import not_negative, positive, switch
 from rltemp.errors import BadInputError
 from rltemp.types import Signals, TemperatureRule, Temperatures, full_precision
@@ -42,7 +43,7 @@ def dtkd(
         maximum: Highest temperature.
         published: The formula and nothing else; temperatures may then be negative, infinite or nan.
     """
-    return _shared("dtkd", lambda logits: logits.amax(-1), reference, minimum, maximum, published)
+    return _shared("dtkd", largest, reference, minimum, maximum, published)
 
 
 def dtkd_logsumexp(
@@ -63,7 +64,7 @@ def dtkd_logsumexp(
         maximum: Highest temperature.
         published: Without guards.
     """
-    return _shared("dtkd_logsumexp", lambda logits: logits.logsumexp(-1), reference, minimum, maximum, published)
+    return _shared("dtkd_logsumexp", logsumexp, reference, minimum, maximum, published)
 
 
 def dtkd_exact(reference: float = 4.0) -> TemperatureRule:
@@ -86,24 +87,31 @@ def dtkd_exact(reference: float = 4.0) -> TemperatureRule:
 
     @torch.no_grad()
     def rule(signals: Signals) -> Temperatures:
-        teacher, student = full_precision(signals.teacher_logits), full_precision(signals.student_logits)
-
-        def excess(shift: Tensor) -> Tensor:
-            """How much sharper the teacher is at this shift."""
-            sharpness = (teacher / (value + shift).unsqueeze(-1)).logsumexp(-1)
-            return sharpness - (student / (value - shift).unsqueeze(-1)).logsumexp(-1)
-
-        low = teacher.new_full(signals.shape, -_REACH * value)
-        high = -low
-        guarded = (excess(low) < 0) | (excess(high) > 0)
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            sharper = excess(middle) > 0
-            low, high = torch.where(sharper, middle, low), torch.where(sharper, high, middle)
-        shift = ((low + high) / 2).masked_fill(guarded, 0.0)
+        shift = rowwise(partial(_meeting, value), signals.teacher_logits, signals.student_logits)
+        guarded = shift.isnan()
+        shift = shift.masked_fill(guarded, 0.0)
         return Temperatures(value - shift, value + shift, (value - shift) * (value + shift), guarded)
 
     return rule
+
+
+def _meeting(reference: float, teacher: Tensor, student: Tensor) -> Tensor:
+    """How far from the reference both are equally sharp, `[...]`; nan where they are nowhere."""
+    teacher, student = full_precision(teacher), full_precision(student)
+
+    def excess(shift: Tensor) -> Tensor:
+        """How much sharper the teacher is at this shift."""
+        sharpness = (teacher / (reference + shift).unsqueeze(-1)).logsumexp(-1)
+        return sharpness - (student / (reference - shift).unsqueeze(-1)).logsumexp(-1)
+
+    low = teacher.new_full(teacher.shape[:-1], -_REACH * reference)
+    high = -low
+    guarded = (excess(low) < 0) | (excess(high) > 0)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        sharper = excess(middle) > 0
+        low, high = torch.where(sharper, middle, low), torch.where(sharper, high, middle)
+    return ((low + high) / 2).masked_fill(guarded, torch.nan)
 
 
 def _shared(
@@ -120,18 +128,19 @@ def _shared(
     guard = not switch(published, name, "published")
     if lowest >= highest:
         raise BadInputError(f"{name}: minimum must be below maximum; got {minimum} and {maximum}")
-    if not guard:
-        lowest, highest = -math.inf, math.inf
 
     def rule(signals: Signals) -> Temperatures:
-        x = sharpness(full_precision(signals.teacher_logits))
-        y = sharpness(full_precision(signals.student_logits))
-        unsafe = ((x <= 0) | (y <= 0)) if guard else torch.zeros_like(x, dtype=torch.bool)
-        # The masked branch must stay finite too: autograd multiplies its gradient by zero, and zero times inf is nan.
-        total = (x + y).masked_fill(unsafe, 1.0)
-        wanted = [(2 * value * own / total).masked_fill(unsafe, value) for own in (x, y)]
+        x, y = sharpness(signals.teacher_logits), sharpness(signals.student_logits)
+        if not guard:
+            factor = 2 * value / (x + y)
+            return Temperatures(y * factor, x * factor, x * y * factor.square())
+        # Two equal numbers stand in before anything is divided: zero times inf would be nan in the gradient.
+        unsafe = torch.fmin(x, y.detach()) <= 0
+        x, y = x.masked_fill(unsafe, 1.0), y.masked_fill(unsafe, 1.0)
+        factor = 2 * value / (x + y)
+        wanted = x * factor, y * factor
         teacher, student = (temperature.clamp(lowest, highest) for temperature in wanted)
         guarded = unsafe | (teacher != wanted[0]) | (student != wanted[1])
-        return Temperatures(student, teacher, teacher * student, guarded if guard else None)
+        return Temperatures(student, teacher, teacher * student, guarded)
 
     return rule

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from rltemp.blocks import deviation, rowwise
 from rltemp.checks import positive, switch
 from rltemp.names import lookup
 from rltemp.types import Signals, TemperatureRule, Temperatures, full_precision
@@ -71,8 +72,9 @@ def lskd(temperature: float = 2.0, divisor: Literal["K-1", "K"] = "K-1", publish
 
     def rule(signals: Signals) -> Temperatures:
         student, teacher, guarded = _deviations(signals, floor, correction)
-        weight = torch.full_like(teacher, value * value)
-        return Temperatures(value * (student + eps), value * (teacher + eps), weight, guarded)
+        if eps:
+            student, teacher = student + eps, teacher + eps
+        return Temperatures(value * student, value * teacher, torch.full_like(teacher, value * value), guarded)
 
     return rule
 
@@ -105,7 +107,8 @@ def atkd(
 
     def rule(signals: Signals) -> Temperatures:
         student, teacher, guarded = _deviations(signals, floor)
-        student, teacher = student + eps, teacher + eps
+        if eps:
+            student, teacher = student + eps, teacher + eps
         classes = signals.num_classes
         with torch.no_grad():
             largest = _largest(signals.teacher_logits, which == "teacher_signed") / teacher
@@ -120,20 +123,21 @@ def atkd(
 
 def _deviations(signals: Signals, floor: float, correction: int = 1) -> tuple[Tensor, Tensor, Tensor | None]:
     """Standard deviations over the classes of student and teacher, and where either is raised to the floor."""
-    variances = [
-        full_precision(logits).var(-1, correction=correction)
-        for logits in (signals.student_logits, signals.teacher_logits)
-    ]
+    student, teacher = (
+        deviation(logits, correction, floor) for logits in (signals.student_logits, signals.teacher_logits)
+    )
     if not floor:
-        return variances[0].sqrt(), variances[1].sqrt(), None
-    # The variance is raised, not its root, whose gradient at zero is infinite.
-    student, teacher = (variance.clamp(min=floor * floor).sqrt() for variance in variances)
-    return student, teacher, (variances[0] < floor * floor) | (variances[1] < floor * floor)
+        return student, teacher, None
+    return student, teacher, torch.minimum(student.detach(), teacher) <= floor
 
 
 def _largest(logits: Tensor, signed: bool) -> Tensor:
     """Largest distance of a logit from the mean over the classes, upwards or to either side."""
-    logits = full_precision(logits)
-    mean = logits.mean(-1)
-    above = logits.amax(-1) - mean
-    return above if signed else torch.maximum(above, mean - logits.amin(-1))
+
+    def distance(logits: Tensor) -> Tensor:
+        logits = full_precision(logits)
+        mean = logits.mean(-1)
+        above = logits.amax(-1) - mean
+        return above if signed else torch.maximum(above, mean - logits.amin(-1))
+
+    return rowwise(distance, logits)

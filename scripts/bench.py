@@ -1,6 +1,6 @@
 """What everything around the student costs: ratios of step times, interleaved in one process and thread.
 
-    python scripts/bench.py [--quick]
+    python scripts/bench.py [--quick] [--only rules|training]
 
 Needs no download: the CIFAR-sized problem is random pixels. A ratio is the median over rounds in which both
 sides run one after the other, so that another job on the machine slows both.
@@ -9,16 +9,20 @@ sides run one after the other, so that another job on the machine slows both.
 from __future__ import annotations
 
 import argparse
+import itertools
 import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
+from rltemp import Signals, kd_loss
 from rltemp.data import Dataset, Part
 from rltemp.distill import Distillation, Problem
 from rltemp.envs.distill import DistillEnv
@@ -28,19 +32,31 @@ from rltemp.manifest import PolicyAction, PolicyFeature
 from rltemp.methods import Method, load_method
 from rltemp.models import seeded_model
 from rltemp.policy_file import write_policy
+from rltemp.rules import RULES
 from rltemp.tasks import Recipe, Task, load_task
 from rltemp.teachers import prepare
 
 STUDENTS = 64
+SHAPES, QUICK_SHAPES = ((128, 100), (4096, 32000)), ((128, 100), (32, 8192))
+"""Of logits: images with 100 classes; tokens of a language model (half a gigabyte a tensor)."""
 
 
 def main() -> None:
     """Measure, and print one line a result."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a few rounds only: shows that it runs")
-    rounds = 3 if parser.parse_args().quick else 15
+    parser.add_argument("--only", choices=("rules", "training"), help="one half of the measurements")
+    options = parser.parse_args()
+    rounds = 3 if options.quick else 15
     torch.set_num_threads(1)
     print(f"{_processor()}, 1 thread; Python {platform.python_version()}, torch {torch.__version__}\n")
+    if options.only != "training":
+        _show_rules(QUICK_SHAPES if options.quick else SHAPES, rounds)
+    if options.only != "rules":
+        _show_training(rounds)
+
+
+def _show_training(rounds: int) -> None:
     print(f"{'':64} ratio   target")
     images = cifar_sized_problem()
     _show("environment's step / plain loop's step", env_to_plain(images, max(1, rounds // 3)), "<= 1.05")
@@ -49,6 +65,51 @@ def main() -> None:
     ratio, rate = alone_to_stacked(prepare(load_task("digits")), 2 if rounds == 3 else 7)
     _show(f"{STUDENTS} digits students one by one / as one stack", ratio, ">= 10")
     print(f"{'stacked training, steps of one student per second':62} {rate:7,.0f}")
+
+
+def _show_rules(shapes: tuple[tuple[int, int], ...], rounds: int) -> None:
+    print("loss under a rule, forward and backward, float32, over plain distillation at one temperature")
+    print(
+        "(time: at most 1.30; peak memory beside the logits: at most 1.10; dtkd_exact and ctkd_* are not held to it)\n"
+    )
+    print(f"{'':20}" + "".join(f"{f'[{samples}, {classes}]':>14} time  memory" for samples, classes in shapes))
+    for name in RULES:
+        costs = [rule_to_plain(name, shape, rounds) for shape in shapes]
+        print(f"{name:20}" + "".join(f"{time:19.2f} {memory:7.2f}" for time, memory in costs), flush=True)
+    print()
+
+
+def rule_to_plain(name: str, shape: tuple[int, int], rounds: int) -> tuple[float, float]:
+    """Time and peak memory of one rule's loss and gradient over those of plain distillation in plain PyTorch."""
+    generator = torch.Generator().manual_seed(0)
+    student = (2 * torch.randn(*shape, generator=generator)).requires_grad_()
+    teacher = 3 * torch.randn(*shape, generator=generator)
+    labels, rule, scale = torch.zeros(shape[0], dtype=torch.long), RULES[name](), 4.0
+
+    def ours() -> None:
+        signals = Signals(student, teacher, labels, progress=0.3)
+        kd_loss(signals, rule(signals)).mean().backward()  # type: ignore[no-untyped-call]
+        student.grad = None
+
+    def plain() -> None:
+        log_q, p = F.log_softmax(student / scale, -1), F.softmax(teacher / scale, -1)
+        (F.kl_div(log_q, p, reduction="batchmean") * scale * scale).backward()  # type: ignore[no-untyped-call]
+        student.grad = None
+
+    large = student.numel() > 2**17
+    time_ratio = _ratio(ours, plain, max(3, rounds // 5) if large else rounds, 1 if large else 40)
+    return time_ratio, peak_memory(ours) / peak_memory(plain)
+
+
+def peak_memory(call: Callable[[], object]) -> int:
+    """Most bytes that torch's CPU allocator held at once during a call, beside what it held before."""
+    call()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        call()
+    assert profile.profiler is not None
+    events: list[Any] = profile.profiler.kineto_results.events()
+    changes = sorted((event.start_ns(), int(event.nbytes())) for event in events if event.name() == "[memory]")
+    return max(itertools.accumulate(size for _, size in changes))
 
 
 def cifar_sized_problem() -> Problem:
