@@ -259,13 +259,17 @@ def random(
         number %= 2**64
         return number - 2**64 if number >= 2**63 else number
 
+    def mixed(state: int) -> int:
+        for _ in range(2):
+            state = signed(state * 6_364_136_223_846_793_005 + 1_442_695_040_888_963_407)
+            state ^= state >> 29
+        return state
+
     answers = []
     for row in u:
-        words = [struct.unpack("<i", struct.pack("<f", value))[0] for value in row[:64]]
-        state = seed * 2_654_435_761 % 2**31
-        for word in [*words, round(progress * 2**40)]:
-            state = signed((state ^ word) * 6_364_136_223_846_793_005 + 1_442_695_040_888_963_407)
-            state ^= state >> 29
+        words = [struct.unpack("<i", struct.pack("<f", value))[0] for value in row[:16]]
+        state = signed(sum(word * (mixed(place) | 1) for place, word in enumerate(words, 1)))
+        state = mixed(mixed(state ^ seed * 2_654_435_761 % 2**31) ^ round(progress * 2**40))
         uniform = (state >> 11) % 2**48 / 2**48
         value = math.exp(math.log(minimum) + uniform * math.log(maximum / minimum))
         answers.append((value, value, value**2))
