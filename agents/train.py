@@ -32,7 +32,7 @@ from rltemp.agents.network import RunBuffer, RunPolicy, SampleNetwork
 from rltemp.agents.samples import SampleEnv, actor_weights, sample_model
 from rltemp.distill import Problem
 from rltemp.envs.vector import DistillVecEnv
-from rltemp.methods import reference_method
+from rltemp.loading import reference_method
 
 POLICY_FILE = "policy.safetensors"
 

@@ -21,7 +21,8 @@ from rltemp.envs.mixup import mixed_loss
 from rltemp.envs.rewards import POTENTIALS, WORST, influence
 from rltemp.errors import BadInputError
 from rltemp.features import DEFAULT_FEATURES, FEATURES, featurize
-from rltemp.methods import Method, load_method
+from rltemp.loading import load_method
+from rltemp.methods import Method
 from rltemp.names import lookup
 from rltemp.types import Signals, TemperatureRule, Temperatures
 

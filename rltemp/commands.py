@@ -19,7 +19,8 @@ from rltemp import catalogue
 from rltemp.console import Bar, say, show_entries, show_next
 from rltemp.distill import Distillation, Problem, evaluate, predict, train
 from rltemp.errors import BadInputError, TrainingDivergedError
-from rltemp.methods import GuardCount, Method, load_method, watch
+from rltemp.loading import load_method
+from rltemp.methods import GuardCount, Method, watch
 from rltemp.options import RunOptions, TaskOptions, at_least
 from rltemp.runs import finish_run
 from rltemp.tracking import Tracker, step_scalars, validation_scalars

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from rltemp.arms import Arm
 from rltemp.distill import Distillation, Problem, evaluate, predict
 from rltemp.errors import BadInputError
-from rltemp.methods import GuardCount, load_method, watch
+from rltemp.loading import load_method
+from rltemp.methods import GuardCount, watch
 from rltemp.models import build_model
 from rltemp.names import split_spec
 from rltemp.picture import TemperatureTrace

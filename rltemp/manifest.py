@@ -71,7 +71,7 @@ class PolicyManifest(_Strict):
     """Everything about a policy except its weights.
 
     `layers` are the (in, out) widths of an MLP. `reference` names the method whose temperatures the action
-    scales and whose loss weights it was trained with: one of `rltemp.methods.METHODS`, never something to
+    scales and whose loss weights it was trained with: one of `rltemp.recipes.METHODS`, never something to
     import.
     """
 

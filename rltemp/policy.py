@@ -11,8 +11,9 @@ from torch import Tensor
 
 from rltemp.actions import ActionScale
 from rltemp.features import FEATURES, featurize
+from rltemp.loading import reference_method
 from rltemp.manifest import PolicyManifest
-from rltemp.methods import Method, reference_method
+from rltemp.methods import Method
 from rltemp.policy_file import forward, read_policy
 from rltemp.types import Signals, Temperatures
 

@@ -28,8 +28,9 @@ from rltemp.distill import Distillation, Problem
 from rltemp.envs.distill import DistillEnv
 from rltemp.envs.episode import LOOKS
 from rltemp.features import DEFAULT_FEATURES, FEATURES
+from rltemp.loading import load_method
 from rltemp.manifest import PolicyAction, PolicyFeature
-from rltemp.methods import Method, load_method
+from rltemp.methods import Method
 from rltemp.models import seeded_model
 from rltemp.policy_file import write_policy
 from rltemp.rules import RULES

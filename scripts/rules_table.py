@@ -27,7 +27,7 @@ from rltemp.compare import default_stack
 from rltemp.distill import Distillation, Problem, evaluate, train
 from rltemp.errors import BadInputError
 from rltemp.files import atomic_write
-from rltemp.methods import load_method
+from rltemp.loading import load_method
 from rltemp.recipes import METHODS
 from rltemp.stats import mean_and_error, paired_difference
 from rltemp.tasks import load_task

@@ -5,7 +5,7 @@ import torch
 from rltemp.compare import SELECTION_SEED, alternatives, check_rules, compare, default_stack, train_arm
 from rltemp.distill import Distillation, Problem, evaluate, train
 from rltemp.errors import BadInputError
-from rltemp.methods import load_method
+from rltemp.loading import load_method
 from rltemp.tasks import load_task
 from rltemp.teachers import prepare
 

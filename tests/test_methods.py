@@ -12,8 +12,8 @@ from torch import Tensor
 
 from rltemp import BadInputError, Method, Signals, Temperatures, kd_loss, load_method, load_rule
 from rltemp.divergences import DIVERGENCES
+from rltemp.loading import reference_method
 from rltemp.losses import cross_entropy
-from rltemp.methods import reference_method
 from rltemp.recipes import METHODS
 from rltemp.rules import RULES, fixed
 

@@ -1,0 +1,94 @@
+"""From a name to a method or a rule: of the tables, of a policy file, or of the user's own module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
+
+from rltemp.curriculum import LearnedRule
+from rltemp.errors import BadInputError
+from rltemp.methods import Method, matched
+from rltemp.names import call_with_options, import_attribute, lookup, split_spec
+from rltemp.recipes import METHODS
+from rltemp.rules import masked
+from rltemp.types import TemperatureRule
+
+
+def load_method(spec: str) -> Method:
+    """Build the method that `spec` names.
+
+    Args:
+        spec: `name`, `name:value` or `name:key=value,...` of `rltemp.recipes.METHODS`; the same after `matched:`; the
+            path of a policy file, which brings the objective that it was trained with; or `module:attribute`, a
+            `Method` or a rule (at plain KD's weights).
+
+    Raises:
+        BadInputError: For a name nobody knows, with the closest match, and for an option that cannot be.
+        ArtifactRefusedError: For a policy file that fails its checks.
+
+    >>> load_method("dtkd:reference=2").plain_temperature
+    2
+    >>> load_method("matched:ttm").ce_weight
+    0.1
+    """
+    name, options = split_spec(spec)
+    if name in METHODS:
+        return replace(call_with_options(METHODS[name], options, spec), name=spec)
+    if name == "matched" and options:
+        return replace(matched(load_method(options)), name=spec)
+    if is_file_name(spec):
+        from rltemp.policy import Policy  # the reader of strangers' files, loaded by those who need it
+
+        return Policy.load(Path(spec)).method(spec)
+    if options and not _misspelt(name, METHODS):
+        found = import_attribute(spec)
+        if not callable(found) and not isinstance(found, Method):
+            raise BadInputError(
+                f"{spec!r} is a {type(found).__name__}; needed: a Method, or a rule to call with Signals"
+            )
+        return replace(found, name=spec) if isinstance(found, Method) else Method(spec, found)
+    return lookup(METHODS, name, "rule")()
+
+
+def load_rule(spec: str) -> TemperatureRule:
+    """Build the temperature rule that `spec` names: the rule of `load_method(spec)`, without its loss weights.
+
+    A mask among the signals is kept: T = 1 and weight 0 stand where there is no sample.
+
+    >>> import torch
+    >>> from rltemp import Signals
+    >>> signals = Signals(torch.tensor([[2.0, 1.0, 0.5, -1.0]]), torch.tensor([[4.0, 1.0, 0.0, -1.0]]))
+    >>> load_rule("dtkd:reference=4")(signals).teacher
+    tensor([5.3333])
+    """
+    rule = load_method(spec).rule
+    if rule is None:
+        raise BadInputError(f"{spec!r} trains without a teacher and has no temperature rule")
+    return masked(rule)
+
+
+def reference_method(spec: str) -> Method:
+    """Build a method of `METHODS` that has temperatures: what a policy may move around.
+
+    A policy file names one, so nothing is imported or opened here; and one that learns would need what it learned.
+    """
+    name, options = split_spec(spec)
+    method = call_with_options(lookup(METHODS, name, "reference"), options, spec)
+    if method.rule is None or isinstance(method.rule, LearnedRule):
+        lacks = "has none" if method.rule is None else "learns them in every run anew"
+        raise BadInputError(f"a policy's reference needs temperatures by a formula; {spec!r} {lacks}")
+    return replace(method, name=spec)
+
+
+def _misspelt(name: str, known: Iterable[str]) -> bool:
+    """Tell whether `name` is nearly a method's and no module's: `fixd:4` is not meant as something to import."""
+    module = name.partition(".")[0]
+    return bool(get_close_matches(name, list(known), cutoff=0.7)) and find_spec(module) is None
+
+
+def is_file_name(spec: str) -> bool:
+    """Tell whether `spec` names a policy file rather than a rule: it has a suffix we know, a slash, or it exists."""
+    return spec.endswith((".safetensors", ".zip", ".pt", ".pth", ".pkl")) or "/" in spec or Path(spec).is_file()
