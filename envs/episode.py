@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from rltemp.actions import ActionScale
+from rltemp.curriculum import LearnedRule
 from rltemp.data import Part
 from rltemp.distill import Distillation, Problem, predict
 from rltemp.envs.mixup import mixed_loss
@@ -105,6 +106,11 @@ class Episode:
     ) -> None:
         self.run = run
         self.decision = replace(decision, method=run.attach(decision.method))
+        if keep_tape and isinstance(decision.method.rule, LearnedRule):
+            raise BadInputError(
+                f"influence replays a run, and the reference {decision.method.name} has changed since; take one by a "
+                "formula, or leave keep_tape out"
+            )
         self.probe = probe
         self.reward_interval = reward_interval or max(1, run.steps // LOOKS)
         self.tape: list[list[Tensor]] | None = [] if keep_tape else None

@@ -261,6 +261,11 @@ def test_students_have_seeds_that_no_comparison_uses_and_new_ones_every_run(shor
     assert len(set(seen)) == 48
 
 
+def test_influence_is_refused_for_a_reference_that_learns(short: Problem) -> None:
+    with pytest.raises(BadInputError, match="the reference ctkd has changed since"):
+        DistillVecEnv(short, students=2, method="ctkd", keep_tape=True)
+
+
 def test_influence_comes_from_the_run_that_has_ended(short: Problem) -> None:
     env = DistillVecEnv(short, students=2, keep_tape=True)
     env.reset()
