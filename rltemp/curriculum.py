@@ -69,10 +69,9 @@ class LearnedRule(nn.Module):
             student = scatter(inner.student, mask, 1.0)
             return Temperatures(student, student, scatter(inner.weight, mask, 0.0))
         logit = self.logits(signals).to(signals.dtype)
-        factor = self.reversal(signals.progress)
         # Same value, gradient times the factor: what a gradient-reversal layer is.
-        reversed_logit = factor * logit + (1 - factor) * logit.detach()
-        temperature = self.start + self.span * torch.sigmoid(reversed_logit)
+        reversed_logit = torch.lerp(logit.detach(), logit, self.reversal(signals.progress))
+        temperature = torch.sigmoid(reversed_logit).mul(self.span).add(self.start)
         return Temperatures(temperature, temperature, temperature.square())
 
 
@@ -93,7 +92,9 @@ class Ctkd(LearnedRule):
 
     def logits(self, signals: Signals) -> Tensor:
         """The same number for every sample of a student."""
-        theta = self.theta.reshape([*self.theta.shape, *[1] * (len(signals.shape) - self.theta.dim())])
+        theta: Tensor = self.theta
+        if theta.dim():
+            theta = theta.reshape([*theta.shape, *[1] * (len(signals.shape) - theta.dim())])
         return theta.expand(signals.shape)
 
 

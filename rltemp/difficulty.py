@@ -10,6 +10,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from rltemp.blocks import logsumexp, rowwise
 from rltemp.checks import fraction, positive
@@ -39,15 +40,13 @@ def idts(reference: float = 1.0, strength: float = 0.5) -> TemperatureRule:
     """
     value, reach = positive(reference, "idts", "reference"), positive(strength, "idts", "strength")
 
-    @torch.no_grad()
     def rule(signals: Signals) -> Temperatures:
-        distance = rowwise(_hellinger, signals.student_logits, signals.teacher_logits)
+        distance = rowwise(_hellinger, signals.student_logits.detach(), signals.teacher_logits.detach())
         if not distance.numel():  # a batch that is all mask has no median
             return _same(distance)
-        floored = distance.clamp(min=_LEAST_DISTANCE)
-        median = signals.groups(floored).median(-1, keepdim=True).values
-        ratio = (signals.groups(floored) / median).view_as(distance)
-        return _same(value * torch.exp(-reach * torch.tanh(ratio.log())), distance < _LEAST_DISTANCE)
+        logarithm = signals.groups(distance.clamp(min=_LEAST_DISTANCE)).log()
+        moved = logarithm.sub_(logarithm.median(-1, keepdim=True).values).tanh_().mul_(-reach).exp_().mul_(value)
+        return _same(moved.view(distance.shape), distance < _LEAST_DISTANCE)
 
     return rule
 
@@ -78,18 +77,17 @@ def energy(reference: float = 4.0, step: float = 2.0, share: float = 0.3) -> Tem
             f"energy: share must be at most 0.5 and step below the reference; got {share}, {step} and {reference}"
         )
 
-    @torch.no_grad()
     def rule(signals: Signals) -> Temperatures:
-        sureness = logsumexp(signals.teacher_logits)
+        sureness = logsumexp(signals.teacher_logits.detach())
         grouped = signals.groups(sureness)
-        ordered = grouped.sort(-1).values
-        count, last = math.floor(part * grouped.shape[1]), grouped.shape[1] - 1
+        size = grouped.shape[1]
+        count = math.floor(part * size)
         if count == 0:
             return _same(torch.full_like(sureness, value))
-        sure = grouped >= ordered[:, last - count + 1, None]
-        unsure = grouped <= ordered[:, count - 1, None]
-        moved = value + reach * (sure.float() - unsure.float())
-        return _same(moved.to(sureness.dtype).view_as(sureness))
+        ordered = grouped.sort(-1).values
+        sure, unsure = grouped >= ordered[:, size - count, None], grouped <= ordered[:, count - 1, None]
+        moved = torch.full_like(grouped, value).masked_fill_(sure, value + reach).masked_fill_(unsure, value - reach)
+        return _same(moved.masked_fill_(sure.logical_and_(unsure), value).view(sureness.shape))
 
     return rule
 
@@ -115,17 +113,16 @@ def cswt(minimum: float = 2.0, maximum: float = 6.0) -> TemperatureRule:
     """
     lowest, highest = _range("cswt", minimum, maximum)
 
-    @torch.no_grad()
     def rule(signals: Signals) -> Temperatures:
-        cosine = rowwise(_cosine, signals.student_logits, signals.teacher_logits)
+        cosine = rowwise(_cosine, signals.student_logits.detach(), signals.teacher_logits.detach())
         if not cosine.numel():  # a batch that is all mask has no range
             return _same(cosine)
         grouped = signals.groups(cosine)
-        low, high = grouped.amin(-1, keepdim=True), grouped.amax(-1, keepdim=True)
+        low, high = grouped.aminmax(dim=-1, keepdim=True)
         flat = high <= low
-        place = ((grouped - low) / (high - low).masked_fill(flat, 1.0)).masked_fill(flat, 0.5)
-        guarded = flat.expand_as(grouped).reshape(cosine.shape)
-        return _same((highest - (highest - lowest) * place).view_as(cosine), guarded)
+        place = (high - grouped).div_(high - low).masked_fill_(flat, 0.5)  # 0 over 0 where they are equal
+        temperature = place.mul_(highest - lowest).add_(lowest)
+        return _same(temperature.view(cosine.shape), flat.expand_as(grouped).reshape(cosine.shape))
 
     return rule
 
@@ -152,45 +149,47 @@ def random(minimum: float = 1.0, maximum: float = 10.0, seed: int = 0) -> Temper
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise BadInputError(f"random: seed must be an integer of 0 or more; got {seed!r}")
 
-    @torch.no_grad()
     def rule(signals: Signals) -> Temperatures:
-        uniform = _hashed_uniform(signals, seed).to(full_precision(signals.teacher_logits).dtype)
-        return _same(lowest * (highest / lowest) ** uniform)
+        exponent = _hashed_uniform(signals, seed).mul_(math.log(highest / lowest))
+        return _same(exponent.exp_().mul_(lowest).to(full_precision(signals.teacher_logits).dtype))
 
     return rule
 
 
 def _hellinger(student: Tensor, teacher: Tensor) -> Tensor:
     """Hellinger distance of the two distributions at T = 1, 0..1."""
-    student, teacher = (full_precision(logits).softmax(-1).sqrt_() for logits in (student, teacher))
-    # The sum of squared differences, not one minus the overlap: that loses all digits where the two are close.
-    return (student.sub_(teacher).square_().sum(-1) / 2).sqrt()
+    student, teacher = full_precision(student).softmax(-1).sqrt_(), full_precision(teacher).softmax(-1).sqrt_()
+    # The length of the difference, not one minus the overlap: that loses all digits where the two are close.
+    length: Tensor = vector_norm(student.sub_(teacher), dim=-1)
+    return length.mul_(math.sqrt(0.5))
 
 
 def _cosine(student: Tensor, teacher: Tensor) -> Tensor:
     """Cosine of the two distributions at T = 1, 0..1; neither can be shorter than 1 / sqrt C."""
-    student, teacher = (full_precision(logits).softmax(-1) for logits in (student, teacher))
-    overlap = (student * teacher).sum(-1)
-    return overlap / (student.square_().sum(-1) * teacher.square_().sum(-1)).sqrt()
+    student, teacher = full_precision(student).softmax(-1), full_precision(teacher).softmax(-1)
+    lengths: Tensor = vector_norm(student, dim=-1).mul_(vector_norm(teacher, dim=-1))
+    return student.mul_(teacher).sum(-1).div_(lengths)
 
 
 def _hashed_uniform(signals: Signals, seed: int) -> Tensor:
     """A number in [0, 1) for every sample, float64, from the bits of its teacher logits, the progress and the seed."""
-    bits = signals.teacher_logits[..., :_HASHED_CLASSES].float().contiguous().view(torch.int32)
+    bits = signals.teacher_logits.detach()[..., :_HASHED_CLASSES].float().contiguous().view(torch.int32)
     # Every word has a factor of its own; int64 wraps around.
     hashed = (bits * _FACTORS[: bits.shape[-1]].to(bits.device)).sum(-1)
-    mixed = _mixed(_mixed(hashed ^ seed * 2_654_435_761 % 2**31) ^ round(signals.progress * 2**40))
-    return (mixed >> 11 & (2**48 - 1)).double() / 2**48
+    for salt in (seed * 2_654_435_761 % 2**31, round(signals.progress * 2**40)):
+        hashed = _mixed(hashed.bitwise_xor_(salt) if salt else hashed)
+    return hashed.bitwise_right_shift_(11).bitwise_and_(2**48 - 1).double().mul_(2.0**-48)
 
 
 def _mixed(word: Tensor) -> Tensor:
     """Two rounds of a 64-bit mixer: multiply, fold the high half down."""
     for _ in range(2):
-        word = word * 6_364_136_223_846_793_005 + 1_442_695_040_888_963_407
-        word = word ^ (word >> 29)
+        word = torch.add(_STEP.to(word.device), word, alpha=6_364_136_223_846_793_005)
+        word = word.bitwise_xor_(word.bitwise_right_shift(29))
     return word
 
 
+_STEP = torch.tensor(1_442_695_040_888_963_407)
 _FACTORS = _mixed(torch.arange(1, _HASHED_CLASSES + 1)) | 1  # odd: no bit of a word is lost
 
 

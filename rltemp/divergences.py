@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rltemp.blocks import Formula, Values, is_cut, rowwise
+from rltemp.blocks import Formula, Slopes, rowwise
 from rltemp.checks import not_negative, switch
 from rltemp.errors import BadInputError
 from rltemp.types import Divergence, full_precision
@@ -135,56 +135,49 @@ def forward_kl(student: Tensor, teacher: Tensor, labels: Tensor | None = None) -
     return F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(-1)
 
 
-def softened_kl(student: Tensor, teacher: Tensor, student_t: Tensor, teacher_t: Tensor) -> Tensor:
-    """`forward_kl` of logits `[..., C]`, of any floating type, over temperatures `[...]`; in blocks where they are big.
+def softened_kl(student: Tensor, teacher: Tensor, student_t: Tensor, teacher_t: Tensor, weight: Tensor) -> Tensor:
+    """Weights `[...]` times `forward_kl` of logits `[..., C]`, of any floating type, over temperatures `[...]`.
 
-    >>> softened_kl(torch.zeros(3, 2), torch.zeros(3, 2), torch.ones(3), torch.ones(3))
+    One node of torch's graph, in blocks of rows where the logits are many.
+
+    >>> softened_kl(torch.zeros(3, 2), torch.zeros(3, 2), *torch.ones(3, 3))
     tensor([0., 0., 0.])
     """
     lead = student.shape[:-1]
-    inputs = (
-        student,
-        teacher,
-        *(value if value.shape == lead else value.expand(lead) for value in (student_t, teacher_t)),
-    )
-    # Two networks that train, or of two types, are not foreseen; and a small batch whose temperatures are constants
-    # is faster in torch's own hands.
-    foreign = teacher.requires_grad or student.dtype != teacher.dtype
-    if foreign or not (is_cut(student) or student_t.requires_grad or teacher_t.requires_grad):
-        return _SOFTENED_KL(*inputs)
-    return rowwise(_SOFTENED_KL, *inputs)
+    vectors = [value if value.shape == lead else value.expand(lead) for value in (student_t, teacher_t, weight)]
+    if student.dtype != teacher.dtype:  # not foreseen by the slopes
+        return _weighted_kl(student, teacher, *vectors)
+    found: Tensor = rowwise(_SOFTENED_KL, student, teacher, *vectors)
+    return found
 
 
-def _softened_parts(student: Tensor, teacher: Tensor, student_t: Tensor, teacher_t: Tensor) -> tuple[Tensor, ...]:
+def _weighted_kl(student: Tensor, teacher: Tensor, student_t: Tensor, teacher_t: Tensor, weight: Tensor) -> Tensor:
     log_q = log_softmax(full_precision(student) / student_t.unsqueeze(-1))
     log_p = log_softmax(full_precision(teacher) / teacher_t.unsqueeze(-1))
-    return log_q, log_p, log_p.exp()
+    return weight * ((log_p - log_q) * log_p.exp()).sum(-1)
 
 
-def _kl_of_parts(log_q: Tensor, log_p: Tensor, p: Tensor) -> Tensor:
-    return ((log_p - log_q) * p).sum(-1)
+def _kl_slopes(
+    needed: Sequence[bool], student: Tensor, teacher: Tensor, student_t: Tensor, teacher_t: Tensor, weight: Tensor
+) -> Slopes:
+    """Derivatives by the student's logits v, both temperatures and the weight.
 
-
-def _softened_gradient(
-    needed: Sequence[bool], outer: Tensor, inputs: Values, parts: Values
-) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """Derivatives by the student's logits v and by both temperatures.
-
-    By v / T_s the derivative is q - p, so by v it is (q - p) / T_s and by T_s it is - sum (q - p) v / T_s^2; by T_t it
-    is - sum p (log p - log q - KL) u / T_t^2.
+    By v / T_s the divergence's derivative is q - p, so by v it is (q - p) / T_s and by T_s it is - sum (q - p) v /
+    T_s^2; by T_t it is - sum p (log p - log q - KL) u / T_t^2.
     """
-    (student, teacher, student_t, teacher_t), (log_q, log_p, p) = inputs, parts
-    by_student = by_student_t = by_teacher_t = None
+    student, teacher = full_precision(student), full_precision(teacher)
+    log_q, log_p = log_softmax(student / student_t.unsqueeze(-1)), log_softmax(teacher / teacher_t.unsqueeze(-1))
+    p, terms = log_p.exp(), log_p.sub_(log_q)
+    divergence = (terms * p if needed[3] else terms.mul_(p)).sum(-1)
+    by_student = log_q.exp_().sub_(p).mul_((weight / student_t).unsqueeze(-1))
+    by_student_t = (by_student * student).sum(-1).div_(-student_t) if needed[2] else None
+    by_teacher_t = None
     if needed[3]:
-        terms = log_p - log_q
         # Centred before they are summed: what cancels would take float32's digits with it.
-        terms = terms.sub_((terms * p).sum(-1, keepdim=True)).mul_(p).mul_(full_precision(teacher))
-        by_teacher_t = terms.sum(-1) * -(outer / teacher_t.square())
-        del terms
-    if needed[0] or needed[2]:
-        by_student = log_q.exp().sub_(p).mul_((outer / student_t).unsqueeze(-1))
-        by_student_t = (by_student * full_precision(student)).sum(-1) / -student_t if needed[2] else None
-    return by_student if needed[0] else None, None, by_student_t, by_teacher_t
+        terms = terms.sub_(divergence.unsqueeze(-1)).mul_(p).mul_(teacher)
+        by_teacher_t = terms.sum(-1).mul_(weight).div_(-teacher_t.square())
+    by_weight = divergence if needed[4] else None
+    return weight * divergence, (by_student, None, by_student_t, by_teacher_t, by_weight), ()
 
 
 def log_softmax(logits: Tensor) -> Tensor:
@@ -194,8 +187,8 @@ def log_softmax(logits: Tensor) -> Tensor:
     long as one that runs along the samples: half of the step of a stack of small students.
     """
     if logits.shape[-1] >= _VECTOR_LANES:
-        return F.log_softmax(logits, -1)
-    return F.log_softmax(logits.movedim(-1, 0).contiguous(), 0).movedim(0, -1)
+        return logits.log_softmax(-1)
+    return logits.movedim(-1, 0).contiguous().log_softmax(0).movedim(0, -1)
 
 
 def _decoupled_parts(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -223,7 +216,7 @@ def _published_parts(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[
     return target, forward_kl(student - 1000 * is_own, teacher - 1000 * is_own)
 
 
-_SOFTENED_KL = Formula(_softened_parts, _kl_of_parts, _softened_gradient)
+_SOFTENED_KL = Formula(_weighted_kl, _kl_slopes, foreign=1)
 
 DIVERGENCES: dict[str, Callable[..., Divergence]] = {
     "kl": kl,

@@ -33,10 +33,10 @@ def kd_loss(signals: Signals, temperatures: Temperatures, divergence: Divergence
     if (mask := signals.mask) is not None:
         kept = (value[mask] for value in (temperatures.student, temperatures.teacher, temperatures.weight))
         return scatter(kd_loss(signals.samples(), Temperatures(*kept), divergence), mask, 0.0)
-    logits = signals.student_logits, signals.teacher_logits
+    student, teacher = signals.student_logits, signals.teacher_logits
     if divergence is forward_kl:
-        return temperatures.weight * softened_kl(*logits, temperatures.student, temperatures.teacher)
-    student, teacher = (full_precision(value) for value in logits)
+        return softened_kl(student, teacher, temperatures.student, temperatures.teacher, temperatures.weight)
+    student, teacher = full_precision(student), full_precision(teacher)
     student = student / temperatures.student.unsqueeze(-1)
     teacher = teacher / temperatures.teacher.unsqueeze(-1)
     return temperatures.weight * divergence(student, teacher, signals.labels)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from rltemp.blocks import largest, logsumexp, rowwise
+from rltemp.blocks import LARGEST, LOGSUMEXP, Formula, Slopes, rowwise
 from rltemp.checks import not_negative, positive, switch
 from rltemp.errors import BadInputError
 from rltemp.types import Signals, TemperatureRule, Temperatures, full_precision
@@ -43,7 +43,7 @@ def dtkd(
         maximum: Highest temperature.
         published: The formula and nothing else; temperatures may then be negative, infinite or nan.
     """
-    return _shared("dtkd", largest, reference, minimum, maximum, published)
+    return _shared("dtkd", LARGEST, reference, minimum, maximum, published)
 
 
 def dtkd_logsumexp(
@@ -64,7 +64,7 @@ def dtkd_logsumexp(
         maximum: Highest temperature.
         published: Without guards.
     """
-    return _shared("dtkd_logsumexp", logsumexp, reference, minimum, maximum, published)
+    return _shared("dtkd_logsumexp", LOGSUMEXP, reference, minimum, maximum, published)
 
 
 def dtkd_exact(reference: float = 4.0) -> TemperatureRule:
@@ -116,7 +116,7 @@ def _meeting(reference: float, teacher: Tensor, student: Tensor) -> Tensor:
 
 def _shared(
     name: str,
-    sharpness: Callable[[Tensor], Tensor],
+    sharpness: Formula,
     reference: float,
     minimum: float,
     maximum: float,
@@ -129,18 +129,51 @@ def _shared(
     if lowest >= highest:
         raise BadInputError(f"{name}: minimum must be below maximum; got {minimum} and {maximum}")
 
+    formula = _shared_formula(value, sharpness, (lowest, highest) if guard else None)
+
     def rule(signals: Signals) -> Temperatures:
-        x, y = sharpness(signals.teacher_logits), sharpness(signals.student_logits)
-        if not guard:
-            factor = 2 * value / (x + y)
-            return Temperatures(y * factor, x * factor, x * y * factor.square())
+        return Temperatures(*rowwise(formula, signals.student_logits, signals.teacher_logits))
+
+    return rule
+
+
+def _shared_formula(reference: float, sharpness: Formula, bounds: tuple[float, float] | None) -> Formula:
+    """Both temperatures, their product, and with bounds where a guard stood in, from both networks' logits."""
+
+    def shared(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        if not bounds:
+            factor = 2 * reference / (x + y)
+            return y * factor, x * factor, x * y * factor.square()
         # Two equal numbers stand in before anything is divided: zero times inf would be nan in the gradient.
         unsafe = torch.fmin(x, y.detach()) <= 0
         x, y = x.masked_fill(unsafe, 1.0), y.masked_fill(unsafe, 1.0)
-        factor = 2 * value / (x + y)
-        wanted = x * factor, y * factor
-        teacher, student = (temperature.clamp(lowest, highest) for temperature in wanted)
-        guarded = unsafe | (teacher != wanted[0]) | (student != wanted[1])
-        return Temperatures(student, teacher, teacher * student, guarded)
+        factor = 2 * reference / (x + y)
+        wanted = y * factor, x * factor
+        student, teacher = (temperature.clamp(*bounds) for temperature in wanted)
+        guarded = unsafe | (teacher != wanted[1]) | (student != wanted[0])
+        return student, teacher, teacher * student, guarded
 
-    return rule
+    def slopes(needed: Sequence[bool], student_logits: Tensor, teacher_logits: Tensor) -> Slopes:
+        """By y, the student's sharpness, T_s rises by T_t / (x + y), and T_t falls by as much; but where guarded."""
+        (y, basis, _), x = sharpness.slopes((True,), student_logits), sharpness.value(teacher_logits)
+        if bounds:
+            unsafe = torch.fmin(x, y) <= 0
+            x, y = x.masked_fill(unsafe, 1.0), y.masked_fill(unsafe, 1.0)
+        both = x + y
+        factor = 2 * reference / both
+        student, teacher = y * factor, x * factor
+        rise = teacher / both
+        fall = -rise
+        if not bounds:
+            answer: tuple[Tensor, ...] = student, teacher, student * teacher
+        else:
+            wanted = student, teacher
+            student, teacher = student.clamp(*bounds), teacher.clamp(*bounds)
+            held_s, held_t = (student != wanted[0]).logical_or_(unsafe), (teacher != wanted[1]).logical_or_(unsafe)
+            rise, fall = rise.masked_fill_(held_s, 0.0), fall.masked_fill_(held_t, 0.0)
+            answer = student, teacher, student * teacher, held_s | held_t
+        return answer, (*basis, None), (rise, fall, torch.addcmul(rise * teacher, fall, student))
+
+    return Formula(
+        lambda student, teacher: shared(sharpness.value(student), sharpness.value(teacher)), slopes, 3, foreign=1
+    )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from rltemp.blocks import deviation, rowwise
+from rltemp.blocks import Formula, Slopes, rowwise
 from rltemp.checks import positive, switch
 from rltemp.names import lookup
 from rltemp.types import Signals, TemperatureRule, Temperatures, full_precision
@@ -40,9 +41,11 @@ def normkd(temperature: float = 2.0, published: bool = False) -> TemperatureRule
     value = positive(temperature, "normkd", "temperature")
     floor = 0.0 if switch(published, "normkd", "published") else LOWEST_DEVIATION
 
+    formula = _in_proportion(value, floor)
+
     def rule(signals: Signals) -> Temperatures:
-        student, teacher, guarded = _deviations(signals, floor)
-        return Temperatures(value * student, value * teacher, (value * teacher).square(), guarded)
+        student, teacher, *guarded = rowwise(formula, signals.student_logits, signals.teacher_logits)
+        return Temperatures(student, teacher, teacher.square(), *guarded)
 
     return rule
 
@@ -70,11 +73,11 @@ def lskd(temperature: float = 2.0, divisor: Literal["K-1", "K"] = "K-1", publish
     eps = _STANDARDIZATION_EPS if switch(published, "lskd", "published") else 0.0
     floor = 0.0 if published else LOWEST_DEVIATION
 
+    formula = _in_proportion(value, floor, correction, eps)
+
     def rule(signals: Signals) -> Temperatures:
-        student, teacher, guarded = _deviations(signals, floor, correction)
-        if eps:
-            student, teacher = student + eps, teacher + eps
-        return Temperatures(value * student, value * teacher, torch.full_like(teacher, value * value), guarded)
+        student, teacher, *guarded = rowwise(formula, signals.student_logits, signals.teacher_logits)
+        return Temperatures(student, teacher, torch.full_like(teacher, value * value), *guarded)
 
     return rule
 
@@ -105,39 +108,71 @@ def atkd(
     eps = _STANDARDIZATION_EPS if switch(published, "atkd", "published") else 0.0
     floor = 0.0 if published else LOWEST_DEVIATION
 
+    def shared(student: Tensor, student_spread: Tensor, teacher: Tensor, teacher_spread: Tensor) -> Tensor:
+        classes = student.shape[-1]
+        largest = (teacher if which == "teacher_signed" else teacher.abs()).amax(-1) / teacher_spread
+        if which == "code":
+            largest = torch.maximum(largest, student.abs().amax(-1) / student_spread)
+        least = 1 / math.sqrt(classes) if which == "teacher_signed" else math.sqrt((classes - 1) / classes)
+        return (1 + math.sqrt(3)) / 2 * (largest if published else largest.clamp(min=least))
+
+    formula = _in_proportion(shared, floor, eps=eps)
+
     def rule(signals: Signals) -> Temperatures:
-        student, teacher, guarded = _deviations(signals, floor)
-        if eps:
-            student, teacher = student + eps, teacher + eps
-        classes = signals.num_classes
-        with torch.no_grad():
-            largest = _largest(signals.teacher_logits, which == "teacher_signed") / teacher
-            if which == "code":
-                largest = torch.maximum(largest, _largest(signals.student_logits, signed=False) / student)
-            least = 1 / math.sqrt(classes) if which == "teacher_signed" else math.sqrt((classes - 1) / classes)
-            shared = (1 + math.sqrt(3)) / 2 * (largest if published else largest.clamp(min=least))
-        return Temperatures(shared * student, shared * teacher, shared.square(), guarded)
+        student, teacher, factor, *guarded = rowwise(formula, signals.student_logits, signals.teacher_logits)
+        return Temperatures(student, teacher, factor.square(), *guarded)
 
     return rule
 
 
-def _deviations(signals: Signals, floor: float, correction: int = 1) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Standard deviations over the classes of student and teacher, and where either is raised to the floor."""
-    student, teacher = (
-        deviation(logits, correction, floor) for logits in (signals.student_logits, signals.teacher_logits)
-    )
-    if not floor:
-        return student, teacher, None
-    return student, teacher, torch.minimum(student.detach(), teacher) <= floor
+def _in_proportion(
+    factor: float | Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+    floor: float,
+    correction: int = 1,
+    eps: float = 0,
+) -> Formula:
+    """Temperatures that are a factor times the standard deviation over the classes.
 
+    Args:
+        factor: A number; or from student and teacher, centred logits and deviation of each, one a sample, which is a
+            constant of the graph.
+        floor: What a smaller deviation counts as; it has no gradient there.
+        correction: The number of classes less this is the divisor of the variance.
+        eps: Added to every deviation.
 
-def _largest(logits: Tensor, signed: bool) -> Tensor:
-    """Largest distance of a logit from the mean over the classes, upwards or to either side."""
+    Returns:
+        The student's temperature, the teacher's, the factor where it is none a number, and with a floor, where either
+        deviation was raised to it.
+    """
 
-    def distance(logits: Tensor) -> Tensor:
+    def spread(logits: Tensor) -> tuple[Tensor, Tensor]:
         logits = full_precision(logits)
-        mean = logits.mean(-1)
-        above = logits.amax(-1) - mean
-        return above if signed else torch.maximum(above, mean - logits.amin(-1))
+        centred = logits - logits.mean(-1, keepdim=True)
+        variance = centred.square().sum(-1).div_(logits.shape[-1] - correction)
+        # The variance is raised, not its root, whose gradient at zero is infinite.
+        return centred, (variance.clamp_(min=floor * floor) if floor else variance).sqrt()
 
-    return rowwise(distance, logits)
+    def answer(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> tuple[tuple[Tensor, ...], Any]:
+        guarded = [torch.minimum(student[1].detach(), teacher[1]) <= floor] if floor else []
+        spreads = (student[1] + eps, teacher[1] + eps) if eps else (student[1], teacher[1])
+        if isinstance(factor, float):
+            return (factor * spreads[0], factor * spreads[1], *guarded), factor
+        with torch.no_grad():
+            times = factor(student[0], spreads[0], teacher[0], spreads[1])
+        return (times * spreads[0], times * spreads[1], times, *guarded), times
+
+    def slope(centred: Tensor, deviation: Tensor, times: Any) -> tuple[Tensor, None]:
+        by_deviation = times / (deviation * (centred.shape[-1] - correction))
+        if floor:
+            by_deviation = by_deviation.masked_fill_(deviation <= floor, 0.0)
+        return centred.mul_(by_deviation.unsqueeze(-1)), None
+
+    def slopes(needed: Sequence[bool], student_logits: Tensor, teacher_logits: Tensor) -> Slopes:
+        student = spread(student_logits)
+        found, times = answer(student, spread(teacher_logits))
+        return found, slope(*student, times), ()
+
+    def again(inputs: Sequence[Tensor], found: Sequence[Tensor]) -> tuple[tuple[Tensor, None], tuple[()]]:
+        return slope(*spread(inputs[0]), factor if isinstance(factor, float) else found[2]), ()
+
+    return Formula(lambda student, teacher: answer(spread(student), spread(teacher))[0], slopes, foreign=1, again=again)

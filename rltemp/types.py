@@ -41,24 +41,25 @@ class Signals:
     stacked: bool = False
 
     def __post_init__(self) -> None:
-        student, teacher = tuple(self.student_logits.shape), tuple(self.teacher_logits.shape)
+        student, teacher = self.student_logits.shape, self.teacher_logits.shape
         if len(student) < 1 or student != teacher:
             raise BadInputError(
                 f"student has {student[-1] if student else 0} class outputs, teacher {teacher[-1] if teacher else 0} "
-                f"(shapes {student} and {teacher}): both need logits of one shape [..., C], on the same samples"
+                f"(shapes {tuple(student)} and {tuple(teacher)}): "
+                "both need logits of one shape [..., C], on the same samples"
             )
         if student[-1] < 2:
-            raise BadInputError(f"logits need at least 2 classes on their last axis; got shape {student}")
-        if self.labels is not None and tuple(self.labels.shape) != student[:-1]:
-            raise BadInputError(f"labels have shape {tuple(self.labels.shape)}, needed: {student[:-1]}")
-        if self.mask is not None and (tuple(self.mask.shape) != student[:-1] or self.mask.dtype != torch.bool):
+            raise BadInputError(f"logits need at least 2 classes on their last axis; got shape {tuple(student)}")
+        if self.labels is not None and self.labels.shape != student[:-1]:
+            raise BadInputError(f"labels have shape {tuple(self.labels.shape)}, needed: {tuple(student[:-1])}")
+        if self.mask is not None and (self.mask.shape != student[:-1] or self.mask.dtype != torch.bool):
             raise BadInputError(
                 f"mask has shape {tuple(self.mask.shape)} and type {self.mask.dtype}; "
-                f"needed: {student[:-1]}, torch.bool"
+                f"needed: {tuple(student[:-1])}, torch.bool"
             )
         if self.stacked and (len(student) < 3 or self.mask is not None):
             raise BadInputError(
-                f"a stack needs logits [S, ..., C] and no mask; got shape {student}"
+                f"a stack needs logits [S, ..., C] and no mask; got shape {tuple(student)}"
                 f"{'' if self.mask is None else ' and a mask'}"
             )
         if not 0.0 <= self.progress <= 1.0:
@@ -77,8 +78,8 @@ class Signals:
     @property
     def dtype(self) -> torch.dtype:
         """What temperatures and losses are computed in: float32, or float64 where either network's logits are."""
-        both = (self.student_logits.dtype, self.teacher_logits.dtype)
-        return torch.float64 if torch.float64 in both else torch.float32
+        exact = self.student_logits.dtype == torch.float64 or self.teacher_logits.dtype == torch.float64
+        return torch.float64 if exact else torch.float32
 
     def full(self, value: float) -> Tensor:
         """`value` once per sample, float32 (float64 for float64 logits), on the logits' device."""
@@ -120,10 +121,11 @@ class Temperatures:
     guarded: Tensor | None = None
 
     def __post_init__(self) -> None:
-        shapes = {name: tuple(getattr(self, name).shape) for name in ("student", "teacher", "weight")}
-        if self.guarded is not None:
-            shapes["guarded"] = tuple(self.guarded.shape)
-        if len(set(shapes.values())) != 1:
+        shape = self.student.shape
+        alike = self.teacher.shape == shape and self.weight.shape == shape
+        if not alike or (self.guarded is not None and self.guarded.shape != shape):
+            fields = {"student": self.student, "teacher": self.teacher, "weight": self.weight, "guarded": self.guarded}
+            shapes = {name: tuple(value.shape) for name, value in fields.items() if value is not None}
             raise BadInputError(f"temperatures need one shape, one value per sample; got {shapes}")
 
     def detach(self) -> Temperatures:

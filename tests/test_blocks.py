@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -120,15 +121,10 @@ def test_every_rule_is_the_same_in_blocks(name: str, dtype: torch.dtype, monkeyp
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
-        (blocks.largest, lambda logits: logits.amax(-1)),
+        (partial(blocks.rowwise, blocks.LARGEST), lambda logits: logits.amax(-1)),
         (blocks.logsumexp, lambda logits: logits.logsumexp(-1)),
-        (blocks.deviation, lambda logits: logits.std(-1)),
-        (
-            lambda logits: blocks.deviation(logits, 0, 0.9),
-            lambda logits: logits.var(-1, correction=0).clamp(min=0.81).sqrt(),
-        ),
     ],
-    ids=["largest", "logsumexp", "deviation", "raised deviation"],
+    ids=["largest", "logsumexp"],
 )
 @pytest.mark.parametrize("tied", [False, True])
 def test_statistics_are_torchs_own_to_the_second_derivative(
@@ -142,6 +138,61 @@ def test_statistics_are_torchs_own_to_the_second_derivative(
         (first,) = torch.autograd.grad(function(logits).square().sum(), logits, create_graph=True)
         seconds += torch.autograd.grad(first.square().sum(), logits)
     torch.testing.assert_close(*seconds)
+
+
+THROUGH = [
+    (name, options)
+    for name, choices in {
+        "dtkd": [{}, {"published": True}, {"minimum": 3.5, "maximum": 4.2}],
+        "dtkd_logsumexp": [{}, {"published": True}, {"minimum": 3.5, "maximum": 4.2}],
+        "normkd": [{}, {"published": True}],
+        "lskd": [{}, {"divisor": "K"}, {"published": True}],
+        "atkd": [{}, {"reading": "teacher_absolute"}, {"reading": "teacher_signed"}, {"published": True}],
+    }.items()
+    for options in choices
+]
+"""Rules whose gradient flows through the student's temperature: each one node, worked out by hand."""
+
+
+@pytest.mark.parametrize(("name", "options"), THROUGH)
+@pytest.mark.parametrize("foreign", [False, True], ids=["teacher fixed", "teacher trains"])
+def test_a_rules_node_is_its_plain_formula_to_the_second_derivative(
+    block: int, name: str, options: dict[str, object], foreign: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule = RULES[name](**options)
+    student, teacher = (3 * drawn(7, CLASSES, seed=seed) for seed in (0, 1))
+    student[0] = student[0] - 20 if name.startswith("dtkd") else 1.5  # a guarded sample
+    if options.get("published"):
+        student[0] = drawn(CLASSES, seed=2)
+    student.requires_grad_()
+    wanted = [student, teacher.requires_grad_()] if foreign else [student]
+
+    def found() -> list[Tensor]:
+        answer = rule(Signals(student, teacher))
+        columns = [answer.student, answer.teacher, answer.weight]
+        total = sum(((index + 2) * value.square()).sum() for index, value in enumerate(columns))
+        by_hand = torch.autograd.grad(total, wanted, retain_graph=True)
+        first = torch.autograd.grad(total, wanted, create_graph=True)
+        second = torch.autograd.grad(sum(each.square().sum() for each in first), wanted)
+        return [*columns, *by_hand, *first, *second]
+
+    ours = found()
+    monkeypatch.setattr(blocks, "rowwise", None)
+    for module in ("sharpness", "spread"):
+        monkeypatch.setattr(f"rltemp.{module}.rowwise", lambda formula, *inputs: formula(*inputs))
+    for each, other in zip(ours, found(), strict=True):
+        torch.testing.assert_close(each, other)
+
+
+def test_what_a_rule_does_not_let_gradient_through_is_a_constant(block: int) -> None:
+    signals = Signals(drawn(7, CLASSES).requires_grad_(), drawn(7, CLASSES, seed=1))
+    for name in ("normkd", "lskd", "atkd"):
+        answer = RULES[name]()(signals)
+        assert answer.student.requires_grad
+        assert not answer.teacher.requires_grad
+        assert not answer.weight.requires_grad
+        assert answer.guarded is not None
+        assert not answer.guarded.requires_grad
 
 
 def test_a_mask_leaves_its_samples_and_their_gradient_alone(block: int) -> None:
