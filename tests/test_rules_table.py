@@ -63,6 +63,19 @@ def test_cells_of_another_setting_are_not_mixed_in(cells: Path) -> None:
         train(cells, 2, "--learning-rate", "0.1")
 
 
+def test_cells_of_another_processor_say_so(cells: Path, tmp_path: Path) -> None:
+    setting, *lines = cells.read_text("utf-8").splitlines()
+    file = tmp_path / "toy.jsonl"
+    file.write_text(json.dumps({**json.loads(setting), "processor": "Abacus"}) + f"\n{lines[0]}\n", "utf-8")
+    train(file, 1)
+    found = [json.loads(line).get("processor", "Abacus") for line in file.read_text("utf-8").splitlines()[1:]]
+    assert found[0] == "Abacus"
+    assert len(found) == len(METHODS)
+    assert "Abacus" not in found[1:]
+    script("write", tmp_path / "rules.md", file)
+    assert f"Abacus and {found[1]}, one thread" in (tmp_path / "rules.md").read_text("utf-8")
+
+
 def test_the_page_has_a_row_a_method_with_paired_differences(cells: Path, tmp_path: Path) -> None:
     script("write", tmp_path / "rules.md", cells)
     page = (tmp_path / "rules.md").read_text("utf-8")
