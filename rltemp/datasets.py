@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,22 +19,28 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from rltemp.checks import fraction, positive
 from rltemp.data import Dataset, Part, random_stream
 from rltemp.errors import BadInputError
 from rltemp.libraries import import_library
-from rltemp.names import lookup, split_spec
+from rltemp.names import call_with_options, lookup, split_spec
 from rltemp.toy import NUM_CLASSES, toy_parts
 
 DatasetBuilder = Callable[[str, int, Path | None], Dataset]
-HELD_OUT_SHARE = 0.05
+POOL_SHARES = (0.05, 0.05)
+"""Of a training pool: probe, validation; the rest is for training."""
+TABLE_SHARES = (0.15, 0.15, 0.2)
+"""Of a table: probe, validation, test; the rest is for training."""
 
 
 def load_dataset(spec: str, split_seed: int = 0, root: Path | None = None) -> Dataset:
     """Load the data set that `spec` names, on the CPU.
 
     Args:
-        spec: `digits`, `toy`, `cifar10`, `cifar100` or `imagefolder:PATH`.
+        spec: `digits`, `wine`, `breast_cancer`, `iris`, `synthetic`, `synthetic:classes=20,noise=0.1`, `toy`,
+            `cifar10`, `cifar100` or `imagefolder:PATH`.
         split_seed: Draws which samples are in which part, >= 0; CIFAR and folders come with a test part.
+            `synthetic` and `toy` draw the samples themselves by it.
         root: Where downloads are kept; by default `$RLTEMP_DATA`, else `~/.cache/rltemp/data`.
 
     Raises:
@@ -54,6 +61,84 @@ def digits(option: str, split_seed: int, root: Path | None) -> Dataset:
     order = torch.randperm(len(everything), generator=random_stream(split_seed, "split"))
     train, probe, validation, test = (_take(everything, index) for index in order.tensor_split((1000, 1200, 1400)))
     return Dataset("digits", train, probe, validation, test, 10, *_mean_and_std(train.images), augment=False)
+
+
+def table(name: str, option: str, split_seed: int, root: Path | None) -> Dataset:
+    """Load a small table that comes with scikit-learn, by its `load_<name>`; needs no download.
+
+    A row of F columns is an image `[F, 1, 1]`, float32, so that each column is standardised as a channel. Every class
+    is split alike: about 15 % probe, 15 % validation, 20 % test, and half for training.
+    """
+    _refuse_option(name, option)
+    load = getattr(import_library("sklearn.datasets", f"task {name!r}"), f"load_{name}")
+    rows, labels = load(return_X_y=True)
+    everything = _rows(rows, labels)
+    index = _split_by_class(everything.labels, split_seed, TABLE_SHARES)
+    probe, validation, test, train = (_take(everything, part) for part in index)
+    mean_and_std = _column_mean_and_std(train.images)
+    return Dataset(name, train, probe, validation, test, int(labels.max()) + 1, *mean_and_std, augment=False)
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """What `synthetic:classes=20,noise=0.1` says.
+
+    Args:
+        classes: C, 2 to 100.
+        features: F, the columns of a row, up to 1,000: half carry the class, a quarter are mixtures of those, and the
+            rest is noise.
+        noise: Share of labels that are drawn anew, 0 to 1, in every part (scikit-learn's `flip_y`).
+        separation: Half the side of the cube at whose corners the classes lie, above 0 (`class_sep`).
+
+    Raises:
+        BadInputError: For a value out of range, or more classes than the features have room for.
+    """
+
+    classes: int = 10
+    features: int = 32
+    noise: float = 0.02
+    separation: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, largest in (("classes", 100), ("features", 1000)):
+            value = getattr(self, name)
+            if type(value) is not int or not 2 <= value <= largest:
+                raise BadInputError(f"synthetic: {name} must be a whole number, 2 to {largest}; got {value!r}")
+        fraction(self.noise, "synthetic", "noise")
+        positive(self.separation, "synthetic", "separation")
+        if self.classes > 2 ** (self.features // 2):
+            raise BadInputError(
+                f"synthetic: {self.features} features have room for {2 ** (self.features // 2)} classes; "
+                f"got {self.classes}. Give fewer classes or more features"
+            )
+
+
+def synthetic(option: str, split_seed: int, root: Path | None) -> Dataset:
+    """Draw 4,800 rows by scikit-learn's `make_classification`, with the options of `Synthetic`.
+
+    A class is a normal cluster at a corner of a cube, with correlations of its own; another `split_seed` is another
+    problem. A row is an image `[F, 1, 1]`, as in `table`: 2,000 for training, 400 probe, 400 validation, 2,000 test.
+    """
+    name = f"synthetic:{option}" if option else "synthetic"
+    settings = call_with_options(Synthetic, option, name)
+    seed = torch.randint(2**31, (), generator=random_stream(split_seed, "synthetic"))
+    rows, labels = import_library("sklearn.datasets", "task 'synthetic'").make_classification(
+        n_samples=4800,
+        n_features=settings.features,
+        n_informative=settings.features // 2,
+        n_redundant=settings.features // 4,
+        n_classes=settings.classes,
+        n_clusters_per_class=1,
+        flip_y=settings.noise,
+        class_sep=settings.separation,
+        random_state=int(seed),
+    )
+    everything = _rows(rows, labels)
+    # The rows come shuffled.
+    index = torch.arange(4800).tensor_split((2000, 2400, 2800))
+    train, probe, validation, test = (_take(everything, part) for part in index)
+    mean_and_std = _column_mean_and_std(train.images)
+    return Dataset(name, train, probe, validation, test, settings.classes, *mean_and_std, augment=False)
 
 
 def cifar(kind: str, option: str, split_seed: int, root: Path | None) -> Dataset:
@@ -118,7 +203,8 @@ def split_pool(name: str, pool: Part, test: Part, num_classes: int, split_seed: 
 
     The shares are taken class by class, and are at least one sample; so a class needs 3 samples in the pool.
     """
-    train, probe, validation = (_take(pool, index) for index in _split_by_class(pool.labels, split_seed))
+    index = _split_by_class(pool.labels, split_seed, POOL_SHARES)
+    probe, validation, train = (_take(pool, part) for part in index)
     mean_and_std = _mean_and_std(train.images)
     return Dataset(name, train, probe, validation, test, num_classes, *mean_and_std, augment=True)
 
@@ -166,17 +252,27 @@ def _read(path: str, expected: tuple[int, ...] | None = None) -> np.ndarray[Any,
     return pixels
 
 
-def _split_by_class(labels: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the positions of train, probe and validation, each in random order."""
+def _split_by_class(labels: Tensor, seed: int, shares: tuple[float, ...]) -> list[Tensor]:
+    """Return the positions of one part for each share, then those of the rest, each in random order.
+
+    The shares are taken class by class, rounded, and are at least one sample.
+    """
     shuffled = torch.randperm(len(labels), generator=random_stream(seed, "split"))
     counts = labels.bincount()
-    held_out = (counts * HELD_OUT_SHARE).round().long().clamp(min=1)[labels[shuffled]]
     # Each sample's rank within its class: its place in an order sorted by class, less the place of the class.
     by_class = labels[shuffled].argsort(stable=True)
     rank = torch.empty_like(by_class)
     rank[by_class] = torch.arange(len(labels))
     rank -= (counts.cumsum(0) - counts)[labels[shuffled]]
-    return shuffled[rank >= 2 * held_out], shuffled[rank < held_out], shuffled[rank // held_out == 1]
+    ends = torch.stack([(counts * share).round().long().clamp(min=1) for share in shares]).cumsum(0)
+    part = (rank >= ends[:, labels[shuffled]]).sum(0)
+    return [shuffled[part == number] for number in range(len(shares) + 1)]
+
+
+def _rows(rows: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> Part:
+    """Make images `[N, F, 1, 1]` of a table `[N, F]`, with its labels `[N]`."""
+    images = torch.from_numpy(rows.astype(np.float32))[:, :, None, None]
+    return Part(images, torch.from_numpy(labels.astype(np.int64)))
 
 
 def _take(part: Part, index: Tensor) -> Part:
@@ -189,8 +285,18 @@ def _mean_and_std(images: Tensor) -> tuple[Tensor, Tensor]:
     share, values = counts / counts.sum(1, keepdim=True), torch.arange(256).double()
     mean = share @ values
     std = (share @ values**2 - mean**2).clamp(min=0).sqrt()
-    # A channel that is the same everywhere carries nothing; it becomes zeros, not a division by zero.
-    return mean.float(), torch.where(std > 1e-6, std, 1.0).float()
+    return mean.float(), _divisor(std)
+
+
+def _column_mean_and_std(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each column of a table `[N, F, 1, 1]`."""
+    columns = images[:, :, 0, 0].double()
+    return columns.mean(0).float(), _divisor(columns.std(0, correction=0))
+
+
+def _divisor(std: Tensor) -> Tensor:
+    """Return the deviations; 1 for a channel that is the same everywhere: it carries nothing and becomes zeros."""
+    return torch.where(std > 1e-6, std, 1.0).float()
 
 
 def _refuse_option(name: str, option: str) -> None:
@@ -200,6 +306,10 @@ def _refuse_option(name: str, option: str) -> None:
 
 DATASETS: Mapping[str, DatasetBuilder] = {
     "digits": digits,
+    "wine": partial(table, "wine"),
+    "breast_cancer": partial(table, "breast_cancer"),
+    "iris": partial(table, "iris"),
+    "synthetic": synthetic,
     "toy": toy,
     "cifar10": partial(cifar, "CIFAR10"),
     "cifar100": partial(cifar, "CIFAR100"),

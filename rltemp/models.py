@@ -29,8 +29,8 @@ def build_model(spec: str, image_shape: ImageShape, num_classes: int) -> nn.Modu
     torch.Size([3, 10])
 
     Args:
-        spec: `linear`, `mlp`, `mlp:64x64` (hidden widths), `resnet8` to `resnet110`, `resnet8x4` and
-            `resnet32x4`, or the name of a classification network in torchvision.
+        spec: `linear`, `mlp`, `mlp:64x64` (hidden widths), `cnn`, `cnn:8x16` (channels), `resnet8` to `resnet110`,
+            `resnet8x4` and `resnet32x4`, or the name of a classification network in torchvision.
         image_shape: `(channels, height, width)` of one image.
         num_classes: C, the number of logits.
 
@@ -59,10 +59,25 @@ def linear(option: str, image_shape: ImageShape, num_classes: int) -> nn.Module:
 
 def mlp(option: str, image_shape: ImageShape, num_classes: int) -> nn.Module:
     """Return a perceptron with ReLUs; `option` holds the hidden widths, `64x32` (default: one layer of 8)."""
-    widths = (option or "8").split("x")
-    if not all(width.isdecimal() and int(width) > 0 for width in widths):
-        raise BadInputError(f"cannot read 'mlp:{option}': needed are hidden widths above 0, as in mlp:8 or mlp:64x64")
-    return _perceptron([int(width) for width in widths], image_shape, num_classes)
+    return _perceptron(_widths("mlp", option), image_shape, num_classes)
+
+
+def cnn(option: str, image_shape: ImageShape, num_classes: int) -> nn.Module:
+    """Return a small convolutional network; `option` holds the channels, `8x16` (default: one layer of 8).
+
+    3x3 convolutions with ReLUs, each after the first at half the resolution, global average pooling and a linear
+    layer. It has no batch normalisation, so nothing but the weights differs between the students of a stack.
+
+    Raises:
+        BadInputError: Where the channels cannot be read, or a side of the images has less than 8 pixels.
+    """
+    _refuse_small_images("a cnn needs", image_shape)
+    channels = image_shape[0]
+    layers: list[nn.Module] = []
+    for width in _widths("cnn", option):
+        layers += [nn.Conv2d(channels, width, 3, stride=2 if layers else 1, padding=1), nn.ReLU()]
+        channels = width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes))
 
 
 def resnet(
@@ -70,8 +85,7 @@ def resnet(
 ) -> nn.Module:
     """Return a `ResNet`; images need 8 pixels a side, which it halves twice."""
     _refuse_option("resnet", option)
-    if min(image_shape[1:]) < 8:
-        raise BadInputError(f"ResNets need images of at least 8 x 8 pixels; got {image_shape[1]} x {image_shape[2]}")
+    _refuse_small_images("ResNets need", image_shape)
     return ResNet(blocks, widths, image_shape[0], num_classes)
 
 
@@ -149,6 +163,16 @@ def _perceptron(hidden: list[int], image_shape: ImageShape, num_classes: int) ->
     return nn.Sequential(*layers, nn.Linear(size, num_classes))
 
 
+def _widths(name: str, option: str) -> list[int]:
+    """Read `64x32`; no option is one layer of 8."""
+    widths = (option or "8").split("x")
+    if not all(width.isdecimal() and int(width) > 0 for width in widths):
+        raise BadInputError(
+            f"cannot read '{name}:{option}': needed are hidden widths above 0, as in {name}:8 or {name}:16x32"
+        )
+    return [int(width) for width in widths]
+
+
 def _torchvision_builder(name: str) -> ModelBuilder:
     """Return a builder for torchvision's network `name`; a wrong name is compared with ours and theirs."""
     ours = ", ".join(sorted(MODELS))
@@ -166,6 +190,11 @@ def _torchvision_builder(name: str) -> ModelBuilder:
 def _refuse_option(name: str, option: str) -> None:
     if option:
         raise BadInputError(f"model {name!r} takes no option; got {option!r}")
+
+
+def _refuse_small_images(needed_by: str, image_shape: ImageShape) -> None:
+    if min(image_shape[1:]) < 8:
+        raise BadInputError(f"{needed_by} images of at least 8 x 8 pixels; got {image_shape[1]} x {image_shape[2]}")
 
 
 def _check_fits(model: nn.Module, spec: str, image_shape: ImageShape, num_classes: int) -> None:
@@ -195,6 +224,7 @@ _WIDE = (32, 64, 128, 256)
 MODELS: Mapping[str, ModelBuilder] = {
     "linear": linear,
     "mlp": mlp,
+    "cnn": cnn,
     "resnet8": partial(resnet, 1, _NARROW),
     "resnet14": partial(resnet, 2, _NARROW),
     "resnet20": partial(resnet, 3, _NARROW),

@@ -62,7 +62,93 @@ def test_digits_keep_each_image_with_its_label() -> None:
     assert [labels[row] for row in rows(test)] == test.labels.tolist()
 
 
-@pytest.mark.parametrize("spec", ["digits", "toy"])
+TABLES = ["wine", "breast_cancer", "iris"]
+
+
+def labelled_rows(*parts: Part) -> list[tuple[bytes, int]]:
+    return [pair for part in parts for pair in zip(rows(part), part.labels.tolist(), strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "classes", "expected"),
+    [
+        ("wine", (13, 1, 1), 3, [88, 27, 27, 36]),
+        ("breast_cancer", (30, 1, 1), 2, [284, 86, 86, 113]),
+        ("iris", (4, 1, 1), 3, [72, 24, 24, 30]),
+    ],
+)
+def test_tables_come_with_a_column_as_a_channel_and_half_of_the_rows_for_training(
+    name: str, shape: tuple[int, int, int], classes: int, expected: list[int]
+) -> None:
+    data = load_dataset(name)
+    assert (data.name, data.image_shape, data.num_classes, data.augment) == (name, shape, classes, False)
+    assert sizes(data) == expected
+    assert data.train.images.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_parts_of_a_table_hold_each_row_once_with_its_label(name: str) -> None:
+    import sklearn.datasets
+
+    columns, labels = getattr(sklearn.datasets, f"load_{name}")(return_X_y=True)
+    known = [(row.tobytes(), int(label)) for row, label in zip(columns.astype(np.float32), labels, strict=True)]
+    data = load_dataset(name, split_seed=3)
+    assert sorted(labelled_rows(data.train, data.probe, data.validation, data.test)) == sorted(known)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_part_of_a_table_has_its_share_of_every_class(name: str) -> None:
+    data = load_dataset(name, split_seed=1)
+    parts = [data.train, data.probe, data.validation, data.test]
+    counts = torch.stack([part.labels.bincount(minlength=data.num_classes) for part in parts])
+    expected = torch.tensor([0.5, 0.15, 0.15, 0.2])[:, None] * counts.sum(0)
+    # Each held-out part is rounded to whole samples; training has what the three leave.
+    assert ((counts - expected).abs() <= torch.tensor([1.5, 0.5, 0.5, 0.5])[:, None] + 1e-3).all()
+    assert data.train.labels.tolist() != sorted(data.train.labels.tolist())
+
+
+@pytest.mark.parametrize("spec", [*TABLES, "synthetic"])
+def test_each_column_of_a_table_is_standardised_on_the_training_part(spec: str) -> None:
+    data = load_dataset(spec)
+    columns = data.normalise(data.train.images)[:, :, 0, 0].double()
+    zeros = torch.zeros_like(columns[0])
+    torch.testing.assert_close(columns.mean(0), zeros, atol=1e-4, rtol=0)
+    torch.testing.assert_close(columns.std(0, correction=0), zeros + 1, atol=1e-4, rtol=0)
+
+
+def test_a_synthetic_table_has_documented_sizes_and_no_row_twice() -> None:
+    data = load_dataset("synthetic")
+    assert sizes(data) == [2000, 400, 400, 2000]
+    assert (data.name, data.image_shape, data.num_classes, data.augment) == ("synthetic", (32, 1, 1), 10, False)
+    assert len(set(labelled_rows(data.train, data.probe, data.validation, data.test))) == 4800
+    for part in (data.train, data.probe, data.validation, data.test):
+        # About as many of each class, though the parts are cut at random: a tenth each, give or take a half.
+        assert (part.labels.bincount(minlength=10) > len(part) / 20).all()
+
+
+def test_the_options_of_a_synthetic_table_are_in_its_name() -> None:
+    data = load_dataset("synthetic:classes=20,features=64")
+    assert (data.name, data.num_classes) == ("synthetic:classes=20,features=64", 20)
+    assert data.image_shape == (64, 1, 1)
+    assert data.test.labels.unique().tolist() == list(range(20))
+    assert load_dataset("synthetic:4").num_classes == 4
+
+
+def test_separation_moves_the_classes_apart_and_noise_draws_labels_anew() -> None:
+    def nearest_centre(spec: str) -> float:
+        """Accuracy of the nearest class centre, a classifier with nothing to tune."""
+        data = load_dataset(spec)
+        train, test = (data.normalise(part.images).flatten(1) for part in (data.train, data.test))
+        centres = torch.stack([train[data.train.labels == label].mean(0) for label in range(data.num_classes)])
+        return float((torch.cdist(test, centres).argmin(1) == data.test.labels).float().mean())
+
+    apart = nearest_centre("synthetic:separation=5,noise=0")
+    assert apart > nearest_centre("synthetic:noise=0") + 0.1
+    # Half of the labels are drawn from all ten classes: a twentieth of all stay right by luck.
+    assert nearest_centre("synthetic:separation=5,noise=0.5") == pytest.approx(0.55 * apart, abs=0.05)
+
+
+@pytest.mark.parametrize("spec", ["digits", "toy", *TABLES, "synthetic"])
 def test_the_split_depends_on_the_split_seed_alone(spec: str) -> None:
     torch.manual_seed(0)
     first = load_dataset(spec, split_seed=1)
@@ -210,16 +296,26 @@ def test_an_image_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         ("digits:8", "'digits' takes no option; got '8'"),
         ("toy:8", "'toy' takes no option"),
         ("cifar10:8", "'cifar10' takes no option"),
+        ("wine:8", "'wine' takes no option"),
+        ("synthetic:clases=8", "unknown option of 'synthetic' 'clases': did you mean 'classes'"),
+        ("synthetic:classes=1", "synthetic: classes must be a whole number, 2 to 100; got 1"),
+        ("synthetic:classes=2.5", "synthetic: classes must be a whole number, 2 to 100; got 2.5"),
+        ("synthetic:classes=true", "synthetic: classes must be a whole number"),
+        ("synthetic:classes=ten", "synthetic: classes must be a whole number, 2 to 100; got 'ten'"),
+        ("synthetic:features=1001", "synthetic: features must be a whole number, 2 to 1000; got 1001"),
+        ("synthetic:features=6", "synthetic: 6 features have room for 8 classes; got 10. Give fewer"),
+        ("synthetic:noise=1.5", "synthetic: noise is a fraction, 0 to 1; got 1.5"),
+        ("synthetic:separation=0", "synthetic: separation must be finite and above 0; got 0"),
         ("imagefolder", "needs a folder, as in imagefolder:PATH"),
     ],
 )
 def test_a_wrong_name_or_option_is_refused(spec: str, message: str) -> None:
     with pytest.raises(BadInputError, match=message):
         load_dataset(spec)
-    assert set(DATASETS) == {"digits", "toy", "cifar10", "cifar100", "imagefolder"}
+    assert set(DATASETS) == {"digits", *TABLES, "synthetic", "toy", "cifar10", "cifar100", "imagefolder"}
 
 
-@pytest.mark.parametrize("spec", ["digits", "cifar10", "imagefolder:."])
+@pytest.mark.parametrize("spec", ["digits", "wine", "synthetic:classes=5", "cifar10", "imagefolder:."])
 def test_a_library_that_does_not_import_is_one_clear_error(
     spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,10 +49,10 @@ def test_four_times_wider_resnets_have_the_size_known_in_the_field(depth: int, c
 def test_the_table_holds_the_networks_of_the_field() -> None:
     assert parameters("resnet20") == 278_324
     small = [f"resnet{depth}" for depth in (8, 14, 20, 32, 44, 56, 110)]
-    assert set(MODELS) == {"linear", "mlp", *small, "resnet8x4", "resnet32x4"}
+    assert set(MODELS) == {"linear", "mlp", "cnn", *small, "resnet8x4", "resnet32x4"}
 
 
-@pytest.mark.parametrize("spec", [*MODELS, "mlp:5x5", "squeezenet1_1"])
+@pytest.mark.parametrize("spec", [*MODELS, "mlp:5x5", "cnn:8x16", "squeezenet1_1"])
 def test_every_network_answers_one_finite_logit_per_class_and_trains_all_its_weights(spec: str) -> None:
     model = seeded_model(spec, (3, 32, 32), 7, 0)
     logits = model(torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
@@ -63,8 +63,30 @@ def test_every_network_answers_one_finite_logit_per_class_and_trains_all_its_wei
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 13), (3, 40, 64)])
-def test_resnets_take_images_of_any_size_from_8_pixels(shape: tuple[int, int, int]) -> None:
-    assert build_model("resnet8", shape, 5).eval()(torch.zeros(2, *shape)).shape == (2, 5)
+@pytest.mark.parametrize("spec", ["resnet8", "cnn:8x16"])
+def test_convolutional_networks_take_images_of_any_size_from_8_pixels(spec: str, shape: tuple[int, int, int]) -> None:
+    assert build_model(spec, shape, 5).eval()(torch.zeros(2, *shape)).shape == (2, 5)
+
+
+def test_a_cnn_has_one_convolution_for_each_width_and_halves_the_resolution_between_them() -> None:
+    one_layer = 3 * 8 * 9 + 8
+    assert parameters("cnn") == parameters("cnn:8") == one_layer + 8 * 100 + 100
+    assert parameters("cnn:8x16") == one_layer + 8 * 16 * 9 + 16 + 16 * 100 + 100
+    layers = build_model("cnn:8x16x4", (3, 32, 20), 5)
+    shapes = []
+    for layer in layers.children():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(lambda _, __, output: shapes.append(tuple(output.shape[1:])))
+    layers(torch.zeros(2, 3, 32, 20))
+    assert shapes == [(8, 32, 20), (16, 16, 10), (4, 8, 5)]
+
+
+def test_a_cnn_answers_a_moved_pixel_alike_as_it_pools_over_the_whole_image() -> None:
+    model = seeded_model("cnn:8", (1, 12, 12), 5, 0)
+    images = torch.zeros(2, 1, 12, 12)
+    images[0, 0, 3, 4] = images[1, 0, 8, 6] = 1
+    here, there = model(images)
+    torch.testing.assert_close(here, there)
 
 
 def test_a_resnet_halves_the_resolution_in_its_second_and_third_stage_alone() -> None:
@@ -88,7 +110,7 @@ def test_resnet_weights_are_named_as_in_the_published_checkpoints() -> None:
     assert not any(name.startswith("layer1.0.downsample") for name in names)
 
 
-@pytest.mark.parametrize("spec", ["mlp:8", "resnet8", "squeezenet1_1"])
+@pytest.mark.parametrize("spec", ["mlp:8", "cnn:8x16", "resnet8", "squeezenet1_1"])
 def test_the_seed_alone_determines_the_weights_and_the_callers_generator_stays(spec: str) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
@@ -108,7 +130,7 @@ def test_building_draws_from_the_global_generator_and_leaves_the_statistics_unto
     assert torch.equal(first["bn1.running_var"], torch.ones(16))
 
 
-@pytest.mark.parametrize("spec", ["linear", "mlp:8", "resnet8"])
+@pytest.mark.parametrize("spec", ["linear", "mlp:8", "cnn:8x16", "resnet8"])
 def test_two_students_stacked_train_and_keep_statistics_as_each_alone(spec: str) -> None:
     shape = (3, 16, 16)
     students = [seeded_model(spec, shape, 5, seed) for seed in range(2)]
@@ -139,6 +161,9 @@ def test_two_students_stacked_train_and_keep_statistics_as_each_alone(spec: str)
         ("mlp:8xx8", (1, 8, 8), "hidden widths above 0"),
         ("mlp:0", (1, 8, 8), "hidden widths above 0"),
         ("mlp:1e3", (1, 8, 8), "hidden widths above 0"),
+        ("cnn:8xx8", (1, 8, 8), "cannot read 'cnn:8xx8'.*widths above 0, as in cnn:8 or cnn:16x32"),
+        ("cnn:0", (1, 8, 8), "widths above 0"),
+        ("cnn:8", (13, 1, 1), "a cnn needs images of at least 8 x 8 pixels; got 1 x 1"),
         ("linear:8", (1, 8, 8), "'linear' takes no option; got '8'"),
         ("resnet8:4", (3, 32, 32), "takes no option; got '4'"),
         ("resnet18:4", (3, 32, 32), "'resnet18' takes no option"),
@@ -161,7 +186,7 @@ def test_a_broken_torchvision_stops_only_the_models_that_need_it(
 
     monkeypatch.setattr("rltemp.libraries.importlib.import_module", broken)
     assert isinstance(build_model("mlp", (1, 8, 8), 10), nn.Module)
-    with pytest.raises(BadInputError, match=r"model 'resnet18', which is none of rltemp's own \(linear, mlp"):
+    with pytest.raises(BadInputError, match=r"model 'resnet18', which is none of rltemp's own \(cnn, linear, mlp"):
         build_model("resnet18", (3, 32, 32), 10)
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from rltemp import BadInputError
+from rltemp.datasets import load_dataset
+from rltemp.models import build_model
 from rltemp.tasks import TASKS, Recipe, load_task
 
 
@@ -23,6 +25,18 @@ def test_none_keeps_what_the_task_has() -> None:
 
 def test_a_task_keeps_the_option_it_was_asked_for_with() -> None:
     assert load_task("imagefolder:/data/birds").name == "imagefolder:/data/birds"
+    assert load_task("synthetic:classes=20").name == "synthetic:classes=20"
+
+
+@pytest.mark.parametrize("name", ["wine", "breast_cancer", "iris", "synthetic"])
+def test_a_run_on_a_table_has_a_few_hundred_steps_for_a_student_far_smaller_than_its_teacher(name: str) -> None:
+    task, data = load_task(name), load_dataset(name)
+    assert 100 <= task.recipe.steps(len(data.train)) <= 400
+    student, teacher = (
+        sum(value.numel() for value in build_model(network, data.image_shape, data.num_classes).parameters())
+        for network in (task.student, task.teacher)
+    )
+    assert 10 * student < teacher
 
 
 @pytest.mark.parametrize(
