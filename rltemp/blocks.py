@@ -83,6 +83,7 @@ class _Whole(torch.autograd.Function):
     def forward(ctx: Any, formula: Formula, *inputs: Tensor) -> Any:
         found, slopes, factors = formula.slopes(ctx.needs_input_grad[1:], *inputs)
         ctx.formula = formula
+        ctx.set_materialize_grads(False)  # a number that nobody used costs no tensor of zeros
         ctx.save_for_backward(*inputs, *slopes, *factors)
         if isinstance(found, tuple):
             ctx.mark_non_differentiable(*found[formula.variable :])
@@ -117,26 +118,35 @@ class _InBlocks(torch.autograd.Function):
         return None, *_gradient_in_blocks(ctx.formula, needed, outer, saved)
 
 
-def _gradient(outer: Values, slopes: Sequence[Tensor | None], factors: Values) -> list[Tensor | None]:
-    """What `Slopes` says."""
+def _gradient(outer: Sequence[Tensor | None], slopes: Sequence[Tensor | None], factors: Values) -> list[Tensor | None]:
+    """What `Slopes` says; None is what arrives by a number that nobody used."""
     total = outer[0]
     if factors:
-        total = total * factors[0]
-        for each, factor in zip(outer[1:], factors[1:], strict=False):
-            total.addcmul_(each, factor)
+        total = None
+        for each, factor in zip(outer, factors, strict=False):
+            if each is not None:
+                total = each * factor if total is None else total.addcmul_(each, factor)
+    if total is None:
+        return [None] * len(slopes)
     lead = total.dim()
     return [
         None if slope is None else slope * (total if slope.dim() == lead else total.unsqueeze(-1)) for slope in slopes
     ]
 
 
-def _followed(formula: Formula, needed: Sequence[bool], outer: Values, inputs: Values) -> list[Tensor | None]:
+def _followed(
+    formula: Formula, needed: Sequence[bool], outer: Sequence[Tensor | None], inputs: Values
+) -> list[Tensor | None]:
     """The gradient with a graph of its own."""
     own = [value.view_as(value) for value in inputs]  # one input may depend on another, which must not count twice
     wanted = [value for value, need in zip(own, needed, strict=True) if need]
     value = formula(*own)
     values = value[: formula.variable] if isinstance(value, tuple) else [value]
-    found = iter(torch.autograd.grad(values, wanted, outer[: formula.variable], create_graph=True))
+    used = [(value, each) for value, each in zip(values, outer, strict=False) if each is not None]
+    if not used:
+        return [None] * len(needed)
+    values, arrived = zip(*used, strict=True)
+    found = iter(torch.autograd.grad(values, wanted, arrived, create_graph=True))
     return [next(found) if need else None for need in needed]
 
 
@@ -199,14 +209,16 @@ def _largest_slopes(needed: Sequence[bool], logits: Tensor) -> Slopes:
     logits = full_precision(logits)
     found = logits.amax(-1)
     # 1 where a logit is the largest, 0 elsewhere: three times as fast as by way of bool.
-    reached = (logits - found.unsqueeze(-1)).sign_().add_(1)
-    return found, (reached.div_(reached.sum(-1, keepdim=True)),), ()
+    reached = torch.eq(logits, found.unsqueeze(-1), out=torch.empty_like(logits))
+    return found, (reached,), (reached.sum(-1).reciprocal_(),)
 
 
 def _logsumexp_slopes(needed: Sequence[bool], logits: Tensor) -> Slopes:
     logits = full_precision(logits)
-    found = logits.logsumexp(-1)
-    return found, ((logits - found.unsqueeze(-1)).exp_(),), ()
+    largest = logits.amax(-1)
+    terms = (logits - largest.unsqueeze(-1)).exp_()
+    total = terms.sum(-1)
+    return total.log().add_(largest), (terms,), (total.reciprocal_(),)
 
 
 LARGEST = Formula(lambda logits: full_precision(logits).amax(-1), _largest_slopes)

@@ -173,9 +173,9 @@ def _cosine(student: Tensor, teacher: Tensor) -> Tensor:
 
 def _hashed_uniform(signals: Signals, seed: int) -> Tensor:
     """A number in [0, 1) for every sample, float64, from the bits of its teacher logits, the progress and the seed."""
-    bits = signals.teacher_logits.detach()[..., :_HASHED_CLASSES].float().contiguous().view(torch.int32)
+    bits = signals.teacher_logits.detach()[..., :_HASHED_CLASSES].float().view(torch.int32)
     # Every word has a factor of its own; int64 wraps around.
-    hashed = (bits * _FACTORS[: bits.shape[-1]].to(bits.device)).sum(-1)
+    hashed = bits.long().mul_(_FACTORS[: bits.shape[-1]].to(bits.device)).sum(-1)
     for salt in (seed * 2_654_435_761 % 2**31, round(signals.progress * 2**40)):
         hashed = _mixed(hashed.bitwise_xor_(salt) if salt else hashed)
     return hashed.bitwise_right_shift_(11).bitwise_and_(2**48 - 1).double().mul_(2.0**-48)
@@ -183,8 +183,9 @@ def _hashed_uniform(signals: Signals, seed: int) -> Tensor:
 
 def _mixed(word: Tensor) -> Tensor:
     """Two rounds of a 64-bit mixer: multiply, fold the high half down."""
+    step = _STEP.to(word.device)
     for _ in range(2):
-        word = torch.add(_STEP.to(word.device), word, alpha=6_364_136_223_846_793_005)
+        word = torch.add(step, word, alpha=6_364_136_223_846_793_005)
         word = word.bitwise_xor_(word.bitwise_right_shift(29))
     return word
 

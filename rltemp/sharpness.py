@@ -155,24 +155,28 @@ def _shared_formula(reference: float, sharpness: Formula, bounds: tuple[float, f
 
     def slopes(needed: Sequence[bool], student_logits: Tensor, teacher_logits: Tensor) -> Slopes:
         """By y, the student's sharpness, T_s rises by T_t / (x + y), and T_t falls by as much; but where guarded."""
-        (y, basis, _), x = sharpness.slopes((True,), student_logits), sharpness.value(teacher_logits)
-        if bounds:
-            unsafe = torch.fmin(x, y) <= 0
-            x, y = x.masked_fill(unsafe, 1.0), y.masked_fill(unsafe, 1.0)
+        (y, basis, (once,)), x = sharpness.slopes((True,), student_logits), sharpness.value(teacher_logits)
         both = x + y
-        factor = 2 * reference / both
+        factor = both.reciprocal().mul_(2 * reference)
         student, teacher = y * factor, x * factor
-        rise = teacher / both
-        fall = -rise
+        rise = teacher / both.div_(once)
         if not bounds:
-            answer: tuple[Tensor, ...] = student, teacher, student * teacher
+            held: tuple[Tensor, ...] = ()
+            fall = -rise
         else:
-            wanted = student, teacher
+            unsafe = torch.fmin(x, y) <= 0
+            wanted = student.masked_fill_(unsafe, reference), teacher.masked_fill_(unsafe, reference)
             student, teacher = student.clamp(*bounds), teacher.clamp(*bounds)
             held_s, held_t = (student != wanted[0]).logical_or_(unsafe), (teacher != wanted[1]).logical_or_(unsafe)
-            rise, fall = rise.masked_fill_(held_s, 0.0), fall.masked_fill_(held_t, 0.0)
-            answer = student, teacher, student * teacher, held_s | held_t
-        return answer, (*basis, None), (rise, fall, torch.addcmul(rise * teacher, fall, student))
+            fall = rise.neg().masked_fill_(held_t, 0.0)
+            rise.masked_fill_(held_s, 0.0)
+            held = (held_s.logical_or_(held_t),)
+        product = student * teacher
+        return (
+            (student, teacher, product, *held),
+            (*basis, None),
+            (rise, fall, torch.addcmul(rise * teacher, fall, student)),
+        )
 
     return Formula(
         lambda student, teacher: shared(sharpness.value(student), sharpness.value(teacher)), slopes, 3, foreign=1

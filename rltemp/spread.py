@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from rltemp.blocks import Formula, Slopes, rowwise
 from rltemp.checks import positive, switch
@@ -147,9 +148,13 @@ def _in_proportion(
 
     def spread(logits: Tensor) -> tuple[Tensor, Tensor]:
         logits = full_precision(logits)
+        freedom = logits.shape[-1] - correction
         centred = logits - logits.mean(-1, keepdim=True)
-        variance = centred.square().sum(-1).div_(logits.shape[-1] - correction)
-        # The variance is raised, not its root, whose gradient at zero is infinite.
+        if not torch.is_grad_enabled():
+            deviation: Tensor = vector_norm(centred, dim=-1).mul_(freedom**-0.5)
+            return centred, deviation.clamp_(min=floor) if floor else deviation
+        # The variance is raised, not its root (nor the norm), whose second derivative at zero is none.
+        variance = centred.square().sum(-1).div_(freedom)
         return centred, (variance.clamp_(min=floor * floor) if floor else variance).sqrt()
 
     def answer(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> tuple[tuple[Tensor, ...], Any]:
@@ -161,18 +166,18 @@ def _in_proportion(
             times = factor(student[0], spreads[0], teacher[0], spreads[1])
         return (times * spreads[0], times * spreads[1], times, *guarded), times
 
-    def slope(centred: Tensor, deviation: Tensor, times: Any) -> tuple[Tensor, None]:
-        by_deviation = times / (deviation * (centred.shape[-1] - correction))
+    def slope(centred: Tensor, deviation: Tensor, times: Any) -> tuple[tuple[Tensor, None], tuple[Tensor]]:
+        by_deviation = times / (centred.shape[-1] - correction) / deviation
         if floor:
-            by_deviation = by_deviation.masked_fill_(deviation <= floor, 0.0)
-        return centred.mul_(by_deviation.unsqueeze(-1)), None
+            by_deviation.masked_fill_(deviation <= floor, 0.0)
+        return (centred, None), (by_deviation,)
 
     def slopes(needed: Sequence[bool], student_logits: Tensor, teacher_logits: Tensor) -> Slopes:
         student = spread(student_logits)
         found, times = answer(student, spread(teacher_logits))
-        return found, slope(*student, times), ()
+        return found, *slope(*student, times)
 
-    def again(inputs: Sequence[Tensor], found: Sequence[Tensor]) -> tuple[tuple[Tensor, None], tuple[()]]:
-        return slope(*spread(inputs[0]), factor if isinstance(factor, float) else found[2]), ()
+    def again(inputs: Sequence[Tensor], found: Sequence[Tensor]) -> tuple[tuple[Tensor, None], tuple[Tensor]]:
+        return slope(*spread(inputs[0]), factor if isinstance(factor, float) else found[2])
 
     return Formula(lambda student, teacher: answer(spread(student), spread(teacher))[0], slopes, foreign=1, again=again)
