@@ -30,6 +30,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train-policy": ("rltemp.policy_commands:TrainPolicy", "learn a temperature policy and export it"),
     "distill": ("rltemp.commands:Distill", "train one student under a rule or a policy file"),
     "compare": ("rltemp.commands:Compare", "compare rules over many students, paired by seed"),
+    "study": ("rltemp.commands:Study", "tell whether a policy wins, over what, and by which part of it"),
+    "explain": ("rltemp.commands:Explain", "show why a policy sets the temperatures it sets"),
     "rules": ("rltemp.commands:Rules", "list every temperature rule and every divergence"),
     "methods": ("rltemp.commands:Methods", "list every method: a rule with its paper's loss weights"),
 }

@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from rltemp import catalogue
 from rltemp.console import Bar, say, show_entries, show_next
+from rltemp.controls import CONTROLS
 from rltemp.distill import Distillation, Problem, evaluate, predict, train
 from rltemp.errors import BadInputError, TrainingDivergedError
 from rltemp.loading import load_method
@@ -125,13 +126,19 @@ class Compare(TaskOptions):
 
     def run(self) -> dict[str, Any]:
         """Do it and return the result."""
-        from rltemp.comparison import run_comparison, show_comparison  # scipy and matplotlib take a second
+        from rltemp.comparison import run_comparison  # scipy and matplotlib take a second
+
+        return self.work(run_comparison)
+
+    def work(self, run: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Check the numbers, run what is not finished yet, and show it."""
+        from rltemp.comparison import show_comparison
 
         at_least(1, seeds=self.seeds, selection_seeds=self.selection_seeds, stack=self.stack)
         at_least(0, first_seed=self.first_seed)
         out, result = self.look()
         if result is None:
-            result = run_comparison(self)
+            result = run(self)
         show_comparison(result, out)
         return result
 
@@ -140,6 +147,68 @@ class Compare(TaskOptions):
         if self.against:
             return self.against
         return ["fixed:4" if "fixed:4" in self.rules else self.rules[0]]
+
+
+@dataclass(frozen=True)
+class Study(Compare):
+    """Compare policies with every method, tuned, and with controls that tell what it is about them that helps."""
+
+    rules: tuple[str, ...] = ()
+    """The policies: files, or any rules; options list no alternatives."""
+    seeds: int = 128
+    """Students for each arm."""
+    first_seed: int = 1000
+    """The seeds are this one and those that follow it."""
+    against: tuple[str, ...] | None = None
+    """Arms that differences are taken to; by default the policies, at matched weight too where there are such arms."""
+    only: tuple[Literal["closed-form", "matched", "controls"], ...] = ("closed-form", "matched", "controls")
+    """Which arms: methods as published, at matched loss weight, controls made from the policies."""
+
+    command = "study"
+
+    def run(self) -> dict[str, Any]:
+        """Do it and return the result."""
+        from rltemp.study import run_study  # as Compare
+
+        return self.work(run_study)
+
+    def baselines(self) -> Sequence[str]:
+        """The arms that differences are taken to, as they were written."""
+        if self.against:
+            return self.against
+        both = self.only != ("closed-form",)
+        return [*self.rules, *(f"matched:{policy}" for policy in self.rules if both)]
+
+
+@dataclass(frozen=True)
+class Explain(TaskOptions):
+    """Show why a policy sets the temperatures it sets: what they go with, and which features decide them."""
+
+    rules: tuple[str, ...] = ()
+    """One policy file."""
+    seeds: int = 16
+    """Students whose temperatures are recorded; 2 or more."""
+    importance_seeds: int = 64
+    """Students for each feature that is shuffled, and as many without; 0 leaves their accuracy out."""
+    first_seed: int = 0
+    """The seeds are this one and those that follow it."""
+    stack: int | None = None
+    """Students that train side by side; by default what suits their size."""
+
+    command = "explain"
+
+    def run(self) -> dict[str, Any]:
+        """Do it and return the result."""
+        from rltemp.explain import explain, show_explanation  # as Compare
+
+        at_least(2, seeds=self.seeds)
+        at_least(1, stack=self.stack)
+        at_least(0, first_seed=self.first_seed, importance_seeds=self.importance_seeds)
+        out, result = self.look()
+        if result is None:
+            result = explain(self)
+        show_explanation(result, out)
+        return result
 
 
 @dataclass(frozen=True)
@@ -164,6 +233,7 @@ class Methods(RunOptions):
         say("Methods, by name or name:option=value,...; what --rule and --rules take\n")
         show_entries(catalogue.methods())
         say("matched:NAME is the method NAME pulling as hard as plain distillation, with CE at 0.1.")
+        say(f"CONTROL:NAME is NAME under a control of rltemp.controls: {', '.join(CONTROLS)}.")
 
 
 def _train_student(

@@ -7,7 +7,7 @@ seed by seed. Small students train side by side as one stack. Test accuracy is m
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rltemp.arms import Arm
+from rltemp.controls import WRAPPERS
 from rltemp.distill import Distillation, Problem, evaluate, predict
 from rltemp.errors import BadInputError
 from rltemp.loading import load_method
-from rltemp.methods import GuardCount, watch
+from rltemp.methods import GuardCount, Method, watch
 from rltemp.models import build_model
 from rltemp.names import split_spec
 from rltemp.picture import TemperatureTrace
@@ -33,6 +34,9 @@ SELECTION_SEED = 500_000
 
 OnProgress = Callable[[str, int, int], None]
 """Called after each step with the rule in training, the steps taken and all steps of the comparison."""
+
+Maker = Callable[[Distillation], Method]
+"""Makes the method of a run, for one that no name stands for."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +61,20 @@ def alternatives(spec: str) -> list[str]:
     ['dtkd:reference=2,warmup=0', 'dtkd:reference=4,warmup=0']
     >>> alternatives("fixed:1|2")
     ['fixed:1', 'fixed:2']
+    >>> alternatives("matched:shuffled:fixed:1|2")
+    ['matched:shuffled:fixed:1', 'matched:shuffled:fixed:2']
     """
     name, options = split_spec(spec)
+    if name in WRAPPERS:
+        return [f"{name}:{inner}" for inner in alternatives(options)]
     if name not in METHODS or "|" not in options:
         return [spec]
     listed = [[key + value for value in values] for key, values in _listed(options)]
     return [f"{name}:{','.join(chosen)}" for chosen in itertools.product(*listed)]
 
 
-def check_rules(rules: Sequence[str], seeds: Sequence[int]) -> None:
-    """Build every rule and check the seeds, so that a mistake in the last costs none of the others' time.
+def check_rules(rules: Sequence[str], seeds: Sequence[int], made: Container[str] = ()) -> None:
+    """Build every rule that is not `made` and check the seeds: a mistake in the last costs none of the others' time.
 
     Raises:
         BadInputError: For a rule that cannot be built or is there twice, or for seeds out of range.
@@ -77,7 +85,7 @@ def check_rules(rules: Sequence[str], seeds: Sequence[int]) -> None:
     for spec in rules:
         if list(rules).count(spec) > 1:
             raise BadInputError(f"rule {spec!r} is given twice")
-        for concrete in alternatives(spec):
+        for concrete in alternatives(spec) if spec not in made else ():
             load_method(concrete)
     if min(seeds) < 0 or max(seeds) >= SELECTION_SEED:
         raise BadInputError(
@@ -94,6 +102,7 @@ def compare(
     selection_seeds: int = 32,
     stack: int | None = None,
     on_progress: OnProgress | None = None,
+    made: Mapping[str, Maker] | None = None,
 ) -> Comparison:
     """Train one student for every rule and seed.
 
@@ -105,11 +114,13 @@ def compare(
         selection_seeds: How many students choose between alternatives.
         stack: How many students train side by side; by default what suits the student's size.
         on_progress: Told of every step.
+        made: Makers of the rules that `load_method` does not know, by the name that they have in `rules`.
 
     Raises:
         BadInputError: As `check_rules`.
     """
-    check_rules(rules, seeds)
+    made = made or {}
+    check_rules(rules, seeds, made)
     size = stack or default_stack(problem)
     chooser = list(range(SELECTION_SEED, SELECTION_SEED + selection_seeds))
     told = _counter(problem, rules, len(seeds), len(chooser), size, on_progress)
@@ -124,8 +135,8 @@ def compare(
     steps = problem.task.recipe.steps(len(problem.dataset.train))
     found: list[Arm] = []
     for concrete in notes:
-        recorder = _recorder(concrete, steps) if trace is None else None
-        arm = train_arm(problem, concrete, seeds, size, told, recorder)
+        recorder = _recorder(concrete, steps) if trace is None and concrete not in made else None
+        arm = train_arm(problem, concrete, seeds, size, told, recorder, made.get(concrete))
         found.append(replace(arm, note="; ".join(filter(None, (notes[concrete], arm.note)))))
         trace = recorder.trace() if recorder else trace
     return Comparison(found, reported, trace)
@@ -145,17 +156,19 @@ def train_arm(
     stack: int,
     told: Callable[[str], None] = lambda _: None,
     recorder: Recorder | None = None,
+    maker: Maker | None = None,
 ) -> Arm:
-    """Train a student for every seed by the rule `spec`, `stack` at a time, and measure them.
+    """Train a student for every seed by the rule `spec`, or what `maker` makes, `stack` at a time, and measure them.
 
     A student whose numbers stop being finite does not stop the others; it counts as it is, with a note.
     """
-    method, guards = load_method(spec), GuardCount()
+    make, guards = maker or _by_name(spec), GuardCount()
     test, validation, diverged = [], [], 0
     for start in range(0, len(seeds), stack):
         chunk = list(seeds[start : start + stack])
         run = Distillation(problem, chunk[0] if stack == 1 else chunk)
-        watched = watch(run.attach(recorder.watch(method) if recorder and start == 0 else method), guards)
+        method = make(run)
+        watched = watch(recorder.watch(method) if recorder and start == 0 else method, guards)
         while not run.done:
             run.update(watched.loss(_shielded(run.observe())))
             told(spec)
@@ -168,6 +181,11 @@ def train_arm(
     if guards.fraction >= 0.0005:
         notes.append(f"guarded {100 * guards.fraction:.1f} % of samples")
     return Arm(spec, np.concatenate(test), np.concatenate(validation), "; ".join(notes))
+
+
+def _by_name(spec: str) -> Maker:
+    method = load_method(spec)
+    return lambda run: run.attach(method)
 
 
 def _recorder(spec: str, steps: int) -> Recorder | None:
@@ -189,8 +207,10 @@ def _to_choose(spec: str) -> list[str]:
 
 def _choice(spec: str, best: str) -> str:
     """What was chosen from what: `reference=2 chosen on validation from 1|2|4|8`."""
-    written = _listed(split_spec(spec)[1])
-    chosen = split_spec(best)[1].split(",")
+    (name, options), (_, found) = split_spec(spec), split_spec(best)
+    if name in WRAPPERS:
+        return _choice(options, found)
+    written, chosen = _listed(options), found.split(",")
     parts = [
         f"{value} chosen on validation from {'|'.join(values)}"
         for value, (_, values) in zip(chosen, written, strict=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rltemp.arms import Row, table_rows
-from rltemp.compare import alternatives, check_rules, compare
+from rltemp.compare import Comparison, OnProgress, alternatives, check_rules, compare
 from rltemp.console import Bar, say, show, show_next
 from rltemp.distill import Problem
 from rltemp.names import lookup
@@ -28,7 +28,7 @@ def run_comparison(options: Compare) -> dict[str, Any]:
     """Check everything, train every student, write the files, return the result."""
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     check_rules(options.rules, seeds)
-    _check_baselines(options)
+    check_baselines(options.baselines(), options.rules)
     problem, out = options.problem(), options.folder()
     options.open()
     started = time.monotonic()
@@ -39,10 +39,26 @@ def run_comparison(options: Compare) -> dict[str, Any]:
             seeds,
             selection_seeds=options.selection_seeds,
             stack=options.stack,
-            on_progress=_reporter(bar),
+            on_progress=reporter(bar),
         )
+    return finish_run(out, write_comparison(options, problem, found, seeds), time.monotonic() - started)
+
+
+def write_comparison(
+    options: Compare, problem: Problem, found: Comparison, seeds: Sequence[int], verdict: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Write `results.csv`, `picture.png` and `report.md`, and return the result.
+
+    Args:
+        options: Of the command; its baselines, as they were written.
+        problem: The task, loaded.
+        found: What was compared.
+        seeds: Of the students.
+        verdict: What follows from the numbers, a line each.
+    """
+    out, task = options.folder(), problem.task
     against = list(dict.fromkeys(found.names.get(name, name) for name in options.baselines()))
-    rows, task = table_rows(found.arms, against), problem.task
+    rows = table_rows(found.arms, against)
     title = f"{task.name}: {task.teacher} teaches {task.student}"
     write_csv(out / "results.csv", task.name, task.teacher, task.student, found.arms, seeds)
     picture(out / "picture.png", found.arms, against[0], found.trace, title)
@@ -55,8 +71,9 @@ def run_comparison(options: Compare) -> dict[str, Any]:
         teacher_accuracy=problem.teacher_accuracy,
         student=task.student,
         command=command_line(options),
+        verdict=verdict,
     )
-    return finish_run(out, _result(problem, rows, seeds), time.monotonic() - started)
+    return _result(problem, rows, seeds) | ({"verdict": list(verdict)} if verdict else {})
 
 
 def show_comparison(result: Mapping[str, Any], out: Path) -> None:
@@ -64,21 +81,23 @@ def show_comparison(result: Mapping[str, Any], out: Path) -> None:
     task = result["task"]
     title = f"{task['name']}: {len(result['seeds'])} students {task['student']} a rule"
     show(console_table(_rows(result), title))
+    for line in result.get("verdict", ()):
+        say(line)
     say(f"The teacher has {100 * result['teacher_accuracy']:.2f} % test accuracy.")
     say(f"Read {out / 'report.md'}, look at {out / 'picture.png'}.")
     show_next(out)
 
 
-def _check_baselines(options: Compare) -> None:
+def check_baselines(names: Sequence[str], rules: Sequence[str]) -> None:
     """Refuse a baseline that is no rule of the comparison, as written there."""
-    for name in options.baselines():
-        if name not in options.rules:
-            lookup(dict.fromkeys(options.rules), name, "baseline")
+    for name in names:
+        if name not in rules:
+            lookup(dict.fromkeys(rules), name, "baseline")
         if len(alternatives(name)) > 1:
             say(f"Differences are taken to what is chosen from {name}.")
 
 
-def _reporter(bar: Bar) -> Any:
+def reporter(bar: Bar) -> OnProgress:
     """Moves the bar, and says a line when another rule's turn begins."""
     current = [""]
 

@@ -8,9 +8,10 @@ from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 
+from rltemp.controls import WRAPPERS
 from rltemp.curriculum import LearnedRule
 from rltemp.errors import BadInputError
-from rltemp.methods import Method, matched
+from rltemp.methods import Method
 from rltemp.names import call_with_options, import_attribute, lookup, split_spec
 from rltemp.recipes import METHODS
 from rltemp.rules import masked
@@ -21,9 +22,9 @@ def load_method(spec: str) -> Method:
     """Build the method that `spec` names.
 
     Args:
-        spec: `name`, `name:value` or `name:key=value,...` of `rltemp.recipes.METHODS`; the same after `matched:`; the
-            path of a policy file, which brings the objective that it was trained with; or `module:attribute`, a
-            `Method` or a rule (at plain KD's weights).
+        spec: `name`, `name:value` or `name:key=value,...` of `rltemp.recipes.METHODS`; the path of a policy file,
+            which brings the objective that it was trained with; `module:attribute`, a `Method` or a rule (at plain
+            KD's weights); or any of these after `matched:` or a control's name (`rltemp.controls`).
 
     Raises:
         BadInputError: For a name nobody knows, with the closest match, and for an option that cannot be.
@@ -37,20 +38,21 @@ def load_method(spec: str) -> Method:
     name, options = split_spec(spec)
     if name in METHODS:
         return replace(call_with_options(METHODS[name], options, spec), name=spec)
-    if name == "matched" and options:
-        return replace(matched(load_method(options)), name=spec)
+    if name in WRAPPERS and options:
+        return replace(WRAPPERS[name](load_method(options)), name=spec)
     if is_file_name(spec):
         from rltemp.policy import Policy  # the reader of strangers' files, loaded by those who need it
 
         return Policy.load(Path(spec)).method(spec)
-    if options and not _misspelt(name, METHODS):
+    if options and not _misspelt(name, [*METHODS, *WRAPPERS]):
         found = import_attribute(spec)
         if not callable(found) and not isinstance(found, Method):
             raise BadInputError(
                 f"{spec!r} is a {type(found).__name__}; needed: a Method, or a rule to call with Signals"
             )
         return replace(found, name=spec) if isinstance(found, Method) else Method(spec, found)
-    return lookup(METHODS, name, "rule")()
+    lookup(dict.fromkeys([*METHODS, *WRAPPERS]), name, "rule")
+    raise BadInputError(f"{spec!r} needs a method behind it, as in {name}:dtkd")
 
 
 def load_rule(spec: str) -> TemperatureRule:

@@ -51,7 +51,7 @@ class TaskOptions(RunOptions):
     """Options of every command that trains: what, where, and the fields of the task it changes."""
 
     task: str = "digits"
-    """digits, toy, cifar10, cifar100 or imagefolder:PATH."""
+    """digits, wine, breast_cancer, iris, synthetic, toy, cifar10, cifar100 or imagefolder:PATH."""
     out: Path | None = None
     """The run's folder; by default runs/COMMAND-TASK."""
     config: Path | None = None

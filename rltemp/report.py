@@ -81,6 +81,7 @@ def write_report(
     student: str,
     command: str,
     picture: str | None = "picture.png",
+    verdict: Sequence[str] = (),
 ) -> Path:
     """Write `report.md`: what was compared, the table, the picture, how to reproduce it. Return its path.
 
@@ -94,6 +95,7 @@ def write_report(
         student: Name of the student network.
         command: The command line that gives these results again.
         picture: The picture's file name in `folder`, or None where none was drawn.
+        verdict: What follows from the numbers, a line each; nothing by default.
     """
     parts = [
         f"# {title}",
@@ -105,6 +107,7 @@ def write_report(
         "only.",
         markdown_table(rows).rstrip(),
         *([f"![Differences in accuracy and learned temperatures]({picture})"] if picture else []),
+        *(["## Verdict", "\n".join(map(_item, verdict))] if verdict else []),
         f"## Reproduce\n\n```\n{command}\n```",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in versions().items()) + ".",
     ]
@@ -124,12 +127,19 @@ def _cells(rows: Sequence[Row]) -> list[list[str]]:
     ]
     table = [head + ["note"] * notes]
     for row in rows:
-        pairs = ["-" if name == row.rule else _points(pair) for name, pair in row.differences.items()]
+        pairs = ["-" if name == row.rule else points(pair) for name, pair in row.differences.items()]
         error = f"{row.error:.2f}" if math.isfinite(row.error) else "-"
         table.append([row.rule, f"{row.accuracy:.2f}", error, *pairs, *[row.note] * notes])
     return table
 
 
-def _points(pair: Paired) -> str:
+def _item(line: str) -> str:
+    """A line as an item of a Markdown list, indented as it is."""
+    text = line.lstrip()
+    return f"{line[: len(line) - len(text)]}- {text}"
+
+
+def points(pair: Paired) -> str:
+    """A difference in points with its interval, where it has one: `+1.29 [+0.87, +1.83]`."""
     interval = f" [{pair.low:+.2f}, {pair.high:+.2f}]" if math.isfinite(pair.low) else ""
     return f"{pair.mean:+.2f}{interval}"
