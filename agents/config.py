@@ -42,6 +42,10 @@ class PolicyConfig:
     """Lowest temperature."""
     maximum: float = 20.0
     """Highest temperature."""
+    weight_ratio: float = 1.0
+    """How far a third number of the action moves a sample's weight, as a factor; at 1 there is none."""
+    balanced: bool = False
+    """Keep a batch's gradient as long as plain distillation's, whatever the temperatures; weights come on top."""
     shared: bool = False
     """One temperature of a sample for student and teacher, rather than one for each."""
     hidden: tuple[int, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from torch import Tensor
@@ -40,13 +41,12 @@ def export_policy(
         PolicyFeature(name=name, version=FEATURES[name].version, unit=FEATURES[name].unit, mean=mean, std=std)
         for name, mean, std in zip(decision.features, network.mean.tolist(), network.std.tolist(), strict=True)
     ]
-    scale = decision.scale
     return write_policy(
         path,
         weights=tensors,
         activation=network.activation,
         features=features,
-        action=PolicyAction(ratio=scale.ratio, minimum=scale.minimum, maximum=scale.maximum),
+        action=PolicyAction(**asdict(decision.scale)),
         reference=decision.method.name,
         provenance=provenance,
     )

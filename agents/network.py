@@ -24,30 +24,36 @@ from torch import Tensor, nn
 
 from rltemp.policy_file import ACTIVATIONS
 
-ACTIONS = 2
-
 
 class SampleNetwork(nn.Module):
-    """An MLP from a normalised observation `[F]` to an action `[2]`, whose weights are one flat vector.
+    """An MLP from a normalised observation `[F]` to an action `[A]`, whose weights are one flat vector.
 
     Args:
         mean: Of the observations, `[F]`.
         std: Likewise, above 0.
         hidden: Widths of the hidden layers; none for a linear policy.
         activation: Between layers, a name of `rltemp.policy_file.ACTIVATIONS`.
-        shared: One action for both temperatures: both columns are the same.
+        shared: One action for both temperatures: their columns are the same.
+        actions: A, 2 (student, teacher) or 3 (and weight).
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, mean: Tensor, std: Tensor, hidden: Sequence[int] = (), activation: str = "tanh", shared: bool = False
+        self,
+        mean: Tensor,
+        std: Tensor,
+        hidden: Sequence[int] = (),
+        activation: str = "tanh",
+        shared: bool = False,
+        actions: int = 2,
     ) -> None:
         super().__init__()
         self.activation = activation
-        self.shared = shared
-        self.widths = [len(mean), *hidden, 1 if shared else ACTIONS]
+        # Which row of the last layer each column of the action comes from.
+        self.rows = [0, 0, 1][:actions] if shared else list(range(actions))
+        self.widths = [len(mean), *hidden, self.rows[-1] + 1]
         self.register_buffer("mean", mean.clone())
         self.register_buffer("std", std.clone())
         layers = [torch.randn(out, inside) / inside**0.5 for inside, out in pairwise(self.widths)]
@@ -57,7 +63,7 @@ class SampleNetwork(nn.Module):
         self.weights = nn.Parameter(torch.cat(flat))
 
     def layers(self, weights: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """The (weight `[S, out, in]`, bias `[S, out]`) of each layer, from flat weights `[S, P]`; the last has two."""
+        """The (weight `[S, out, in]`, bias `[S, out]`) of each layer, from flat weights `[S, P]`; the last has A."""
         shapes = [(out, inside) for inside, out in pairwise(self.widths)]
         pieces = torch.split(weights, [out * (inside + 1) for out, inside in shapes], -1)
         layers = [
@@ -65,10 +71,10 @@ class SampleNetwork(nn.Module):
             for piece, (out, inside) in zip(pieces, shapes, strict=True)
         ]
         weight, bias = layers[-1]
-        return [*layers[:-1], (weight.expand(-1, ACTIONS, -1), bias.expand(-1, ACTIONS))]
+        return [*layers[:-1], (weight[:, self.rows], bias[:, self.rows])]
 
     def forward(self, observation: Tensor, weights: Tensor) -> Tensor:
-        """Actions `[S, B, 2]` for observations `[S, B, F]` under weights `[S, P]`."""
+        """Actions `[S, B, A]` for observations `[S, B, F]` under weights `[S, P]`."""
         value = (observation - self.mean) / self.std
         for position, (weight, bias) in enumerate(self.layers(weights)):
             value = ACTIVATIONS[self.activation](value) if position else value

@@ -38,13 +38,12 @@ class SampleEnv(VecEnvWrapper):
 
     Args:
         venv: The environment.
-        network: What the actor will be exported as. Its `mean` and `std` normalise the observations; its `shared`
-            makes one action of two.
+        network: What the actor will be exported as. Its `mean` and `std` normalise the observations; its `rows`
+            may make one action of two.
     """
 
     def __init__(self, venv: DistillVecEnv, network: SampleNetwork) -> None:
-        columns = 1 if network.shared else 2
-        super().__init__(venv, action_space=spaces.Box(-1.0, 1.0, (columns,), np.float32))
+        super().__init__(venv, action_space=spaces.Box(-1.0, 1.0, (network.widths[-1],), np.float32))
         self.network = network
         self._mean, self._std = network.mean.numpy(), network.std.numpy()
 
@@ -53,8 +52,8 @@ class SampleEnv(VecEnvWrapper):
         return self._normalised(self.venv.reset())
 
     def step_async(self, actions: NDArray[Any]) -> None:
-        """Take the actions `[S * B, 1]` or `[S * B, 2]`."""
-        self.venv.step_async(np.broadcast_to(actions, (self.num_envs, 2)))
+        """Take the actions, `[S * B, 1]` where one stands for both temperatures."""
+        self.venv.step_async(actions[:, self.network.rows])
 
     def step_wait(self) -> VecEnvStepReturn:
         """Run the step."""

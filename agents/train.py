@@ -25,23 +25,26 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
 from rltemp.actions import ActionScale
-from rltemp.agents.callbacks import DrawCallback, RunCallback, SelectionCallback
+from rltemp.agents.callbacks import DrawCallback, RunCallback
 from rltemp.agents.config import PolicyConfig
 from rltemp.agents.export import export_policy
 from rltemp.agents.network import RunBuffer, RunPolicy, SampleNetwork
 from rltemp.agents.samples import SampleEnv, actor_weights, sample_model
+from rltemp.agents.selection import SelectionCallback, task_trial, variety_trial
 from rltemp.distill import Problem
 from rltemp.envs.vector import DistillVecEnv
 from rltemp.loading import reference_method
+from rltemp.methods import Method
+from rltemp.variety import STEPS, Variety
 
 POLICY_FILE = "policy.safetensors"
 
 
-def train_policy(problem: Problem, config: PolicyConfig, out: Path, progress: bool = True) -> dict[str, Any]:
+def train_policy(problem: Problem | Variety, config: PolicyConfig, out: Path, progress: bool = True) -> dict[str, Any]:
     """Train a policy on a problem and leave its file, checkpoints and TensorBoard events in a folder.
 
     Args:
-        problem: The task, loaded.
+        problem: The task, loaded, or a variety of tasks.
         config: How.
         out: The folder; gets `policy.safetensors`, `checkpoints/` and `tensorboard/`.
         progress: Show SB3's progress bar.
@@ -55,7 +58,7 @@ def train_policy(problem: Problem, config: PolicyConfig, out: Path, progress: bo
     model = make_model(env, config)
     model.set_logger(configure(str(out / "tensorboard"), ["tensorboard"]))
     network, weights = controller(model)
-    selection = SelectionCallback(problem, env.decision, config, network, weights)
+    selection = SelectionCallback(_trial(problem, config), env.decision, config, network, weights)
     callbacks = [
         *([DrawCallback(env.students)] if config.agent == "run" else []),
         RunCallback(env),
@@ -67,9 +70,7 @@ def train_policy(problem: Problem, config: PolicyConfig, out: Path, progress: bo
     model.learn(config.updates * model.n_steps * env.num_envs, callback=CallbackList(callbacks), log_interval=1)
     seconds = time.monotonic() - started
     provenance: dict[str, str | int | float] = {
-        "task": problem.task.name,
-        "teacher": problem.task.teacher,
-        "student": problem.task.student,
+        **_described(problem),
         **{name: str(value) for name, value in asdict(config).items()},
         "kept_update": selection.kept_update,
         "validation_potential": selection.kept_potential,
@@ -87,21 +88,35 @@ def train_policy(problem: Problem, config: PolicyConfig, out: Path, progress: bo
     }
 
 
-def make_env(problem: Problem, config: PolicyConfig) -> DistillVecEnv:
+def make_env(problem: Problem | Variety, config: PolicyConfig) -> DistillVecEnv:
     """The environment that a configuration trains in."""
-    steps = problem.task.recipe.steps(len(problem.dataset.train))
+    steps = STEPS if isinstance(problem, Variety) else problem.task.recipe.steps(len(problem.dataset.train))
     return DistillVecEnv(
         problem,
         config.students,
         replicas=config.replicas,
         method=reference_method(config.reference),
         features=config.features,
-        scale=ActionScale(config.ratio, config.minimum, config.maximum),
+        scale=ActionScale(config.ratio, config.minimum, config.maximum, config.weight_ratio, config.balanced),
         redraw=config.redraw,
         reward_interval=max(1, steps // config.looks),
         mixup_runs=math.ceil(config.mixup * config.updates),
         seed=config.seed,
     )
+
+
+def _trial(problem: Problem | Variety, config: PolicyConfig) -> Callable[[Method], float]:
+    """What a method is worth on data that policies are selected on."""
+    if isinstance(problem, Variety):
+        return variety_trial(problem.other(), config.validation_students)
+    return task_trial(problem, config.validation_students)
+
+
+def _described(problem: Problem | Variety) -> dict[str, str]:
+    """What the policy was trained on, for its file."""
+    if isinstance(problem, Variety):
+        return {"task": f"variety:{problem.seed}"}
+    return {"task": problem.task.name, "teacher": problem.task.teacher, "student": problem.task.student}
 
 
 def make_model(env: DistillVecEnv, config: PolicyConfig) -> PPO:
@@ -115,6 +130,7 @@ def make_model(env: DistillVecEnv, config: PolicyConfig) -> PPO:
         "hidden": config.hidden,
         "activation": config.activation,
         "shared": config.shared,
+        "actions": env.decision.scale.size,
     }
     rate = _linear(config.learning_rate, config.learning_rate_end)
     if config.agent == "sample":
@@ -167,7 +183,7 @@ def controller(model: PPO) -> tuple[SampleNetwork, Callable[[], Tensor]]:
 
 def observation_statistics(env: DistillVecEnv) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation `[F]` of the observations of one run under the reference rule."""
-    action = np.zeros((env.num_envs, 2), np.float32)
+    action = np.zeros((env.num_envs, env.decision.scale.size), np.float32)
     observations: list[Any] = [env.reset()]
     for _ in range(env.episode.run.steps - 1):
         observations.append(env.step(action)[0])

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from rltemp.actions import ActionScale
 from rltemp.distill import Distillation, Problem
-from rltemp.envs.episode import FIRST_TRAINING_SEED, Decision, Episode, checked_actions, training_pool
+from rltemp.envs.assignments import training_pool
+from rltemp.envs.episode import FIRST_TRAINING_SEED, Decision, Episode, checked_actions
 from rltemp.features import DEFAULT_FEATURES, LIMIT
 from rltemp.methods import Method
 from rltemp.tasks import load_task
@@ -31,12 +32,11 @@ Array = NDArray[np.float32]
 class DistillEnv(gym.Env[Array, Array]):
     """Choose the temperatures of every sample of every batch of one student's training.
 
-    Observation: `Box(-10, 10, (B, F))`, the features of the batch's samples. Action: `Box(-1, 1, (B, 2))`,
-    for the student's and the teacher's temperature of each sample; zero is the reference method exactly.
-    Reward: the change of the student's potential over the step, measured on probe samples without any
-    temperature in it; a run's rewards sum to its whole improvement. The run's end is `truncated`; a student
-    that diverges is `terminated`, with the last finite observation and the fall to the worst potential as its
-    reward.
+    Observation: `Box(-10, 10, (B, F))`, the features of the batch's samples. Action: `Box(-1, 1, (B, A))`, for the
+    student's and the teacher's temperature of each sample (and its weight, where the scale has one); zero is the
+    reference method exactly. Reward: the change of the student's potential over the step, measured on probe samples
+    without any temperature in it; a run's rewards sum to its whole improvement. The run's end is `truncated`; a student
+    that diverges is `terminated`, with the last finite observation and the fall to the worst potential as its reward.
 
     `info` has `potential`, and after a step `loss` and the means of both temperatures over the batch.
 
@@ -73,7 +73,7 @@ class DistillEnv(gym.Env[Array, Array]):
         self._pool, self._pool_logits = training_pool(self.problem)
         batch_size = self.problem.task.recipe.batch_size
         self.observation_space = spaces.Box(-LIMIT, LIMIT, (batch_size, len(features)), np.float32)
-        self.action_space = spaces.Box(-1.0, 1.0, (batch_size, 2), np.float32)
+        self.action_space = spaces.Box(-1.0, 1.0, (batch_size, self.decision.scale.size), np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Begin a run with a new student; `seed` determines all that is random from here on."""
@@ -114,7 +114,8 @@ class DistillEnv(gym.Env[Array, Array]):
         return self._observation(episode), reward, terminated, episode.run.done and not terminated, info
 
     def _checked(self, action: Array) -> Tensor:
-        return checked_actions(action, (self.problem.task.recipe.batch_size, 2)).to(self.problem.device)
+        size = self.problem.task.recipe.batch_size, self.decision.scale.size
+        return checked_actions(action, size).to(self.problem.device)
 
     def _observation(self, episode: Episode) -> Array:
         # A copy: on the CPU, the array would share its memory with the episode's tensor.

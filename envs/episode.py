@@ -16,8 +16,7 @@ from torch import Tensor
 
 from rltemp.actions import ActionScale
 from rltemp.curriculum import LearnedRule
-from rltemp.data import Part
-from rltemp.distill import Distillation, Problem, predict
+from rltemp.distill import Distillation
 from rltemp.envs.mixup import mixed_loss
 from rltemp.envs.rewards import POTENTIALS, WORST, influence
 from rltemp.errors import BadInputError
@@ -66,7 +65,7 @@ class Decision:
     def loss(
         self, signals: Signals, action: Tensor, on_temperatures: Callable[[Temperatures], None] | None = None
     ) -> Tensor:
-        """The objective `[...]` of a step under actions `[..., 2]`; who asks is told its temperatures."""
+        """The objective `[...]` of a step under actions `[..., A]`; who asks is told its temperatures."""
 
         # Called by the method, where it calls any rule: gradients then add up in the plain loop's order.
         def rule(signals: Signals) -> Temperatures:
@@ -78,10 +77,10 @@ class Decision:
         return mixed_loss(replace(self.method, rule=rule).loss, signals)
 
     def temperatures(self, signals: Signals, action: Tensor) -> Temperatures:
-        """Temperatures `[...]` under actions `[..., 2]`."""
+        """Temperatures `[...]` under actions `[..., A]`."""
         rule: TemperatureRule | None = self.method.rule
         assert rule is not None  # checked in `make`
-        return self.scale.apply(rule(signals), action)
+        return self.scale.apply(signals, rule(signals), action)
 
 
 class Episode:
@@ -125,7 +124,7 @@ class Episode:
         self.potential = self._measure()
 
     def step(self, action: Tensor) -> Tensor:
-        """Train on the current batch at the temperatures of `action`, `[B, 2]` or `[S, B, 2]`.
+        """Train on the current batch at the temperatures of `action`, `[B, A]` or `[S, B, A]`.
 
         Returns:
             The change of each student's potential: a scalar, or `[S]`.
@@ -152,7 +151,7 @@ class Episode:
         self.potential = torch.where(fresh, self._measure(), self.potential)
 
     def influence(self) -> Tensor:
-        """Each action's credit for the potential at the end of a finished run, `[steps, ..., 2]`.
+        """Each action's credit for the potential at the end of a finished run, `[steps, ..., A]`.
 
         Needs `keep_tape`. Zero for a student that diverged on the way: no derivative reaches back across its
         restart.
@@ -196,15 +195,8 @@ class Episode:
         return run.student(images).float(), run.part.labels[self.probe]
 
 
-def training_pool(problem: Problem) -> tuple[Part, Tensor | None]:
-    """Training and then probe samples as one part, and its teacher logits where views are fixed."""
-    train, probe = problem.dataset.train, problem.dataset.probe
-    pool = Part(torch.cat([train.images, probe.images]), torch.cat([train.labels, probe.labels]))
-    return pool, None if problem.dataset.augment else predict(problem.teacher, problem.dataset, pool)
-
-
 def checked_actions(actions: ArrayLike, shape: tuple[int, ...]) -> Tensor:
-    """Return actions as a tensor of its own, `[N, 2]` float32.
+    """Return actions as a tensor of its own, `[N, A]` float32.
 
     Raises:
         BadInputError: Where their shape is another, or a number is not finite, naming the first such sample.

@@ -1,7 +1,7 @@
 """Many students at once as an SB3 `VecEnv`: every sample of every student's batch is a sub-environment.
 
 A flat `Box(B)` action does not learn (one likelihood ratio over B dimensions, one reward for all of them), so
-this is the form that policies are trained in: observation `[F]`, action `[2]`, one small network for every
+this is the form that policies are trained in: observation `[F]`, action `[A]`, one small network for every
 sample. The students are stacked and trained in one call. Sub-environment s * B + i is sample i of student s;
 its time runs along the batches of that student, so generalised advantage estimation never crosses samples.
 
@@ -27,7 +27,8 @@ from torch import Tensor
 
 from rltemp.actions import ActionScale
 from rltemp.distill import Distillation, Problem
-from rltemp.envs.episode import FIRST_TRAINING_SEED, Decision, Episode, checked_actions, training_pool
+from rltemp.envs.assignments import OneTask, TaskSource
+from rltemp.envs.episode import FIRST_TRAINING_SEED, Decision, Episode, checked_actions
 from rltemp.envs.mixup import MixedDistillation, share_of_run
 from rltemp.errors import BadInputError
 from rltemp.features import DEFAULT_FEATURES, LIMIT
@@ -42,16 +43,14 @@ class DistillVecEnv(VecEnv):
     terminated; a fresh copy of the student joins the run in its place.
 
     Args:
-        problem: The task, loaded.
+        problem: The task, loaded, or a source that draws one for every run.
         students: S, how many students a run trains.
         replicas: How many of them share a seed and its samples, side by side, so that they differ by their
             temperatures alone; divides S.
         method: The reference, as a name or a `Method`: an action of zero is this method exactly.
         features: Names of the observation's columns, in order.
         scale: What an action means.
-        redraw: Draw each student's training and probe samples afresh, every run, from both parts together: a
-            probe that stays the same is overfitted by the policy. The validation and test parts are never
-            touched.
+        redraw: As in `rltemp.envs.assignments.OneTask`, where there is one task.
         reward_interval: Steps from one look at the probe to the next, by default a twentieth of the run; rewards in
             between are zero, their sum the same.
         keep_tape: Keep what `influence` needs.
@@ -61,7 +60,7 @@ class DistillVecEnv(VecEnv):
 
     def __init__(
         self,
-        problem: Problem,
+        problem: Problem | TaskSource,
         students: int = 32,
         *,
         replicas: int = 1,
@@ -74,25 +73,26 @@ class DistillVecEnv(VecEnv):
         mixup_runs: int = 0,
         seed: int = 0,
     ) -> None:
-        self.problem = problem
+        self.source = OneTask(problem, redraw) if isinstance(problem, Problem) else problem
+        self.problem = self.source.problem
         if students < 1 or replicas < 1 or students % replicas:
             raise BadInputError(f"replicas must divide students; got {replicas} and {students}")
         self.students = students
         self.replicas = replicas
-        self.batch_size = problem.task.recipe.batch_size
+        self.batch_size = self.problem.task.recipe.batch_size
         self.decision = Decision.make(method, features, scale)
-        self.redraw = redraw
         self.reward_interval = reward_interval
         self.keep_tape = keep_tape
         self.mixup_runs = mixup_runs
         self.runs_finished = 0
         self.render_mode = None
-        self._pool, self._pool_logits = training_pool(problem)
         self._generator = np.random.default_rng(seed)
         self._action = torch.zeros(0)
         self.finished: Episode | None = None
         observation = spaces.Box(-LIMIT, LIMIT, (len(features),), np.float32)
-        super().__init__(students * self.batch_size, observation, spaces.Box(-1.0, 1.0, (2,), np.float32))
+        super().__init__(
+            students * self.batch_size, observation, spaces.Box(-1.0, 1.0, (self.decision.scale.size,), np.float32)
+        )
         # One shared empty info: building S * B dictionaries a step would cost as much as the step.
         self._nothing: list[dict[str, Any]] = [{}] * self.num_envs
         self._begin()
@@ -108,15 +108,15 @@ class DistillVecEnv(VecEnv):
         return self._observation()
 
     def step_async(self, actions: NDArray[np.float32]) -> None:
-        """Take the actions `[S * B, 2]` of the step that `step_wait` will run."""
-        self._action = checked_actions(actions, (self.num_envs, 2))
+        """Take the actions `[S * B, A]` of the step that `step_wait` will run."""
+        self._action = checked_actions(actions, (self.num_envs, self.decision.scale.size))
 
     def step_wait(
         self,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
         """Run the step; at an end, begin anew and put what ended into the infos, as SB3 expects."""
         episode = self.episode
-        action = self._action.view(self.students, self.batch_size, 2).to(self.problem.device)
+        action = self._action.view(self.students, self.batch_size, -1).to(self.problem.device)
         rewards = self._per_sample(episode.step(action))
         self._returns += rewards
         self._lengths += 1
@@ -134,11 +134,11 @@ class DistillVecEnv(VecEnv):
         return self._observation(), rewards, ended, infos
 
     def influence(self) -> NDArray[np.float32]:
-        """Credit of every action of the last run for the potential at its end: `[steps, S * B, 2]`."""
+        """Credit of every action of the last run for the potential at its end: `[steps, S * B, A]`."""
         if self.finished is None:
             raise RuntimeError("influence needs a run that has ended")
         credits = self.finished.influence()
-        return credits.reshape(len(credits), self.num_envs, 2).cpu().numpy()
+        return credits.reshape(len(credits), self.num_envs, -1).cpu().numpy()
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -165,23 +165,16 @@ class DistillVecEnv(VecEnv):
         return [wrapper_class is Monitor for _ in self._get_indices(indices)]
 
     def _begin(self) -> None:
-        size = len(self.problem.dataset.train)
         groups = self.students // self.replicas
         seeds = self._generator.integers(FIRST_TRAINING_SEED, 2**31, groups).repeat(self.replicas)
-        order = np.tile(np.arange(len(self._pool)), (groups, 1))
-        if self.redraw:
-            self._generator.permuted(order, axis=1, out=order)
-        positions = torch.from_numpy(order.repeat(self.replicas, axis=0)).to(self.problem.device)
+        given = self.source.draw(self._generator, groups)
+        train, probe = (
+            part.repeat_interleave(self.replicas, 0).to(self.problem.device) for part in (given.train, given.probe)
+        )
         share = share_of_run(self.runs_finished, self.mixup_runs)
         kind = Distillation if share is None else partial(MixedDistillation, share=share)
-        run = kind(
-            self.problem,
-            seeds.tolist(),
-            train=self._pool,
-            subset=positions[:, :size],
-            teacher_logits=self._pool_logits,
-        )
-        self.episode = Episode(run, self.decision, positions[:, size:], self.reward_interval, self.keep_tape)
+        run = kind(given.problem, seeds.tolist(), train=given.pool, subset=train, teacher_logits=given.teacher_logits)
+        self.episode = Episode(run, self.decision, probe, self.reward_interval, self.keep_tape)
         self._returns = np.zeros(self.num_envs, np.float64)
         self._lengths = np.zeros(self.num_envs, np.int64)
         self._started = time.monotonic()

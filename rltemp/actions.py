@@ -12,25 +12,31 @@ import torch
 from torch import Tensor
 
 from rltemp.errors import BadInputError
-from rltemp.types import Temperatures
+from rltemp.strength import balance
+from rltemp.types import Signals, Temperatures
 
 
 @dataclass(frozen=True)
 class ActionScale:
     """T = T_ref * ratio^a for a in [-1, 1], for the student (first number) and the teacher (second), within bounds.
 
-    An action of zero is the reference rule exactly, to the last bit. Where the reference itself lies outside the
-    bounds, the bounds reach out to it, so that this holds there too.
+    An action of zero is the reference rule exactly, to the last bit, unless `balanced` makes it pull as hard as plain
+    distillation does. Where the reference itself lies outside the bounds, the bounds reach out to it, so that this
+    holds there too.
 
     Args:
         ratio: How far an action of 1 moves a temperature, as a factor above 1.
         minimum: Lowest temperature, > 0.
         maximum: Highest temperature.
+        weight_ratio: How far an action of 1 moves a sample's weight, as a factor: a third number of the action. At 1
+            there is none.
+        balanced: Scale the weights of a batch so that its gradient is as long as at T = 4 for all, whatever the
+            temperatures (`rltemp.strength.balance`); the third number of the action comes on top.
 
     >>> from rltemp.rules import fixed
     >>> from rltemp import Signals
-    >>> reference = fixed(4.0)(Signals(torch.zeros(1, 3), torch.zeros(1, 3)))
-    >>> moved = ActionScale(ratio=2.0).apply(reference, torch.tensor([[-1.0, 1.0]]))
+    >>> signals = Signals(torch.zeros(1, 3), torch.zeros(1, 3))
+    >>> moved = ActionScale(ratio=2.0).apply(signals, fixed(4.0)(signals), torch.tensor([[-1.0, 1.0]]))
     >>> moved.student, moved.teacher, moved.weight
     (tensor([2.]), tensor([8.]), tensor([16.]))
     """
@@ -38,30 +44,45 @@ class ActionScale:
     ratio: float = 5.0
     minimum: float = 0.5
     maximum: float = 20.0
+    weight_ratio: float = 1.0
+    balanced: bool = False
 
     def __post_init__(self) -> None:
+        if not 1 <= self.weight_ratio < math.inf:
+            raise BadInputError(f"an action's weight_ratio must be at least 1; got {self.weight_ratio}")
         if not (1 < self.ratio < math.inf and 0 < self.minimum < self.maximum < math.inf):
             raise BadInputError(
                 "an action's ratio must be above 1 and 0 < minimum < maximum; "
                 f"got ratio {self.ratio}, minimum {self.minimum}, maximum {self.maximum}"
             )
 
-    def apply(self, reference: Temperatures, action: Tensor) -> Temperatures:
+    @property
+    def size(self) -> int:
+        """How many numbers an action has: student, teacher and, where there is one, weight."""
+        return 3 if self.weight_ratio > 1 else 2
+
+    def apply(self, signals: Signals, reference: Temperatures, action: Tensor) -> Temperatures:
         """Scale the reference's temperatures, and its weight by both factors (so T_s T_t stays T_s T_t).
 
         Args:
+            signals: What the temperatures are for; a balance is struck on its logits.
             reference: `[...]` each.
-            action: `[..., 2]`, student then teacher; clipped to [-1, 1].
+            action: `[..., 2]` or `[..., 3]`, student, teacher, weight; clipped to [-1, 1].
 
         Returns:
-            Temperatures `[...]`; gradient flows to the action and to the reference.
+            Temperatures `[...]`; gradient flows to the action and to the reference, none through the balance.
         """
-        if tuple(action.shape) != (*reference.student.shape, 2):
-            raise BadInputError(f"actions have shape {tuple(action.shape)}, needed: {(*reference.student.shape, 2)}")
-        factors = torch.exp(action.clamp(-1.0, 1.0) * math.log(self.ratio))
+        if tuple(action.shape) != (needed := (*reference.student.shape, self.size)):
+            raise BadInputError(f"actions have shape {tuple(action.shape)}, needed: {needed}")
+        action = action.clamp(-1.0, 1.0)
+        factors = torch.exp(action[..., :2] * math.log(self.ratio))
         student, student_factor = self._bounded(reference.student, factors[..., 0])
         teacher, teacher_factor = self._bounded(reference.teacher, factors[..., 1])
         weight = reference.weight * student_factor * teacher_factor
+        if self.balanced:
+            weight = weight * balance(signals, Temperatures(student, teacher, weight))
+        if self.size == 3:
+            weight = weight * torch.exp(action[..., 2] * math.log(self.weight_ratio))
         return Temperatures(student=student, teacher=teacher, weight=weight, guarded=reference.guarded)
 
     def _bounded(self, reference: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:

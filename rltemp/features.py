@@ -178,8 +178,10 @@ def _margin_of(logits: Tensor, index: Tensor) -> Tensor:
 
 
 def _spread(logits: Tensor) -> Tensor:
-    # The floor keeps constant logits finite: their margin is 0 and their spread a very negative, clipped number.
-    return logits.std(-1, unbiased=False).clamp_min(1e-6)
+    # Not torch's `std`, which takes ten times as long. The floor keeps constant logits finite: their margin is 0 and
+    # their spread a very negative, clipped number.
+    centred = logits - logits.mean(-1, keepdim=True)
+    return centred.square_().mean(-1).sqrt_().clamp_min(1e-6)
 
 
 def _entropy(log_probs: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from rltemp.errors import ArtifactRefusedError
 
-FORMAT_VERSION = "1.0"
+FORMAT_VERSION = "1.1"
 MAX_DEPTH = 8
 _BRACKETS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|([\[{\]}])', re.DOTALL)
 _STEPS = {"[": 1, "{": 1, "]": -1, "}": -1}
@@ -26,7 +26,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Width = Annotated[int, Field(ge=1, le=1024)]
 # JSON has lists and no tuples, so these alone accept a list; what is inside them stays strict.
 Layer = Annotated[tuple[Width, Width], Field(strict=False)]
-Row = Annotated[tuple[float, float], Field(strict=False)]
+Row = Annotated[tuple[float, ...], Field(strict=False, min_length=2, max_length=3)]
 Text = Annotated[str, Field(max_length=512)]
 Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
@@ -46,12 +46,23 @@ class PolicyFeature(_Strict):
 
 
 class PolicyAction(_Strict):
-    """An action a in [-1, 1] means T = T_ref * exp(a * log(ratio)), clipped to [minimum, maximum]."""
+    """An action a in [-1, 1] means T = T_ref * exp(a * log(ratio)), clipped to [minimum, maximum].
+
+    `weight_ratio` (above 1: a third number of the action scales the weight) and `balanced` came with format 1.1; see
+    `rltemp.actions.ActionScale`.
+    """
 
     mapping: Literal["log"] = "log"
     ratio: float = Field(gt=1, le=1000)
     minimum: float = Field(ge=0.01)
     maximum: float = Field(le=1000)
+    weight_ratio: float = Field(default=1.0, ge=1, le=1000)
+    balanced: bool = False
+
+    @property
+    def size(self) -> int:
+        """How many numbers an action has."""
+        return 3 if self.weight_ratio > 1 else 2
 
     @model_validator(mode="after")
     def _ordered(self) -> PolicyAction:
@@ -61,7 +72,7 @@ class PolicyAction(_Strict):
 
 
 class SelfTest(_Strict):
-    """The 16 mean actions (student, teacher) that the network gives for observations drawn from `seed`."""
+    """The 16 mean actions (student, teacher, weight) that the network gives for observations drawn from `seed`."""
 
     seed: int = Field(ge=0, lt=2**32)
     expected: tuple[Row, ...] = Field(min_length=16, max_length=16, strict=False)
@@ -95,10 +106,11 @@ class PolicyManifest(_Strict):
 
     @model_validator(mode="after")
     def _agreement(self) -> PolicyManifest:
-        widths = [len(self.features), *(width for layer in self.layers for width in layer), 2]
+        actions = self.action.size
+        widths = [len(self.features), *(width for layer in self.layers for width in layer), actions]
         if widths[::2] != widths[1::2]:
             raise ValueError(
-                f"layers {list(self.layers)} must lead from {len(self.features)} features to 2 actions, each "
+                f"layers {list(self.layers)} must lead from {len(self.features)} features to {actions} actions, each "
                 "from the width of the one before"
             )
         if self.feature_spec_sha256 != feature_spec_sha256(self.features):

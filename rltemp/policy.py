@@ -30,7 +30,7 @@ class Policy:
 
     def __init__(self, manifest: PolicyManifest, weights: Mapping[str, Tensor]) -> None:
         self.manifest = manifest
-        self.scale = ActionScale(manifest.action.ratio, manifest.action.minimum, manifest.action.maximum)
+        self.scale = ActionScale(**manifest.action.model_dump(exclude={"mapping"}))
         self.reference = reference_method(manifest.reference)
         self._names = [feature.name for feature in manifest.features]
         self._weights = dict(weights)
@@ -57,11 +57,11 @@ class Policy:
         """Temperatures `[...]` for signals of any leading shape."""
         rule = self.reference.rule
         assert rule is not None  # checked by `reference_method`
-        return self.scale.apply(rule(signals), self.action(signals))
+        return self.scale.apply(signals, rule(signals), self.action(signals))
 
     @torch.no_grad()
     def action(self, signals: Signals) -> Tensor:
-        """The network's answer `[..., 2]`, for student and teacher, before clipping."""
+        """The network's answer `[..., 2]` or `[..., 3]`: student, teacher, weight, before clipping."""
         observation = featurize(signals, self._names)
         if self._mean.device != observation.device:
             self._move(observation.device)

@@ -64,7 +64,7 @@ def forward(weights: Mapping[str, Tensor], activation: str, observation: Tensor)
         observation: `[..., F]`, each feature less its mean, over its std.
 
     Returns:
-        `[..., 2]`: the action for the student's and for the teacher's temperature.
+        `[..., A]`: the action for the student's temperature, the teacher's and, where it has one, the weight.
     """
     activate = lookup(ACTIVATIONS, activation, "activation")
     hidden = F.linear(observation, weights["0.weight"], weights["0.bias"])
@@ -99,7 +99,7 @@ def write_policy(
     path = Path(path)
     try:
         tensors = {name: weights[name].detach().to("cpu", torch.float32) for name in sorted(weights)}
-        layers = _layers(tensors)
+        layers = _layers(tensors, action.size)
         _check_values(tensors)
         manifest = PolicyManifest(
             created_with=dict(versions() if created_with is None else created_with),
@@ -168,24 +168,24 @@ def _check_self_test(manifest: PolicyManifest, weights: Mapping[str, Tensor]) ->
             )
 
 
-def _self_test_actions(weights: Mapping[str, Tensor], activation: str, seed: int) -> tuple[tuple[float, float], ...]:
-    """Mean actions [16, 2] on standard-normal observations; float64, so the order of sums is no matter."""
+def _self_test_actions(weights: Mapping[str, Tensor], activation: str, seed: int) -> tuple[tuple[float, ...], ...]:
+    """Mean actions [16, A] on standard-normal observations; float64, so the order of sums is no matter."""
     doubles = {name: tensor.double() for name, tensor in weights.items()}
     # RandomState, because numpy keeps its stream for ever and reserves the right to change default_rng's.
     observation = np.random.RandomState(seed).standard_normal((16, doubles["0.weight"].shape[1]))
     actions = forward(doubles, activation, torch.from_numpy(observation)).tolist()
-    return tuple((float(f"{student:.9g}"), float(f"{teacher:.9g}")) for student, teacher in actions)
+    return tuple(tuple(float(f"{value:.9g}") for value in row) for row in actions)
 
 
-def _layers(weights: Mapping[str, Tensor]) -> tuple[tuple[int, int], ...]:
-    """The (in, out) widths of tensors that form a network with two outputs."""
+def _layers(weights: Mapping[str, Tensor], outputs: int) -> tuple[tuple[int, int], ...]:
+    """The (in, out) widths of tensors that form a network with so many outputs."""
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     sizes = [found.get(f"{index}.weight", ()) for index in range(len(found) // 2)]
     layers = tuple((size[1], size[0]) for size in sizes if len(size) == 2 and 0 not in size)
     chained = all(before[1] == after[0] for before, after in pairwise(layers))
-    if not layers or found != tensor_shapes(layers) or not chained or layers[-1][1] != 2:
+    if not layers or found != tensor_shapes(layers) or not chained or layers[-1][1] != outputs:
         raise BadInputError(
-            "weights must be 0.weight [out, in], 0.bias [out], 1.weight, ... to 2 outputs, each layer's in "
+            f"weights must be 0.weight [out, in], 0.bias [out], 1.weight, ... to {outputs} outputs, each layer's in "
             f"the out of the one before; got {found}"
         )
     return layers

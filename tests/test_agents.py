@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rltemp import Signals, load_method, load_rule
 from rltemp.actions import ActionScale
-from rltemp.agents.callbacks import SelectionCallback
+from rltemp.agents.selection import SelectionCallback
 from rltemp.agents.export import export_policy
 from rltemp.agents.network import RunBuffer, SampleNetwork
 from rltemp.agents.train import PolicyConfig, make_env, make_model, observation_statistics, train_policy
@@ -88,7 +88,7 @@ def test_the_toy_is_not_learned_when_the_reward_has_the_wrong_sign(
 def test_the_toy_is_not_learned_when_the_action_is_ignored(
     toy: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def ignoring(self: ActionScale, reference: Temperatures, action: Tensor) -> Temperatures:
+    def ignoring(self: ActionScale, signals: Signals, reference: Temperatures, action: Tensor) -> Temperatures:
         return reference
 
     monkeypatch.setattr(ActionScale, "apply", ignoring)

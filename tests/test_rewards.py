@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from rltemp.distill import Distillation, Problem
-from rltemp.envs.episode import Decision, Episode, training_pool
+from rltemp.envs.assignments import training_pool
+from rltemp.envs.episode import Decision, Episode
 from rltemp.envs.rewards import MARGIN_SLOPE, POTENTIALS, WORST, influence, log_likelihood, margin
 from rltemp.features import FEATURES
 from rltemp.losses import cross_entropy

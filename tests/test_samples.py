@@ -127,7 +127,8 @@ def test_without_sharing_there_are_two_temperatures(short_digits: Problem) -> No
 def test_the_presets_map_is_the_sigmoid_of_the_released_code_below_its_centre(action: float) -> None:
     reference = Temperatures(*(torch.full((1,), value) for value in (5.0, 5.0, 25.0)))
     scale = ActionScale(RLKD.ratio, RLKD.minimum, RLKD.maximum)
-    mine = scale.apply(reference, torch.full((1, 2), action)).student.item()
+    signals = Signals(torch.zeros(1, 2), torch.zeros(1, 2))
+    mine = scale.apply(signals, reference, torch.full((1, 2), action)).student.item()
     assert mine == pytest.approx(10 / (1 + math.exp(-action)), rel=0.08)
 
 

@@ -1,0 +1,152 @@
+"""Which policy is kept: the one whose students do best on data that neither training nor a reported number sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from torch import Tensor
+
+from rltemp.agents.config import PolicyConfig
+from rltemp.agents.network import SampleNetwork
+from rltemp.distill import Distillation, Problem, predict, train
+from rltemp.envs.episode import Decision
+from rltemp.envs.rewards import POTENTIALS, WORST
+from rltemp.features import featurize
+from rltemp.methods import Method
+from rltemp.names import lookup
+from rltemp.types import Signals, Temperatures
+from rltemp.variety import Variety
+
+FIRST_VALIDATION_SEED = 600_000
+"""Students that a policy is selected on: neither those it is trained with nor those of a comparison."""
+
+VALIDATION_TASKS = 12
+"""Tasks of other data sets that a policy of a variety is selected on."""
+
+
+class SelectionCallback(BaseCallback):
+    """Keeps the running mean of the policy's weights that does best on validation data, the reference included.
+
+    Args:
+        trial: What a method is worth to students that nothing else sees: their mean potential.
+        decision: What an action means.
+        config: How the policy is trained.
+        network: What the policy is without its noise.
+        weights: Gives the network's present weights, flat `[P]`.
+    """
+
+    def __init__(
+        self,
+        trial: Callable[[Method], float],
+        decision: Decision,
+        config: PolicyConfig,
+        network: SampleNetwork,
+        weights: Callable[[], Tensor],
+    ) -> None:
+        super().__init__()
+        self.trial = trial
+        self.decision = decision
+        self.config = config
+        self.network = network
+        self.weights = weights
+        self.update = 0
+        self.kept = torch.zeros(0)
+        self.kept_update = 0
+        self.kept_potential = 0.0
+        self.reference_potential = 0.0
+        self._mean = torch.zeros(0)
+
+    def _on_training_start(self) -> None:
+        self._mean = self.weights().clone()
+        # Weights of zero are the reference rule, and the only policy that is known not to be worse than it.
+        self.kept = torch.zeros_like(self._mean)
+        self.reference_potential = self.kept_potential = self._potential(self.kept)
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        # The start of a rollout is the first moment after an update.
+        if self.update:
+            self._consider()
+        self.update += 1
+
+    def _on_training_end(self) -> None:
+        self._consider()
+
+    def _consider(self) -> None:
+        weight = self.config.averaging
+        self._mean = weight * self._mean + (1 - weight) * self.weights()
+        if self.update % self.config.validate_every and self.update != self.config.updates:
+            return
+        potential = self._potential(self._mean)
+        self.logger.record("reward/validation_potential", potential)
+        self.logger.record("reward/validation_gain", potential - self.reference_potential)
+        if potential > self.kept_potential:
+            self.kept, self.kept_update, self.kept_potential = self._mean.clone(), self.update, potential
+
+    def _potential(self, weights: Tensor) -> float:
+        rule = network_rule(self.network, weights, self.decision)
+        return self.trial(replace(self.decision.method, rule=rule))
+
+
+def network_rule(network: SampleNetwork, weights: Tensor, decision: Decision) -> Callable[[Signals], Temperatures]:
+    """The temperature rule of a network under weights `[P]`, for a stack of students `[S, B]`."""
+
+    def rule(signals: Signals) -> Temperatures:
+        with torch.no_grad():
+            observation = featurize(signals, decision.features)
+            action = network(observation, weights.expand(len(observation), -1))
+        return decision.temperatures(signals, action)
+
+    return rule
+
+
+def task_trial(problem: Problem, students: int) -> Callable[[Method], float]:
+    """Return what a method is worth on one task: the mean potential of its students on the validation part."""
+    dataset = problem.dataset
+
+    def trial(method: Method) -> float:
+        run = Distillation(problem, _seeds(students))
+        return _mean_potential(
+            problem, predict(train(run, method), dataset, dataset.validation), dataset.validation.labels
+        )
+
+    return trial
+
+
+def variety_trial(variety: Variety, students: int, tasks: int = VALIDATION_TASKS) -> Callable[[Method], float]:
+    """Return what a method is worth on tasks drawn once from a variety: the mean potential of all their students."""
+    generator = np.random.default_rng(FIRST_VALIDATION_SEED)
+    drawn = [variety.draw(generator, students) for _ in range(tasks)]
+
+    def trial(method: Method) -> float:
+        values = []
+        for given in drawn:
+            run = Distillation(
+                given.problem,
+                _seeds(students),
+                train=given.pool,
+                subset=given.train,
+                teacher_logits=given.teacher_logits,
+            )
+            stack = train(run, method).eval()
+            with torch.no_grad():
+                logits = stack(given.problem.dataset.batch(given.pool, given.probe))
+            values.append(_mean_potential(given.problem, logits, given.pool.labels[given.probe]))
+        return float(np.mean(values))
+
+    return trial
+
+
+def _seeds(students: int) -> list[int]:
+    return list(range(FIRST_VALIDATION_SEED, FIRST_VALIDATION_SEED + students))
+
+
+def _mean_potential(problem: Problem, logits: Tensor, labels: Tensor) -> float:
+    values = lookup(POTENTIALS, problem.task.metric, "metric")(logits, labels)
+    return float(torch.where(values.isfinite(), values, WORST[problem.task.metric]).mean())

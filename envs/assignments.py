@@ -1,0 +1,55 @@
+"""What the students of a run are to do: one task with its samples redrawn, or a task drawn afresh every run."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rltemp.data import Part
+from rltemp.distill import Problem, predict
+from rltemp.variety import Assignment
+
+
+class TaskSource(Protocol):
+    """Where a run's task comes from; batch size and number of steps are the same for every draw."""
+
+    problem: Problem
+    """A typical one."""
+
+    def draw(self, generator: np.random.Generator, groups: int) -> Assignment:
+        """Draw the task of the next run, and the samples of each of its groups."""
+        ...
+
+
+class OneTask:
+    """The same task every run.
+
+    Args:
+        problem: The task, loaded.
+        redraw: Draw each group's training and probe samples afresh, from both parts together: a probe that stays the
+            same is overfitted by the policy. The validation and test parts are never touched.
+    """
+
+    def __init__(self, problem: Problem, redraw: bool) -> None:
+        self.problem = problem
+        self.redraw = redraw
+        self._pool, self._logits = training_pool(problem)
+
+    def draw(self, generator: np.random.Generator, groups: int) -> Assignment:
+        """Draw the samples of each group."""
+        size = len(self.problem.dataset.train)
+        order = np.tile(np.arange(len(self._pool)), (groups, 1))
+        if self.redraw:
+            generator.permuted(order, axis=1, out=order)
+        positions = torch.from_numpy(order)
+        return Assignment(self.problem, self._pool, self._logits, positions[:, :size], positions[:, size:])
+
+
+def training_pool(problem: Problem) -> tuple[Part, Tensor | None]:
+    """Training and then probe samples as one part, and its teacher logits where views are fixed."""
+    train, probe = problem.dataset.train, problem.dataset.probe
+    pool = Part(torch.cat([train.images, probe.images]), torch.cat([train.labels, probe.labels]))
+    return pool, None if problem.dataset.augment else predict(problem.teacher, problem.dataset, pool)
