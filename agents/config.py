@@ -30,7 +30,7 @@ ABOVE_ZERO = (
 class PolicyConfig:
     """How a policy is trained; every field is an option of `rltemp train-policy`."""
 
-    reference: str = "dtkd:1"
+    reference: str = "ttm:ce_weight=0.1,kd_weight=0.9"
     """The method that the policy moves around, with its loss weights: an action of zero is this method exactly."""
     features: tuple[str, ...] = DEFAULT_FEATURES
     """What the policy sees of a sample, in order."""
@@ -42,9 +42,9 @@ class PolicyConfig:
     """Lowest temperature."""
     maximum: float = 20.0
     """Highest temperature."""
-    weight_ratio: float = 1.0
+    weight_ratio: float = 4.0
     """How far a third number of the action moves a sample's weight, as a factor; at 1 there is none."""
-    balanced: bool = False
+    balanced: bool = True
     """Keep a batch's gradient as long as plain distillation's, whatever the temperatures; weights come on top."""
     shared: bool = False
     """One temperature of a sample for student and teacher, rather than one for each."""
@@ -127,6 +127,8 @@ class PolicyConfig:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
+    # The shipped policy, with --task variety.
+    "universal": {"students": 128, "updates": 200, "validate_every": 20, "validation_students": 32},
     # RLKD, Zhang et al. (2024), https://arxiv.org/abs/2407.00115, after the authors' code and page; the paper's text
     # was not read. What differs from that code, and why, is in docs/experiments.md.
     "rlkd": {
@@ -135,6 +137,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "normalise": False,
         # 5 * 2^a is 2.5 to 10: its upper bound, and below 5 its 10 * sigmoid(a) within 8 %. The code's own comment
         # says "between 1 and 10"; the bound at 1 stands for whoever raises the ratio, since T -> 0 is singular.
+        "weight_ratio": 1.0,
+        "balanced": False,
         "ratio": 2.0,
         "minimum": 1.0,
         "maximum": 10.0,

@@ -17,14 +17,18 @@ from rltemp.recipes import METHODS
 from rltemp.rules import masked
 from rltemp.types import TemperatureRule
 
+SHIPPED = {"universal": Path(__file__).parent / "policies" / "universal.safetensors"}
+"""Policies that come with the package: trained on many small tasks (`rltemp train-policy --task variety`)."""
+
 
 def load_method(spec: str) -> Method:
     """Build the method that `spec` names.
 
     Args:
-        spec: `name`, `name:value` or `name:key=value,...` of `rltemp.recipes.METHODS`; the path of a policy file,
-            which brings the objective that it was trained with; `module:attribute`, a `Method` or a rule (at plain
-            KD's weights); or any of these after `matched:` or a control's name (`rltemp.controls`).
+        spec: `name`, `name:value` or `name:key=value,...` of `rltemp.recipes.METHODS`; the path of a policy file or the
+            name of a shipped one (`universal`), which bring the objective that they were trained with;
+            `module:attribute`, a `Method` or a rule (at plain KD's weights); or any of these after `matched:` or a
+            control's name (`rltemp.controls`).
 
     Raises:
         BadInputError: For a name nobody knows, with the closest match, and for an option that cannot be.
@@ -40,18 +44,18 @@ def load_method(spec: str) -> Method:
         return replace(call_with_options(METHODS[name], options, spec), name=spec)
     if name in WRAPPERS and options:
         return replace(WRAPPERS[name](load_method(options)), name=spec)
-    if is_file_name(spec):
+    if spec in SHIPPED or is_file_name(spec):
         from rltemp.policy import Policy  # the reader of strangers' files, loaded by those who need it
 
-        return Policy.load(Path(spec)).method(spec)
-    if options and not _misspelt(name, [*METHODS, *WRAPPERS]):
+        return Policy.load(SHIPPED.get(spec, Path(spec))).method(spec)
+    if options and not _misspelt(name, [*METHODS, *WRAPPERS, *SHIPPED]):
         found = import_attribute(spec)
         if not callable(found) and not isinstance(found, Method):
             raise BadInputError(
                 f"{spec!r} is a {type(found).__name__}; needed: a Method, or a rule to call with Signals"
             )
         return replace(found, name=spec) if isinstance(found, Method) else Method(spec, found)
-    lookup(dict.fromkeys([*METHODS, *WRAPPERS]), name, "rule")
+    lookup(dict.fromkeys([*METHODS, *WRAPPERS, *SHIPPED]), name, "rule")
     raise BadInputError(f"{spec!r} needs a method behind it, as in {name}:dtkd")
 
 

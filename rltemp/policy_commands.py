@@ -15,8 +15,13 @@ from rltemp.agents.config import PolicyConfig, preset
 from rltemp.agents.train import POLICY_FILE, train_policy
 from rltemp.commands import Compare, Distill, TrainTeacher
 from rltemp.console import say, show_next
-from rltemp.options import TaskOptions, at_least, flat
+from rltemp.errors import BadInputError
+from rltemp.options import OF_THE_TASK, TaskOptions, at_least, flat
 from rltemp.runs import finish_run
+from rltemp.variety import Variety
+
+VARIETY = "variety"
+"""The task of a policy for everyone: another one in every run (`rltemp.variety`)."""
 
 DEMO_RULES = (
     "none",
@@ -41,10 +46,15 @@ class PolicyOptions(PolicyConfig):
 
 @dataclass(frozen=True)
 class TrainPolicy(TaskOptions):
-    """Learn a temperature policy by reinforcement learning and export it as a file."""
+    """Learn a temperature policy by reinforcement learning and export it as a file.
+
+    --task variety draws another small task for every run: a policy for everyone (with --preset universal, the shipped
+    one).
+    """
 
     preset: str = "default"
-    """Where the options of the policy come from that are not given: default, or rlkd (the policy of that paper)."""
+    """Where the options of the policy come from that are not given: default, universal (for --task variety), or rlkd
+    (the policy of that paper)."""
     policy: tyro.conf.OmitArgPrefixes[PolicyOptions] = field(default_factory=PolicyOptions)
 
     command = "train-policy"
@@ -63,20 +73,35 @@ class TrainPolicy(TaskOptions):
         """Do it and return the result."""
         out, result = self.look()
         if result is None:
-            problem = self.problem()
+            problem = self.variety() if self.task == VARIETY else self.problem()
             self.open()
             started = time.monotonic()
             say(f"Training a policy on {self.task}.")
             found = train_policy(problem, self.policy, out, progress=sys.stdout.isatty())
             result = finish_run(out, found, time.monotonic() - started)
         file = shlex.quote(str(out / POLICY_FILE))
+        words = "--task digits" if self.task == VARIETY else self.task_words()
         show_next(
             out,
             f"tensorboard --logdir {out}",
-            f"rltemp distill {self.task_words()} --rule {file}",
-            f"rltemp compare {self.task_words()} --rules fixed:4 dtkd {file}",
+            f"rltemp distill {words} --rule {file}",
+            f"rltemp compare {words} --rules fixed:4 dtkd {file}",
         )
         return result
+
+    def variety(self) -> Variety:
+        """Tasks drawn at random; their data and teachers are made here.
+
+        Raises:
+            BadInputError: Where an option of one task is given.
+        """
+        for name in OF_THE_TASK:
+            if getattr(self, name) is not None:
+                raise BadInputError(
+                    f"--task {VARIETY} draws every task's own {name}; leave --{name.replace('_', '-')} out"
+                )
+        say(f"Drawing the data sets of task {VARIETY}, and training their teachers.")
+        return Variety(self.policy.seed)
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ class Task:
         student: A model name.
         recipe: How the student is trained.
         teacher_recipe: How the teacher is trained, where it is not given.
-        metric: What rewards measure on probe data: `margin` (a smooth accuracy) or `log_likelihood`.
+        metric: What rewards measure on probe data: `margin` (a smooth accuracy), its `log_odds`, or `log_likelihood`.
         split_seed: Draws the four parts of the data.
         teacher_seed: Draws the teacher's initial weights and batches.
         teacher_weights: A file of weights for the teacher (safetensors or a torch file); without one it is trained.
@@ -94,7 +94,7 @@ class Task:
     student: str
     recipe: Recipe
     teacher_recipe: Recipe
-    metric: Literal["margin", "log_likelihood"] = "margin"
+    metric: Literal["margin", "log_odds", "log_likelihood"] = "margin"
     split_seed: int = 0
     teacher_seed: int = 0
     teacher_weights: str | None = None

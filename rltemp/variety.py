@@ -27,7 +27,7 @@ STEPS = 200
 BATCH = 50
 SIZES = 100, 250, 500, 1000
 """Training samples of a student."""
-RATES = 0.005, 0.12
+RATES = 0.01, 0.12
 """Learning rates of students are between these, evenly on a logarithmic scale."""
 SHARPNESS = 2.0
 """A teacher's logits are scaled by a factor between one over this and this."""
@@ -84,7 +84,7 @@ class Family:
         dataset = Dataset("variety", self.pool, empty, empty, empty, classes, *scale, augment=False)
         # As good as teachers are: each trained for long enough, some for longer than that.
         recipe = Recipe(int(generator.choice([20, 40, 80])), BATCH, 0.1, weight_decay=5e-4)
-        task = Task("variety", "mlp:128", "mlp:128", _STUDENT, recipe)
+        task = Task("variety", "mlp:128", "mlp:128", _STUDENT, recipe, metric="log_odds")
         self.problem = Problem(task, dataset, nn.Identity(), None, teacher_accuracy=0.0)
         self.teacher_logits = self._teach([seed * 1000 + position for position in range(size)])
         self.pool = _mislabelled(self.pool, self.train, classes, generator)

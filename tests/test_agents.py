@@ -13,9 +13,9 @@ from torch import Tensor
 
 from rltemp import Signals, load_method, load_rule
 from rltemp.actions import ActionScale
-from rltemp.agents.selection import SelectionCallback
 from rltemp.agents.export import export_policy
 from rltemp.agents.network import RunBuffer, SampleNetwork
+from rltemp.agents.selection import SelectionCallback
 from rltemp.agents.train import PolicyConfig, make_env, make_model, observation_statistics, train_policy
 from rltemp.distill import Distillation, Problem, predict, train
 from rltemp.envs import rewards

@@ -13,7 +13,7 @@ from torch import Tensor
 from rltemp.distill import Distillation, Problem
 from rltemp.envs.assignments import training_pool
 from rltemp.envs.episode import Decision, Episode
-from rltemp.envs.rewards import MARGIN_SLOPE, POTENTIALS, WORST, influence, log_likelihood, margin
+from rltemp.envs.rewards import MARGIN_SLOPE, POTENTIALS, WORST, influence, log_likelihood, log_odds, margin
 from rltemp.features import FEATURES
 from rltemp.losses import cross_entropy
 from rltemp.toy import toy_best_ratio
@@ -239,3 +239,19 @@ def shortened(problem: Problem, epochs: int) -> Problem:
 def test_every_potential_has_its_worst_and_every_default_feature_exists() -> None:
     assert set(POTENTIALS) == set(WORST)
     assert set(Decision.make("fixed:4").features) <= set(FEATURES)
+
+
+def test_log_odds_are_those_of_the_smooth_accuracy_and_bounded() -> None:
+    # standardised logits (1, -1) have a margin of 2: sigmoid(40) is 1, sigmoid(-40) is 0, and their mean 1/2
+    logits, labels = torch.tensor([[3.0, 1.0], [3.0, 1.0]]), torch.tensor([0, 1])
+    assert log_odds(logits, labels).item() == pytest.approx(0.0, abs=1e-6)
+    assert log_odds(logits[:1], labels[:1]).item() == pytest.approx(math.log(999), rel=1e-3)
+    assert log_odds(logits[1:], labels[1:]).item() == pytest.approx(WORST["log_odds"], rel=2e-3)
+
+
+def test_log_odds_pay_more_for_a_point_near_the_top() -> None:
+    def value(right: int) -> float:
+        logits = torch.tensor([[3.0, 1.0]]).expand(100, 2)
+        return float(log_odds(logits, (torch.arange(100) >= right).long()))
+
+    assert value(98) - value(97) > 5 * (value(51) - value(50))
