@@ -94,6 +94,14 @@ def teacher_spread(s: Statistics) -> Tensor:
     return s.teacher_std.log() / 2
 
 
+def relative_spread(s: Statistics) -> Tensor:
+    """Natural logarithm of the student's over the teacher's standard deviation of logits, halved.
+
+    Unlike the two spreads themselves it does not tell which task it is: what scales both leaves it alone.
+    """
+    return (s.student_std / s.teacher_std).log() / 2
+
+
 def student_entropy(s: Statistics) -> Tensor:
     """Entropy of the student's prediction over its maximum log C, from -1 (certain) to 1 (uniform)."""
     return _entropy(s.student_log_probs)
@@ -208,6 +216,7 @@ FEATURES: dict[str, Feature] = {
     "teacher_margin": Feature(teacher_margin, "deviations"),
     "student_spread": Feature(student_spread, "log logits"),
     "teacher_spread": Feature(teacher_spread, "log logits"),
+    "relative_spread": Feature(relative_spread, "log ratio"),
     "student_entropy": Feature(student_entropy, "fraction of log C"),
     "teacher_entropy": Feature(teacher_entropy, "fraction of log C"),
     "divergence": Feature(divergence, "log nats"),
@@ -230,6 +239,17 @@ DEFAULT_FEATURES = (
     "agreement",
 )
 """What a policy sees unless it is told otherwise: no labels needed."""
+
+TASK_FREE_FEATURES = (
+    "progress",
+    "student_margin",
+    "teacher_margin",
+    "relative_spread",
+    "student_entropy",
+    "divergence",
+    "agreement",
+)
+"""What a policy for everyone sees: nothing that has the scale of one task's logits."""
 
 RLKD_FEATURES = ("student_top_probability", "teacher_top_probability", "student_probability_margin")
 """The state of RLKD: two confidences and the student's uncertainty."""

@@ -31,6 +31,7 @@ BY_HAND = {
     "teacher_margin": (4 - 1) / TEACHER_STD - 1,
     "student_spread": math.log(STUDENT_STD) / 2,
     "teacher_spread": math.log(TEACHER_STD) / 2,
+    "relative_spread": math.log(STUDENT_STD / TEACHER_STD) / 2,
     "student_entropy": 2 * entropy([2, 1, 0.5, -1], STUDENT_LSE) / math.log(4) - 1,
     "teacher_entropy": 2 * entropy([4, 1, 0, -1], TEACHER_LSE) / math.log(4) - 1,
     "divergence": math.log(1 + KL) - 1,
