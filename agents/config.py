@@ -127,8 +127,6 @@ class PolicyConfig:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    # The shipped policy, with --task variety.
-    "universal": {"students": 128, "updates": 200, "validate_every": 20, "validation_students": 32},
     # RLKD, Zhang et al. (2024), https://arxiv.org/abs/2407.00115, after the authors' code and page; the paper's text
     # was not read. What differs from that code, and why, is in docs/experiments.md.
     "rlkd": {

@@ -240,16 +240,5 @@ DEFAULT_FEATURES = (
 )
 """What a policy sees unless it is told otherwise: no labels needed."""
 
-TASK_FREE_FEATURES = (
-    "progress",
-    "student_margin",
-    "teacher_margin",
-    "relative_spread",
-    "student_entropy",
-    "divergence",
-    "agreement",
-)
-"""What a policy for everyone sees: nothing that has the scale of one task's logits."""
-
 RLKD_FEATURES = ("student_top_probability", "teacher_top_probability", "student_probability_margin")
 """The state of RLKD: two confidences and the student's uncertainty."""

@@ -18,7 +18,7 @@ from rltemp.rules import masked
 from rltemp.types import TemperatureRule
 
 SHIPPED = {"universal": Path(__file__).parent / "policies" / "universal.safetensors"}
-"""Policies that come with the package: trained on many small tasks (`rltemp train-policy --task variety`)."""
+"""Policies that come with the package. `universal` is `rltemp train-policy --task digits`; docs/results.md says why."""
 
 
 def load_method(spec: str) -> Method:

@@ -21,7 +21,7 @@ from rltemp.runs import finish_run
 from rltemp.variety import Variety
 
 VARIETY = "variety"
-"""The task of a policy for everyone: another one in every run (`rltemp.variety`)."""
+"""Another task in every run of students (`rltemp.variety`)."""
 
 DEMO_RULES = (
     "none",
@@ -48,13 +48,11 @@ class PolicyOptions(PolicyConfig):
 class TrainPolicy(TaskOptions):
     """Learn a temperature policy by reinforcement learning and export it as a file.
 
-    --task variety draws another small task for every run: a policy for everyone (with --preset universal, the shipped
-    one).
+    --task variety draws another small task for every run of students.
     """
 
     preset: str = "default"
-    """Where the options of the policy come from that are not given: default, universal (for --task variety), or rlkd
-    (the policy of that paper)."""
+    """Where the options of the policy come from that are not given: default, or rlkd (the policy of that paper)."""
     policy: tyro.conf.OmitArgPrefixes[PolicyOptions] = field(default_factory=PolicyOptions)
 
     command = "train-policy"
