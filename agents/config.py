@@ -127,6 +127,14 @@ class PolicyConfig:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
+    # The shipped policy, with --task variety.
+    "universal": {
+        "weight_ratio": 3.0,
+        "students": 128,
+        "updates": 60,
+        "validate_every": 10,
+        "validation_students": 32,
+    },
     # RLKD, Zhang et al. (2024), https://arxiv.org/abs/2407.00115, after the authors' code and page; the paper's text
     # was not read. What differs from that code, and why, is in docs/experiments.md.
     "rlkd": {

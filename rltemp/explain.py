@@ -25,7 +25,7 @@ from rltemp.console import Bar, say, show_next
 from rltemp.distill import Distillation, Problem
 from rltemp.errors import BadInputError
 from rltemp.files import atomic_write
-from rltemp.loading import is_file_name
+from rltemp.loading import SHIPPED, is_file_name
 from rltemp.methods import Method
 from rltemp.observed import ANSWERS, NAMES, Probe, Trace, Watch, geometric_mean, thirds
 from rltemp.options import command_line
@@ -78,11 +78,11 @@ def show_explanation(result: Mapping[str, Any], out: Path) -> None:
 
 def _probe(options: Explain) -> Probe:
     """The policy that was asked for; refuse what cannot be explained before anything is trained."""
-    if len(options.rules) != 1 or not is_file_name(options.rules[0]):
+    if len(options.rules) != 1 or not (options.rules[0] in SHIPPED or is_file_name(options.rules[0])):
         raise BadInputError(f"explain needs --rules with one policy file; got {' '.join(options.rules) or 'nothing'}")
     if options.first_seed + max(options.seeds, options.importance_seeds) > SELECTION_SEED:
         raise BadInputError(f"seeds must be below {SELECTION_SEED}; give a smaller --first-seed")
-    return Probe(Path(options.rules[0]))
+    return Probe(SHIPPED.get(options.rules[0], Path(options.rules[0])))
 
 
 def _train(options: Explain, problem: Problem, probe: Probe, bar: Bar) -> tuple[Watch, float, dict[str, Paired]]:

@@ -52,7 +52,8 @@ class TrainPolicy(TaskOptions):
     """
 
     preset: str = "default"
-    """Where the options of the policy come from that are not given: default, or rlkd (the policy of that paper)."""
+    """Where options that are not given come from: default, universal (the shipped policy, with --task variety), or rlkd
+    (the policy of that paper)."""
     policy: tyro.conf.OmitArgPrefixes[PolicyOptions] = field(default_factory=PolicyOptions)
 
     command = "train-policy"
