@@ -18,7 +18,7 @@ from rltemp.rules import masked
 from rltemp.types import TemperatureRule
 
 SHIPPED = {"universal": Path(__file__).parent / "policies" / "universal.safetensors"}
-"""Policies that come with the package. `universal`: `rltemp train-policy --task variety --preset universal`, docs/results.md."""
+"""Policies that come with the package. `universal` is `rltemp train-policy --task variety --preset universal`."""
 
 
 def load_method(spec: str) -> Method:
