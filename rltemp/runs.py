@@ -137,6 +137,14 @@ def versions() -> dict[str, str]:
     return found
 
 
+def processor() -> str:
+    """Name of the processor, as the system has it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text("utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def _plain(value: Any) -> Any:
     """`value` as JSON can hold it and give it back: the form in which configurations are compared."""
     if isinstance(value, Mapping):

@@ -34,6 +34,7 @@ from rltemp.methods import Method
 from rltemp.models import seeded_model
 from rltemp.policy_file import write_policy
 from rltemp.rules import RULES
+from rltemp.runs import processor
 from rltemp.tasks import Recipe, Task, load_task
 from rltemp.teachers import prepare
 
@@ -50,7 +51,7 @@ def main() -> None:
     options = parser.parse_args()
     rounds = 3 if options.quick else 15
     torch.set_num_threads(1)
-    print(f"{_processor()}, 1 thread; Python {platform.python_version()}, torch {torch.__version__}\n")
+    print(f"{processor()}, 1 thread; Python {platform.python_version()}, torch {torch.__version__}\n")
     if options.only != "training":
         _show_rules(QUICK_SHAPES if options.quick else SHAPES, rounds)
     if options.only != "rules":
@@ -194,13 +195,6 @@ def _seconds(call: Callable[[], object], times: int) -> float:
 
 def _show(name: str, ratio: float, target: str) -> None:
     print(f"{name:62} {ratio:7.3f}   {target}")
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

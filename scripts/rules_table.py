@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import platform
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -30,6 +29,7 @@ from rltemp.errors import BadInputError
 from rltemp.files import atomic_write
 from rltemp.loading import load_method
 from rltemp.recipes import METHODS
+from rltemp.runs import processor
 from rltemp.stats import mean_and_error, paired_difference
 from rltemp.tasks import load_task
 from rltemp.teachers import prepare
@@ -228,14 +228,6 @@ def difference(accuracies: dict[str, dict[int, float]], method: str, base: str) 
     pair = paired_difference(first, second)
     interval = f" [{pair.low:+.2f}, {pair.high:+.2f}]" if math.isfinite(pair.low) else ""
     return f"{pair.mean:+.2f}{interval}"
-
-
-def processor() -> str:
-    """Name of the processor."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text("utf-8").splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

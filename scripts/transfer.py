@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from rltemp.compare import default_stack, train_arm
 from rltemp.distill import Problem
 from rltemp.files import atomic_write
 from rltemp.recipes import METHODS
+from rltemp.runs import processor
 from rltemp.stats import Paired, paired_difference
 from rltemp.tasks import load_task
 from rltemp.teachers import prepare
@@ -152,15 +152,6 @@ def over(accuracy: dict[tuple[str, str], NDArray[np.float64]], tasks: list[str],
 
 def _points(pair: Paired) -> str:
     return "-" if pair.low == pair.high == 0 else f"{pair.mean:+.2f} [{pair.low:+.2f}, {pair.high:+.2f}]"
-
-
-def processor() -> str:
-    """What computes, as the system calls it."""
-    try:
-        names = [line for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines() if "model name" in line]
-    except OSError:
-        names = []
-    return names[0].partition(":")[2].strip() if names else platform.machine()
 
 
 if __name__ == "__main__":
