@@ -108,7 +108,7 @@ def test_the_first_policy_is_the_reference_rule(short_digits: Problem) -> None:
     env = make_env(short_digits, QUICK)
     model = make_model(env, QUICK)
     action, _ = model.predict(env.reset(), deterministic=True)
-    assert action.shape == (env.num_envs, 2)
+    assert action.shape == (env.num_envs, 3)
     assert not action.any()
 
 
@@ -123,7 +123,7 @@ def test_exported_and_loaded_policy_and_agent_give_the_same_temperatures(short_d
     signals = env.episode.signals
     observation = featurize(signals, env.decision.features).reshape(env.num_envs, -1).numpy()
     action, _ = model.predict(observation, deterministic=True)
-    agent = env.decision.temperatures(signals, torch.from_numpy(action).view(*signals.shape, 2))
+    agent = env.decision.temperatures(signals, torch.from_numpy(action).view(*signals.shape, 3))
     loaded = rule(signals)
     for name in ("student", "teacher", "weight"):
         torch.testing.assert_close(getattr(loaded, name), getattr(agent, name), rtol=1e-6, atol=1e-6)
@@ -158,7 +158,7 @@ def test_the_draw_is_mirrored_and_shared_by_all_samples_and_steps_of_a_student(s
     torch.testing.assert_close(policy.drawn[0::2] - centre, centre - policy.drawn[1::2])
     same = torch.ones(env.num_envs, len(QUICK.features))
     actions, values, log_prob = policy(same)
-    by_student = actions.detach().view(4, env.batch_size, 2)
+    by_student = actions.detach().view(4, env.batch_size, 3)
     assert (by_student == by_student[:, :1]).all()
     assert len(by_student[:, 0].unique(dim=0)) == 4
     assert not values.any()
@@ -272,7 +272,7 @@ def test_sb3_saves_and_loads_its_own_checkpoint(short_digits: Problem, tmp_path:
         again.predict(observation, deterministic=True)[0], model.predict(observation, deterministic=True)[0]
     )
     signals = Signals(torch.zeros(2, 3), torch.ones(2, 3))
-    assert env.decision.temperatures(signals, torch.zeros(2, 2)).student.shape == (2,)
+    assert env.decision.temperatures(signals, torch.zeros(2, 3)).student.shape == (2,)
 
 
 @pytest.mark.parametrize(

@@ -273,11 +273,11 @@ def test_the_agent_of_whole_runs_takes_the_parts_that_make_sense_to_it(
     signals, loaded = env.episode.signals, load_rule(str(tmp_path / "p.safetensors"))
     observation = featurize(signals, env.decision.features).reshape(env.num_envs, -1).numpy()
     action, _ = model.predict(observation, deterministic=True)
-    trained = env.decision.temperatures(signals, torch.from_numpy(action).view(*signals.shape, 2))
+    trained = env.decision.temperatures(signals, torch.from_numpy(action).view(*signals.shape, env.decision.scale.size))
     for name in FIELDS:
         torch.testing.assert_close(getattr(loaded(signals), name), getattr(trained, name), rtol=1e-5, atol=1e-5)
     assert (env.mixup_runs == 1) is (config.mixup > 0)
-    action_pairs = action.reshape(-1, 2)
+    action_pairs = action.reshape(-1, env.decision.scale.size)
     assert bool((action_pairs[:, 0] == action_pairs[:, 1]).all()) is config.shared
 
 

@@ -78,7 +78,7 @@ def test_the_same_seed_gives_the_same_policy_bit_for_bit(short_toy: Problem, tmp
 
 def test_a_candidate_is_worth_the_same_alone_and_among_others(short_toy: Problem) -> None:
     """Each student of the stack is under its own candidate's weights; the reference's are zero."""
-    decision = make_env(short_toy, QUICK.policy()).decision
+    decision = make_env(short_toy, replace(QUICK, balanced=False, weight_ratio=1.0).policy()).decision
     network, part = SampleNetwork(torch.zeros(1), torch.ones(1)), short_toy.dataset.probe
     candidates = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)) * 0.3
     candidates[1] = 0
@@ -116,8 +116,8 @@ def test_candidates_of_a_generation_share_students_and_generations_do_not(
 def test_a_student_that_diverges_counts_as_the_worst_and_stops_nothing() -> None:
     wild = prepare(load_task("toy", epochs=1, learning_rate=1e38))
     decision = make_env(wild, replace(QUICK, features=("student_spread",)).policy()).decision
-    network = SampleNetwork(torch.zeros(1), torch.ones(1))
-    worth = scores(wild, network, decision, torch.zeros(2, 4), [5, 6], wild.dataset.probe)
+    network = SampleNetwork(torch.zeros(1), torch.ones(1), actions=3)
+    worth = scores(wild, network, decision, torch.zeros(2, 6), [5, 6], wild.dataset.probe)
     assert worth.tolist() == [WORST["log_likelihood"]] * 2
 
 

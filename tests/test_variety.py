@@ -51,7 +51,7 @@ def test_draws_differ_in_classes_students_sizes_and_learning_rates(variety: Vari
     assert {given.problem.task.student for given in drawn} == set(STUDENTS)
     assert {given.train.shape[1] for given in drawn} == {100, 250, 500, 1000}
     rates = [given.problem.task.recipe.learning_rate for given in drawn]
-    assert RATES[0] <= min(rates) < 0.01 < 0.08 < max(rates) <= RATES[1]
+    assert RATES[0] <= min(rates) < 0.02 < 0.08 < max(rates) <= RATES[1]
 
 
 @pytest.mark.parametrize("kind", ["digits", "formula"])
