@@ -20,7 +20,7 @@ from rltemp.console import Bar, say, show_entries, show_next
 from rltemp.controls import CONTROLS
 from rltemp.distill import Distillation, Problem, evaluate, predict, train
 from rltemp.errors import BadInputError, TrainingDivergedError
-from rltemp.loading import load_method
+from rltemp.loading import SHIPPED, load_method
 from rltemp.methods import GuardCount, Method, watch
 from rltemp.options import RunOptions, TaskOptions, at_least
 from rltemp.runs import finish_run
@@ -234,6 +234,7 @@ class Methods(RunOptions):
         show_entries(catalogue.methods())
         say("matched:NAME is the method NAME pulling as hard as plain distillation, with CE at 0.1.")
         say(f"CONTROL:NAME is NAME under a control of rltemp.controls: {', '.join(CONTROLS)}.")
+        say(f"Learned, and shipped with the package: {', '.join(SHIPPED)}.")
 
 
 def _train_student(

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rltemp import Signals, load_method, load_rule
+from rltemp.commands import Methods
 from rltemp.compare import compare
 from rltemp.distill import Problem
 from rltemp.features import FEATURES
@@ -42,6 +43,11 @@ def test_it_stands_where_any_method_stands() -> None:
     assert load_method("universal").name == "universal"
     assert load_method("matched:universal").matched
     assert load_method("shuffled:universal").name == "shuffled:universal"
+
+
+def test_the_listing_of_methods_names_it(capsys: pytest.CaptureFixture[str]) -> None:
+    Methods().run()
+    assert "shipped with the package: universal" in capsys.readouterr().out
 
 
 def test_its_students_are_better_than_plain_distillations(digits: Problem) -> None:
