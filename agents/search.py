@@ -24,13 +24,13 @@ from torch import Tensor
 from rltemp.agents.config import PolicyConfig
 from rltemp.agents.export import export_policy
 from rltemp.agents.network import SampleNetwork
-from rltemp.agents.selection import network_rule
+from rltemp.agents.selection import network_rule, potentials
 from rltemp.agents.train import POLICY_FILE, make_env, observation_statistics
 from rltemp.checks import positive
+from rltemp.compare import shielded
 from rltemp.data import Part
 from rltemp.distill import Distillation, Problem, predict
 from rltemp.envs.episode import FIRST_TRAINING_SEED, Decision
-from rltemp.envs.rewards import POTENTIALS, WORST
 from rltemp.errors import BadInputError
 from rltemp.names import lookup
 
@@ -144,13 +144,8 @@ def scores(
     method = replace(decision.method, rule=network_rule(network, weights, decision))
     run = Distillation(problem, [*seeds] * len(candidates))
     while not run.done:
-        signals = run.observe()
-        # A diverged student must not stop the others, as not finite temperatures would.
-        logits = signals.student_logits
-        good = logits.isfinite().all(-1, keepdim=True)
-        run.update(method.loss(replace(signals, student_logits=torch.where(good, logits, 0.0))))
-    values = POTENTIALS[problem.task.metric](predict(run.student, problem.dataset, part), part.labels)
-    values = torch.where(values.isfinite(), values, WORST[problem.task.metric])
+        run.update(method.loss(shielded(run.observe())))
+    values = potentials(problem, predict(run.student, problem.dataset, part), part.labels)
     return values.view(len(candidates), -1).double().mean(1).cpu()
 
 

@@ -95,7 +95,7 @@ class SelectionCallback(BaseCallback):
 
 
 def network_rule(network: SampleNetwork, weights: Tensor, decision: Decision) -> Callable[[Signals], Temperatures]:
-    """The temperature rule of a network under weights `[P]`, for a stack of students `[S, B]`."""
+    """The temperature rule of a network under weights `[P]`, or `[S, P]`, each student's own, for a stack `[S, B]`."""
 
     def rule(signals: Signals) -> Temperatures:
         with torch.no_grad():
@@ -147,6 +147,11 @@ def _seeds(students: int) -> list[int]:
     return list(range(FIRST_VALIDATION_SEED, FIRST_VALIDATION_SEED + students))
 
 
-def _mean_potential(problem: Problem, logits: Tensor, labels: Tensor) -> float:
+def potentials(problem: Problem, logits: Tensor, labels: Tensor) -> Tensor:
+    """What each student's logits `[S, N, C]` are worth by the task's metric, `[S]`; the worst where not finite."""
     values = lookup(POTENTIALS, problem.task.metric, "metric")(logits, labels)
-    return float(torch.where(values.isfinite(), values, WORST[problem.task.metric]).mean())
+    return torch.where(values.isfinite(), values, WORST[problem.task.metric])
+
+
+def _mean_potential(problem: Problem, logits: Tensor, labels: Tensor) -> float:
+    return float(potentials(problem, logits, labels).mean())

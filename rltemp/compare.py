@@ -170,7 +170,7 @@ def train_arm(
         method = make(run)
         watched = watch(recorder.watch(method) if recorder and start == 0 else method, guards)
         while not run.done:
-            run.update(watched.loss(_shielded(run.observe())))
+            run.update(watched.loss(shielded(run.observe())))
             told(spec)
         dataset = problem.dataset
         test.append(_row(evaluate(run.student, dataset, dataset.test)))
@@ -235,7 +235,7 @@ def _counter(
     return told
 
 
-def _shielded(signals: Signals) -> Signals:
+def shielded(signals: Signals) -> Signals:
     """The signals, with the logits of samples that are not finite as zeros, which every rule can take.
 
     A student's numbers reach nobody else's weights, but one nan among the temperatures would stop the stack.

@@ -136,7 +136,7 @@ def _rows(result: Mapping[str, Any]) -> list[Row]:
             arm["rule"],
             arm["accuracy_percent"],
             _number(arm["standard_error_percent"]),
-            {name: _paired(pair) for name, pair in arm["differences_points"].items()},
+            {name: stored_pair(pair) for name, pair in arm["differences_points"].items()},
             len(result["seeds"]),
             arm["note"],
         )
@@ -144,7 +144,8 @@ def _rows(result: Mapping[str, Any]) -> list[Row]:
     ]
 
 
-def _paired(pair: Mapping[str, Any]) -> Paired:
+def stored_pair(pair: Mapping[str, Any]) -> Paired:
+    """A difference as a result holds it; JSON has null for the bounds of a single pair."""
     return Paired(pair["mean"], _number(pair["low"]), _number(pair["high"]), pair["n"])
 
 

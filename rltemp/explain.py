@@ -11,7 +11,6 @@ import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +21,13 @@ from scipy.stats import rankdata
 from rltemp.compare import SELECTION_SEED, default_stack, train_arm
 from rltemp.comparison import reporter
 from rltemp.console import Bar, say, show_next
-from rltemp.distill import Distillation, Problem
+from rltemp.distill import Problem
 from rltemp.errors import BadInputError
 from rltemp.files import atomic_write
 from rltemp.loading import SHIPPED, is_file_name
-from rltemp.methods import Method
 from rltemp.observed import ANSWERS, NAMES, Probe, Trace, Watch, geometric_mean, thirds
 from rltemp.options import command_line
+from rltemp.recorded import always
 from rltemp.runs import finish_run
 from rltemp.stats import Paired, mean_and_error, paired_difference
 from rltemp.why import deciding, draw, report, words
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
 
 LEAST_BATCH = 8
 """Ranks within a batch are taken where at least so many of its samples are kept."""
-
-THIRDS = ("first third", "middle third", "last third")
 
 
 def explain(options: Explain) -> dict[str, Any]:
@@ -99,14 +96,10 @@ def _train(options: Explain, problem: Problem, probe: Probe, bar: Bar) -> tuple[
     if features:
         intact = train_arm(problem, options.rules[0], seeds, stack, told).test_accuracy
         for feature in features:
-            make = partial(_fixed, probe.shuffled(feature))
-            other = train_arm(problem, f"{feature} shuffled", seeds, stack, told, maker=make)
+            maker = always(probe.shuffled(feature))
+            other = train_arm(problem, f"{feature} shuffled", seeds, stack, told, maker=maker)
             importance[feature] = paired_difference(100 * other.test_accuracy, 100 * intact)
     return watch, mean_and_error(100 * arm.test_accuracy)[0], importance
-
-
-def _fixed(method: Method, run: Distillation) -> Method:
-    return method
 
 
 def _counter(bar: Bar, total: int) -> Callable[[str], None]:

@@ -180,12 +180,13 @@ GREEDY = {"greedy": False, "greedy_held": True}
 
 def makers(spec: str, method: Method, recording: Recording) -> Mapping[str, Maker]:
     """A maker for each of these controls of the policy `spec`, at its own weights and matched, by name."""
-    made = {f"{name}:{spec}": _same(replace(method, rule=rule(recording))) for name, rule in RECORDED.items()}
+    made = {f"{name}:{spec}": always(replace(method, rule=rule(recording))) for name, rule in RECORDED.items()}
     made |= {f"{name}:{spec}": greedy(method, held) for name, held in GREEDY.items()}
     return made | {f"matched:{name}": _matched(maker) for name, maker in made.items()}
 
 
-def _same(method: Method) -> Maker:
+def always(method: Method) -> Maker:
+    """The maker of the same method for every run."""
     return lambda run: method
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from rltemp.arms import side
+from rltemp.comparison import stored_pair
 from rltemp.files import atomic_write
 from rltemp.observed import ANSWERS, NAMES, THIRDS, Trace, geometric_mean, thirds
 from rltemp.picture import BLUE, GREY, ORANGE
@@ -38,7 +38,7 @@ def words(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         named = (f"{NAMES[row['answer']]} ", "", "")
         found = [
             f"{which[side(pair)]} {name}in the {third} ({points(pair)})"
-            for third, name, pair in zip(THIRDS, named, map(_pair, row["thirds"]), strict=True)
+            for third, name, pair in zip(THIRDS, named, map(stored_pair, row["thirds"]), strict=True)
         ]
         if row["answer"] in ("student", "teacher"):
             lines.append(f"{row['scope'].capitalize()}: harder samples get {', '.join(found)}.")
@@ -49,7 +49,7 @@ def deciding(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Which features move the temperatures, and which move accuracy, a line each."""
     moved = [f"{row['feature']} {row['student'] + row['teacher']:.2f}" for row in rows[:3]]
     lines = [f"Most of both log temperatures hangs on: {', '.join(moved)} (mean absolute change, shuffled)."]
-    pairs = {row["feature"]: _pair(row["accuracy_points"]) for row in rows if row["accuracy_points"]}
+    pairs = {row["feature"]: stored_pair(row["accuracy_points"]) for row in rows if row["accuracy_points"]}
     clear = [f"{name} {points(pair)}" for name, pair in pairs.items() if side(pair)]
     if pairs:
         lines += [f"Accuracy changes, shuffled, by points: {', '.join(clear) or 'for no feature, by their intervals'}."]
@@ -77,7 +77,9 @@ def report(result: Mapping[str, Any], command: str) -> str:
 
 
 def _relations_part(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    cells = [[NAMES[row["answer"]], row["scope"], *(_bold(_pair(pair)) for pair in row["thirds"])] for row in rows]
+    cells = [
+        [NAMES[row["answer"]], row["scope"], *(_bold(stored_pair(pair)) for pair in row["thirds"])] for row in rows
+    ]
     return [
         "## Do harder samples get a higher temperature?",
         "A sample's difficulty is the student's loss at its label, at that step. The sign is that of Spearman's rank "
@@ -105,7 +107,7 @@ def _course_part(thirds: Sequence[Mapping[str, float]]) -> list[str]:
 
 
 def _importance_part(rows: Sequence[Mapping[str, Any]], students: int) -> list[str]:
-    pairs = [_bold(_pair(row["accuracy_points"])) if row["accuracy_points"] else "-" for row in rows]
+    pairs = [_bold(stored_pair(row["accuracy_points"])) if row["accuracy_points"] else "-" for row in rows]
     cells = [
         [f"`{row['feature']}`", *(f"{row[name]:.3f}" for name in ANSWERS), pair]
         for row, pair in zip(rows, pairs, strict=True)
@@ -133,12 +135,6 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _bold(pair: Paired) -> str:
     return f"**{points(pair)}**" if side(pair) else points(pair)
-
-
-def _pair(stored: Mapping[str, Any]) -> Paired:
-    """A difference of a result; JSON holds null for the bounds of a single pair."""
-    low, high = (math.nan if stored[bound] is None else stored[bound] for bound in ("low", "high"))
-    return Paired(stored["mean"], low, high, stored["n"])
 
 
 def draw(path: Path, trace: Trace, title: str) -> None:
