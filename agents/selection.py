@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,9 @@ from rltemp.variety import Variety
 
 FIRST_VALIDATION_SEED = 600_000
 """Students that a policy is selected on: neither those it is trained with nor those of a comparison."""
+
+STATE = "update", "kept", "kept_update", "kept_potential", "reference_potential", "_mean"
+"""Attributes of `SelectionCallback` that change."""
 
 VALIDATION_TASKS = 12
 """Tasks of other data sets that a policy of a variety is selected on."""
@@ -60,7 +64,18 @@ class SelectionCallback(BaseCallback):
         self.reference_potential = 0.0
         self._mean = torch.zeros(0)
 
+    def state(self) -> dict[str, Any]:
+        """What is kept so far, for a checkpoint."""
+        return {name: getattr(self, name) for name in STATE}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on with it."""
+        for name in STATE:
+            setattr(self, name, state[name])
+
     def _on_training_start(self) -> None:
+        if self._mean.numel():
+            return  # it goes on
         self._mean = self.weights().clone()
         # Weights of zero are the reference rule, and the only policy that is known not to be worse than it.
         self.kept = torch.zeros_like(self._mean)

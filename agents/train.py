@@ -10,7 +10,6 @@ weights that does best on validation data, the reference rule itself among the c
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -19,8 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import CallbackList, CheckpointCallback, ProgressBarCallback
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.callbacks import CallbackList, ProgressBarCallback
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
@@ -29,18 +27,30 @@ from rltemp.agents.callbacks import DrawCallback, RunCallback
 from rltemp.agents.config import PolicyConfig
 from rltemp.agents.export import export_policy
 from rltemp.agents.network import RunBuffer, RunPolicy, SampleNetwork
+from rltemp.agents.resume import Agent, CheckpointCallback, logger
 from rltemp.agents.samples import SampleEnv, actor_weights, sample_model
 from rltemp.agents.selection import SelectionCallback, task_trial, variety_trial
+from rltemp.checkpoints import FOLDER as CHECKPOINTS
+from rltemp.checkpoints import Checkpoints
 from rltemp.distill import Problem
 from rltemp.envs.vector import DistillVecEnv
 from rltemp.loading import reference_method
 from rltemp.methods import Method
+from rltemp.tracking import Tracker
 from rltemp.variety import STEPS, Variety
 
 POLICY_FILE = "policy.safetensors"
+CHECKPOINTING: dict[str, Any] = {"unit": "update", "share": 0}
+"""Of a policy's training: rollouts take longer than saving, and what comes between two saves is lost."""
 
 
-def train_policy(problem: Problem | Variety, config: PolicyConfig, out: Path, progress: bool = True) -> dict[str, Any]:
+def train_policy(
+    problem: Problem | Variety,
+    config: PolicyConfig,
+    out: Path,
+    progress: bool = True,
+    checkpoints: Checkpoints | None = None,
+) -> dict[str, Any]:
     """Train a policy on a problem and leave its file, checkpoints and TensorBoard events in a folder.
 
     Args:
@@ -48,43 +58,54 @@ def train_policy(problem: Problem | Variety, config: PolicyConfig, out: Path, pr
         config: How.
         out: The folder; gets `policy.safetensors`, `checkpoints/` and `tensorboard/`.
         progress: Show SB3's progress bar.
+        checkpoints: Where it goes on from, and what it leaves; by default those in the folder.
 
     Returns:
-        What came out: the policy's file and SHA-256, the update that was kept, potentials on validation data of the
-        kept policy and of the reference, and the throughput.
+        What came out: the policy's file and SHA-256, the update that was kept, and potentials on validation data of
+        the kept policy and of the reference.
+
+    Raises:
+        ArtifactRefusedError: Where there are checkpoints and none can be used.
+        InterruptedRunError: Where a signal came; what is saved goes on.
     """
-    started = time.monotonic()
+    checkpoints = checkpoints or Checkpoints(out / CHECKPOINTS, **CHECKPOINTING)
     env = make_env(problem, config)
     model = make_model(env, config)
-    model.set_logger(configure(str(out / "tensorboard"), ["tensorboard"]))
     network, weights = controller(model)
     selection = SelectionCallback(_trial(problem, config), env.decision, config, network, weights)
-    callbacks = [
-        *([DrawCallback(env.students)] if config.agent == "run" else []),
-        RunCallback(env),
-        selection,
-        # SB3's own checkpoints are pickles: they are for going on with one's own run, never to be exchanged.
-        CheckpointCallback(config.validate_every * model.n_steps, str(out / "checkpoints"), name_prefix="ppo"),
-        *([ProgressBarCallback()] if progress else []),
-    ]
-    model.learn(config.updates * model.n_steps * env.num_envs, callback=CallbackList(callbacks), log_interval=1)
-    seconds = time.monotonic() - started
-    provenance: dict[str, str | int | float] = {
-        **_described(problem),
-        **{name: str(value) for name, value in asdict(config).items()},
+    saved = checkpoints.resume()  # from here on nothing but the run draws from the global generators
+    with checkpoints, Tracker(out / "tensorboard", saved["events"] if saved else 0) as tracker:
+        model.set_logger(logger(tracker))
+        keeper = CheckpointCallback(checkpoints, tracker, {"selection": selection, "agent": Agent(model, env)})
+        if saved is not None:
+            keeper.restore(saved)
+        callbacks = [
+            keeper,
+            *([DrawCallback(env.students)] if config.agent == "run" else []),
+            RunCallback(env),
+            selection,
+            *([ProgressBarCallback()] if progress else []),
+        ]
+        left = config.updates * model.n_steps * env.num_envs - model.num_timesteps
+        model.learn(left, callback=CallbackList(callbacks), log_interval=1, reset_num_timesteps=saved is None)
+    found = {
         "kept_update": selection.kept_update,
         "validation_potential": selection.kept_potential,
         "reference_validation_potential": selection.reference_potential,
+    }
+    provenance: dict[str, str | int | float] = {
+        **_described(problem),
+        **{name: str(value) for name, value in asdict(config).items()},
+        **found,
+        **checkpoints.mark(),
     }
     sha256 = export_policy(out / POLICY_FILE, network, selection.kept, env.decision, provenance)
     return {
         "policy": POLICY_FILE,
         "sha256": sha256,
-        "kept_update": selection.kept_update,
-        "validation_potential": selection.kept_potential,
-        "reference_validation_potential": selection.reference_potential,
+        **found,
         "students_trained": config.updates * config.students,
-        "student_steps_per_second": config.updates * config.students * model.n_steps / seconds,
+        **checkpoints.mark(),
     }
 
 

@@ -133,6 +133,16 @@ class DistillVecEnv(VecEnv):
             self._returns[ended], self._lengths[ended] = 0.0, 0
         return self._observation(), rewards, ended, infos
 
+    def state(self) -> dict[str, Any]:
+        """What the run under way was drawn from: a checkpoint between two runs needs no more of an environment."""
+        return {"generator": self._drawn_from, "runs_finished": self.runs_finished}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Make the next `reset` begin the run that was under way when `state` was asked for."""
+        self._reset_seeds()
+        self._generator.bit_generator.state = state["generator"]
+        self.runs_finished = state["runs_finished"]
+
     def influence(self) -> NDArray[np.float32]:
         """Credit of every action of the last run for the potential at its end: `[steps, S * B, A]`."""
         if self.finished is None:
@@ -166,6 +176,7 @@ class DistillVecEnv(VecEnv):
 
     def _begin(self) -> None:
         groups = self.students // self.replicas
+        self._drawn_from = self._generator.bit_generator.state
         seeds = self._generator.integers(FIRST_TRAINING_SEED, 2**31, groups).repeat(self.replicas)
         given = self.source.draw(self._generator, groups)
         train, probe = (

@@ -3,12 +3,13 @@
 A command is a dataclass of its options with a method `run` (see `rltemp.commands`); tyro reads the options
 off it. It is imported when it is asked for, so that help and the rules' table do not wait for
 Stable-Baselines3. A mistake ends in one line on stderr and an exit code: 2 for input, 3 for a refused file,
-4 for a training that diverged.
+4 for a training that cannot go on, 130 or 143 for one that was asked to stop (SIGINT, SIGTERM).
 """
 
 from __future__ import annotations
 
 import io
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr
@@ -19,7 +20,8 @@ import torch
 import tyro
 
 import rltemp
-from rltemp.errors import ArtifactRefusedError, BadInputError, TrainingDivergedError
+from rltemp.errors import ArtifactRefusedError, BadInputError, InterruptedRunError, TrainingStoppedError
+from rltemp.interruption import handled
 from rltemp.names import import_attribute, lookup
 from rltemp.options import NOT_CONFIGURATION, arguments, at_least, flat
 from rltemp.runs import read_config
@@ -40,20 +42,23 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line `argv`, by default the process's own, and exit."""
+    words = sys.argv[1:] if argv is None else list(argv)
     try:
-        run(sys.argv[1:] if argv is None else list(argv))
-    except (BadInputError, TrainingDivergedError) as error:
+        with handled():
+            run(words)
+    except (BadInputError, TrainingStoppedError) as error:
         print(f"rltemp: {' '.join(str(error).splitlines())}", file=sys.stderr)
         sys.exit(exit_code(error))
-    except KeyboardInterrupt:
-        print("rltemp: interrupted; the same command begins this run again", file=sys.stderr)
-        sys.exit(130)
+    except InterruptedRunError as stopped:
+        again = shlex.join(["rltemp", *(word for word in words if word != "--fresh")])
+        print(f"rltemp: {stopped}. Go on with: {again}", file=sys.stderr)
+        sys.exit(128 + stopped.number)
     sys.exit(0)
 
 
 def exit_code(error: Exception) -> int:
     """The exit code that stands for an error."""
-    if isinstance(error, TrainingDivergedError):
+    if isinstance(error, TrainingStoppedError):
         return 4
     return 3 if isinstance(error, ArtifactRefusedError) else 2
 

@@ -6,26 +6,21 @@ folder: so a mistake leaves nothing behind. On a finished folder it shows the re
 
 from __future__ import annotations
 
-import math
 import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from rltemp import catalogue
-from rltemp.console import Bar, say, show_entries, show_next
+from rltemp.console import say, show_entries, show_next
 from rltemp.controls import CONTROLS
-from rltemp.distill import Distillation, Problem, evaluate, predict, train
-from rltemp.errors import BadInputError, TrainingDivergedError
+from rltemp.distill import Problem, evaluate
 from rltemp.loading import SHIPPED, load_method
-from rltemp.methods import GuardCount, Method, watch
 from rltemp.options import RunOptions, TaskOptions, at_least
-from rltemp.runs import finish_run
-from rltemp.tracking import Tracker, step_scalars, validation_scalars
-from rltemp.types import Signals
+from rltemp.tracked import TrackedRun
 from rltemp.weights import save_weights
 
 DEFAULT_RULES = ("none", "fixed:1", "fixed:2", "fixed:4", "fixed:8", "dtkd:reference=1|2|4|8")
@@ -51,7 +46,7 @@ class TrainTeacher(TaskOptions):
                 for name, part in parts.items()
             }
             found |= {"test_accuracy": problem.teacher_accuracy, "teacher": problem.task.teacher}
-            result = finish_run(out, found, time.monotonic() - started)
+            result = self.finish({**found, **problem.teacher_mark}, started)
         say(f"Teacher {result['teacher']}: {100 * result['test_accuracy']:.2f} % test accuracy.")
         weights = shlex.quote(str(out / "teacher.safetensors"))
         show_next(out, f"rltemp distill {self.task_words()} --teacher-weights {weights}")
@@ -77,15 +72,16 @@ class Distill(TaskOptions):
         at_least(0, seed=self.seed)
         out, result = self.look()
         if result is None:
-            method, problem, guards = load_method(self.rule), self.problem(), GuardCount()
+            method, problem = load_method(self.rule), self.problem()
             self.open()
             started = time.monotonic()
             say(f"Training {problem.task.student} under {self.rule}.")
-            with Tracker(out) as tracker:
-                student = _train_student(problem, method, self.seed, self.log_every, tracker, guards)
+            checkpoints = self.checkpoints()
+            run = TrackedRun(problem, method, self.seed, out, self.log_every, checkpoints)
+            student = run.train()
             save_weights(student, out / "student.safetensors", {"task": self.task, "rule": self.rule})
-            found = {**self._result(problem, student), "guarded_fraction": guards.fraction}
-            result = finish_run(out, found, time.monotonic() - started)
+            found = {**self._result(problem, student), "guarded_fraction": run.guards.fraction}
+            result = self.finish({**found, **checkpoints.mark()}, started, resumed_at=checkpoints.resumed_at)
         say(
             f"Student {result['student']} under {self.rule}: {100 * result['test_accuracy']:.2f} % test "
             f"accuracy (its teacher {100 * result['teacher_accuracy']:.2f} %)."
@@ -235,57 +231,3 @@ class Methods(RunOptions):
         say("matched:NAME is the method NAME pulling as hard as plain distillation, with CE at 0.1.")
         say(f"CONTROL:NAME is NAME under a control of rltemp.controls: {', '.join(CONTROLS)}.")
         say(f"Learned, and shipped with the package: {', '.join(SHIPPED)}.")
-
-
-def _train_student(
-    problem: Problem, method: Method, seed: int, log_every: int, tracker: Tracker, guards: GuardCount
-) -> nn.Module:
-    """Train one student, write what happens on the way, and stop where its numbers are not finite."""
-    run, dataset = Distillation(problem, seed), problem.dataset
-    method = watch(run.attach(method), guards)
-    clock = [time.perf_counter(), 0.0]
-
-    def on_step(run: Distillation, signals: Signals, loss: Tensor) -> None:
-        bar(run.step, run.steps)
-        if run.step % log_every == 0 or run.done:
-            now = time.perf_counter()
-            values = step_scalars(signals, loss)
-            if not math.isfinite(values["kd/loss"]):
-                raise _diverged(run)
-            since = run.step - clock[1]
-            values["time/step_ms"] = 1000 * (now - clock[0]) / since
-            values["student/learning_rate"] = float(run.optimizer.param_groups[0]["lr"])
-            tracker.scalars(values, run.step)
-            if guards.last is not None:
-                tracker.temperatures(guards.last, run.step)
-            clock[:] = [time.perf_counter(), run.step]
-        if run.step % run.steps_per_epoch == 0:
-            before = time.perf_counter()
-            logits = predict(run.student, dataset, dataset.validation)
-            tracker.scalars(validation_scalars(logits, dataset.validation.labels), run.step)
-            clock[0] += time.perf_counter() - before  # no part of a training step
-
-    with Bar(method.name) as bar:
-        try:
-            student = train(run, method, on_step)
-        except BadInputError as error:
-            # A rule that is given nan answers nan, and is refused for it: the student is what went wrong.
-            if _finite(run):
-                raise
-            raise _diverged(run) from error
-    if not _finite(run):
-        raise _diverged(run)
-    return student
-
-
-def _finite(run: Distillation) -> bool:
-    """Whether the student still answers with numbers; large finite weights may not."""
-    dataset = run.problem.dataset
-    return bool(predict(run.student, dataset, dataset.validation).isfinite().all())
-
-
-def _diverged(run: Distillation) -> TrainingDivergedError:
-    return TrainingDivergedError(
-        f"the student's numbers are not finite at step {run.step} of {run.steps}; "
-        f"lower --learning-rate (it is {run.recipe.learning_rate:g}) and choose another --out"
-    )

@@ -52,6 +52,11 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
+def warn(line: str) -> None:
+    """Print a warning, one line, beside what the command says."""
+    print(f"rltemp: warning: {' '.join(line.splitlines())}", file=sys.stderr, flush=True)
+
+
 def show(table: Table) -> None:
     """Print a table, as wide as the terminal."""
     Console(width=None if sys.stdout.isatty() else FILE_WIDTH).print(table)

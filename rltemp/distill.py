@@ -14,7 +14,8 @@ with the weights, batches and augmentation that it would have alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from torch.func import functional_call
 
 from rltemp.curriculum import LearnedRule
 from rltemp.data import Dataset, Part, augmentation_generator, epoch_order
-from rltemp.errors import BadInputError
+from rltemp.errors import ArtifactRefusedError, BadInputError
 from rltemp.methods import Method
 from rltemp.models import seeded_model
 from rltemp.population import StackedStudent
@@ -41,6 +42,7 @@ class Problem:
         teacher_logits: `[N, C]` of the training part, where its views are fixed (no augmentation); else None, and the
             teacher runs on every batch.
         teacher_accuracy: On the test part, 0..1.
+        teacher_mark: What a result that says how good the teacher is has to say of its training, by name.
     """
 
     task: Task
@@ -48,6 +50,7 @@ class Problem:
     teacher: nn.Module
     teacher_logits: Tensor | None
     teacher_accuracy: float
+    teacher_mark: dict[str, str] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -164,6 +167,30 @@ class Distillation:
         loss.mean(-1).sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.optimizer.step()
         self.step += 1
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on beside its arguments: tensors and numbers by name."""
+        found = {"step": self.step, "student": self.student.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return found if self._learned is None else found | {"learned": self._learned.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state of a run with the same arguments, whose rule, where it learns, is attached already.
+
+        Raises:
+            ArtifactRefusedError: Where it is another run's.
+        """
+        try:
+            self.student.load_state_dict(state["student"])
+            if self._learned is not None:
+                self._learned.load_state_dict(state["learned"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step = int(state["step"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ArtifactRefusedError(
+                f"the checkpoint is of another student than {self.problem.task.student}: {reason}. Give the options "
+                "that it was made with, or begin at step 0 with --fresh"
+            ) from error
 
     def restart(self, students: Tensor) -> None:
         """Give the marked students of a stack, `[S]` bool, their initial weights again and no momentum."""

@@ -1,9 +1,11 @@
-"""What can go wrong, as three exceptions; the command line turns each into one line and an exit code.
+"""What can go wrong, as exceptions; the command line turns each into one line and an exit code.
 
 Library code raises these where the value is used. A message says what was needed, what came, and what to do.
 """
 
 from __future__ import annotations
+
+import signal
 
 
 class BadInputError(ValueError):
@@ -11,8 +13,27 @@ class BadInputError(ValueError):
 
 
 class ArtifactRefusedError(BadInputError):
-    """A policy or weight file failed one of the checks that run before it is used (exit code 3)."""
+    """A policy, weight or checkpoint file failed one of the checks that run before it is used (exit code 3)."""
 
 
-class TrainingDivergedError(RuntimeError):
+class TrainingStoppedError(RuntimeError):
+    """A training run cannot go on, and stopped with its last checkpoint in place (exit code 4)."""
+
+
+class TrainingDivergedError(TrainingStoppedError):
     """A training run produced numbers that are not finite and was stopped (exit code 4)."""
+
+
+class InterruptedRunError(KeyboardInterrupt):
+    """A signal asked the process to stop (exit code 128 + the signal's number).
+
+    A `KeyboardInterrupt`, so that nothing that waits for an `Exception` takes it for a failure of its own.
+
+    Args:
+        number: The signal.
+        state: What is saved, in words.
+    """
+
+    def __init__(self, number: signal.Signals, state: str = "") -> None:
+        super().__init__(f"stopped by {number.name}{': ' if state else ''}{state}")
+        self.number = number

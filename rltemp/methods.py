@@ -144,6 +144,14 @@ class GuardCount:
         if temperatures.guarded is not None:
             self._guarded = self._guarded + temperatures.guarded.sum()  # on its device: no step waits for it
 
+    def state(self) -> dict[str, int]:
+        """The counts so far."""
+        return {"samples": self.samples, "guarded": int(self._guarded)}
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Go on counting."""
+        self.samples, self._guarded = state["samples"], state["guarded"]
+
     @property
     def fraction(self) -> float:
         """Of all samples so far, 0..1."""

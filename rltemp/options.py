@@ -1,27 +1,30 @@
 """Options that commands share, and how they become a run's configuration.
 
 A command's options are a frozen dataclass: the text under a field is its help on the command line. All but
-`out`, `config` and `threads` are the run's configuration, flat, by field name.
+`NOT_CONFIGURATION` are the run's configuration, flat, by field name.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
+import time
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 
+from rltemp.checkpoints import FOLDER as CHECKPOINTS
+from rltemp.checkpoints import Checkpoints
 from rltemp.console import Bar, say
 from rltemp.distill import Problem
 from rltemp.errors import BadInputError
-from rltemp.runs import open_run
+from rltemp.runs import finish_run, open_run
 from rltemp.tasks import load_task
 from rltemp.teachers import prepare
 
-NOT_CONFIGURATION = ("out", "config", "threads")
+NOT_CONFIGURATION = ("out", "config", "threads", "fresh", "allow_inexact")
 OF_THE_TASK = (
     "student",
     "teacher",
@@ -80,6 +83,10 @@ class TaskOptions(RunOptions):
     """Where data sets are kept; by default $RLTEMP_DATA, else ~/.cache/rltemp/data."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where everything runs; auto is the GPU if there is one."""
+    fresh: bool = False
+    """Begin an unfinished run at its beginning, and remove what it had saved."""
+    allow_inexact: bool = False
+    """Go on with a run saved with other threads or versions; its numbers may differ, and its result says so."""
 
     def folder(self) -> Path:
         """The run's folder."""
@@ -91,13 +98,18 @@ class TaskOptions(RunOptions):
         Raises:
             BadInputError: Where an option cannot be used.
         """
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise BadInputError("--device cuda: torch sees no GPU here; use --device cpu or auto")
-        device = "cpu" if self.device == "cpu" or not torch.cuda.is_available() else "cuda"
+        device = self.torch_device()
         task = load_task(self.task, **{name: getattr(self, name) for name in OF_THE_TASK})
         say(f"Preparing task {task.name}: teacher {task.teacher}, student {task.student}, on {device}.")
         with Bar("teacher") as bar:
-            problem = prepare(task, device=device, root=self.data_root, on_step=bar)
+            problem = prepare(
+                task,
+                device=device,
+                root=self.data_root,
+                on_step=bar,
+                fresh=self.fresh,
+                inexact=self.allow_inexact,
+            )
         say(f"The teacher has {100 * problem.teacher_accuracy:.2f} % test accuracy.")
         return problem
 
@@ -123,6 +135,30 @@ class TaskOptions(RunOptions):
     def open(self) -> dict[str, Any] | None:
         """Make the folder this run's; see `open_run`."""
         return open_run(self.folder(), self.command, configuration(self))
+
+    def checkpoints(self, **settings: Any) -> Checkpoints:
+        """The checkpoints in the run's folder; `settings` as `Checkpoints` has them."""
+        return Checkpoints(
+            self.folder() / CHECKPOINTS,
+            fresh=self.fresh,
+            inexact=self.allow_inexact,
+            extra={"device": self.torch_device()},
+            **settings,
+        )
+
+    def torch_device(self) -> str:
+        """Where everything runs, cpu or cuda.
+
+        Raises:
+            BadInputError: Where there is no such device.
+        """
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise BadInputError("--device cuda: torch sees no GPU here; use --device cpu or auto")
+        return "cpu" if self.device == "cpu" or not torch.cuda.is_available() else "cuda"
+
+    def finish(self, result: dict[str, Any], started: float, **timing: Any) -> dict[str, Any]:
+        """Write the run's result, and what the clock says since `started` by `time.monotonic`; see `finish_run`."""
+        return finish_run(self.folder(), result, time.monotonic() - started, **timing)
 
 
 def flat(options: Any) -> dict[str, Any]:

@@ -12,12 +12,11 @@ from typing import Annotated, Any
 import tyro
 
 from rltemp.agents.config import PolicyConfig, preset
-from rltemp.agents.train import POLICY_FILE, train_policy
+from rltemp.agents.train import CHECKPOINTING, POLICY_FILE, train_policy
 from rltemp.commands import Compare, Distill, TrainTeacher
 from rltemp.console import say, show_next
 from rltemp.errors import BadInputError
 from rltemp.options import OF_THE_TASK, TaskOptions, at_least, flat
-from rltemp.runs import finish_run
 from rltemp.variety import Variety
 
 VARIETY = "variety"
@@ -76,8 +75,9 @@ class TrainPolicy(TaskOptions):
             self.open()
             started = time.monotonic()
             say(f"Training a policy on {self.task}.")
-            found = train_policy(problem, self.policy, out, progress=sys.stdout.isatty())
-            result = finish_run(out, found, time.monotonic() - started)
+            checkpoints = self.checkpoints(**CHECKPOINTING)
+            found = train_policy(problem, self.policy, out, sys.stdout.isatty(), checkpoints)
+            result = self.finish(found, started, resumed_at=checkpoints.resumed_at)
         file = shlex.quote(str(out / POLICY_FILE))
         words = "--task digits" if self.task == VARIETY else self.task_words()
         show_next(

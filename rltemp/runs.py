@@ -1,8 +1,9 @@
 """Run folders: what a command was asked (`config.json`) and what came out (`result.json`, written last).
 
 A folder belongs to one command with one configuration. The same command on the same folder goes on or shows
-what is there; any other is refused, so a finished result is never overwritten. Both files are strict JSON: no
-NaN (written as null), no key twice.
+what is there; any other is refused, so a finished result is never overwritten. One process at a time works in a
+folder (`run.lock`). All files are strict JSON: no NaN (written as null), no key twice. What the clock says goes into
+`timing.json`, so that `result.json` is the same, byte for byte, whenever the same run is done again.
 """
 
 from __future__ import annotations
@@ -11,19 +12,23 @@ import json
 import math
 import os
 import platform
+import socket
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from rltemp.errors import BadInputError
 from rltemp.files import atomic_write
 
-CONFIG, RESULT = "config.json", "result.json"
+CONFIG, RESULT, TIMING, LOCK = "config.json", "result.json", "timing.json", "run.lock"
 MAX_JSON_BYTES = 1 << 20
 PACKAGES = ("rltemp", "torch", "numpy", "gymnasium", "stable-baselines3")
+_held: dict[Path, FileLock] = {}
 
 
 def open_run(out: Path, command: str, config: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -40,37 +45,71 @@ def open_run(out: Path, command: str, config: Mapping[str, Any]) -> dict[str, An
         folder, or one that the same command left unfinished.
 
     Raises:
-        BadInputError: Where the folder is another run's, holds files of somebody else, or cannot be written.
+        BadInputError: Where the folder is another run's, holds files of somebody else, cannot be written, or another
+            process is at work in it.
     """
     wanted = _plain({"command": command, **config})
     try:
         out.mkdir(parents=True, exist_ok=True)
-        # A run killed at its very first write leaves a temporary file and no more.
-        empty = all(entry.suffix == ".tmp" for entry in out.iterdir())
+        # A run killed at its very first write leaves a temporary file and its lock, and no more.
+        if all(entry.suffix == ".tmp" or entry.name == LOCK for entry in out.iterdir()):
+            hold(out)
+            if not (out / CONFIG).exists():
+                atomic_write(out / CONFIG, _encode(wanted))
     except OSError as error:
         raise BadInputError(f"cannot use {out} as a run folder: {_reason(error)}. Choose another --out") from error
-    if empty:
-        atomic_write(out / CONFIG, _encode(wanted))
-        return None
     if not (out / CONFIG).exists():
         raise BadInputError(f"{out} is not an rltemp run folder (files, but no {CONFIG}). Choose another --out")
-    finished = (out / RESULT).exists()
-    changes = _changes(read_json(out / CONFIG), wanted)
-    if changes:
-        state = "a finished" if finished else "an unfinished"
+    different = changes(read_json(out / CONFIG), wanted)
+    if different:
+        state = "a finished" if (out / RESULT).exists() else "an unfinished"
         raise BadInputError(
-            f"{out} holds {state} run with other settings (differs in: {changes}). Choose another --out"
+            f"{out} holds {state} run with other settings (differs in: {different}). Choose another --out"
         )
-    return read_json(out / RESULT) if finished else None
+    if not (out / RESULT).exists():
+        hold(out)
+    return read_json(out / RESULT) if (out / RESULT).exists() else None
 
 
-def finish_run(folder: Path, result: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+def hold(folder: Path) -> None:
+    """Keep other processes out of a folder until `release`, or until this process ends, however it ends.
+
+    Raises:
+        BadInputError: Where another process is at work there, naming it, or no lock can be made there.
+    """
+    path = folder.resolve() / LOCK
+    lock = _held.setdefault(path, FileLock(path, timeout=0))
+    if lock.is_locked:
+        return
+    try:
+        lock.acquire()
+        now = datetime.now().astimezone().isoformat(" ", "seconds")
+        path.write_text(f"process {os.getpid()} on {socket.gethostname()} since {now}\n", "utf-8")
+    except Timeout:
+        owner = path.read_text("utf-8", "replace").strip()[:200]
+        raise BadInputError(
+            f"{folder} is in use by {owner or 'another process'} (lock {LOCK}). Wait for it, or choose another --out"
+        ) from None
+    except OSError as error:
+        raise BadInputError(f"cannot write into {folder}: {_reason(error)}. Choose another --out") from error
+
+
+def release(folder: Path) -> None:
+    """Let others in again."""
+    path = folder.resolve() / LOCK
+    if (lock := _held.pop(path, None)) is not None:
+        path.unlink(missing_ok=True)
+        lock.release()
+
+
+def finish_run(folder: Path, result: Mapping[str, Any], seconds: float, **timing: Any) -> dict[str, Any]:
     """Write `result.json`, which marks the run as finished, and return what was written.
 
     Args:
         folder: A folder that `open_run` opened.
-        result: What came out, by name. `seconds`, `versions` and `platform` are added here.
-        seconds: How long the run took, in seconds.
+        result: What came out, by name. `versions` and `platform` are added here.
+        seconds: How long the run took, in seconds; goes into `timing.json`.
+        **timing: What else depends on the clock, or on how often the run was interrupted.
 
     Raises:
         BadInputError: Where the folder already holds a result, or cannot be written.
@@ -78,9 +117,10 @@ def finish_run(folder: Path, result: Mapping[str, Any], seconds: float) -> dict[
     if (folder / RESULT).exists():
         raise BadInputError(f"{folder} already holds a finished run; nothing was overwritten. Choose another --out")
     machine = {"system": platform.system(), "machine": platform.machine(), "processors": os.cpu_count()}
-    added = {"seconds": round(seconds, 3), "versions": versions(), "platform": machine}
-    written: dict[str, Any] = _plain({**result, **added})
+    written: dict[str, Any] = _plain({**result, "versions": versions(), "platform": machine})
+    atomic_write(folder / TIMING, _encode(_plain({"seconds": round(seconds, 3), **timing})))
     atomic_write(folder / RESULT, _encode(written))
+    release(folder)
     return written
 
 
@@ -164,7 +204,7 @@ def _encode(value: Any) -> bytes:
     return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
-def _changes(old: Mapping[str, Any], new: Mapping[str, Any], most: int = 4) -> str:
+def changes(old: Mapping[str, Any], new: Mapping[str, Any], most: int = 4) -> str:
     """What differs, as `seed 0 -> 1, rules[1] fixed:4 -> dtkd`; empty where nothing does."""
     before, after = dict(_leaves(old)), dict(_leaves(new))
     keys = [key for key in {**before, **after} if before.get(key, "absent") != after.get(key, "absent")]

@@ -9,13 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from torch import nn
 
+from rltemp.checkpoints import Checkpoints
 from rltemp.data import Dataset, Part
 from rltemp.datasets import load_dataset
 from rltemp.distill import Distillation, Problem, evaluate, predict, train
@@ -36,7 +40,13 @@ def cache_folder() -> Path:
 
 
 def prepare(
-    task: Task, *, device: str | torch.device = "cpu", root: Path | None = None, on_step: OnStep | None = None
+    task: Task,
+    *,
+    device: str | torch.device = "cpu",
+    root: Path | None = None,
+    on_step: OnStep | None = None,
+    fresh: bool = False,
+    inexact: bool = False,
 ) -> Problem:
     """Load a task's data, and its teacher from the file it names, from the cache, or by training it.
 
@@ -45,27 +55,51 @@ def prepare(
         device: Where the data and the networks go.
         root: Where data sets are downloaded to; see `rltemp.data`.
         on_step: Told of the teacher's training steps.
+        fresh: Where its training was interrupted, begin it at step 0; otherwise it goes on.
+        inexact: As `Checkpoints` has it.
 
     Raises:
         BadInputError: Where the data or the teacher's file cannot be used.
         TrainingDivergedError: Where the teacher's training ends in numbers that are not finite.
     """
     dataset = load_dataset(task.name, task.split_seed, root).to(device)
-    teacher = (
-        _teacher(task, dataset, on_step).to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
-    )
+    teacher, mark = _teacher(task, dataset, on_step, fresh, inexact)
+    teacher = teacher.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     logits = None if dataset.augment else predict(teacher, dataset, dataset.train)
     accuracy = float(evaluate(teacher, dataset, dataset.test))
-    return Problem(task, dataset, teacher, logits, accuracy)
+    return Problem(task, dataset, teacher, logits, accuracy, mark)
 
 
-def train_teacher(task: Task, dataset: Dataset, on_step: OnStep | None = None) -> nn.Module:
-    """Train the task's teacher on the labels of the training part, by `task.teacher_recipe`."""
+def train_teacher(
+    task: Task, dataset: Dataset, on_step: OnStep | None = None, checkpoints: Checkpoints | None = None
+) -> nn.Module:
+    """Train the task's teacher on the labels of the training part, by `task.teacher_recipe`.
+
+    Args:
+        task: The description.
+        dataset: Its data.
+        on_step: Told of every step.
+        checkpoints: Where it goes on from, and what it leaves.
+
+    Raises:
+        TrainingDivergedError: Where its weights are not finite at the end.
+    """
     # A teacher is a student that learns without one: the same loop, and no logits to learn from.
     nobody = torch.zeros(1, dataset.num_classes, device=dataset.train.labels.device).expand(len(dataset.train), -1)
     problem = Problem(replace(task, student=task.teacher), dataset, nn.Identity(), nobody, teacher_accuracy=0.0)
     run = Distillation(problem, task.teacher_seed, recipe=task.teacher_recipe)
-    teacher = train(run, none(), lambda run, *_: on_step(run.step, run.steps) if on_step else None)
+    saved = checkpoints.resume() if checkpoints else None
+    if saved is not None:
+        run.restore(saved)
+
+    def after_step(run: Distillation, *_: object) -> None:
+        if on_step is not None:
+            on_step(run.step, run.steps)
+        if checkpoints is not None:
+            checkpoints.tick(run.step, run.state)
+
+    with checkpoints or nullcontext():
+        teacher = train(run, none(), after_step)
     if not all(bool(value.isfinite().all()) for value in teacher.parameters()):
         raise TrainingDivergedError(
             f"teacher {task.teacher}: its weights are not finite after {run.steps} steps; lower --teacher-learning-rate"
@@ -87,21 +121,35 @@ def teacher_file(task: Task, dataset: Dataset) -> Path:
     return cache_folder() / "teachers" / f"{task.teacher.replace(':', '-')}-{key}.safetensors"
 
 
-def _teacher(task: Task, dataset: Dataset, on_step: OnStep | None) -> nn.Module:
+def _teacher(
+    task: Task, dataset: Dataset, on_step: OnStep | None, fresh: bool, inexact: bool
+) -> tuple[nn.Module, dict[str, str]]:
+    """The teacher, and what is to be said of it."""
     if task.teacher == "toy":
-        return toy_teacher()
+        return toy_teacher(), {}
     given = Path(task.teacher_weights) if task.teacher_weights else None
     if given is not None and not given.is_file():
         raise BadInputError(f"teacher weights {given}: no such file")
     file = given or teacher_file(task, dataset)
-    if file.is_file():
-        teacher = build_model(task.teacher, dataset.image_shape, dataset.num_classes)
-        load_weights(teacher, file)
-        return teacher
-    teacher = train_teacher(task, dataset, on_step)
+    if not file.is_file():
+        _train_into(file, task, dataset, on_step, fresh, inexact)
+    teacher = build_model(task.teacher, dataset.image_shape, dataset.num_classes)
+    said = load_weights(teacher, file)
+    return teacher, {name: said[name] for name in ("inexact_resume",) if name in said}
+
+
+def _train_into(file: Path, task: Task, dataset: Dataset, on_step: OnStep | None, fresh: bool, inexact: bool) -> None:
+    """Train the teacher into its file; of two processes that want the same one, the second waits for it."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_weights(teacher, file, {"task": task.name, "network": task.teacher})
-    return teacher
+    lock = file.with_suffix(".lock")
+    with FileLock(lock):
+        if file.is_file():
+            return
+        checkpoints = Checkpoints(file.with_suffix(".checkpoints"), fresh=fresh, inexact=inexact)
+        teacher = train_teacher(task, dataset, on_step, checkpoints)
+        save_weights(teacher, file, {"task": task.name, "network": task.teacher, **checkpoints.mark()})
+        shutil.rmtree(checkpoints.folder, ignore_errors=True)
+        lock.unlink(missing_ok=True)
 
 
 def _digest(part: Part) -> str:

@@ -20,6 +20,7 @@ from rltemp.types import Signals, Temperatures
 
 NETWORKS = ("teacher", "student")
 QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
+BINS = 50
 
 TAGS: dict[str, str] = {
     "kd/loss": "the whole objective, mean over the batch (nats)",
@@ -107,7 +108,8 @@ class Tracker:
     """Writes numbers of known tags to the TensorBoard events of a run folder.
 
     Args:
-        folder: The run folder. Events that an earlier, unfinished run left there are no longer shown.
+        folder: The run folder.
+        size: Bytes of the events of an earlier part of this run, as `flush` gave them; later ones are cut off.
 
     >>> import tempfile
     >>> with Tracker(Path(tempfile.mkdtemp())) as tracker:
@@ -116,11 +118,14 @@ class Tracker:
     rltemp.errors.BadInputError: unknown tag 'kd/los': did you mean 'kd/loss'? Known: ...
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, size: int = 0) -> None:
         # Here, because it takes a second that most commands need not wait for.
-        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard import summary
 
-        self._writer = SummaryWriter(str(folder), purge_step=0)
+        from rltemp.events import EventFile
+
+        self._make = summary
+        self._events = EventFile(folder, size)
 
     def __enter__(self) -> Tracker:
         return self
@@ -128,18 +133,30 @@ class Tracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._writer.close()
+        self._events.close()
+
+    def flush(self) -> int:
+        """Write what waits; the size of the events so far, in bytes."""
+        return self._events.flush()
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Write numbers by tag, at optimizer step `step`."""
         for tag, value in values.items():
             lookup(TAGS, tag, "tag")
-            self._writer.add_scalar(tag, value, step)
+            self.scalar(tag, value, step)
+
+    def scalar(self, tag: str, value: float, step: int) -> None:
+        """Write one number under any tag."""
+        self._events.add(self._make.scalar(tag, value), step)  # type: ignore[no-untyped-call]
+
+    def histogram(self, tag: str, values: Tensor, step: int) -> None:
+        """Write how numbers are spread, where they are finite: a histogram of anything else raises."""
+        if bool(values.isfinite().all()):
+            numbers = values.detach().float().cpu().numpy()
+            self._events.add(self._make.histogram(tag, numbers, BINS), step)  # type: ignore[no-untyped-call]
 
     def temperatures(self, temperatures: Temperatures, step: int) -> None:
         """Write `temperature_scalars` and both histograms."""
         self.scalars(temperature_scalars(temperatures), step)
         for network in NETWORKS:
-            values = getattr(temperatures, network).detach().float().cpu()
-            if bool(values.isfinite().all()):  # a histogram of anything else raises
-                self._writer.add_histogram(f"temperature/{network}", values, step)
+            self.histogram(f"temperature/{network}", getattr(temperatures, network), step)

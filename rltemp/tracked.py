@@ -1,0 +1,112 @@
+"""One student's training as the command `distill` runs it: logged, checkpointed, and stopped where numbers fail."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from rltemp.checkpoints import Checkpoints, State
+from rltemp.console import Bar
+from rltemp.distill import Distillation, Problem, predict, train
+from rltemp.errors import BadInputError, TrainingDivergedError
+from rltemp.methods import GuardCount, Method, watch
+from rltemp.tracking import Tracker, step_scalars, validation_scalars
+from rltemp.types import Signals
+
+
+class TrackedRun:
+    """The training of one student.
+
+    Args:
+        problem: The task, loaded.
+        method: What each step minimises.
+        seed: The student's.
+        out: The run folder, for TensorBoard.
+        log_every: Steps from one entry in the log to the next.
+        checkpoints: Where it goes on from, and what it leaves.
+    """
+
+    def __init__(
+        self, problem: Problem, method: Method, seed: int, out: Path, log_every: int, checkpoints: Checkpoints
+    ) -> None:
+        self.run = Distillation(problem, seed)
+        self.guards = GuardCount()
+        self.method = watch(self.run.attach(method), self.guards)
+        self.log_every = log_every
+        self.checkpoints = checkpoints
+        saved = checkpoints.resume()
+        if saved is not None:
+            self.run.restore(saved["run"])
+            self.guards.restore(saved["guards"])
+        self.tracker = Tracker(out, saved["events"] if saved else 0)
+        self._clock = 0.0, 0
+
+    def train(self) -> nn.Module:
+        """Train to the end of the run.
+
+        Returns:
+            The student.
+
+        Raises:
+            TrainingDivergedError: Where its numbers stop being finite.
+            InterruptedRunError: Where a signal came; the state is saved.
+        """
+        self._clock = time.perf_counter(), self.run.step
+        with self.checkpoints, self.tracker, Bar(self.method.name) as self.bar:
+            try:
+                student = train(self.run, self.method, self._after_step)
+            except BadInputError as error:
+                # A rule that is given nan answers nan, and is refused for it: the student is what went wrong.
+                if self._finite():
+                    raise
+                raise self._diverged() from error
+        if not self._finite():
+            raise self._diverged()
+        return student
+
+    def state(self) -> State:
+        """What a checkpoint holds; the log is on the disk as far as this."""
+        return {"run": self.run.state(), "guards": self.guards.state(), "events": self.tracker.flush()}
+
+    def _after_step(self, run: Distillation, signals: Signals, loss: Tensor) -> None:
+        self.bar(run.step, run.steps)
+        if run.step % self.log_every == 0 or run.done:
+            self._log(signals, loss)
+        if run.step % run.steps_per_epoch == 0:
+            self._validate()
+        self.checkpoints.tick(run.step, self.state)
+
+    def _log(self, signals: Signals, loss: Tensor) -> None:
+        run, (then, step) = self.run, self._clock
+        now = time.perf_counter()
+        values = step_scalars(signals, loss)
+        if not math.isfinite(values["kd/loss"]):
+            raise self._diverged()
+        values["time/step_ms"] = 1000 * (now - then) / (run.step - step)
+        values["student/learning_rate"] = float(run.optimizer.param_groups[0]["lr"])
+        self.tracker.scalars(values, run.step)
+        if self.guards.last is not None:
+            self.tracker.temperatures(self.guards.last, run.step)
+        self._clock = time.perf_counter(), run.step
+
+    def _validate(self) -> None:
+        before, dataset = time.perf_counter(), self.run.problem.dataset
+        logits = predict(self.run.student, dataset, dataset.validation)
+        self.tracker.scalars(validation_scalars(logits, dataset.validation.labels), self.run.step)
+        then, step = self._clock
+        self._clock = then + time.perf_counter() - before, step  # no part of a training step
+
+    def _finite(self) -> bool:
+        """Whether the student still answers with numbers; large finite weights may not."""
+        dataset = self.run.problem.dataset
+        return bool(predict(self.run.student, dataset, dataset.validation).isfinite().all())
+
+    def _diverged(self) -> TrainingDivergedError:
+        run = self.run
+        return TrainingDivergedError(
+            f"the student's numbers are not finite at step {run.step} of {run.steps}; "
+            f"lower --learning-rate (it is {run.recipe.learning_rate:g}) and choose another --out"
+        )
