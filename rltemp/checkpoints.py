@@ -81,7 +81,7 @@ class Checkpoints:
         self._reached: int | None = None
         self._leave = contextlib.ExitStack()
         if fresh:
-            shutil.rmtree(folder, ignore_errors=True)
+            self.remove()
 
     def __enter__(self) -> Checkpoints:
         """Within, a signal waits for the next `tick`."""
@@ -151,6 +151,10 @@ class Checkpoints:
             old.unlink(missing_ok=True)
         ended = time.monotonic()
         self._due = ended + self.share * (ended - started)
+
+    def remove(self) -> None:
+        """Forget all that is saved."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def mark(self) -> dict[str, str]:
         """What a result says of a continuation that was not exact; nothing where it was."""

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.padding import Padding
@@ -49,12 +49,21 @@ class Bar:
 
 def say(line: str) -> None:
     """Print a line, as it is and at once."""
-    print(line, flush=True)
+    _write(line, sys.stdout)
 
 
 def warn(line: str) -> None:
     """Print a warning, one line, beside what the command says."""
-    print(f"rltemp: warning: {' '.join(line.splitlines())}", file=sys.stderr, flush=True)
+    _write(f"rltemp: warning: {' '.join(line.splitlines())}", sys.stderr)
+
+
+def _write(line: str, stream: TextIO) -> None:
+    try:
+        print(line, file=stream, flush=True)
+    except BrokenPipeError:
+        raise  # nobody listens any more
+    except OSError:
+        pass  # the output may go to the very disk that is full: no reason to end a run
 
 
 def show(table: Table) -> None:

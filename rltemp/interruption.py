@@ -37,6 +37,9 @@ def deferred(name: str) -> Iterator[None]:
         yield
     finally:
         _loops.remove(name)
+        _patience(0)
+    if _noted and not _loops:
+        raise InterruptedRunError(_noted[0])
 
 
 @contextmanager
@@ -53,6 +56,8 @@ def handled() -> Iterator[None]:
     try:
         yield
     finally:
+        _patience(0)
+        _noted.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -63,9 +68,15 @@ def _handle(number: int, frame: FrameType | None) -> None:
     _noted.append(signal.Signals(number))
     if not _loops:
         raise InterruptedRunError(_noted[0])
-    if hasattr(signal, "setitimer"):  # not on Windows
-        signal.signal(signal.SIGALRM, _lost_patience)
-        signal.setitimer(signal.ITIMER_REAL, GRACE)
+    _patience(GRACE)
+
+
+def _patience(seconds: float) -> None:
+    """Leave in this many seconds; 0 calls it off."""
+    if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():  # not on Windows
+        if seconds:
+            signal.signal(signal.SIGALRM, _lost_patience)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def _lost_patience(number: int, frame: FrameType | None) -> None:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -141,15 +140,27 @@ def _teacher(
 def _train_into(file: Path, task: Task, dataset: Dataset, on_step: OnStep | None, fresh: bool, inexact: bool) -> None:
     """Train the teacher into its file; of two processes that want the same one, the second waits for it."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    lock = file.with_suffix(".lock")
-    with FileLock(lock):
+    with _only_one(file.with_suffix(".lock")):
         if file.is_file():
             return
         checkpoints = Checkpoints(file.with_suffix(".checkpoints"), fresh=fresh, inexact=inexact)
-        teacher = train_teacher(task, dataset, on_step, checkpoints)
-        save_weights(teacher, file, {"task": task.name, "network": task.teacher, **checkpoints.mark()})
-        shutil.rmtree(checkpoints.folder, ignore_errors=True)
-        lock.unlink(missing_ok=True)
+        try:
+            teacher = train_teacher(task, dataset, on_step, checkpoints)
+            save_weights(teacher, file, {"task": task.name, "network": task.teacher, **checkpoints.mark()})
+        except TrainingDivergedError:
+            checkpoints.remove()  # it would diverge again from there
+            raise
+        checkpoints.remove()
+
+
+@contextmanager
+def _only_one(lock: Path) -> Iterator[None]:
+    """Within, no other process is; the lock's file is gone afterwards."""
+    with FileLock(lock):
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def _digest(part: Part) -> str:

@@ -40,6 +40,7 @@ def kill_after_a_checkpoint(
     after: float = 0.0,
     names: str = "*.ckpt",
     by: signal.Signals = signal.SIGKILL,
+    times: int = 1,
 ) -> tuple[int, str, str]:
     """Wait until there is a checkpoint that was not there, then `after` seconds more, and send the signal."""
     before = set(folder.glob(names))
@@ -47,7 +48,9 @@ def kill_after_a_checkpoint(
     while process.poll() is None and time.monotonic() < deadline:
         if set(folder.glob(names)) - before:
             time.sleep(after)
-            process.send_signal(by)
+            for _ in range(times):
+                process.send_signal(by)
+                time.sleep(0.02)
             break
         time.sleep(0.002)
     return finish(process)

@@ -1,5 +1,6 @@
 import csv
 import json
+import signal
 import subprocess
 import sys
 import zipfile
@@ -30,7 +31,7 @@ def code(*words: object) -> int:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def read(path: Path) -> dict[str, object]:
@@ -202,13 +203,13 @@ def test_exit_codes_tell_the_three_errors_apart():
     assert [exit_code(error) for error in errors] == [2, 3, 4]
 
 
-def test_an_interrupt_is_one_line(monkeypatch, capsys):
-    def interrupted(_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(rltemp.cli, "run", interrupted)
-    assert code("rules") == 130
-    assert "interrupted" in one_line(capsys)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_one_line_with_the_command_that_goes_on(monkeypatch, capsys, number):
+    before = signal.getsignal(number)
+    monkeypatch.setattr(rltemp.cli, "run", lambda _: signal.raise_signal(number))
+    assert code("distill", "--task", "a b", "--fresh") == 128 + number
+    assert f"stopped by {number.name}. Go on with: rltemp distill --task 'a b'\n" in one_line(capsys) + "\n"
+    assert signal.getsignal(number) is before
 
 
 def test_the_demo_learns_a_policy_and_compares_it(tmp_path: Path, capsys):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import signal
 from pathlib import Path
 
 import pytest
-
 from processes import curves, digests, finish, kill_after_a_checkpoint, resumed_at, start
 
 DISTILL = (
@@ -98,3 +99,58 @@ def test_a_policy_killed_twice_ends_bit_identical_with_the_same_curve(tmp_path: 
     assert 0 == updates[0] < updates[1] < updates[2]
     assert digests(folder) == digests(tmp_path / "whole")
     assert curves(folder / "tensorboard") == curves(tmp_path / "whole" / "tensorboard")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_says_how_to_go_on_and_that_command_ends_bit_identical(
+    tmp_path: Path, whole: Path, cache: Path, number: signal.Signals
+) -> None:
+    """Case 8: within 10 s, with the conventional code; what is printed is the command that goes on."""
+    folder = tmp_path / "run"
+    process = start(*DISTILL, "--out", folder, cache=cache)
+    code, _, err = kill_after_a_checkpoint(process, folder / "checkpoints", 0.2, by=number)
+    assert code == 128 + number
+    said = re.fullmatch(rf"rltemp: stopped by {number.name}: saved at step (\d+)\. Go on with: rltemp (.*)\n", err)
+    assert said, err
+    code, out, _ = finish(start(*shlex.split(said[2]), cache=cache))
+    assert code == 0
+    assert f"Resumed at step {said[1]} (lost 0 steps)" in out
+    assert digests(folder) == digests(whole)
+    assert curves(folder) == curves(whole)
+
+
+def test_a_second_signal_leaves_at_once_and_the_files_are_whole(tmp_path: Path, whole: Path, cache: Path) -> None:
+    folder = tmp_path / "run"
+    process = start(*DISTILL, "--out", folder, cache=cache)
+    code, _, _ = kill_after_a_checkpoint(process, folder / "checkpoints", by=signal.SIGTERM, times=2)
+    assert code in (143, -signal.SIGTERM)  # the second may come after the first has been dealt with
+    assert finish(start(*DISTILL, "--out", folder, cache=cache))[0] == 0
+    assert digests(folder) == digests(whole)
+
+
+def test_a_signal_in_the_middle_of_a_rollout_keeps_what_was_saved_before_it(tmp_path: Path, cache: Path) -> None:
+    words = (*POLICY, "--epochs", "200", "--out", tmp_path / "run")
+    process = start(*words, cache=cache)
+    code, _, err = kill_after_a_checkpoint(process, tmp_path / "run" / "checkpoints", 1.0, by=signal.SIGTERM)
+    assert code == 143
+    assert "stopped by SIGTERM: saved at update 0. Go on with: rltemp train-policy" in err
+
+
+def test_a_teacher_that_is_killed_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    words = ("train-teacher", "--task", "digits", "--teacher-epochs", "40")
+    code, _, err = finish(start(*words, "--out", tmp_path / "whole", cache=tmp_path / "a"))
+    assert (code, err) == (0, "")
+    folder, steps = tmp_path / "run", []
+    for wait in (0.1, 0.2):
+        process = start(*words, "--out", folder, cache=tmp_path / "b")
+        checkpoints = next(iter((tmp_path / "b" / "teachers").glob("*.checkpoints")), None)
+        while checkpoints is None and process.poll() is None:
+            checkpoints = next(iter((tmp_path / "b" / "teachers").glob("*.checkpoints")), None)
+        assert checkpoints is not None
+        steps.append(resumed_at(kill_after_a_checkpoint(process, checkpoints, wait)[1]))
+    code, out, _ = finish(start(*words, "--out", folder, cache=tmp_path / "b"))
+    steps.append(resumed_at(out))
+    assert code == 0
+    assert 0 == steps[0] < steps[1] < steps[2]
+    assert digests(folder) == digests(tmp_path / "whole")
+    assert [file.suffix for file in (tmp_path / "b" / "teachers").iterdir()] == [".safetensors"]

@@ -1,6 +1,9 @@
 import json
 import os
 import platform
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -156,7 +159,7 @@ def test_a_result_that_cannot_be_written_is_one_line_and_the_run_stays_unfinishe
         with pytest.raises(BadInputError, match="No space left on device") as refusal:
             finish_run(tmp_path, {}, seconds=1.0)
     one_line(refusal)
-    assert list(contents(tmp_path)) == ["config.json"]
+    assert sorted(contents(tmp_path)) == ["config.json", "run.lock"]
     assert open_run(tmp_path, "compare", CONFIG) is None
 
 
@@ -166,12 +169,12 @@ def test_a_run_killed_at_its_first_write_can_start_again(tmp_path):
     assert read_config(tmp_path, "compare") == CONFIG
 
 
-def test_a_result_says_versions_machine_and_time_but_no_host(tmp_path):
+def test_a_result_says_versions_and_machine_but_no_host_and_nothing_that_the_clock_says(tmp_path):
     open_run(tmp_path, "compare", CONFIG)
-    finish_run(tmp_path, {"accuracy": 0.95}, seconds=1.23456)
+    finish_run(tmp_path, {"accuracy": 0.95}, seconds=1.23456, resumed_at=7)
     result = json.loads((tmp_path / "result.json").read_text())
-    assert list(result) == ["accuracy", "seconds", "versions", "platform"]
-    assert result["seconds"] == 1.235
+    assert list(result) == ["accuracy", "versions", "platform"]
+    assert read_json(tmp_path / "timing.json") == {"seconds": 1.235, "resumed_at": 7}
     assert result["versions"]["python"] == platform.python_version()
     assert result["versions"]["numpy"] == np.__version__
     assert result["platform"] == {
@@ -243,3 +246,49 @@ def test_a_missing_file_a_folder_and_a_pipe_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(BadInputError, match="is not a file"):
         read_json(tmp_path / "pipe")
+
+
+LOCKED = """
+import sys, time
+from rltemp.runs import open_run
+open_run(__import__("pathlib").Path(sys.argv[1]), "compare", {"task": "digits"})
+print("open", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_second_process_is_told_who_is_at_work_and_a_killed_one_leaves_no_lock(tmp_path):
+    """Case 13: two processes on one run folder."""
+    first = subprocess.Popen([sys.executable, "-c", LOCKED, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "open\n"
+        before = contents(tmp_path)
+        started = time.monotonic()
+        with pytest.raises(BadInputError, match=rf"is in use by process {first.pid} on .* since \d{{4}}-") as refusal:
+            open_run(tmp_path, "compare", {"task": "digits"})
+        assert time.monotonic() - started < 1
+        one_line(refusal)
+        assert contents(tmp_path) == before
+    finally:
+        first.kill()
+        first.wait()
+    assert open_run(tmp_path, "compare", {"task": "digits"}) is None
+
+
+def test_a_finished_run_leaves_no_lock_and_is_read_while_nobody_may_write(tmp_path):
+    open_run(tmp_path, "compare", CONFIG)
+    written = finish_run(tmp_path, {"accuracy": 0.95}, seconds=1.0)
+    assert sorted(contents(tmp_path)) == ["config.json", "result.json", "timing.json"]
+    tmp_path.chmod(0o500)
+    try:
+        assert open_run(tmp_path, "compare", CONFIG) == written
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_a_folder_of_somebody_else_is_refused_and_left_as_it_is(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(BadInputError, match="is not an rltemp run folder"):
+        open_run(tmp_path, "compare", CONFIG)
+    assert list(contents(tmp_path)) == ["thesis.tex"]
