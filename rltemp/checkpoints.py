@@ -91,7 +91,7 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leave.close()
+        self._leave.__exit__(kind, error, trace)
 
     def resume(self) -> State | None:
         """The state to go on from, or None where the run has saved nothing yet.
