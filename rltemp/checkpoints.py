@@ -36,6 +36,8 @@ from rltemp.runs import changes, versions
 FOLDER = "checkpoints"
 KEPT = 2
 SHARE = 50.0
+INEXACT = "inexact_resume"
+"""What a result calls that it went on under other conditions."""
 RETRY = 10.0
 """Seconds from one that could not be written to the next try."""
 TRIES = 3
@@ -158,7 +160,7 @@ class Checkpoints:
 
     def mark(self) -> dict[str, str]:
         """What a result says of a continuation that was not exact; nothing where it was."""
-        return {"inexact_resume": self.differences} if self.differences else {}
+        return {INEXACT: self.differences} if self.differences else {}
 
     def standing(self, step: int) -> str:
         """What is saved, in words."""

@@ -81,7 +81,9 @@ class Distill(TaskOptions):
             student = run.train()
             save_weights(student, out / "student.safetensors", {"task": self.task, "rule": self.rule})
             found = {**self._result(problem, student), "guarded_fraction": run.guards.fraction}
-            result = self.finish({**found, **checkpoints.mark()}, started, resumed_at=checkpoints.resumed_at)
+            result = self.finish(
+                {**found, **problem.teacher_mark, **checkpoints.mark()}, started, resumed_at=checkpoints.resumed_at
+            )
         say(
             f"Student {result['student']} under {self.rule}: {100 * result['test_accuracy']:.2f} % test "
             f"accuracy (its teacher {100 * result['teacher_accuracy']:.2f} %)."

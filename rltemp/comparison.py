@@ -17,7 +17,6 @@ from rltemp.names import lookup
 from rltemp.options import command_line
 from rltemp.picture import picture
 from rltemp.report import console_table, write_csv, write_report
-from rltemp.runs import finish_run
 from rltemp.stats import Paired
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def run_comparison(options: Compare) -> dict[str, Any]:
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     check_rules(options.rules, seeds)
     check_baselines(options.baselines(), options.rules)
-    problem, out = options.problem(), options.folder()
+    problem = options.problem()
     options.open()
     started = time.monotonic()
     with Bar("compare") as bar:
@@ -41,7 +40,7 @@ def run_comparison(options: Compare) -> dict[str, Any]:
             stack=options.stack,
             on_progress=reporter(bar),
         )
-    return finish_run(out, write_comparison(options, problem, found, seeds), time.monotonic() - started)
+    return options.finish(write_comparison(options, problem, found, seeds), started)
 
 
 def write_comparison(

@@ -28,7 +28,6 @@ from rltemp.loading import SHIPPED, is_file_name
 from rltemp.observed import ANSWERS, NAMES, Probe, Trace, Watch, geometric_mean, thirds
 from rltemp.options import command_line
 from rltemp.recorded import always
-from rltemp.runs import finish_run
 from rltemp.stats import Paired, mean_and_error, paired_difference
 from rltemp.why import deciding, draw, report, words
 
@@ -62,7 +61,7 @@ def explain(options: Explain) -> dict[str, Any]:
     }
     draw(out / "why.png", trace, f"{problem.task.name}: {options.rules[0]} ({options.seeds} students)")
     atomic_write(out / "why.md", report(result, command_line(options)).encode())
-    return finish_run(out, result, time.monotonic() - started)
+    return options.finish(result, started)
 
 
 def show_explanation(result: Mapping[str, Any], out: Path) -> None:

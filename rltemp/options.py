@@ -203,7 +203,7 @@ def command_line(options: TaskOptions) -> str:
     changed = {
         name: value
         for name, value in flat(options).items()
-        if name not in ("config", "out") and (name == "task" or value != default[name])
+        if (name == "threads" or name not in NOT_CONFIGURATION) and (name == "task" or value != default[name])
     }
     return shlex.join(["rltemp", options.command, *arguments({**changed, "out": options.folder()})])
 

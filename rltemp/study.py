@@ -29,7 +29,6 @@ from rltemp.errors import BadInputError
 from rltemp.loading import load_method
 from rltemp.recorded import GREEDY, RECORDED, Recording, makers
 from rltemp.report import points
-from rltemp.runs import finish_run
 from rltemp.stats import Paired, paired_difference
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ def run_study(options: Study) -> dict[str, Any]:
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     arms = plan(options.rules, options.only)
     _check(options, arms, seeds)
-    problem, out = options.problem(), options.folder()
+    problem = options.problem()
     options.open()
     started = time.monotonic()
     with Bar("study") as bar:
@@ -115,7 +114,7 @@ def run_study(options: Study) -> dict[str, Any]:
         )
     lines = verdict(found, options.rules, options.only, options.selection_seeds)
     result = write_comparison(options, problem, found, seeds, lines)
-    return finish_run(out, result, time.monotonic() - started)
+    return options.finish(result, started)
 
 
 def record_all(problem: Problem, options: Study, bar: Bar) -> dict[str, Maker]:

@@ -18,7 +18,7 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from rltemp.checkpoints import Checkpoints
+from rltemp.checkpoints import INEXACT, Checkpoints
 from rltemp.data import Dataset, Part
 from rltemp.datasets import load_dataset
 from rltemp.distill import Distillation, Problem, evaluate, predict, train
@@ -134,7 +134,7 @@ def _teacher(
         _train_into(file, task, dataset, on_step, fresh, inexact)
     teacher = build_model(task.teacher, dataset.image_shape, dataset.num_classes)
     said = load_weights(teacher, file)
-    return teacher, {name: said[name] for name in ("inexact_resume",) if name in said}
+    return teacher, {f"teacher_{INEXACT}": said[INEXACT]} if INEXACT in said else {}
 
 
 def _train_into(file: Path, task: Task, dataset: Dataset, on_step: OnStep | None, fresh: bool, inexact: bool) -> None:

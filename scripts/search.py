@@ -24,7 +24,6 @@ from rltemp.cli import exit_code
 from rltemp.console import say, show_next
 from rltemp.errors import BadInputError
 from rltemp.options import TaskOptions, at_least
-from rltemp.runs import finish_run
 
 EVERY = 10
 """Generations from one line to the next."""
@@ -49,7 +48,7 @@ class Search(TaskOptions):
             self.open()
             started = time.monotonic()
             found = search(problem, self.search, out, Lines(self.search.generations))
-            result = finish_run(out, found, time.monotonic() - started)
+            result = self.finish(found, started)
         show_search(result)
         rules = f"--rules fixed:4 {shlex.quote(str(out / POLICY_FILE))}"
         show_next(out, f"rltemp compare {self.task_words()} {rules} --first-seed 1000 --seeds 128")
@@ -79,7 +78,7 @@ def show_search(result: dict[str, Any]) -> None:
     say(f"Scored on {result['scored']}.")
     say(f"Reference {result['reference_potential']:.4f}, policy {result['potential']:.4f}, on students of their own.")
     last = result["students_of_the_last_look"]
-    say(f"{result['students_trained']} student runs for the search, {last} for that line; {result['seconds']:.0f} s.")
+    say(f"{result['students_trained']} student runs for the search, {last} for that line.")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
