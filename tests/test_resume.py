@@ -11,18 +11,9 @@ from pathlib import Path
 import pytest
 from processes import curves, digests, finish, kill_after_a_checkpoint, resumed_at, start
 
-DISTILL = (
-    "distill",
-    "--task",
-    "digits",
-    "--rule",
-    "dtkd",
-    "--epochs",
-    "120",
-    "--teacher-epochs",
-    "2",
-    "--log-every",
-    "7",
+DISTILL = shlex.split("distill --task digits --rule dtkd --epochs 20 --teacher-epochs 2 --log-every 23")
+POLICY = shlex.split(
+    "train-policy --task toy --epochs 1 --updates 6 --students 8 --validation-students 4 --validate-every 2"
 )
 
 
@@ -44,7 +35,7 @@ def test_a_student_killed_twice_ends_bit_identical_with_the_same_curve(
     tmp_path: Path, whole: Path, cache: Path
 ) -> None:
     folder, steps = tmp_path / "run", []
-    for wait in (0.3, 0.6):
+    for wait in (0.1, 0.2):
         code, out, _ = kill_after_a_checkpoint(
             start(*DISTILL, "--out", folder, cache=cache), folder / "checkpoints", wait
         )
@@ -59,22 +50,6 @@ def test_a_student_killed_twice_ends_bit_identical_with_the_same_curve(
     assert json.loads((folder / "timing.json").read_text())["resumed_at"] == steps[2]
 
 
-POLICY = (
-    *(
-        "train-policy",
-        "--task",
-        "digits",
-        "--teacher-epochs",
-        "2",
-        "--epochs",
-        "2",
-        "--updates",
-        "6",
-        "--students",
-        "8",
-    ),
-    *("--validation-students", "4", "--validate-every", "2"),
-)
 AGENTS = {
     "run": (),
     "a reference that draws at random, and mix-up": ("--reference", "random", "--mixup", "1"),
@@ -82,7 +57,9 @@ AGENTS = {
 }
 
 
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize(
+    "agent", ["run", *(pytest.param(name, marks=pytest.mark.faults) for name in AGENTS if name != "run")]
+)
 def test_a_policy_killed_twice_ends_bit_identical_with_the_same_curve(tmp_path: Path, cache: Path, agent: str) -> None:
     words = (*POLICY, *AGENTS[agent])
     code, _, err = finish(start(*words, "--out", tmp_path / "whole", cache=cache))
@@ -101,7 +78,7 @@ def test_a_policy_killed_twice_ends_bit_identical_with_the_same_curve(tmp_path: 
     assert curves(folder / "tensorboard") == curves(tmp_path / "whole" / "tensorboard")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.faults)])
 def test_a_signal_saves_says_how_to_go_on_and_that_command_ends_bit_identical(
     tmp_path: Path, whole: Path, cache: Path, number: signal.Signals
 ) -> None:
@@ -112,6 +89,10 @@ def test_a_signal_saves_says_how_to_go_on_and_that_command_ends_bit_identical(
     assert code == 128 + number
     said = re.fullmatch(rf"rltemp: stopped by {number.name}: saved at step (\d+)\. Go on with: rltemp (.*)\n", err)
     assert said, err
+    code, _, err = finish(start(*DISTILL, "--out", folder, "--threads", "2", cache=cache))
+    assert code == 3
+    assert 'made under other conditions (threads "1" -> "2")' in err
+    assert "--allow-inexact" in err
     code, out, _ = finish(start(*shlex.split(said[2]), cache=cache))
     assert code == 0
     assert f"Resumed at step {said[1]} (lost 0 steps)" in out
@@ -129,15 +110,15 @@ def test_a_second_signal_leaves_at_once_and_the_files_are_whole(tmp_path: Path, 
 
 
 def test_a_signal_in_the_middle_of_a_rollout_keeps_what_was_saved_before_it(tmp_path: Path, cache: Path) -> None:
-    words = (*POLICY, "--epochs", "200", "--out", tmp_path / "run")
+    words = (*POLICY, "--epochs", "40", "--out", tmp_path / "run")
     process = start(*words, cache=cache)
-    code, _, err = kill_after_a_checkpoint(process, tmp_path / "run" / "checkpoints", 1.0, by=signal.SIGTERM)
+    code, _, err = kill_after_a_checkpoint(process, tmp_path / "run" / "checkpoints", 0.1, by=signal.SIGTERM)
     assert code == 143
     assert "stopped by SIGTERM: saved at update 0. Go on with: rltemp train-policy" in err
 
 
 def test_a_teacher_that_is_killed_goes_on_to_the_same_weights(tmp_path: Path) -> None:
-    words = ("train-teacher", "--task", "digits", "--teacher-epochs", "40")
+    words = shlex.split("train-teacher --task digits --teacher-epochs 20")
     code, _, err = finish(start(*words, "--out", tmp_path / "whole", cache=tmp_path / "a"))
     assert (code, err) == (0, "")
     folder, steps = tmp_path / "run", []
