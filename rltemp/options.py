@@ -1,7 +1,7 @@
 """Options that commands share, and how they become a run's configuration.
 
 A command's options are a frozen dataclass: the text under a field is its help on the command line. All but
-`out`, `config` and `threads` are the run's configuration, flat, by field name.
+`out`, `config`, `threads` and `allow_mixed` are the run's configuration, flat, by field name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rltemp.runs import open_run
 from rltemp.tasks import load_task
 from rltemp.teachers import prepare
 
-NOT_CONFIGURATION = ("out", "config", "threads")
+NOT_CONFIGURATION = ("out", "config", "threads", "allow_mixed")
 OF_THE_TASK = (
     "student",
     "teacher",
