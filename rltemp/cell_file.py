@@ -119,7 +119,7 @@ def file_name(key: Mapping[str, Any]) -> str:
 
 def in_words(found: Mapping[str, str]) -> str:
     """Versions as a table's note has them: `rltemp 0.1.0, torch 2.4.0, numpy 1.26.4`."""
-    return ", ".join(f"{name} {version}" for name, version in found.items())
+    return ", ".join(f"{name} {found[name]}" for name in sorted(found, key=[*DETERMINING, *sorted(found)].index))
 
 
 def read_cell(path: Path, key: Mapping[str, Any]) -> Cell:
@@ -146,14 +146,16 @@ def parsed(path: Path) -> CellFile:
     content = read_json(path)
     given = content.pop("sha256", None)
     try:
-        if given != hashlib.sha256(_canonical(content)).hexdigest():
-            raise BadInputError("its SHA-256 is not that of its content: the file is damaged or was changed")
+        intact = given == hashlib.sha256(_canonical(content)).hexdigest()
+    except (ValueError, RecursionError) as error:  # 1e999 is JSON, and infinite
+        raise BadInputError(f"it cannot be read as a cell: {error}") from error
+    if not intact:
+        raise BadInputError("its SHA-256 is not that of its content: the file is damaged or was changed")
+    try:
         return CellFile.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         raise BadInputError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    except (OverflowError, RecursionError) as error:
-        raise BadInputError(f"it cannot be read as a cell: {error}") from error
 
 
 def _canonical(value: Any) -> bytes:

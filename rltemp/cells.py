@@ -191,9 +191,11 @@ def _claim(path: Path) -> Iterator[bool]:
 
 def _sign(lock: Path) -> None:
     """Name the owner in the lock's file, as `filelock` itself does where a file system knows no locks."""
-    with contextlib.suppress(OSError):
-        if not lock.read_text().startswith(f"{os.getpid()}\n"):
-            lock.write_text(f"{os.getpid()}\n{platform.node()}\n")
+    with contextlib.suppress(OSError), lock.open("r+") as file:
+        if not file.read().startswith(f"{os.getpid()}\n"):
+            file.seek(0)  # emptying it by opening would make some file systems wait for the disk on closing
+            file.write(f"{os.getpid()}\n{platform.node()}\n")
+            file.truncate()
 
 
 def _waited(path: Path, count: int, patience: float) -> str:
