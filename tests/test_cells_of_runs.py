@@ -117,8 +117,9 @@ def is_survived(
     out.rename(whole)  # the report holds the command and so the folder's name
     done: dict[str, tuple[int, int]] = {}
     for part in range(kills):
-        target = drawn.randint(1 + part * total // kills, max((part + 1) * total // kills - 3, 1))
-        kill_at(start(*words, "--out", out), out, max(target, len(done) + 1), drawn.uniform(0, 0.05))
+        share = 0.8 * total / kills  # the last kill leaves some to do
+        target = max(int(drawn.uniform(part, part + 1) * share), len(done) + 1)
+        kill_at(start(*words, "--out", out), out, target, drawn.uniform(0, 0.05))
         now = cells_of(out)
         assert done.items() <= now.items(), "a finished cell was written again"
         assert len(done) < len(now) < total
