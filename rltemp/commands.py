@@ -148,9 +148,9 @@ class Compare(TaskOptions):
         """As for every run; a result of policies whose files were changed since is refused."""
         result = super().open()
         if result is not None:
-            from rltemp.identities import refuse_changed  # as above
+            from rltemp.identities import refuse_other_files  # as above
 
-            refuse_changed(result.get("files", {}), f"the finished comparison in {self.folder()}")
+            refuse_other_files(result, self.rules, self.folder())
         return result
 
     def baselines(self) -> Sequence[str]:

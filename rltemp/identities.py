@@ -19,6 +19,8 @@ from rltemp.loading import SHIPPED, is_file_name
 from rltemp.names import split_spec
 from rltemp.recipes import METHODS
 
+MAX_FILE_BYTES = 1 << 24
+
 
 def fingerprints(rules: Iterable[str]) -> dict[str, str]:
     """SHA-256 of the policy file, or of the module's source, behind each rule that has one, by its name there.
@@ -26,7 +28,18 @@ def fingerprints(rules: Iterable[str]) -> dict[str, str]:
     Names alone would not notice a policy that is trained again into the same file.
     """
     files = {leaf: file for leaf in map(_leaf, rules) if (file := _file(leaf)) is not None}
-    return {leaf: hashlib.sha256(file.read_bytes()).hexdigest() for leaf, file in files.items()}
+    return {leaf: _sha256(file) for leaf, file in files.items()}
+
+
+def refuse_other_files(result: Mapping[str, Any], rules: Iterable[str], folder: Path) -> None:
+    """Refuse a finished comparison of these rules where a file of theirs is another by now; see `refuse_changed`.
+
+    A result may come from a stranger: it says what a file was, and the rules that were asked for say which.
+    """
+    files = result.get("files")
+    stored = files if isinstance(files, dict) else {}
+    known = {leaf: str(stored[leaf]) for leaf in map(_leaf, rules) if leaf in stored}
+    refuse_changed(known, f"the finished comparison in {folder}")
 
 
 def refuse_changed(known: Mapping[str, str], what: str) -> None:
@@ -83,6 +96,15 @@ def _digest(tensors: Mapping[str, Tensor], more: str = "") -> str:
         digest.update(f"{name} {values.dtype} {values.shape};".encode())
         digest.update(values.tobytes())
     return digest.hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    """Of as much of a file as any policy or module may hold, and of nothing that never ends."""
+    try:
+        with file.open("rb") as stream:
+            return hashlib.sha256(stream.read(MAX_FILE_BYTES)).hexdigest()
+    except OSError as error:
+        raise BadInputError(f"cannot read {file}: {error}") from error
 
 
 def _leaf(rule: str) -> str:

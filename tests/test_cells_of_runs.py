@@ -271,6 +271,22 @@ def test_a_policy_that_changes_during_the_comparison_stops_it(toy_once: Problem,
     assert cells.trained == 1, "the cell of two policies is not kept"
 
 
+def test_what_a_strangers_result_names_is_neither_read_nor_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    marker, package = tmp_path / "marker", tmp_path / "package_of_a_stranger"
+    package.mkdir()
+    (package / "__init__.py").write_text(f"open({str(marker)!r}, 'w').close()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    out = tmp_path / "c"
+    words = ("compare", "--task", "toy", "--epochs", "1", "--rules", "none", "--seeds", "2", "--out", out)
+    assert code(*words) == 0
+    stored = json.loads((out / "result.json").read_text())
+    assert stored["files"] == {}
+    for files in ({"package_of_a_stranger.part:rule": "ab", str(tmp_path / "p.zip"): "cd"}, ["none"], "none", None):
+        (out / "result.json").write_text(json.dumps({**stored, "files": files}))
+        assert code(*words) == 0
+    assert not marker.exists()
+
+
 def test_a_rule_of_ones_own_counts_by_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     source = tmp_path / "own_rule_of_cells.py"
     source.write_text("from rltemp import uniform\n\ndef rule(signals):\n    return uniform(signals, 2.0)\n")
