@@ -123,6 +123,7 @@ class Cells:
         cell = self.read(job.key)
         if cell is not None:
             self.found += 1
+            _remove_claim(self.path(job.key))  # of a process that was killed after it had written the cell
             job.skipped()
         return cell
 
@@ -184,9 +185,13 @@ def _claim(path: Path) -> Iterator[bool]:
         yield True
     finally:
         # The cell is written, or nobody's: who comes late and locks the file that was removed looks for it first.
-        with contextlib.suppress(OSError):
-            _lock_file(path).unlink()
+        _remove_claim(path)
         lock.release()
+
+
+def _remove_claim(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        _lock_file(path).unlink()
 
 
 def _sign(lock: Path) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,37 @@ def test_a_job_that_fails_leaves_no_cell_and_no_claim(tmp_path: Path):
         fill(cells, [Job(KEY, fails)])
     assert list(tmp_path.iterdir()) == []
     assert fill(cells, [Job(KEY, lambda: CELL)]) == [CELL]
+
+
+def test_the_claim_of_a_cell_that_is_there_is_removed(tmp_path: Path):
+    cells = Cells(tmp_path)
+    cells.write(KEY, CELL)
+    cells.path(KEY).with_suffix(".lock").write_text("1\ngone\n")  # killed between the cell and its claim's end
+    assert fill(cells, [Job(KEY, lambda: CELL)]) == [CELL]
+    assert cells.trained == 0
+    assert [path.suffix for path in tmp_path.iterdir()] == [".json"]
+
+
+@pytest.fixture
+def full_disk() -> Iterator[Callable[[int], None]]:
+    """A limit on what a file may hold: writing beyond it fails as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda most: resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_says_what_and_where_and_leaves_the_finished_cells(
+    tmp_path: Path, full_disk: Callable[[int], None]
+):
+    cells, counted = Cells(tmp_path), Counted(2)
+    fill(cells, counted.jobs[:1])
+    full_disk(100)
+    with pytest.raises(BadInputError, match=f"cannot write {cells.path(key(1))}.*free space"):
+        fill(cells, counted.jobs)
+    full_disk(-1)
+    assert [path.name for path in tmp_path.iterdir()] == [cells.path(key(0)).name]
+    assert fill(Cells(tmp_path), counted.jobs) == [CELL] * 2
+    assert counted.worked == [1, 2]
 
 
 def damaged(tmp_path: Path, data: bytes) -> tuple[Cell | None, list[str]]:
