@@ -253,7 +253,7 @@ def test_cells_of_other_versions_are_not_mixed_in_unless_asked(tmp_path: Path):
 
 
 WORKER = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from rltemp.cell_file import Cell
 from rltemp.cells import Cells, Job, fill
@@ -269,13 +269,16 @@ def job(number):
     return Job({"seeds": number}, work)
 
 cells = Cells(folder)
+(folder.parent / f"ready-{os.getpid()}").touch()
+while len(list(folder.parent.glob("ready-*"))) < int(sys.argv[5]):
+    time.sleep(0.01)  # imports take longer than the work
 found = fill(cells, [job(number) for number in range(int(sys.argv[4]))])
 print(cells.trained, [cell.test_accuracy[0] for cell in found])
 """
 
 
-def worker(folder: Path, log: Path, seconds: float, count: int) -> subprocess.Popen[str]:
-    words = [sys.executable, "-c", WORKER, str(folder), str(log), str(seconds), str(count)]
+def worker(folder: Path, log: Path, seconds: float, count: int, together: int = 1) -> subprocess.Popen[str]:
+    words = [sys.executable, "-c", WORKER, str(folder), str(log), str(seconds), str(count), str(together)]
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -292,7 +295,7 @@ def numbers(log: Path) -> list[int]:
 
 def test_two_processes_share_the_cells_and_each_is_trained_once(tmp_path: Path):
     log, both = tmp_path / "log", []
-    both = [worker(tmp_path / "cells", log, 0.1, 20) for _ in range(2)]
+    both = [worker(tmp_path / "cells", log, 0.1, 20, together=2) for _ in range(2)]
     said = [process.communicate(timeout=120) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     shares = [int(out.split()[0]) for out, _ in said]
