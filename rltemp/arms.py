@@ -6,6 +6,7 @@ always paired by seed, with a 95 % interval.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,15 @@ from rltemp.stats import Paired, mean_and_error, paired_difference
 class Arm:
     """One rule's students: accuracies as fractions, `[n]`, in the same order of seeds as every other arm's.
 
+    Args:
+        rule: Its name.
+        test_accuracy: 0..1.
+        validation_accuracy: 0..1.
+        note: What has to be said of it.
+        seeds: Of the students, where they are known.
+        degraded: Whether some were trained by more fallbacks than a rule's result may have.
+        versions: Each set of versions that some were trained with, in words.
+
     Raises:
         BadInputError: Where the two accuracies are not rows of one length.
     """
@@ -29,6 +39,9 @@ class Arm:
     test_accuracy: NDArray[np.float64]
     validation_accuracy: NDArray[np.float64]
     note: str = ""
+    seeds: tuple[int, ...] = ()
+    degraded: bool = False
+    versions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shapes = np.shape(self.test_accuracy), np.shape(self.validation_accuracy)
@@ -38,7 +51,10 @@ class Arm:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: accuracy and standard error in percent, differences in points by baseline."""
+    """One line of the table: accuracy and standard error in percent, differences in points by baseline.
+
+    A difference that is refused (see `unlike`) has nan for all its numbers, and n = 0.
+    """
 
     rule: str
     accuracy: float
@@ -48,12 +64,14 @@ class Row:
     note: str = ""
 
 
-def table_rows(arms: Sequence[Arm], against: Sequence[str]) -> list[Row]:
+def table_rows(arms: Sequence[Arm], against: Sequence[str], allow_mixed: bool = False) -> list[Row]:
     """Return one row an arm, in the order given, with its paired differences to every arm named in `against`.
 
+    Arms that are not alike have no difference, and a note that says why; with `allow_mixed` they have one, and the
+    same note.
+
     Raises:
-        BadInputError: Where there is no arm, a rule is there twice, a baseline is no arm, or the numbers of
-            seeds differ.
+        BadInputError: Where there is no arm, a rule is there twice, or a baseline is no arm.
     """
     by_rule = {arm.rule: arm for arm in arms}
     if not arms or len(by_rule) != len(arms):
@@ -63,11 +81,46 @@ def table_rows(arms: Sequence[Arm], against: Sequence[str]) -> list[Row]:
     for arm in arms:
         percent = 100 * np.asarray(arm.test_accuracy)
         accuracy, error = mean_and_error(percent)
-        differences = {
-            base.rule: paired_difference(percent, 100 * np.asarray(base.test_accuracy)) for base in baselines
-        }
-        rows.append(Row(arm.rule, accuracy, error, differences, len(percent), arm.note))
+        differences = {base.rule: difference(arm, base, allow_mixed) for base in baselines}
+        note = "; ".join(filter(None, [arm.note, *_marks(arm, baselines, allow_mixed)]))
+        rows.append(Row(arm.rule, accuracy, error, differences, len(percent), note))
     return rows
+
+
+def difference(arm: Arm, base: Arm, allow_mixed: bool = False) -> Paired:
+    """The paired difference of two arms' test accuracies, in points; nan and n = 0 where they are not alike.
+
+    With `allow_mixed` it is taken in spite of that, over the seeds that both have.
+    """
+    ours, theirs = _by_seed(arm), _by_seed(base)
+    common = [seed for seed in ours if seed in theirs]
+    if (unlike(arm, base) and not allow_mixed) or not common:
+        return Paired(math.nan, math.nan, math.nan, 0)
+    return paired_difference([100 * ours[seed] for seed in common], [100 * theirs[seed] for seed in common])
+
+
+def unlike(arm: Arm, base: Arm) -> str:
+    """Why the difference of two arms would not be the rules' alone; empty where it is."""
+    n, others, versions = len(arm.test_accuracy), len(base.test_accuracy), sorted({*arm.versions, *base.versions})
+    reasons = []
+    if n != others:
+        reasons.append(f"n differs ({n}, of {base.rule} {others})")
+    elif list(_by_seed(arm)) != list(_by_seed(base)):
+        reasons.append(f"seeds differ from those of {base.rule}")
+    if len(versions) > 1:
+        reasons.append(f"versions differ ({' and '.join(versions)})")
+    reasons += dict.fromkeys(f"{one.rule} is degraded" for one in (arm, base) if one.degraded)
+    return ", ".join(reasons)
+
+
+def _by_seed(arm: Arm) -> dict[int, float]:
+    return dict(zip(arm.seeds or range(len(arm.test_accuracy)), arm.test_accuracy.tolist(), strict=True))
+
+
+def _marks(arm: Arm, baselines: Sequence[Arm], allow_mixed: bool) -> list[str]:
+    """The arm's own defects and, for each reason, what its differences are worth."""
+    reasons = dict.fromkeys(filter(None, (unlike(arm, base) for base in baselines)))
+    return [f"{'compared although' if allow_mixed else 'not compared:'} {reason}" for reason in reasons]
 
 
 def side(pair: Paired) -> int:
@@ -76,8 +129,9 @@ def side(pair: Paired) -> int:
 
 
 def seeds(rows: Sequence[Row]) -> str:
-    """How many seeds each arm has, in words: `n = 32 seeds`."""
-    return f"n = {rows[0].n} {'seed' if rows[0].n == 1 else 'seeds'}"
+    """How many seeds each arm has, in words: `n = 32 seeds`, `n = 16 to 32 seeds`."""
+    least, most = min(row.n for row in rows), max(row.n for row in rows)
+    return f"n = {most} {'seed' if most == 1 else 'seeds'}" if least == most else f"n = {least} to {most} seeds"
 
 
 def short(name: str, most: int = 30) -> str:

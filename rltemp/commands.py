@@ -119,6 +119,8 @@ class Compare(TaskOptions):
     """Further students for each alternative of a rule that has some."""
     stack: int | None = None
     """Students that train side by side; by default what suits their size."""
+    allow_mixed: bool = False
+    """Compare although versions mix, n differs or an arm is degraded; notes say so."""
 
     command = "compare"
 
@@ -138,6 +140,15 @@ class Compare(TaskOptions):
         if result is None:
             result = run(self)
         show_comparison(result, out)
+        return result
+
+    def open(self) -> dict[str, Any] | None:
+        """As for every run; a result of policies whose files were changed since is refused."""
+        result = super().open()
+        if result is not None:
+            from rltemp.identities import refuse_other_files  # as above
+
+            refuse_other_files(result, self.rules, self.folder())
         return result
 
     def baselines(self) -> Sequence[str]:

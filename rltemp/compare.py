@@ -6,26 +6,27 @@ seed by seed. Small students train side by side as one stack. Test accuracy is m
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import functools
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rltemp.alternatives import alternatives, choice, to_choose
 from rltemp.arms import Arm
-from rltemp.controls import WRAPPERS
+from rltemp.cell_file import MOST_STUDENTS, Cell, in_words
+from rltemp.cells import Cells, Job, fill
 from rltemp.distill import Distillation, Problem, evaluate, predict
 from rltemp.errors import BadInputError
+from rltemp.identities import fingerprints, problem_identity, refuse_changed, rule_identity
 from rltemp.loading import load_method
 from rltemp.methods import GuardCount, Method, watch
 from rltemp.models import build_model
-from rltemp.names import split_spec
 from rltemp.picture import TemperatureTrace
 from rltemp.policy import Policy
-from rltemp.recipes import METHODS
 from rltemp.recorder import Recorder
 from rltemp.types import Signals
 
@@ -40,6 +41,19 @@ Maker = Callable[[Distillation], Method]
 
 
 @dataclass(frozen=True)
+class Made:
+    """A rule that `load_method` does not know.
+
+    Args:
+        maker: Makes its method.
+        identity: What determines it, as JSON holds it; names of rules with a file stand as `rule_identity` has them.
+    """
+
+    maker: Maker
+    identity: Any = None
+
+
+@dataclass(frozen=True)
 class Comparison:
     """What `compare` found.
 
@@ -47,30 +61,13 @@ class Comparison:
         arms: One for each rule, in the order given.
         names: The rule that was reported, by the rule as written (`fixed:1|2` may be reported as `fixed:2`).
         trace: Temperatures of the first policy among the rules, if there is one.
+        files: SHA-256 of the files of the rules that have one, by rule.
     """
 
     arms: list[Arm]
     names: dict[str, str]
     trace: TemperatureTrace | None = None
-
-
-def alternatives(spec: str) -> list[str]:
-    """Every concrete rule that `spec` stands for: options may list values with `|`.
-
-    >>> alternatives("dtkd:reference=2|4,warmup=0")
-    ['dtkd:reference=2,warmup=0', 'dtkd:reference=4,warmup=0']
-    >>> alternatives("fixed:1|2")
-    ['fixed:1', 'fixed:2']
-    >>> alternatives("matched:shuffled:fixed:1|2")
-    ['matched:shuffled:fixed:1', 'matched:shuffled:fixed:2']
-    """
-    name, options = split_spec(spec)
-    if name in WRAPPERS:
-        return [f"{name}:{inner}" for inner in alternatives(options)]
-    if name not in METHODS or "|" not in options:
-        return [spec]
-    listed = [[key + value for value in values] for key, values in _listed(options)]
-    return [f"{name}:{','.join(chosen)}" for chosen in itertools.product(*listed)]
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def check_rules(rules: Sequence[str], seeds: Sequence[int], made: Container[str] = ()) -> None:
@@ -102,7 +99,8 @@ def compare(
     selection_seeds: int = 32,
     stack: int | None = None,
     on_progress: OnProgress | None = None,
-    made: Mapping[str, Maker] | None = None,
+    made: Mapping[str, Made] | None = None,
+    cells: Cells | None = None,
 ) -> Comparison:
     """Train one student for every rule and seed.
 
@@ -114,32 +112,32 @@ def compare(
         selection_seeds: How many students choose between alternatives.
         stack: How many students train side by side; by default what suits the student's size.
         on_progress: Told of every step.
-        made: Makers of the rules that `load_method` does not know, by the name that they have in `rules`.
+        made: The rules that `load_method` does not know, by the name that they have in `rules`.
+        cells: Where every stack's result is kept once it is finished, and from where it is taken if it is there.
 
     Raises:
-        BadInputError: As `check_rules`.
+        BadInputError: As `check_rules` and `fill`; where a policy's file changes meanwhile.
     """
     made = made or {}
     check_rules(rules, seeds, made)
     size = stack or default_stack(problem)
-    chooser = list(range(SELECTION_SEED, SELECTION_SEED + selection_seeds))
-    told = _counter(problem, rules, len(seeds), len(chooser), size, on_progress)
+    told = _Counter(problem, rules, len(seeds), selection_seeds, size, on_progress)
+    files = fingerprints(spec for spec in rules if spec not in made)
+    stacks = _Stacks(problem, size, files, made, told, problem_identity(problem) if cells is not None else {})
+    chooser = range(SELECTION_SEED, SELECTION_SEED + selection_seeds)
+    tried = stacks.train([one for spec in rules for one in to_choose(spec)], chooser, cells)
     reported: dict[str, str] = {}
     notes: dict[str, str] = {}
     for spec in rules:
-        arms = [train_arm(problem, concrete, chooser, size, told) for concrete in _to_choose(spec)]
+        arms = [gather(one, tried[one], chooser) for one in to_choose(spec)]
         best = max(arms, key=lambda arm: float(arm.validation_accuracy.mean())).rule if arms else spec
         reported[spec] = best
-        notes[best] = _choice(spec, best) if arms else notes.get(best, "")
-    trace: TemperatureTrace | None = None
-    steps = problem.task.recipe.steps(len(problem.dataset.train))
-    found: list[Arm] = []
-    for concrete in notes:
-        recorder = _recorder(concrete, steps) if trace is None and concrete not in made else None
-        arm = train_arm(problem, concrete, seeds, size, told, recorder, made.get(concrete))
-        found.append(replace(arm, note="; ".join(filter(None, (notes[concrete], arm.note)))))
-        trace = recorder.trace() if recorder else trace
-    return Comparison(found, reported, trace)
+        notes[best] = choice(spec, best) if arms else notes.get(best, "")
+    first = next((one for one in notes if one not in made and _policy(one)), None)
+    trained = stacks.train(list(notes), seeds, cells, traced=first)
+    found = [gather(one, trained[one], seeds) for one in notes]
+    found = [replace(arm, note="; ".join(filter(None, (notes[arm.rule], arm.note)))) for arm in found]
+    return Comparison(found, reported, temperatures(trained[first][0]) if first else None, files)
 
 
 def default_stack(problem: Problem) -> int:
@@ -155,32 +153,115 @@ def train_arm(
     seeds: Sequence[int],
     stack: int,
     told: Callable[[str], None] = lambda _: None,
-    recorder: Recorder | None = None,
     maker: Maker | None = None,
 ) -> Arm:
-    """Train a student for every seed by the rule `spec`, or what `maker` makes, `stack` at a time, and measure them.
+    """Train a student for every seed by the rule `spec`, or what `maker` makes, `stack` at a time, and measure them."""
+    make = maker or _by_name(spec)
+    cells = [train_stack(problem, chunk, make, lambda: told(spec)) for chunk in _chunks(seeds, stack)]
+    return gather(spec, cells, seeds)
 
-    A student whose numbers stop being finite does not stop the others; it counts as it is, with a note.
+
+def train_stack(
+    problem: Problem,
+    seeds: int | Sequence[int],
+    make: Maker,
+    told: Callable[[], None] = lambda: None,
+    recorder: Recorder | None = None,
+) -> Cell:
+    """Train one stack of students, or one student, and measure them; `told` is called after each step.
+
+    A student whose numbers stop being finite does not stop the others; it counts as it is.
     """
-    make, guards = maker or _by_name(spec), GuardCount()
-    test, validation, diverged = [], [], 0
-    for start in range(0, len(seeds), stack):
-        chunk = list(seeds[start : start + stack])
-        run = Distillation(problem, chunk[0] if stack == 1 else chunk)
-        method = make(run)
-        watched = watch(recorder.watch(method) if recorder and start == 0 else method, guards)
-        while not run.done:
-            run.update(watched.loss(shielded(run.observe())))
-            told(spec)
-        dataset = problem.dataset
-        test.append(_row(evaluate(run.student, dataset, dataset.test)))
-        logits = predict(run.student, dataset, dataset.validation)
-        validation.append(_row((logits.argmax(-1) == dataset.validation.labels).float().mean(-1)))
-        diverged += int((~logits.flatten(-2).isfinite().all(-1)).sum())
+    run, guards, dataset = Distillation(problem, seeds), GuardCount(), problem.dataset
+    method = make(run)
+    watched = watch(recorder.watch(method) if recorder else method, guards)
+    while not run.done:
+        run.update(watched.loss(shielded(run.observe())))
+        told()
+    logits = predict(run.student, dataset, dataset.validation)
+    return Cell(
+        test_accuracy=_row(evaluate(run.student, dataset, dataset.test)),
+        validation_accuracy=_row((logits.argmax(-1) == dataset.validation.labels).float().mean(-1)),
+        diverged=int((~logits.flatten(-2).isfinite().all(-1)).sum()),
+        guarded=guards.guarded,
+        answered=guards.samples,
+        trace=recorder.trace() if recorder else None,
+    )
+
+
+def gather(spec: str, cells: Sequence[Cell], seeds: Sequence[int]) -> Arm:
+    """The arm that a rule's stacks make up, their students' seeds being these; diverged students are in its note."""
+    diverged, guarded = sum(cell.diverged for cell in cells), sum(cell.guarded for cell in cells)
+    fraction = guarded / max(sum(cell.answered for cell in cells), 1)
     notes = [f"{diverged} of {len(seeds)} diverged"] if diverged else []
-    if guards.fraction >= 0.0005:
-        notes.append(f"guarded {100 * guards.fraction:.1f} % of samples")
-    return Arm(spec, np.concatenate(test), np.concatenate(validation), "; ".join(notes))
+    if fraction >= 0.0005:
+        notes.append(f"guarded {100 * fraction:.1f} % of samples")
+    return Arm(
+        spec,
+        np.concatenate([cell.test_accuracy for cell in cells]),
+        np.concatenate([cell.validation_accuracy for cell in cells]),
+        "; ".join(notes),
+        seeds=tuple(seeds),
+        degraded=any(cell.degraded for cell in cells),
+        versions=tuple(sorted({in_words(cell.versions) for cell in cells})),
+    )
+
+
+@dataclass(frozen=True)
+class _Stacks:
+    """Trains rules, stack by stack, or takes the stacks' cells from where they are kept."""
+
+    problem: Problem
+    size: int
+    files: Mapping[str, str]
+    made: Mapping[str, Made]
+    told: _Counter
+    identity: Mapping[str, Any]
+
+    def train(
+        self, rules: Sequence[str], seeds: Sequence[int], cells: Cells | None, traced: str | None = None
+    ) -> dict[str, list[Cell]]:
+        """Each rule's cells, in the order of the seeds; the first of the rule `traced` has its temperatures."""
+        jobs = {rule: self.jobs(rule, seeds, rule == traced) for rule in dict.fromkeys(rules)}
+        found = iter(fill(cells, [job for of_rule in jobs.values() for job in of_rule]))
+        return {rule: [next(found) for _ in of_rule] for rule, of_rule in jobs.items()}
+
+    def jobs(self, rule: str, seeds: Sequence[int], traced: bool) -> list[Job]:
+        """What is to be had of a rule; its method is made when the first of its stacks is trained."""
+        made = self.made.get(rule)
+        make = functools.cache(lambda: made.maker if made else _by_name(rule))
+        identity = made.identity if made else rule_identity(rule, self.files)
+        steps = self.problem.task.recipe.steps(len(self.problem.dataset.train))
+
+        def job(chunk: int | list[int], traced: bool) -> Job:
+            key = {**self.identity, "rule": identity, "seeds": chunk, "traced": traced}
+            return Job(key, lambda: work(chunk, traced), lambda: self.told.skip(steps))
+
+        def work(chunk: int | list[int], traced: bool) -> Cell:
+            policy = _policy(rule) if traced else None
+            recorder = Recorder(policy, steps) if policy else None
+            cell = train_stack(self.problem, chunk, make(), lambda: self.told(rule), recorder)
+            refuse_changed(self.files, "what was trained before")
+            return cell
+
+        return [job(chunk, traced and place == 0) for place, chunk in enumerate(_chunks(seeds, self.size))]
+
+
+def temperatures(cell: Cell) -> TemperatureTrace | None:
+    """The cell's trace, where it has one, for the picture."""
+    if cell.trace is None:
+        return None
+    progress, margin, student, teacher = cell.trace.rows()
+    return TemperatureTrace(progress, margin, student, teacher, cell.trace.reference)
+
+
+def _chunks(seeds: Sequence[int], stack: int) -> list[int | list[int]]:
+    """The seeds of each stack; where one student makes a stack, it is trained by itself."""
+    if stack > MOST_STUDENTS:
+        raise BadInputError(f"a stack holds at most {MOST_STUDENTS} students; got --stack {stack}")
+    if stack == 1:
+        return list(seeds)
+    return [list(seeds[start : start + stack]) for start in range(0, len(seeds), stack)]
 
 
 def _by_name(spec: str) -> Maker:
@@ -188,51 +269,30 @@ def _by_name(spec: str) -> Maker:
     return lambda run: run.attach(method)
 
 
-def _recorder(spec: str, steps: int) -> Recorder | None:
+def _policy(spec: str) -> Policy | None:
     rule = load_method(spec).rule
-    return Recorder(rule, steps) if isinstance(rule, Policy) else None
+    return rule if isinstance(rule, Policy) else None
 
 
-def _listed(options: str) -> Iterator[tuple[str, list[str]]]:
-    """Each option as what stands before its values (`reference=`, or nothing) and its values."""
-    for item in options.split(","):
-        key, equals, values = item.rpartition("=")
-        yield key + equals, values.split("|")
+class _Counter:
+    """Counts the steps of all stacks, those that were taken before among them, and passes the count on."""
 
+    def __init__(
+        self, problem: Problem, rules: Sequence[str], seeds: int, choosers: int, stack: int, report: OnProgress | None
+    ) -> None:
+        stacks = sum(-(-seeds // stack) + len(to_choose(spec)) * -(-choosers // stack) for spec in rules)
+        self._steps = stacks * problem.task.recipe.steps(len(problem.dataset.train))
+        self._taken = 0
+        self._report = report
 
-def _to_choose(spec: str) -> list[str]:
-    found = alternatives(spec)
-    return found if len(found) > 1 else []
+    def skip(self, steps: int) -> None:
+        """Count the steps of a stack that is there already."""
+        self._taken += steps
 
-
-def _choice(spec: str, best: str) -> str:
-    """What was chosen from what: `reference=2 chosen on validation from 1|2|4|8`."""
-    (name, options), (_, found) = split_spec(spec), split_spec(best)
-    if name in WRAPPERS:
-        return _choice(options, found)
-    written, chosen = _listed(options), found.split(",")
-    parts = [
-        f"{value} chosen on validation from {'|'.join(values)}"
-        for value, (_, values) in zip(chosen, written, strict=True)
-        if len(values) > 1
-    ]
-    return ", ".join(parts)
-
-
-def _counter(
-    problem: Problem, rules: Sequence[str], seeds: int, choosers: int, stack: int, report: OnProgress | None
-) -> Callable[[str], None]:
-    """A function that counts the steps of all stacks and passes the count on."""
-    stacks = sum(-(-seeds // stack) + len(_to_choose(spec)) * -(-choosers // stack) for spec in rules)
-    steps = stacks * problem.task.recipe.steps(len(problem.dataset.train))
-    taken = itertools.count(1)
-
-    def told(spec: str) -> None:
-        step = next(taken)
-        if report is not None:
-            report(spec, step, steps)
-
-    return told
+    def __call__(self, spec: str) -> None:
+        self._taken += 1
+        if self._report is not None:
+            self._report(spec, self._taken, self._steps)
 
 
 def shielded(signals: Signals) -> Signals:
@@ -246,6 +306,6 @@ def shielded(signals: Signals) -> Signals:
     return replace(signals, student_logits=torch.where(good, signals.student_logits, 0.0))
 
 
-def _row(accuracy: Tensor) -> NDArray[np.float64]:
-    row: NDArray[np.float64] = np.atleast_1d(accuracy.double().cpu().numpy())
+def _row(accuracy: Tensor) -> list[float]:
+    row: list[float] = accuracy.double().reshape(-1).tolist()
     return row

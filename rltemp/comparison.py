@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rltemp.alternatives import alternatives
 from rltemp.arms import Row, table_rows
-from rltemp.compare import Comparison, OnProgress, alternatives, check_rules, compare
+from rltemp.cells import Cells
+from rltemp.compare import Comparison, OnProgress, check_rules, compare
 from rltemp.console import Bar, say, show, show_next
 from rltemp.distill import Problem
 from rltemp.names import lookup
@@ -39,8 +42,24 @@ def run_comparison(options: Compare) -> dict[str, Any]:
             selection_seeds=options.selection_seeds,
             stack=options.stack,
             on_progress=reporter(bar),
+            cells=(cells := open_cells(options, bar)),
         )
+    say_found(cells)
     return options.finish(write_comparison(options, problem, found, seeds), started)
+
+
+def open_cells(options: Compare, bar: Bar) -> Cells:
+    """Where the run's cells are kept; see `Cells`."""
+    folder = options.folder() / "cells"
+    if options.fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+    return Cells(folder, allow_mixed=options.allow_mixed, warn=bar.phase)
+
+
+def say_found(cells: Cells) -> None:
+    """Say how much an earlier process had done."""
+    if cells.found:
+        say(f"{cells.found} of {cells.found + cells.trained} cells were there; {cells.trained} were trained now.")
 
 
 def write_comparison(
@@ -57,10 +76,10 @@ def write_comparison(
     """
     out, task = options.folder(), problem.task
     against = list(dict.fromkeys(found.names.get(name, name) for name in options.baselines()))
-    rows = table_rows(found.arms, against)
+    rows = table_rows(found.arms, against, options.allow_mixed)
     title = f"{task.name}: {task.teacher} teaches {task.student}"
     write_csv(out / "results.csv", task.name, task.teacher, task.student, found.arms, seeds)
-    picture(out / "picture.png", found.arms, against[0], found.trace, title)
+    picture(out / "picture.png", found.arms, against[0], found.trace, title, options.allow_mixed)
     write_report(
         out,
         rows,
@@ -72,7 +91,8 @@ def write_comparison(
         command=command_line(options),
         verdict=verdict,
     )
-    return _result(problem, rows, seeds) | ({"verdict": list(verdict)} if verdict else {})
+    result = _result(problem, rows, seeds) | {"files": found.files}
+    return result | ({"verdict": list(verdict)} if verdict else {})
 
 
 def show_comparison(result: Mapping[str, Any], out: Path) -> None:
@@ -115,6 +135,7 @@ def _result(problem: Problem, rows: Sequence[Row], seeds: Sequence[int]) -> dict
             "rule": row.rule,
             "accuracy_percent": row.accuracy,
             "standard_error_percent": row.error,
+            "n": row.n,
             "differences_points": {name: asdict(pair) for name, pair in row.differences.items()},
             "note": row.note,
         }
@@ -136,7 +157,7 @@ def _rows(result: Mapping[str, Any]) -> list[Row]:
             arm["accuracy_percent"],
             _number(arm["standard_error_percent"]),
             {name: stored_pair(pair) for name, pair in arm["differences_points"].items()},
-            len(result["seeds"]),
+            arm.get("n", len(result["seeds"])),
             arm["note"],
         )
         for arm in result["arms"]
@@ -144,8 +165,8 @@ def _rows(result: Mapping[str, Any]) -> list[Row]:
 
 
 def stored_pair(pair: Mapping[str, Any]) -> Paired:
-    """A difference as a result holds it; JSON has null for the bounds of a single pair."""
-    return Paired(pair["mean"], _number(pair["low"]), _number(pair["high"]), pair["n"])
+    """A difference as a result holds it; JSON has null for the bounds of a single pair and for a refused one."""
+    return Paired(_number(pair["mean"]), _number(pair["low"]), _number(pair["high"]), pair["n"])
 
 
 def _number(value: float | None) -> float:

@@ -153,9 +153,14 @@ class GuardCount:
         self.samples, self._guarded = state["samples"], state["guarded"]
 
     @property
+    def guarded(self) -> int:
+        """How many samples so far."""
+        return int(self._guarded)
+
+    @property
     def fraction(self) -> float:
         """Of all samples so far, 0..1."""
-        return float(self._guarded) / max(self.samples, 1)
+        return self.guarded / max(self.samples, 1)
 
 
 def uniform(signals: Signals, temperature: float) -> Temperatures:

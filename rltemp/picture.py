@@ -55,15 +55,26 @@ class TemperatureTrace:
 
 
 def picture(
-    path: Path, arms: Sequence[Arm], baseline: str, trace: TemperatureTrace | None = None, title: str = ""
+    path: Path,
+    arms: Sequence[Arm],
+    baseline: str,
+    trace: TemperatureTrace | None = None,
+    title: str = "",
+    allow_mixed: bool = False,
 ) -> None:
     """Write the figure as a PNG, 1500 pixels wide; arguments and errors as for `figure`."""
-    drawn, data = figure(arms, baseline, trace, title), io.BytesIO()
+    drawn, data = figure(arms, baseline, trace, title, allow_mixed), io.BytesIO()
     drawn.savefig(data, format="png", dpi=1500 / drawn.get_figwidth())
     atomic_write(path, data.getvalue())
 
 
-def figure(arms: Sequence[Arm], baseline: str, trace: TemperatureTrace | None = None, title: str = "") -> Figure:
+def figure(
+    arms: Sequence[Arm],
+    baseline: str,
+    trace: TemperatureTrace | None = None,
+    title: str = "",
+    allow_mixed: bool = False,
+) -> Figure:
     """Draw every arm's difference to the baseline and, given a trace, the temperatures that were learned.
 
     Args:
@@ -72,11 +83,12 @@ def figure(arms: Sequence[Arm], baseline: str, trace: TemperatureTrace | None = 
         trace: Temperatures by progress and by the teacher's margin; without one only the
             differences are drawn.
         title: Stands above all panels, with the number of seeds.
+        allow_mixed: As for `table_rows`; a difference that is refused is not drawn, its arm stands below all others.
 
     Raises:
         BadInputError: As for `table_rows`.
     """
-    rows = table_rows(arms, [baseline])
+    rows = table_rows(arms, [baseline], allow_mixed)
     drawn = Figure(figsize=(15 if trace else 10, max(4.8, 1.9 + 0.32 * len(rows))), layout="constrained")
     drawn.suptitle(f"{title} ({seeds(rows)})" if title else seeds(rows), fontsize=14, parse_math=False)
     panels = drawn.subplots(1, 3 if trace else 1, squeeze=False, width_ratios=[1.4, 1, 1] if trace else None)[0]
@@ -88,7 +100,7 @@ def figure(arms: Sequence[Arm], baseline: str, trace: TemperatureTrace | None = 
 
 def _draw_differences(panel: Axes, rows: Sequence[Row], baseline: str) -> None:
     """A forest plot, best arm on top; arms far outside get an arrow at the edge and their number."""
-    ordered = sorted(rows, key=lambda row: row.differences[baseline].mean)
+    ordered = sorted(rows, key=lambda row: np.nan_to_num(row.differences[baseline].mean, nan=-np.inf))
     left, right = _limits([row.differences[baseline] for row in ordered])
     beside, pad = panel.get_yaxis_transform(), 0.05 * (right - left)
     panel.axvline(0, color=GREY, linewidth=1, zorder=0)
@@ -99,7 +111,7 @@ def _draw_differences(panel: Axes, rows: Sequence[Row], baseline: str) -> None:
             panel.plot([pair.low, pair.high], [y, y], color=colour, linewidth=2, solid_capstyle="butt")
             fill = "white" if row.rule == baseline else colour
             panel.plot(pair.mean, y, "o", color=colour, markerfacecolor=fill)
-        else:
+        elif not math.isnan(pair.mean):
             below = pair.mean < 0
             edge, step = (left, pad) if below else (right, -pad)
             panel.plot(edge, y, marker="<" if below else ">", color=colour)

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rltemp.cell_file import MOST_POINTS, StoredTrace
 from rltemp.features import featurize
 from rltemp.methods import Method
-from rltemp.picture import TemperatureTrace
 from rltemp.policy import Policy
 from rltemp.types import Signals, Temperatures
 
-TRACE_POINTS = 20_000
+TRACE_POINTS = MOST_POINTS
 
 
 class Recorder:
@@ -42,12 +42,11 @@ class Recorder:
         self._keep(signals, temperatures.detach())
         return temperatures
 
-    def trace(self) -> TemperatureTrace:
+    def trace(self) -> StoredTrace:
         """What was kept of a run; of its first step at least."""
         rows = torch.cat(self._kept)
-        thinned = rows[:: -(-len(rows) // TRACE_POINTS)].double()  # a run of more steps than points keeps too many
-        progress, margin, student, teacher = thinned.T.numpy()
-        return TemperatureTrace(progress, margin, student, teacher, float(np.mean(self._references)))
+        thinned = rows[:: -(-len(rows) // TRACE_POINTS)].float()  # a run of more steps than points keeps too many
+        return StoredTrace.pack(thinned.T.numpy(), float(np.mean(self._references)))
 
     @torch.no_grad()
     def _keep(self, signals: Signals, temperatures: Temperatures) -> None:

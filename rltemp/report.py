@@ -28,10 +28,10 @@ def markdown_table(rows: Sequence[Row]) -> str:
     """Return the rows as a GitHub Markdown table; differences whose interval leaves out zero are bold."""
     head, *body = _cells(rows)
     lines = [head, ["---" if name in ("rule", "note") else "---:" for name in head]]
-    for row, (rule, accuracy, error, *rest) in zip(rows, body, strict=True):
+    for row, (rule, accuracy, error, n, *rest) in zip(rows, body, strict=True):
         clear = [side(difference) != 0 for difference in row.differences.values()] + [False]
         marked = [f"**{cell}**" if bold else cell for cell, bold in zip(rest, clear, strict=False)]
-        lines.append([f"`{rule}`", accuracy, error, *marked])
+        lines.append([f"`{rule}`", accuracy, error, n, *marked])
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
 
@@ -39,22 +39,24 @@ def console_table(rows: Sequence[Row], title: str = "") -> Table:
     """Return the rows for a rich console; on a terminal green is better than the baseline, red worse."""
     head, *body = _cells(rows)
     table = Table(title=Text(title) if title else None, box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, name in enumerate(head[: 3 + len(rows[0].differences)]):
+    for index, name in enumerate(head[: 4 + len(rows[0].differences)]):
         # Where space is short, rules fold and intervals go below their difference; a number is never broken.
         header = Text(name.replace(" (", "\n("))
-        table.add_column(header, justify="right" if index else "left", overflow="fold", no_wrap=index in (1, 2))
-    for row, (rule, accuracy, error, *rest) in zip(rows, body, strict=True):
+        table.add_column(header, justify="right" if index else "left", overflow="fold", no_wrap=index in (1, 2, 3))
+    for row, (rule, accuracy, error, n, *rest) in zip(rows, body, strict=True):
         first = Text.assemble(rule, (f"\n{row.note}" if row.note else "", "dim"))
         cells = [
             Text(cell.replace(", ", ","), {1: "green", 0: "", -1: "red"}[side(difference)])
             for cell, difference in zip(rest, row.differences.values(), strict=False)
         ]
-        table.add_row(first, accuracy, error, *cells)
+        table.add_row(first, accuracy, error, n, *cells)
     return table
 
 
 def write_csv(path: Path, task: str, teacher: str, student: str, arms: Sequence[Arm], seeds: Sequence[int]) -> None:
     """Write one line an arm and seed: `CSV_COLUMNS`, accuracies as fractions with six decimals.
+
+    Arms that know their own seeds have a line for each of those, others one for each of `seeds`.
 
     Raises:
         BadInputError: Where an arm does not have one accuracy a seed.
@@ -63,9 +65,10 @@ def write_csv(path: Path, task: str, teacher: str, student: str, arms: Sequence[
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     for arm in arms:
-        if len(arm.test_accuracy) != len(seeds):
-            raise BadInputError(f"arm {arm.rule!r} has {len(arm.test_accuracy)} accuracies for {len(seeds)} seeds")
-        for seed, test, validation in zip(seeds, arm.test_accuracy, arm.validation_accuracy, strict=True):
+        own = arm.seeds or seeds
+        if len(arm.test_accuracy) != len(own):
+            raise BadInputError(f"arm {arm.rule!r} has {len(arm.test_accuracy)} accuracies for {len(own)} seeds")
+        for seed, test, validation in zip(own, arm.test_accuracy, arm.validation_accuracy, strict=True):
             writer.writerow([task, teacher, student, arm.rule, seed, f"{test:.6f}", f"{validation:.6f}"])
     atomic_write(path, text.getvalue().encode())
 
@@ -123,13 +126,14 @@ def _cells(rows: Sequence[Row]) -> list[list[str]]:
         "rule",
         "accuracy (%)",
         "s.e.",
+        "n",
         *(f"minus {short(name, 22)} (points)" for name in rows[0].differences),
     ]
     table = [head + ["note"] * notes]
     for row in rows:
         pairs = ["-" if name == row.rule else points(pair) for name, pair in row.differences.items()]
         error = f"{row.error:.2f}" if math.isfinite(row.error) else "-"
-        table.append([row.rule, f"{row.accuracy:.2f}", error, *pairs, *[row.note] * notes])
+        table.append([row.rule, f"{row.accuracy:.2f}", error, str(row.n), *pairs, *[row.note] * notes])
     return table
 
 
@@ -140,6 +144,8 @@ def _item(line: str) -> str:
 
 
 def points(pair: Paired) -> str:
-    """A difference in points with its interval, where it has one: `+1.29 [+0.87, +1.83]`."""
+    """A difference in points with its interval, where it has one: `+1.29 [+0.87, +1.83]`; `-` where it is refused."""
+    if not math.isfinite(pair.mean):
+        return "-"
     interval = f" [{pair.low:+.2f}, {pair.high:+.2f}]" if math.isfinite(pair.low) else ""
     return f"{pair.mean:+.2f}{interval}"

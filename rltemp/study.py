@@ -6,30 +6,33 @@ in words what came out.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rltemp.arms import Arm, side
+from rltemp.alternatives import alternatives
+from rltemp.arms import Arm, difference, side
 from rltemp.compare import (
     SELECTION_SEED,
     Comparison,
+    Made,
     Maker,
-    alternatives,
     check_rules,
     compare,
     default_stack,
     train_arm,
 )
-from rltemp.comparison import check_baselines, reporter, write_comparison
+from rltemp.comparison import check_baselines, open_cells, reporter, say_found, write_comparison
 from rltemp.console import Bar
 from rltemp.distill import Problem
 from rltemp.errors import BadInputError
+from rltemp.identities import fingerprints, rule_identity
 from rltemp.loading import load_method
 from rltemp.recorded import GREEDY, RECORDED, Recording, makers
 from rltemp.report import points
-from rltemp.stats import Paired, paired_difference
+from rltemp.stats import Paired
 
 if TYPE_CHECKING:
     from rltemp.commands import Study
@@ -74,6 +77,12 @@ MEANINGS = {
 }
 """What a control leaves of a policy."""
 
+_PREFIXES = [f"{weight}{name}" for weight in ("", "matched:") for name in (*RECORDED, *GREEDY)]
+"""Before a policy's name: the controls that are made from its recording."""
+
+Minus = Callable[[Arm, Arm], Paired]
+"""The difference of two arms; see `rltemp.arms.difference`."""
+
 
 def matched_forms() -> tuple[str, ...]:
     """The methods of `CLOSED_FORM` at matched weights, where a loss weight has no meaning and none is tuned."""
@@ -102,7 +111,7 @@ def run_study(options: Study) -> dict[str, Any]:
     options.open()
     started = time.monotonic()
     with Bar("study") as bar:
-        made = record_all(problem, options, bar) if "controls" in options.only else {}
+        made = controls(problem, options, bar) if "controls" in options.only else {}
         found = compare(
             problem,
             arms,
@@ -111,21 +120,33 @@ def run_study(options: Study) -> dict[str, Any]:
             stack=options.stack,
             on_progress=reporter(bar),
             made=made,
+            cells=(cells := open_cells(options, bar)),
         )
-    lines = verdict(found, options.rules, options.only, options.selection_seeds)
+    say_found(cells)
+    lines = verdict(found, options.rules, options.only, options.selection_seeds, options.allow_mixed)
     result = write_comparison(options, problem, found, seeds, lines)
     return options.finish(result, started)
 
 
-def record_all(problem: Problem, options: Study, bar: Bar) -> dict[str, Maker]:
-    """Record every policy on students that are never reported, and return what is made from the recordings."""
-    made: dict[str, Maker] = {}
+def controls(problem: Problem, options: Study, bar: Bar) -> dict[str, Made]:
+    """The controls that are made from a recording of a policy on students that are never reported.
+
+    A policy is recorded when the first of its controls is trained: a study that is gone on with, and has them all,
+    records nothing. What is recorded anew is the same to the bit.
+    """
     chooser = range(SELECTION_SEED, SELECTION_SEED + options.selection_seeds)
-    for policy in options.rules:
+    stack, files = options.stack or default_stack(problem), fingerprints(options.rules)
+
+    @functools.cache
+    def recorded(policy: str) -> Mapping[str, Maker]:
         bar.phase(f"Recording {policy}.")
-        recording = record(problem, policy, chooser, options.stack or default_stack(problem))
-        made |= makers(policy, load_method(policy), recording)
-    return made
+        return makers(policy, load_method(policy), record(problem, policy, chooser, stack))
+
+    def control(policy: str, prefix: str) -> Made:
+        determined_by = [prefix, rule_identity(policy, files), [chooser.start, len(chooser), stack]]
+        return Made(lambda run: recorded(policy)[f"{prefix}:{policy}"](run), determined_by)
+
+    return {f"{prefix}:{policy}": control(policy, prefix) for policy in options.rules for prefix in _PREFIXES}
 
 
 def record(problem: Problem, policy: str, seeds: Sequence[int], stack: int) -> Recording:
@@ -136,7 +157,9 @@ def record(problem: Problem, policy: str, seeds: Sequence[int], stack: int) -> R
     return recording
 
 
-def verdict(found: Comparison, policies: Sequence[str], groups: Collection[str], students: int) -> list[str]:
+def verdict(
+    found: Comparison, policies: Sequence[str], groups: Collection[str], students: int, allow_mixed: bool = False
+) -> list[str]:
     """What the study says, in plain words, a line each; differences in points with 95 % intervals.
 
     Args:
@@ -144,7 +167,9 @@ def verdict(found: Comparison, policies: Sequence[str], groups: Collection[str],
         policies: As they were asked for.
         groups: Likewise.
         students: How many chose between alternatives.
+        allow_mixed: As for `rltemp.arms.table_rows`.
     """
+    minus = functools.partial(difference, allow_mixed=allow_mixed)
     by_rule = {arm.rule: arm for arm in found.arms}
     arms = {name: by_rule[reported] for name, reported in found.names.items()}
     rivals = {
@@ -155,11 +180,11 @@ def verdict(found: Comparison, policies: Sequence[str], groups: Collection[str],
     for prefix, policy in itertools.product(rivals, policies):
         controls = {name: arm for name in MEANINGS if (arm := arms.get(f"{prefix}{name}:{policy}"))}
         if own := arms.get(f"{prefix}{policy}"):
-            lines += [_has(own), *_beside_forms(own, [arms[name] for name in rivals[prefix]])]
-            lines += _beside_controls(own, controls)
+            lines += [_has(own), *_beside_forms(own, [arms[name] for name in rivals[prefix]], minus)]
+            lines += _beside_controls(own, controls, minus)
         if same := controls.pop("detached", None):
             lines += [f"{_has(same)} Like the other controls it lets no gradient through temperatures."]
-            lines += _beside_controls(same, controls)
+            lines += _beside_controls(same, controls, minus)
     return [*lines, *(_budget(specs, students) for specs in rivals.values() if specs)]
 
 
@@ -167,28 +192,28 @@ def _has(arm: Arm) -> str:
     return f"{arm.rule} has {100 * arm.test_accuracy.mean():.2f} %."
 
 
-def _beside_forms(policy: Arm, forms: Sequence[Arm]) -> list[str]:
-    if not forms:
-        return []
-    best = max(forms, key=lambda arm: float(arm.test_accuracy.mean()))
-    return [f"  minus {best.rule}, the best closed-form arm: {_outcome(_paired(policy, best))}"]
+def _beside_forms(policy: Arm, forms: Sequence[Arm], minus: Minus) -> list[str]:
+    """The best of the arms that the policy may be compared with."""
+    alike = [arm for arm in forms if minus(policy, arm).n]
+    if not alike:
+        return ["  no closed-form arm to compare it with: the notes say why."] if forms else []
+    best = max(alike, key=lambda arm: float(arm.test_accuracy.mean()))
+    return [f"  minus {best.rule}, the best closed-form arm: {_outcome(minus(policy, best))}"]
 
 
-def _beside_controls(policy: Arm, controls: Mapping[str, Arm]) -> list[str]:
+def _beside_controls(policy: Arm, controls: Mapping[str, Arm], minus: Minus) -> list[str]:
     """A line for every control, and one that sums them up."""
     if not controls:
         return []
-    pairs = {name: _paired(policy, arm) for name, arm in controls.items()}
+    pairs = {name: minus(policy, arm) for name, arm in controls.items()}
     lines = [f"  minus {name} ({MEANINGS[name]}): {_outcome(pair)}" for name, pair in pairs.items()]
     above = [name for name, pair in pairs.items() if side(pair) > 0]
     return [*lines, f"  Its advantage has an interval above zero over: {', '.join(above) or 'none of the controls'}."]
 
 
-def _paired(policy: Arm, other: Arm) -> Paired:
-    return paired_difference(100 * policy.test_accuracy, 100 * other.test_accuracy)
-
-
 def _outcome(pair: Paired) -> str:
+    if not pair.n:
+        return "not compared: the notes say why."
     words = {1: "better", 0: "not told apart", -1: "worse"}
     return f"{points(pair)}, {words[side(pair)]}."
 
@@ -211,6 +236,5 @@ def _check(options: Study, arms: Sequence[str], seeds: Sequence[int]) -> None:
     for policy in options.rules:
         if len(alternatives(policy)) > 1:
             raise BadInputError(f"a study needs policies as they are; {policy!r} lists alternatives")
-    recorded = [f"{name}:{policy}" for policy in options.rules for name in (*RECORDED, *GREEDY)]
-    check_rules(arms, seeds, [*recorded, *(f"matched:{name}" for name in recorded)])
+    check_rules(arms, seeds, [f"{prefix}:{policy}" for policy in options.rules for prefix in _PREFIXES])
     check_baselines(options.baselines(), arms)

@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import NoReturn
 
 import sklearn.datasets  # noqa: F401
-import torch
-import torch.utils.tensorboard
 import torchvision  # noqa: F401
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from rltemp.compare import SELECTION_SEED, alternatives, check_rules, compare, default_stack, train_arm
+from rltemp.alternatives import alternatives
+from rltemp.compare import SELECTION_SEED, check_rules, compare, default_stack, train_arm
 from rltemp.distill import Distillation, Problem, evaluate, train
 from rltemp.errors import BadInputError
 from rltemp.loading import load_method

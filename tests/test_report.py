@@ -70,9 +70,45 @@ def test_the_same_rule_twice_and_no_rule_at_all_are_refused():
             table_rows(arms, [])
 
 
-def test_arms_of_other_seeds_do_not_pair_up():
-    with pytest.raises(BadInputError, match="got 3 and 2 values"):
-        table_rows([FIXED, Arm("none", np.ones(3), np.ones(3))], ["fixed:4"])
+UNLIKE = {
+    "n differs (1, of fixed:4 2)": (Arm("odd", np.array([0.93]), np.array([0.93])), "+3.00"),
+    "seeds differ from those of fixed:4": (
+        Arm("odd", np.array([0.93, 0.5]), np.ones(2), seeds=(0, 7)),
+        "+3.00",
+    ),
+    "versions differ (torch 2.4 and torch 2.5)": (
+        Arm("odd", np.array([0.91, 0.96]), np.ones(2), versions=("torch 2.4", "torch 2.5")),
+        "+1.50 [+1.00, +2.00]",
+    ),
+    "odd is degraded": (Arm("odd", np.array([0.91, 0.96]), np.ones(2), degraded=True), "+1.50 [+1.00, +2.00]"),
+}
+
+
+@pytest.mark.parametrize("reason", UNLIKE)
+def test_arms_that_are_not_alike_are_not_compared_unless_asked_to_and_marked(reason: str, tmp_path):
+    odd, expected = UNLIKE[reason]
+    arms = [FIXED, odd, WORSE]
+    lines = markdown_table(table_rows(arms, ["fixed:4"])).splitlines()
+    n, shown, note = (cell.strip() for cell in lines[3].split("|")[4:7])
+    assert (n, shown, note) == (str(len(odd.test_accuracy)), "-", f"not compared: {reason}")
+    assert "**-10.50 [-11.00, -10.00]**" in lines[4], "the others are compared as ever"
+    assert "not compared" not in lines[4]
+    allowed = markdown_table(table_rows(arms, ["fixed:4"], allow_mixed=True)).splitlines()[3].replace("*", "")
+    assert [cell.strip() for cell in allowed.split("|")[5:7]] == [expected, f"compared although {reason}"]
+    panel = figure(arms, "fixed:4").axes[0]
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["odd", "none", "fixed:4"]
+    assert "nan" not in " ".join(texts(panel))
+    write_csv(tmp_path / "r.csv", "t", "a", "b", [odd], odd.seeds or range(len(odd.test_accuracy)))
+
+
+def test_a_baseline_that_is_degraded_is_compared_with_nobody():
+    base = Arm("fixed:4", FIXED.test_accuracy, FIXED.validation_accuracy, degraded=True)
+    rows = table_rows([base, BETTER], ["fixed:4"])
+    assert [row.note for row in rows] == [
+        "not compared: fixed:4 is degraded",
+        "tuned; not compared: fixed:4 is degraded",
+    ]
+    assert rows[1].differences["fixed:4"].n == 0
 
 
 def test_an_arm_needs_as_many_validation_as_test_accuracies():
@@ -82,11 +118,11 @@ def test_an_arm_needs_as_many_validation_as_test_accuracies():
 
 def test_the_markdown_table_is_this_one():
     assert markdown_table(table_rows(ARMS, ["fixed:4"])) == (
-        "| rule | accuracy (%) | s.e. | minus fixed:4 (points) | note |\n"
-        "| --- | ---: | ---: | ---: | --- |\n"
-        "| `fixed:4` | 92.00 | 2.00 | - |  |\n"
-        "| `dtkd:reference=4,warmup=0.1` | 93.50 | 2.50 | **+1.50 [+1.00, +2.00]** | tuned |\n"
-        "| `none` | 81.50 | 1.50 | **-10.50 [-11.00, -10.00]** |  |\n"
+        "| rule | accuracy (%) | s.e. | n | minus fixed:4 (points) | note |\n"
+        "| --- | ---: | ---: | ---: | ---: | --- |\n"
+        "| `fixed:4` | 92.00 | 2.00 | 2 | - |  |\n"
+        "| `dtkd:reference=4,warmup=0.1` | 93.50 | 2.50 | 2 | **+1.50 [+1.00, +2.00]** | tuned |\n"
+        "| `none` | 81.50 | 1.50 | 2 | **-10.50 [-11.00, -10.00]** |  |\n"
     )
 
 
@@ -97,18 +133,18 @@ def test_an_interval_that_holds_zero_is_not_bold():
 
 def test_a_bar_in_a_rule_name_does_not_split_the_markdown_row():
     table = markdown_table(table_rows([Arm("mine:a|b", np.ones(2), np.ones(2))], []))
-    assert table.splitlines()[2] == r"| `mine:a\|b` | 100.00 | 0.00 |"
+    assert table.splitlines()[2] == r"| `mine:a\|b` | 100.00 | 0.00 | 2 |"
 
 
 def test_one_seed_has_no_error_and_no_interval():
     arms = [Arm("fixed:4", np.array([0.5]), np.array([0.5])), Arm("none", np.array([0.25]), np.array([0.5]))]
-    assert markdown_table(table_rows(arms, ["fixed:4"])).splitlines()[3] == "| `none` | 25.00 | - | -25.00 |"
+    assert markdown_table(table_rows(arms, ["fixed:4"])).splitlines()[3] == "| `none` | 25.00 | - | 1 | -25.00 |"
 
 
 def test_without_a_terminal_the_console_table_is_plain_lines():
     lines = [line.split() for line in printed(100).splitlines()]
-    assert ["fixed:4", "92.00", "2.00", "-"] in lines
-    assert ["dtkd:reference=4,warmup=0.1", "93.50", "2.50", "+1.50", "[+1.00,+2.00]"] in lines
+    assert ["fixed:4", "92.00", "2.00", "2", "-"] in lines
+    assert ["dtkd:reference=4,warmup=0.1", "93.50", "2.50", "2", "+1.50", "[+1.00,+2.00]"] in lines
     assert "\x1b" not in printed(100)
 
 

@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rltemp import BadInputError, Method, Signals, Temperatures, load_method
+from rltemp.alternatives import alternatives
 from rltemp.arms import Arm
 from rltemp.cli import main
-from rltemp.compare import Comparison, alternatives, check_rules, compare
+from rltemp.compare import Comparison, check_rules, compare
 from rltemp.controls import gradient_lengths
 from rltemp.distill import Distillation, Problem, predict
 from rltemp.divergences import forward_kl
@@ -270,10 +271,10 @@ def test_a_study_writes_its_files_its_verdict_and_is_not_done_twice(
     assert "## Verdict" in report
     assert "\n  - minus shuffled (its temperatures on other samples of the batch): " in report
     assert "from 4 values in all" in result["verdict"][-2]
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
     assert run(*command, "--out", out) == 0
     assert "finished before" in capsys.readouterr().out
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
 
 
 MISTAKES: dict[str, tuple[list[str], str]] = {
