@@ -74,10 +74,9 @@ def contents(out: Path) -> dict[str, object]:
     found: dict[str, object] = {
         str(path.relative_to(out)): path.read_bytes()
         for path in out.rglob("*")
-        if path.is_file() and path.suffix != ".tmp" and path.name != "run.lock"
+        if path.is_file() and path.suffix != ".tmp" and path.name not in ("run.lock", "timing.json")
     }
     result = json.loads((out / "result.json").read_text())
-    result.pop("seconds", None)
     return {**found, "result.json": json.dumps(result)}
 
 
