@@ -20,6 +20,7 @@ import numpy as np
 
 from rltemp.errors import BadInputError
 from rltemp.files import atomic_write
+from rltemp.strict_json import parse
 
 CONFIG, RESULT = "config.json", "result.json"
 MAX_JSON_BYTES = 1 << 20
@@ -118,8 +119,8 @@ def read_json(path: Path) -> dict[str, Any]:
     if len(data) > MAX_JSON_BYTES:
         raise BadInputError(f"{path} is larger than {MAX_JSON_BYTES} bytes, the most that is read as JSON")
     try:
-        value = json.loads(data, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        value = parse(data.decode("utf-8-sig"))
+    except ValueError as error:
         raise BadInputError(f"{path} is not readable as JSON: {error}") from error
     if not isinstance(value, dict):
         raise BadInputError(f"{path} holds a JSON {type(value).__name__}; needed: one object, as in {{...}}")
@@ -182,19 +183,6 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
             yield from _leaves(item, f"{name}[{index}]")
     else:
         yield name, json.dumps(value)
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"key {key!r} is there twice")
-        found[key] = value
-    return found
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON; write null")
 
 
 def _reason(error: OSError) -> str:

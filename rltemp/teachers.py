@@ -19,7 +19,7 @@ from torch import nn
 from rltemp.data import Dataset, Part
 from rltemp.datasets import load_dataset
 from rltemp.distill import Distillation, Problem, evaluate, predict, train
-from rltemp.errors import BadInputError, TrainingDivergedError
+from rltemp.errors import ArtifactRefusedError, BadInputError, TrainingDivergedError
 from rltemp.models import build_model
 from rltemp.recipes import none
 from rltemp.tasks import Task
@@ -96,7 +96,12 @@ def _teacher(task: Task, dataset: Dataset, on_step: OnStep | None) -> nn.Module:
     file = given or teacher_file(task, dataset)
     if file.is_file():
         teacher = build_model(task.teacher, dataset.image_shape, dataset.num_classes)
-        load_weights(teacher, file)
+        try:
+            load_weights(teacher, file)
+        except ArtifactRefusedError as error:
+            if given is not None:
+                raise
+            raise ArtifactRefusedError(f"{error}. Delete {file}: the teacher is then trained again") from error
         return teacher
     teacher = train_teacher(task, dataset, on_step)
     file.parent.mkdir(parents=True, exist_ok=True)
