@@ -22,6 +22,7 @@ from rltemp.distill import Distillation, Problem, evaluate, predict, train
 from rltemp.errors import BadInputError, TrainingDivergedError
 from rltemp.loading import SHIPPED, load_method
 from rltemp.methods import GuardCount, Method, watch
+from rltemp.names import shareable
 from rltemp.options import RunOptions, TaskOptions, at_least
 from rltemp.runs import finish_run
 from rltemp.tracking import Tracker, step_scalars, validation_scalars
@@ -44,7 +45,7 @@ class TrainTeacher(TaskOptions):
             started = time.monotonic()
             problem = self.problem()
             self.open()
-            save_weights(problem.teacher, out / "teacher.safetensors", {"task": self.task, "by": "rltemp"})
+            save_weights(problem.teacher, out / "teacher.safetensors", {"task": shareable(self.task), "by": "rltemp"})
             parts = {"train": problem.dataset.train, "validation": problem.dataset.validation}
             found: dict[str, Any] = {
                 f"{name}_accuracy": float(evaluate(problem.teacher, problem.dataset, part))
@@ -83,7 +84,9 @@ class Distill(TaskOptions):
             say(f"Training {problem.task.student} under {self.rule}.")
             with Tracker(out) as tracker:
                 student = _train_student(problem, method, self.seed, self.log_every, tracker, guards)
-            save_weights(student, out / "student.safetensors", {"task": self.task, "rule": self.rule})
+            save_weights(
+                student, out / "student.safetensors", {"task": shareable(self.task), "rule": shareable(self.rule)}
+            )
             found = {**self._result(problem, student), "guarded_fraction": guards.fraction}
             result = finish_run(out, found, time.monotonic() - started)
         say(

@@ -6,7 +6,9 @@ in `name:option`, and give it a line in `DATASETS`. torchvision and scikit-learn
 
 from __future__ import annotations
 
+import math
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +31,12 @@ from rltemp.toy import NUM_CLASSES, toy_parts
 DatasetBuilder = Callable[[str, int, Path | None], Dataset]
 POOL_SHARES = (0.05, 0.05)
 """Of a training pool: probe, validation; the rest is for training."""
+MAX_PIXELS = 4096 * 4096
+"""Of one image in a folder."""
+MAX_POOL_BYTES = 256 * 2**30
+"""Of a folder's decoded images, which are all held in memory."""
+IMAGE_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What torchvision lists by its suffix. Pillow goes by content and knows more, one of which starts a program (EPS)."""
 TABLE_SHARES = (0.15, 0.15, 0.2)
 """Of a table: probe, validation, test; the rest is for training."""
 
@@ -193,8 +201,10 @@ def image_folder(option: str, split_seed: int, root: Path | None) -> Dataset:
             f"train, probe and validation); got {len(counts)} classes, and "
             f"{train.classes[counts.argmin()]!r} has only {counts.min()} images"
         )
-    size = _read(train.samples[0][0]).shape
-    pool, held_out = _decode(train.samples, size), _decode(test.samples, size)
+    with warnings.catch_warnings():  # Pillow's, about sizes that are refused here
+        warnings.simplefilter("ignore")
+        size = _read(train.samples[0][0]).shape
+        pool, held_out = _decode(train.samples, size), _decode(test.samples, size)
     return split_pool(f"imagefolder:{option}", pool, held_out, len(counts), split_seed)
 
 
@@ -215,14 +225,33 @@ def _scan(folder: Path, part: str) -> Any:
     for needed in (folder, folder / part):
         if not needed.is_dir():
             raise BadInputError(f"no folder {needed}; needed: PATH/train/<class>/* and PATH/test/<class>/*")
+    _refuse_loops(folder / part)
     try:
         return datasets.ImageFolder(folder / part)
     except OSError as error:
         raise BadInputError(f"{folder / part} cannot be used as a folder of images: {error}") from error
 
 
+def _refuse_loops(folder: Path) -> None:
+    """Refuse links that lead round: torchvision follows them, and two of them lead to ever more folders."""
+    seen: set[str] = set()
+    for place, _, _ in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            raise BadInputError(f"{place} leads to a folder that is there already ({real}). Remove the link")
+        seen.add(real)
+
+
 def _decode(samples: list[tuple[str, int]], shape: tuple[int, ...]) -> Part:
-    images = np.empty((len(samples), *shape), np.uint8)
+    if (size := len(samples) * math.prod(shape)) > MAX_POOL_BYTES:
+        raise BadInputError(
+            f"{len(samples)} images as large as {samples[0][0]} take {size:,} bytes in memory; allowed: "
+            f"{MAX_POOL_BYTES:,}. Resize them first"
+        )
+    try:
+        images = np.empty((len(samples), *shape), np.uint8)
+    except MemoryError:
+        raise BadInputError(f"{len(samples)} images need {size:,} bytes of memory. Resize them first") from None
 
     def decode(position: int) -> None:
         images[position] = _read(samples[position][0], shape)
@@ -240,7 +269,11 @@ def _read(path: str, expected: tuple[int, ...] | None = None) -> np.ndarray[Any,
     pillow = import_library("PIL.Image", "task 'imagefolder'")
     pixels: np.ndarray[Any, np.dtype[np.uint8]]
     try:
-        with pillow.open(path) as image:
+        if not Path(path).is_file():  # a pipe would wait for its writer
+            raise ValueError("it is no regular file")
+        with pillow.open(path, formats=IMAGE_FORMATS) as image:
+            if math.prod(image.size) > MAX_PIXELS:
+                raise ValueError(f"it claims {image.size[0]:,} x {image.size[1]:,} pixels; allowed: {MAX_PIXELS:,}")
             pixels = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
     except Exception as error:  # a damaged file can make a decoder raise anything
         raise BadInputError(f"cannot read the image {path}: {error}. Replace or remove it") from error

@@ -42,6 +42,15 @@ def split_spec(spec: str) -> tuple[str, str]:
     return name, rest
 
 
+def shareable(spec: str) -> str:
+    """What `spec` names, without the folders of the machine that it is on.
+
+    >>> shareable("imagefolder:/data/flowers/"), shareable("matched:runs/p/policy.safetensors")
+    ('imagefolder:flowers', 'matched:policy.safetensors')
+    """
+    return ":".join(part.replace("\\", "/").rstrip("/").rpartition("/")[2] for part in spec.split(":"))
+
+
 def call_with_options(factory: Callable[..., Entry], options: str, spec: str) -> Entry:
     """Call `factory` with options written as `value` (its first parameter) or `key=value,key=value`.
 

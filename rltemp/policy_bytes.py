@@ -64,8 +64,8 @@ def unpack(data: bytes) -> tuple[PolicyManifest, dict[str, Tensor], str]:
     return manifest, weights, sha256
 
 
-def read_bytes(path: Path) -> bytes:
-    """The file's bytes, one more than allowed at most.
+def read_bytes(path: Path, most: int = MAX_FILE_BYTES) -> bytes:
+    """The file's bytes, one more than `most` at most.
 
     Raises:
         BadInputError: Where there is no such file.
@@ -76,7 +76,7 @@ def read_bytes(path: Path) -> bytes:
         if not path.is_file():
             raise ArtifactRefusedError("is not a regular file. Name the policy.safetensors inside the folder")
         with open(path, "rb") as file:
-            return file.read(MAX_FILE_BYTES + 1)
+            return file.read(most + 1)
     except (FileNotFoundError, NotADirectoryError):
         message = f"policy file {path} does not exist. Train one with `rltemp train-policy`"
         raise BadInputError(one_line(message)) from None
@@ -108,8 +108,9 @@ def _refuse_other_formats(data: bytes) -> None:
     # zip's third and fourth byte, or a pickle's first opcode, make that length 2.6 MB at least.
     if data.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         raise ArtifactRefusedError(
-            "is a Stable-Baselines3 archive, which can run code when loaded (or another zip). `rltemp "
-            "train-policy` writes a policy.safetensors beside its checkpoints: take that, or ask for it"
+            "is a Stable-Baselines3 archive, which can run code when loaded (or another zip). Convert it with "
+            "`rltemp policy import --arch 64,64 FILE` (its weights only), or take the policy.safetensors that `rltemp "
+            "train-policy` writes"
         )
     if data[:1] == b"\x80" and data[2:3] >= b"(":
         raise ArtifactRefusedError(

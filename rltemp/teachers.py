@@ -21,6 +21,7 @@ from rltemp.datasets import load_dataset
 from rltemp.distill import Distillation, Problem, evaluate, predict, train
 from rltemp.errors import ArtifactRefusedError, BadInputError, TrainingDivergedError
 from rltemp.models import build_model
+from rltemp.names import shareable
 from rltemp.recipes import none
 from rltemp.tasks import Task
 from rltemp.toy import toy_teacher
@@ -105,7 +106,7 @@ def _teacher(task: Task, dataset: Dataset, on_step: OnStep | None) -> nn.Module:
         return teacher
     teacher = train_teacher(task, dataset, on_step)
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_weights(teacher, file, {"task": task.name, "network": task.teacher})
+    save_weights(teacher, file, {"task": shareable(task.name), "network": task.teacher})
     return teacher
 
 

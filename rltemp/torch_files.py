@@ -148,12 +148,13 @@ def _check_instructions(pickled: bytes) -> None:
     """Raise ValueError where following the pickle could allocate what it likes or never end."""
     tuples: set[int] = set()
     fetched, is_tuple = 0, False
+    argument: Any
     for instruction, argument, _ in pickletools.genops(pickled):
         kind = instruction.name
         if kind in ("GLOBAL", "STACK_GLOBAL", "INST") and not HARMLESS.fullmatch(str(argument)):
             raise ValueError(f"GLOBAL {'.'.join(str(argument).split())}")
         if kind in ("BINPUT", "LONG_BINPUT"):
-            (tuples.add if is_tuple else tuples.discard)(int(argument))
+            (tuples.add if is_tuple else tuples.discard)(argument)
         elif kind in ("BINGET", "LONG_BINGET") and argument in tuples:
             # A tuple twice in a tuple, and that twice in the next, takes for ever to hash.
             fetched += 1

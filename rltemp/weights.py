@@ -65,9 +65,9 @@ def load_weights(module: nn.Module, path: str | Path) -> dict[str, str]:
     if tensors and all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
     expected = module.state_dict()
-    _check_names_and_shapes(expected, tensors, path)
+    check_names_and_shapes(expected, tensors, str(path))
     tensors = {name: value.to(expected[name].dtype) for name, value in tensors.items()}
-    _check_finite(tensors, path)
+    check_finite(tensors, str(path))
     module.load_state_dict(tensors)
     return metadata
 
@@ -78,7 +78,7 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         value = tensors[name].contiguous()
         digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-        digest.update(value.flatten().view(torch.uint8).numpy())
+        digest.update(value.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -120,18 +120,21 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return read_state_dict(file, str(path)), {}
 
 
-def _check_names_and_shapes(expected: dict[str, Tensor], found: dict[str, Tensor], path: Path) -> None:
+def check_names_and_shapes(
+    expected: Mapping[str, Tensor],
+    found: Mapping[str, Tensor],
+    name: str,
+    advice: str = "Give the model that the file was written from",
+) -> None:
+    """Raise ArtifactRefusedError where tensors have other names, shapes or kinds; list the first five, and advise."""
     differences = [
-        f"{name}: expected {_describe(expected.get(name))}, found {_describe(found.get(name))}"
-        for name in [*expected, *sorted(set(found) - set(expected))]
-        if _describe(expected.get(name)) != _describe(found.get(name))
+        f"{tensor[:80]}: expected {_describe(expected.get(tensor))}, found {_describe(found.get(tensor))}"
+        for tensor in [*expected, *sorted(set(found) - set(expected))]
+        if _describe(expected.get(tensor)) != _describe(found.get(tensor))
     ]
     if differences:
         more = f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
-        raise ArtifactRefusedError(
-            f"{path} does not fit this network: {'; '.join(differences[:5])}{more}. "
-            "Give the model that the file was written from"
-        )
+        raise ArtifactRefusedError(f"{name} does not fit this network: {'; '.join(differences[:5])}{more}. {advice}")
 
 
 def _describe(tensor: Tensor | None) -> str:
@@ -142,7 +145,8 @@ def _describe(tensor: Tensor | None) -> str:
     return f"{kind} {list(tensor.shape)}"
 
 
-def _check_finite(tensors: dict[str, Tensor], path: Path) -> None:
-    for name, value in tensors.items():
+def check_finite(tensors: Mapping[str, Tensor], name: str) -> None:
+    """Raise ArtifactRefusedError for the first tensor that holds nan or inf."""
+    for tensor, value in tensors.items():
         if not value.float().isfinite().all():
-            raise ArtifactRefusedError(f"{path}: {name} holds numbers that are not finite (as {value.dtype})")
+            raise ArtifactRefusedError(f"{name}: {tensor} holds numbers that are not finite (as {value.dtype})")
