@@ -24,7 +24,7 @@ from rltemp.loading import SHIPPED, load_method
 from rltemp.methods import GuardCount, Method, watch
 from rltemp.names import shareable
 from rltemp.options import RunOptions, TaskOptions, at_least
-from rltemp.runs import finish_run
+from rltemp.runs import finish_run, showing
 from rltemp.tracking import Tracker, step_scalars, validation_scalars
 from rltemp.types import Signals
 from rltemp.weights import save_weights
@@ -53,7 +53,8 @@ class TrainTeacher(TaskOptions):
             }
             found |= {"test_accuracy": problem.teacher_accuracy, "teacher": problem.task.teacher}
             result = finish_run(out, found, time.monotonic() - started)
-        say(f"Teacher {result['teacher']}: {100 * result['test_accuracy']:.2f} % test accuracy.")
+        with showing(out):
+            say(f"Teacher {result['teacher']}: {100 * result['test_accuracy']:.2f} % test accuracy.")
         weights = shlex.quote(str(out / "teacher.safetensors"))
         show_next(out, f"rltemp distill {self.task_words()} --teacher-weights {weights}")
         return result
@@ -89,10 +90,11 @@ class Distill(TaskOptions):
             )
             found = {**self._result(problem, student), "guarded_fraction": guards.fraction}
             result = finish_run(out, found, time.monotonic() - started)
-        say(
-            f"Student {result['student']} under {self.rule}: {100 * result['test_accuracy']:.2f} % test "
-            f"accuracy (its teacher {100 * result['teacher_accuracy']:.2f} %)."
-        )
+        with showing(out):
+            say(
+                f"Student {result['student']} under {self.rule}: {100 * result['test_accuracy']:.2f} % test "
+                f"accuracy (its teacher {100 * result['teacher_accuracy']:.2f} %)."
+            )
         rules = " ".join(dict.fromkeys(["fixed:4", "dtkd", self.rule]))
         show_next(out, f"tensorboard --logdir {out}", f"rltemp compare {self.task_words()} --rules {rules}")
         return result
@@ -142,7 +144,8 @@ class Compare(TaskOptions):
         out, result = self.look()
         if result is None:
             result = run(self)
-        show_comparison(result, out)
+        with showing(out):
+            show_comparison(result, out)
         return result
 
     def baselines(self) -> Sequence[str]:
@@ -210,7 +213,8 @@ class Explain(TaskOptions):
         out, result = self.look()
         if result is None:
             result = explain(self)
-        show_explanation(result, out)
+        with showing(out):
+            show_explanation(result, out)
         return result
 
 

@@ -33,8 +33,6 @@ POOL_SHARES = (0.05, 0.05)
 """Of a training pool: probe, validation; the rest is for training."""
 MAX_PIXELS = 4096 * 4096
 """Of one image in a folder."""
-MAX_POOL_BYTES = 256 * 2**30
-"""Of a folder's decoded images, which are all held in memory."""
 IMAGE_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """What torchvision lists by its suffix. Pillow goes by content and knows more, one of which starts a program (EPS)."""
 TABLE_SHARES = (0.15, 0.15, 0.2)
@@ -243,15 +241,13 @@ def _refuse_loops(folder: Path) -> None:
 
 
 def _decode(samples: list[tuple[str, int]], shape: tuple[int, ...]) -> Part:
-    if (size := len(samples) * math.prod(shape)) > MAX_POOL_BYTES:
+    size, memory = len(samples) * math.prod(shape), _memory_bytes()
+    if size > memory:
         raise BadInputError(
-            f"{len(samples)} images as large as {samples[0][0]} take {size:,} bytes in memory; allowed: "
-            f"{MAX_POOL_BYTES:,}. Resize them first"
+            f"{len(samples)} images as large as {samples[0][0]} take {size:,} bytes; this machine has {memory:,}. "
+            "Resize them first"
         )
-    try:
-        images = np.empty((len(samples), *shape), np.uint8)
-    except MemoryError:
-        raise BadInputError(f"{len(samples)} images need {size:,} bytes of memory. Resize them first") from None
+    images = np.empty((len(samples), *shape), np.uint8)
 
     def decode(position: int) -> None:
         images[position] = _read(samples[position][0], shape)
@@ -262,6 +258,14 @@ def _decode(samples: list[tuple[str, int]], shape: tuple[int, ...]) -> Part:
         for _ in tqdm(done, "decoding images", len(samples), leave=False, disable=None):
             pass
     return Part(torch.from_numpy(images), torch.tensor([label for _, label in samples]))
+
+
+def _memory_bytes() -> int:
+    """Of this machine; 64 GiB where it does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 2**36
 
 
 def _read(path: str, expected: tuple[int, ...] | None = None) -> np.ndarray[Any, np.dtype[np.uint8]]:

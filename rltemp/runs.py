@@ -7,10 +7,12 @@ NaN (written as null), no key twice.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import platform
+import unicodedata
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -124,7 +126,23 @@ def read_json(path: Path) -> dict[str, Any]:
         raise BadInputError(f"{path} is not readable as JSON: {error}") from error
     if not isinstance(value, dict):
         raise BadInputError(f"{path} holds a JSON {type(value).__name__}; needed: one object, as in {{...}}")
+    if unreadable := next(_unreadable(value), ""):
+        raise BadInputError(f"{path} holds control characters, in {unreadable[:80]!r}")
     return value
+
+
+@contextlib.contextmanager
+def showing(folder: Path) -> Iterator[None]:
+    """Show a stored result in this context: one that no command wrote raises BadInputError, whatever it lacks."""
+    try:
+        yield
+    except BadInputError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise BadInputError(
+            f"{folder / RESULT} is not a result of this command ({type(error).__name__}: {str(error)[:200]}). Choose "
+            "another --out"
+        ) from error
 
 
 def versions() -> dict[str, str]:
@@ -171,6 +189,14 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any], most: int = 4) -> s
     keys = [key for key in {**before, **after} if before.get(key, "absent") != after.get(key, "absent")]
     shown = [f"{key} {before.get(key, 'absent'):.60} -> {after.get(key, 'absent'):.60}" for key in keys[:most]]
     return ", ".join(shown + [f"{len(keys) - most} more"] * (len(keys) > most))
+
+
+def _unreadable(value: Any) -> Iterator[str]:
+    """Every text inside `value` that would do something to a terminal or cannot be printed."""
+    if isinstance(value, str) and any(unicodedata.category(letter) in ("Cc", "Cs") for letter in value):
+        yield value
+    for item in [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _unreadable(item)
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
