@@ -19,7 +19,7 @@ import torch
 import tyro
 
 import rltemp
-from rltemp.errors import ArtifactRefusedError, BadInputError, TrainingDivergedError
+from rltemp.errors import ArtifactRefusedError, BadInputError, TrainingDivergedError, one_line
 from rltemp.loading import imports_code
 from rltemp.names import import_attribute, lookup
 from rltemp.options import NOT_CONFIGURATION, arguments, at_least, flat
@@ -40,13 +40,16 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """Where each command is, and what it does in a few words."""
 
+MAX_TEXT = 4096
+"""Characters of a value in a configuration file; a path has no more."""
+
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line `argv`, by default the process's own, and exit."""
     try:
         run(sys.argv[1:] if argv is None else list(argv))
     except (BadInputError, TrainingDivergedError) as error:
-        print(f"rltemp: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        print(f"rltemp: {one_line(' '.join(str(error).splitlines()))}", file=sys.stderr)
         sys.exit(exit_code(error))
     except KeyboardInterrupt:
         print("rltemp: interrupted; the same command begins this run again", file=sys.stderr)
@@ -115,7 +118,7 @@ def _saved(kind: type[Any], command: str, words: Sequence[str]) -> list[str]:
         lookup(known, name, f"option in {given[-1]}:")
         for item in value if isinstance(value, list) else [value]:
             # Values become words of a command line, where these would be options of their own.
-            if isinstance(item, (dict, list)) or str(item).startswith("--"):
+            if isinstance(item, (dict, list)) or str(item).startswith("--") or len(str(item)) > MAX_TEXT:
                 raise BadInputError(f"{given[-1]}: {name} cannot be {str(item)[:80]!r}")
     return arguments(values)
 

@@ -137,10 +137,13 @@ class Compare(TaskOptions):
 
     def work(self, run: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         """Check the numbers, run what is not finished yet, and show it."""
+        from rltemp.compare import SELECTION_SEED
         from rltemp.comparison import show_comparison
 
         at_least(1, seeds=self.seeds, selection_seeds=self.selection_seeds, stack=self.stack)
         at_least(0, first_seed=self.first_seed)
+        if max(self.first_seed + self.seeds, self.selection_seeds) > SELECTION_SEED:
+            raise BadInputError(f"seeds must be below {SELECTION_SEED}; give smaller --first-seed and --seeds")
         out, result = self.look()
         if result is None:
             result = run(self)

@@ -76,8 +76,8 @@ def table(name: str, option: str, split_seed: int, root: Path | None) -> Dataset
     is split alike: about 15 % probe, 15 % validation, 20 % test, and half for training.
     """
     _refuse_option(name, option)
-    load = getattr(import_library("sklearn.datasets", f"task {name!r}"), f"load_{name}")
-    rows, labels = load(return_X_y=True)
+    bundled = getattr(import_library("sklearn.datasets", f"task {name!r}"), f"load_{name}")
+    rows, labels = bundled(return_X_y=True)
     everything = _rows(rows, labels)
     index = _split_by_class(everything.labels, split_seed, TABLE_SHARES)
     probe, validation, test, train = (_take(everything, part) for part in index)

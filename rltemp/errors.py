@@ -16,3 +16,8 @@ class ArtifactRefusedError(BadInputError):
 
 class TrainingDivergedError(RuntimeError):
     """A training run produced numbers that are not finite and was stopped (exit code 4)."""
+
+
+def one_line(message: str) -> str:
+    """The message without line breaks and terminal codes: parts of it may come from the file."""
+    return "".join(letter if letter.isprintable() else "?" for letter in message)[:2000]

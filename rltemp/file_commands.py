@@ -11,14 +11,13 @@ import tyro
 from pydantic import ValidationError
 
 from rltemp.console import say
-from rltemp.errors import BadInputError
+from rltemp.errors import BadInputError, one_line
 from rltemp.features import DEFAULT_FEATURES, FEATURES
 from rltemp.loading import PIN, named_policy, reference_method
 from rltemp.manifest import PolicyAction, PolicyFeature, PolicyManifest, describe
 from rltemp.names import lookup
 from rltemp.options import RunOptions
 from rltemp.policy import Policy
-from rltemp.policy_bytes import one_line
 from rltemp.policy_file import write_policy
 from rltemp.sb3_archive import read_actor
 
@@ -143,5 +142,5 @@ def _widths(arch: str) -> list[int]:
     """
     words = [] if arch == "none" else arch.split(",")
     if len(words) > 3 or not all(word.isdecimal() and 0 < int(word[:6]) <= 1024 and len(word) < 6 for word in words):
-        raise BadInputError(f"--arch {arch!r}: needed are up to 3 widths of 1 to 1024, as in 64,64, or none")
+        raise BadInputError(f"--arch needs up to 3 widths of 1 to 1024, as in 64,64, or none; got {arch[:80]!r}")
     return [int(word) for word in words]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -104,7 +105,7 @@ def is_policy(spec: str) -> bool:
     """Tell whether `spec` names a policy: a shipped one, or a file: it has a suffix we know, a slash, or it exists."""
     name = spec.partition(PIN)[0]
     suffixed = name.endswith((".safetensors", ".zip", ".pt", ".pth", ".pkl"))
-    return name in SHIPPED or suffixed or "/" in name or Path(name).is_file()
+    return name in SHIPPED or suffixed or "/" in name or os.path.isfile(name)
 
 
 def named_policy(spec: str) -> tuple[Path, str | None]:

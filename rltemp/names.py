@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from rltemp.errors import BadInputError
+from rltemp.strict_json import parse
 
 Entry = TypeVar("Entry")
 
@@ -92,6 +92,6 @@ def import_attribute(spec: str) -> Any:
 
 def _value(text: str) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError:
+        return parse(text)
+    except ValueError:
         return text

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from rltemp.actions import ActionScale
-from rltemp.errors import ArtifactRefusedError, BadInputError
+from rltemp.errors import ArtifactRefusedError, BadInputError, one_line
 from rltemp.features import FEATURES, featurize
 from rltemp.loading import reference_method
 from rltemp.manifest import PolicyManifest
 from rltemp.methods import Method
-from rltemp.policy_bytes import one_line
 from rltemp.policy_file import forward, read_policy
 from rltemp.types import Signals, Temperatures
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor
 
-from rltemp.errors import ArtifactRefusedError, BadInputError
+from rltemp.errors import ArtifactRefusedError, BadInputError, one_line
 from rltemp.files import atomic_write
 from rltemp.manifest import (
     PolicyAction,
@@ -31,7 +31,7 @@ from rltemp.manifest import (
     refuse_unknown_features,
 )
 from rltemp.names import lookup
-from rltemp.policy_bytes import one_line, pack, read_bytes, tensor_shapes, unpack, weights_sha256
+from rltemp.policy_bytes import pack, read_bytes, refuse_other_formats, tensor_shapes, unpack, weights_sha256
 from rltemp.runs import versions
 
 MAX_WEIGHT = 1e3
@@ -138,6 +138,7 @@ def read_policy(path: str | Path, known_features: KnownFeatures | None = None, s
     path = Path(path)
     try:
         data = read_bytes(path)
+        refuse_other_formats(data, path)
         _check_pin(data, sha256)
         return _decode(data, known_features)
     except ArtifactRefusedError as error:

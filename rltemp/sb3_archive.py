@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rltemp.errors import ArtifactRefusedError, BadInputError
-from rltemp.policy_bytes import one_line, read_bytes
+from rltemp.errors import ArtifactRefusedError, BadInputError, one_line
+from rltemp.policy_bytes import read_bytes
 from rltemp.torch_files import open_archive, read_state_dict, reason
 from rltemp.weights import check_finite, check_names_and_shapes
 

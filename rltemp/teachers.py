@@ -52,6 +52,8 @@ def prepare(
         TrainingDivergedError: Where the teacher's training ends in numbers that are not finite.
     """
     dataset = load_dataset(task.name, task.split_seed, root).to(device)
+    with torch.device("meta"):  # a mistake in the student's name shows before a teacher is trained, and takes no memory
+        build_model(task.student, dataset.image_shape, dataset.num_classes)
     teacher = (
         _teacher(task, dataset, on_step).to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     )
@@ -92,10 +94,10 @@ def _teacher(task: Task, dataset: Dataset, on_step: OnStep | None) -> nn.Module:
     if task.teacher == "toy":
         return toy_teacher()
     given = Path(task.teacher_weights) if task.teacher_weights else None
-    if given is not None and not given.is_file():
+    if given is not None and not os.path.isfile(given):
         raise BadInputError(f"teacher weights {given}: no such file")
     file = given or teacher_file(task, dataset)
-    if file.is_file():
+    if os.path.isfile(file):
         teacher = build_model(task.teacher, dataset.image_shape, dataset.num_classes)
         try:
             load_weights(teacher, file)

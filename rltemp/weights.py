@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from rltemp.errors import ArtifactRefusedError, BadInputError
+from rltemp.errors import ArtifactRefusedError, BadInputError, one_line
 from rltemp.files import atomic_write
 from rltemp.torch_files import expanded_bytes, read_state_dict, reason
 
@@ -128,7 +128,7 @@ def check_names_and_shapes(
 ) -> None:
     """Raise ArtifactRefusedError where tensors have other names, shapes or kinds; list the first five, and advise."""
     differences = [
-        f"{tensor[:80]}: expected {_describe(expected.get(tensor))}, found {_describe(found.get(tensor))}"
+        f"{one_line(tensor)[:80]}: expected {_describe(expected.get(tensor))}, found {_describe(found.get(tensor))}"
         for tensor in [*expected, *sorted(set(found) - set(expected))]
         if _describe(expected.get(tensor)) != _describe(found.get(tensor))
     ]
