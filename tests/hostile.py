@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".zip", ".json", ".npz", ".pkl")
+SUFFIXES = (".pt", ".zip", ".bin", ".pkl")
+"""Beside `.safetensors`, under which each is tried anyway."""
 
 
 class Payload:
