@@ -101,6 +101,8 @@ class PolicyConfig:
             positive(self.max_gradient, "train-policy", "max_gradient")
         lookup(dict.fromkeys(AGENTS), self.agent, "agent")
         lookup(dict.fromkeys(("tanh", "relu")), self.activation, "activation")
+        if not 0 <= self.seed < 2**63:
+            raise BadInputError(f"train-policy: seed must be 0 to 2^63 - 1; got {self.seed}")
         if not 0 <= self.averaging < 1:
             raise BadInputError(f"train-policy: averaging must be in [0, 1); got {self.averaging}")
         if not 0 <= self.mixup <= 1:

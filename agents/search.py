@@ -32,7 +32,7 @@ from rltemp.data import Part
 from rltemp.distill import Distillation, Problem, predict
 from rltemp.envs.episode import FIRST_TRAINING_SEED, Decision
 from rltemp.errors import BadInputError
-from rltemp.names import lookup
+from rltemp.names import lookup, shareable
 
 SCORED = {"test": "the test part: a ceiling, not a result", "probe": "the probe part"}
 """What a search is scored on, in words."""
@@ -122,7 +122,9 @@ def search(
     reference, kept = worth(torch.stack([start, found]), last).tolist()
     result = {"scored": SCORED[config.scored], "reference_potential": reference, "potential": kept}
     runs = {"generations": len(curve), "students_trained": len(curve) * config.population * config.students}
-    task = {name: getattr(problem.task, name) for name in ("teacher", "student")} | {"task": problem.task.name}
+    task = {name: getattr(problem.task, name) for name in ("teacher", "student")} | {
+        "task": shareable(problem.task.name)
+    }
     asked = {name: str(value) for name, value in asdict(config).items()}
     about = {"found_by": "CMA-ES", **task, **asked, **runs, **result}
     sha256 = export_policy(out / POLICY_FILE, network, found, decision, about)

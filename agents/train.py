@@ -36,6 +36,7 @@ from rltemp.distill import Problem
 from rltemp.envs.vector import DistillVecEnv
 from rltemp.loading import reference_method
 from rltemp.methods import Method
+from rltemp.names import shareable
 from rltemp.tracking import Tracker
 from rltemp.variety import STEPS, Variety
 
@@ -137,7 +138,7 @@ def _described(problem: Problem | Variety) -> dict[str, str]:
     """What the policy was trained on, for its file."""
     if isinstance(problem, Variety):
         return {"task": f"variety:{problem.seed}"}
-    return {"task": problem.task.name, "teacher": problem.task.teacher, "student": problem.task.student}
+    return {"task": shareable(problem.task.name), "teacher": problem.task.teacher, "student": problem.task.student}
 
 
 def make_model(env: DistillVecEnv, config: PolicyConfig) -> PPO:

@@ -48,11 +48,12 @@ class ActionScale:
     balanced: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= self.weight_ratio < math.inf:
-            raise BadInputError(f"an action's weight_ratio must be at least 1; got {self.weight_ratio}")
-        if not (1 < self.ratio < math.inf and 0 < self.minimum < self.maximum < math.inf):
+        # The manifest of a policy file has the same bounds: what cannot be exported is not trained.
+        if not 1 <= self.weight_ratio <= 1000:
+            raise BadInputError(f"an action's weight_ratio must be at least 1, at most 1000; got {self.weight_ratio}")
+        if not (1 < self.ratio <= 1000 and 0.01 <= self.minimum < self.maximum <= 1000):
             raise BadInputError(
-                "an action's ratio must be above 1 and 0 < minimum < maximum; "
+                "an action's ratio must be above 1, at most 1000, and 0.01 <= minimum < maximum <= 1000; "
                 f"got ratio {self.ratio}, minimum {self.minimum}, maximum {self.maximum}"
             )
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import torch
 
 from rltemp.errors import BadInputError
 from rltemp.types import Temperatures
+
+LARGEST = sys.float_info.max
+"""An integer above it is finite and no float."""
 
 
 def check_temperatures(temperatures: Temperatures, source: str) -> None:
@@ -31,14 +35,14 @@ def check_temperatures(temperatures: Temperatures, source: str) -> None:
 
 def positive(value: float, owner: str, option: str) -> float:
     """Return `value` as a float, or refuse one that is not a finite number above zero."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= LARGEST:
         raise BadInputError(f"{owner}: {option} must be finite and above 0; got {value!r}")
     return float(value)
 
 
 def not_negative(value: float, owner: str, option: str) -> float:
     """Return `value` as a float, or refuse one that is not a finite number of 0 or more."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= LARGEST:
         raise BadInputError(f"{owner}: {option} must be finite and at least 0; got {value!r}")
     return float(value)
 

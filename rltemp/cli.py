@@ -20,8 +20,9 @@ import torch
 import tyro
 
 import rltemp
-from rltemp.errors import ArtifactRefusedError, BadInputError, InterruptedRunError, TrainingStoppedError
+from rltemp.errors import ArtifactRefusedError, BadInputError, InterruptedRunError, TrainingStoppedError, one_line
 from rltemp.interruption import handled
+from rltemp.loading import imports_code
 from rltemp.names import import_attribute, lookup
 from rltemp.options import NOT_CONFIGURATION, arguments, at_least, flat
 from rltemp.runs import read_config
@@ -34,10 +35,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("rltemp.commands:Compare", "compare rules over many students, paired by seed"),
     "study": ("rltemp.commands:Study", "tell whether a policy wins, over what, and by which part of it"),
     "explain": ("rltemp.commands:Explain", "show why a policy sets the temperatures it sets"),
+    "policy show": ("rltemp.file_commands:PolicyShow", "check a policy file and print what it says about itself"),
+    "policy import": ("rltemp.file_commands:PolicyImport", "make a policy file of Stable-Baselines3's weights, safely"),
     "rules": ("rltemp.commands:Rules", "list every temperature rule and every divergence"),
     "methods": ("rltemp.commands:Methods", "list every method: a rule with its paper's loss weights"),
 }
 """Where each command is, and what it does in a few words."""
+
+MAX_TEXT = 4096
+"""Characters of a value in a configuration file; a path has no more."""
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -47,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         with handled():
             run(words)
     except (BadInputError, TrainingStoppedError) as error:
-        print(f"rltemp: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        print(f"rltemp: {one_line(' '.join(str(error).splitlines()))}", file=sys.stderr)
         sys.exit(exit_code(error))
     except InterruptedRunError as stopped:
         again = shlex.join(["rltemp", *(word for word in words if word != "--fresh")])
@@ -71,7 +77,8 @@ def run(argv: Sequence[str]) -> None:
     if argv[0] == "--version":
         print(f"rltemp {rltemp.__version__}")
         return
-    options = parse(argv[0], argv[1:])
+    words = 2 if " ".join(argv[:2]) in COMMANDS else 1
+    options = parse(" ".join(argv[:words]), argv[words:])
     at_least(1, threads=options.threads)
     torch.set_num_threads(options.threads)
     options.run()
@@ -89,11 +96,13 @@ def parse(command: str, words: Sequence[str]) -> Any:
         with redirect_stderr(said):
             saved = _saved(kind, command, words)
             args = [*_preset(kind, saved), *saved, *_preset(kind, words), *words]
-            return tyro.cli(kind, prog=f"rltemp {command}", args=args)
+            options = tyro.cli(kind, prog=f"rltemp {command}", args=args)
     except SystemExit as stopped:
         if not stopped.code:
             raise  # --help
         raise BadInputError(f"{_one_line(said.getvalue())}. See `rltemp {command} --help`") from None
+    _refuse_code(options, words)
+    return options
 
 
 def _one_line(boxed: str) -> str:
@@ -110,9 +119,26 @@ def _saved(kind: type[Any], command: str, words: Sequence[str]) -> list[str]:
         return []
     values = read_config(Path(given[-1]), command)
     known = dict.fromkeys(name for name in flat(kind()) if name not in NOT_CONFIGURATION)
-    for name in values:
+    for name, value in values.items():
         lookup(known, name, f"option in {given[-1]}:")
+        for item in value if isinstance(value, list) else [value]:
+            # Values become words of a command line, where these would be options of their own.
+            if isinstance(item, (dict, list)) or str(item).startswith("--") or len(str(item)) > MAX_TEXT:
+                raise BadInputError(f"{given[-1]}: {name} cannot be {str(item)[:80]!r}")
     return arguments(values)
+
+
+def _refuse_code(options: Any, words: Sequence[str]) -> None:
+    """Refuse a rule that runs its user's own code where the user did not type it: it came out of a file."""
+    typed = {*words, *(word.partition("=")[2] for word in words)}
+    for name in ("rule", "rules"):
+        given = getattr(options, name, ())
+        for spec in (given,) if isinstance(given, str) else given:
+            if imports_code(spec) and spec not in typed:
+                raise BadInputError(
+                    f"the configuration's {name} {spec!r} would import and run a module. Where that is meant, type it: "
+                    f"--{name} {spec}"
+                )
 
 
 def _preset(kind: type[Any], words: Sequence[str]) -> list[str]:

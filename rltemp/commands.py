@@ -18,8 +18,11 @@ from rltemp import catalogue
 from rltemp.console import say, show_entries, show_next
 from rltemp.controls import CONTROLS
 from rltemp.distill import Problem, evaluate
+from rltemp.errors import BadInputError
 from rltemp.loading import SHIPPED, load_method
+from rltemp.names import shareable
 from rltemp.options import RunOptions, TaskOptions, at_least
+from rltemp.runs import showing
 from rltemp.tracked import TrackedRun
 from rltemp.weights import save_weights
 
@@ -39,7 +42,7 @@ class TrainTeacher(TaskOptions):
             started = time.monotonic()
             problem = self.problem()
             self.open()
-            save_weights(problem.teacher, out / "teacher.safetensors", {"task": self.task, "by": "rltemp"})
+            save_weights(problem.teacher, out / "teacher.safetensors", {"task": shareable(self.task), "by": "rltemp"})
             parts = {"train": problem.dataset.train, "validation": problem.dataset.validation}
             found: dict[str, Any] = {
                 f"{name}_accuracy": float(evaluate(problem.teacher, problem.dataset, part))
@@ -47,7 +50,8 @@ class TrainTeacher(TaskOptions):
             }
             found |= {"test_accuracy": problem.teacher_accuracy, "teacher": problem.task.teacher}
             result = self.finish({**found, **problem.teacher_mark}, started)
-        say(f"Teacher {result['teacher']}: {100 * result['test_accuracy']:.2f} % test accuracy.")
+        with showing(out):
+            say(f"Teacher {result['teacher']}: {100 * result['test_accuracy']:.2f} % test accuracy.")
         weights = shlex.quote(str(out / "teacher.safetensors"))
         show_next(out, f"rltemp distill {self.task_words()} --teacher-weights {weights}")
         return result
@@ -79,15 +83,18 @@ class Distill(TaskOptions):
             checkpoints = self.checkpoints()
             run = TrackedRun(problem, method, self.seed, out, self.log_every, checkpoints)
             student = run.train()
-            save_weights(student, out / "student.safetensors", {"task": self.task, "rule": self.rule})
+            save_weights(
+                student, out / "student.safetensors", {"task": shareable(self.task), "rule": shareable(self.rule)}
+            )
             found = {**self._result(problem, student), "guarded_fraction": run.guards.fraction}
             result = self.finish(
                 {**found, **problem.teacher_mark, **checkpoints.mark()}, started, resumed_at=checkpoints.resumed_at
             )
-        say(
-            f"Student {result['student']} under {self.rule}: {100 * result['test_accuracy']:.2f} % test "
-            f"accuracy (its teacher {100 * result['teacher_accuracy']:.2f} %)."
-        )
+        with showing(out):
+            say(
+                f"Student {result['student']} under {self.rule}: {100 * result['test_accuracy']:.2f} % test "
+                f"accuracy (its teacher {100 * result['teacher_accuracy']:.2f} %)."
+            )
         rules = " ".join(dict.fromkeys(["fixed:4", "dtkd", self.rule]))
         show_next(out, f"tensorboard --logdir {out}", f"rltemp compare {self.task_words()} --rules {rules}")
         return result
@@ -132,14 +139,18 @@ class Compare(TaskOptions):
 
     def work(self, run: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         """Check the numbers, run what is not finished yet, and show it."""
+        from rltemp.compare import SELECTION_SEED
         from rltemp.comparison import show_comparison
 
         at_least(1, seeds=self.seeds, selection_seeds=self.selection_seeds, stack=self.stack)
         at_least(0, first_seed=self.first_seed)
+        if max(self.first_seed + self.seeds, self.selection_seeds) > SELECTION_SEED:
+            raise BadInputError(f"seeds must be below {SELECTION_SEED}; give smaller --first-seed and --seeds")
         out, result = self.look()
         if result is None:
             result = run(self)
-        show_comparison(result, out)
+        with showing(out):
+            show_comparison(result, out)
         return result
 
     def open(self) -> dict[str, Any] | None:
@@ -216,7 +227,8 @@ class Explain(TaskOptions):
         out, result = self.look()
         if result is None:
             result = explain(self)
-        show_explanation(result, out)
+        with showing(out):
+            show_explanation(result, out)
         return result
 
 

@@ -6,7 +6,9 @@ in `name:option`, and give it a line in `DATASETS`. torchvision and scikit-learn
 
 from __future__ import annotations
 
+import math
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +31,10 @@ from rltemp.toy import NUM_CLASSES, toy_parts
 DatasetBuilder = Callable[[str, int, Path | None], Dataset]
 POOL_SHARES = (0.05, 0.05)
 """Of a training pool: probe, validation; the rest is for training."""
+MAX_PIXELS = 4096 * 4096
+"""Of one image in a folder."""
+IMAGE_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What torchvision lists by its suffix. Pillow goes by content and knows more, one of which starts a program (EPS)."""
 TABLE_SHARES = (0.15, 0.15, 0.2)
 """Of a table: probe, validation, test; the rest is for training."""
 
@@ -70,8 +76,8 @@ def table(name: str, option: str, split_seed: int, root: Path | None) -> Dataset
     is split alike: about 15 % probe, 15 % validation, 20 % test, and half for training.
     """
     _refuse_option(name, option)
-    load = getattr(import_library("sklearn.datasets", f"task {name!r}"), f"load_{name}")
-    rows, labels = load(return_X_y=True)
+    bundled = getattr(import_library("sklearn.datasets", f"task {name!r}"), f"load_{name}")
+    rows, labels = bundled(return_X_y=True)
     everything = _rows(rows, labels)
     index = _split_by_class(everything.labels, split_seed, TABLE_SHARES)
     probe, validation, test, train = (_take(everything, part) for part in index)
@@ -193,8 +199,10 @@ def image_folder(option: str, split_seed: int, root: Path | None) -> Dataset:
             f"train, probe and validation); got {len(counts)} classes, and "
             f"{train.classes[counts.argmin()]!r} has only {counts.min()} images"
         )
-    size = _read(train.samples[0][0]).shape
-    pool, held_out = _decode(train.samples, size), _decode(test.samples, size)
+    with warnings.catch_warnings():  # Pillow's, about sizes that are refused here
+        warnings.simplefilter("ignore")
+        size = _read(train.samples[0][0]).shape
+        pool, held_out = _decode(train.samples, size), _decode(test.samples, size)
     return split_pool(f"imagefolder:{option}", pool, held_out, len(counts), split_seed)
 
 
@@ -215,13 +223,30 @@ def _scan(folder: Path, part: str) -> Any:
     for needed in (folder, folder / part):
         if not needed.is_dir():
             raise BadInputError(f"no folder {needed}; needed: PATH/train/<class>/* and PATH/test/<class>/*")
+    _refuse_loops(folder / part)
     try:
         return datasets.ImageFolder(folder / part)
     except OSError as error:
         raise BadInputError(f"{folder / part} cannot be used as a folder of images: {error}") from error
 
 
+def _refuse_loops(folder: Path) -> None:
+    """Refuse links that lead round: torchvision follows them, and two of them lead to ever more folders."""
+    seen: set[str] = set()
+    for place, _, _ in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            raise BadInputError(f"{place} leads to a folder that is there already ({real}). Remove the link")
+        seen.add(real)
+
+
 def _decode(samples: list[tuple[str, int]], shape: tuple[int, ...]) -> Part:
+    size, memory = len(samples) * math.prod(shape), _memory_bytes()
+    if size > memory:
+        raise BadInputError(
+            f"{len(samples)} images as large as {samples[0][0]} take {size:,} bytes; this machine has {memory:,}. "
+            "Resize them first"
+        )
     images = np.empty((len(samples), *shape), np.uint8)
 
     def decode(position: int) -> None:
@@ -235,12 +260,24 @@ def _decode(samples: list[tuple[str, int]], shape: tuple[int, ...]) -> Part:
     return Part(torch.from_numpy(images), torch.tensor([label for _, label in samples]))
 
 
+def _memory_bytes() -> int:
+    """Of this machine; 64 GiB where it does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 2**36
+
+
 def _read(path: str, expected: tuple[int, ...] | None = None) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Decode one file to `[3, H, W]`, RGB."""
     pillow = import_library("PIL.Image", "task 'imagefolder'")
     pixels: np.ndarray[Any, np.dtype[np.uint8]]
     try:
-        with pillow.open(path) as image:
+        if not Path(path).is_file():  # a pipe would wait for its writer
+            raise ValueError("it is no regular file")
+        with pillow.open(path, formats=IMAGE_FORMATS) as image:
+            if math.prod(image.size) > MAX_PIXELS:
+                raise ValueError(f"it claims {image.size[0]:,} x {image.size[1]:,} pixels; allowed: {MAX_PIXELS:,}")
             pixels = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
     except Exception as error:  # a damaged file can make a decoder raise anything
         raise BadInputError(f"cannot read the image {path}: {error}. Replace or remove it") from error

@@ -37,3 +37,8 @@ class InterruptedRunError(KeyboardInterrupt):
     def __init__(self, number: signal.Signals, state: str = "") -> None:
         super().__init__(f"stopped by {number.name}{': ' if state else ''}{state}")
         self.number = number
+
+
+def one_line(message: str) -> str:
+    """The message without line breaks and terminal codes: parts of it may come from the file."""
+    return "".join(letter if letter.isprintable() else "?" for letter in message)[:2000]

@@ -24,7 +24,7 @@ from rltemp.console import Bar, say, show_next
 from rltemp.distill import Problem
 from rltemp.errors import BadInputError
 from rltemp.files import atomic_write
-from rltemp.loading import SHIPPED, is_file_name
+from rltemp.loading import is_policy, named_policy
 from rltemp.observed import ANSWERS, NAMES, Probe, Trace, Watch, geometric_mean, thirds
 from rltemp.options import command_line
 from rltemp.recorded import always
@@ -74,11 +74,11 @@ def show_explanation(result: Mapping[str, Any], out: Path) -> None:
 
 def _probe(options: Explain) -> Probe:
     """The policy that was asked for; refuse what cannot be explained before anything is trained."""
-    if len(options.rules) != 1 or not (options.rules[0] in SHIPPED or is_file_name(options.rules[0])):
+    if len(options.rules) != 1 or not is_policy(options.rules[0]):
         raise BadInputError(f"explain needs --rules with one policy file; got {' '.join(options.rules) or 'nothing'}")
     if options.first_seed + max(options.seeds, options.importance_seeds) > SELECTION_SEED:
         raise BadInputError(f"seeds must be below {SELECTION_SEED}; give a smaller --first-seed")
-    return Probe(SHIPPED.get(options.rules[0], Path(options.rules[0])))
+    return Probe(*named_policy(options.rules[0]))
 
 
 def _train(options: Explain, problem: Problem, probe: Probe, bar: Bar) -> tuple[Watch, float, dict[str, Paired]]:

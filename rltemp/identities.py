@@ -15,7 +15,7 @@ from rltemp.controls import WRAPPERS
 from rltemp.data import Dataset
 from rltemp.distill import Problem
 from rltemp.errors import BadInputError
-from rltemp.loading import SHIPPED, is_file_name
+from rltemp.loading import is_policy, named_policy
 from rltemp.names import split_spec
 from rltemp.recipes import METHODS
 
@@ -114,7 +114,7 @@ def _leaf(rule: str) -> str:
 
 
 def _is_policy(leaf: str) -> bool:
-    return split_spec(leaf)[0] not in METHODS and (leaf in SHIPPED or is_file_name(leaf))
+    return split_spec(leaf)[0] not in METHODS and is_policy(leaf)
 
 
 def _file(leaf: str) -> Path | None:
@@ -123,7 +123,7 @@ def _file(leaf: str) -> Path | None:
     if name in METHODS:
         return None
     if _is_policy(leaf):
-        return SHIPPED.get(leaf, Path(leaf))
+        return named_policy(leaf)[0]
     try:
         found = find_spec(name) if attribute else None
     except (ImportError, ValueError):  # its package is gone, or the module is the program itself

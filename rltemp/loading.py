@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from difflib import get_close_matches
@@ -17,6 +19,9 @@ from rltemp.recipes import METHODS
 from rltemp.rules import masked
 from rltemp.types import TemperatureRule
 
+PIN = "@sha256:"
+"""Between a policy file's name and the SHA-256 that the file must have."""
+
 SHIPPED = {"universal": Path(__file__).parent / "policies" / "universal.safetensors"}
 """Policies that come with the package. `universal` is `rltemp train-policy --task variety --preset universal`."""
 
@@ -26,13 +31,14 @@ def load_method(spec: str) -> Method:
 
     Args:
         spec: `name`, `name:value` or `name:key=value,...` of `rltemp.recipes.METHODS`; the path of a policy file or the
-            name of a shipped one (`universal`), which bring the objective that they were trained with;
+            name of a shipped one (`universal`), which bring the objective that they were trained with, pinned as in
+            `policy.safetensors@sha256:9f86d0...` where no other file will do;
             `module:attribute`, a `Method` or a rule (at plain KD's weights); or any of these after `matched:` or a
             control's name (`rltemp.controls`).
 
     Raises:
         BadInputError: For a name nobody knows, with the closest match, and for an option that cannot be.
-        ArtifactRefusedError: For a policy file that fails its checks.
+        ArtifactRefusedError: For a policy file that fails its checks or is not the pinned one.
 
     >>> load_method("dtkd:reference=2").plain_temperature
     2
@@ -44,10 +50,10 @@ def load_method(spec: str) -> Method:
         return replace(call_with_options(METHODS[name], options, spec), name=spec)
     if name in WRAPPERS and options:
         return replace(WRAPPERS[name](load_method(options)), name=spec)
-    if spec in SHIPPED or is_file_name(spec):
+    if is_policy(spec):
         from rltemp.policy import Policy  # the reader of strangers' files, loaded by those who need it
 
-        return Policy.load(SHIPPED.get(spec, Path(spec))).method(spec)
+        return Policy.load(*named_policy(spec)).method(spec)
     if options and not _misspelt(name, [*METHODS, *WRAPPERS, *SHIPPED]):
         found = import_attribute(spec)
         if not callable(found) and not isinstance(found, Method):
@@ -95,6 +101,28 @@ def _misspelt(name: str, known: Iterable[str]) -> bool:
     return bool(get_close_matches(name, list(known), cutoff=0.7)) and find_spec(module) is None
 
 
-def is_file_name(spec: str) -> bool:
-    """Tell whether `spec` names a policy file rather than a rule: it has a suffix we know, a slash, or it exists."""
-    return spec.endswith((".safetensors", ".zip", ".pt", ".pth", ".pkl")) or "/" in spec or Path(spec).is_file()
+def is_policy(spec: str) -> bool:
+    """Tell whether `spec` names a policy: a shipped one, or a file: it has a suffix we know, a slash, or it exists."""
+    name = spec.partition(PIN)[0]
+    suffixed = name.endswith((".safetensors", ".zip", ".pt", ".pth", ".pkl"))
+    return name in SHIPPED or suffixed or "/" in name or os.path.isfile(name)
+
+
+def named_policy(spec: str) -> tuple[Path, str | None]:
+    """The policy file that `spec` names, and the SHA-256 that it pins.
+
+    >>> named_policy("runs/p/policy.safetensors@sha256:" + 64 * "0")[1] == 64 * "0"
+    True
+    """
+    name, pinned, sha256 = spec.partition(PIN)
+    if pinned and not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise BadInputError(f"{spec!r} pins no SHA-256; needed: its 64 digits, as `rltemp policy show` prints them")
+    return SHIPPED.get(name, Path(name)), sha256 or None
+
+
+def imports_code(spec: str) -> bool:
+    """Tell whether `load_method(spec)` imports a module, which runs it: only what its user typed may do that."""
+    name, options = split_spec(spec)
+    if name in WRAPPERS and options:
+        return imports_code(options)
+    return bool(options) and name not in METHODS and not is_policy(spec)

@@ -16,11 +16,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rltemp.errors import ArtifactRefusedError
+from rltemp.strict_json import parse
 
 FORMAT_VERSION = "1.1"
-MAX_DEPTH = 8
-_BRACKETS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|([\[{\]}])', re.DOTALL)
-_STEPS = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Width = Annotated[int, Field(ge=1, le=1024)]
@@ -178,14 +176,8 @@ def strict_json(text: str, what: str) -> Any:
     Traceback (most recent call last):
     rltemp.errors.ArtifactRefusedError: it is not strict JSON (key 'a' is given twice). Copy the file again
     """
-    depth = 0
-    # Counted before the parse, which recurses: strings are stepped over whole, an unfinished one to the end.
-    for bracket in _BRACKETS.finditer(text):
-        depth += _STEPS.get(bracket[1], 0)
-        if depth > MAX_DEPTH:
-            raise ArtifactRefusedError(f"{what} nests deeper than {MAX_DEPTH} levels. Copy the file again")
     try:
-        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+        return parse(text)
     except ValueError as error:
         raise ArtifactRefusedError(f"{what} is not strict JSON ({error}). Copy the file again") from None
 
@@ -205,16 +197,3 @@ def _newer_format(raw: Any) -> str | None:
         return None
     theirs, ours = ([int(part) for part in text.split(".")] for text in (version, FORMAT_VERSION))
     return version if theirs > ours else None
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in result:
-            raise ValueError(f"key {key[:80]!r} is given twice")
-        result[key] = value
-    return result
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a number of JSON")

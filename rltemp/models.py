@@ -7,6 +7,7 @@ in-place arithmetic on activations, no control flow that depends on data.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -166,9 +167,10 @@ def _perceptron(hidden: list[int], image_shape: ImageShape, num_classes: int) ->
 def _widths(name: str, option: str) -> list[int]:
     """Read `64x32`; no option is one layer of 8."""
     widths = (option or "8").split("x")
-    if not all(width.isdecimal() and int(width) > 0 for width in widths):
+    if len(widths) > 16 or not all(re.fullmatch("[1-9][0-9]{0,4}", width) for width in widths):
         raise BadInputError(
-            f"cannot read '{name}:{option}': needed are hidden widths above 0, as in {name}:8 or {name}:16x32"
+            f"cannot read '{name}:{option}': needed are hidden widths of 1 to 99,999, as in {name}:8 or {name}:16x32, "
+            "and 16 of them at most"
         )
     return [int(width) for width in widths]
 

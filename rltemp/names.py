@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from rltemp.errors import BadInputError
+from rltemp.strict_json import parse
 
 Entry = TypeVar("Entry")
 
@@ -40,6 +40,15 @@ def split_spec(spec: str) -> tuple[str, str]:
     """
     name, _, rest = spec.partition(":")
     return name, rest
+
+
+def shareable(spec: str) -> str:
+    """What `spec` names, without the folders of the machine that it is on.
+
+    >>> shareable("imagefolder:/data/flowers/"), shareable("matched:runs/p/policy.safetensors")
+    ('imagefolder:flowers', 'matched:policy.safetensors')
+    """
+    return ":".join(part.replace("\\", "/").rstrip("/").rpartition("/")[2] for part in spec.split(":"))
 
 
 def call_with_options(factory: Callable[..., Entry], options: str, spec: str) -> Entry:
@@ -83,6 +92,6 @@ def import_attribute(spec: str) -> Any:
 
 def _value(text: str) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError:
+        return parse(text)
+    except ValueError:
         return text

@@ -52,12 +52,13 @@ class Probe:
 
     Args:
         path: The policy file.
+        sha256: That it must have, where one is pinned.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.policy = Policy.load(path)
+    def __init__(self, path: Path, sha256: str | None = None) -> None:
+        self.policy = Policy.load(path, sha256)
         self.features = [feature.name for feature in self.policy.manifest.features]
-        self._weights = read_policy(path).weights
+        self._weights = read_policy(path, sha256=sha256).weights
 
     def answer(self, signals: Signals, reference: Temperatures, feature: str | None = None) -> Temperatures:
         """What the policy answers, `[...]`, where `feature` comes from another sample of the batch.

@@ -211,5 +211,7 @@ def command_line(options: TaskOptions) -> str:
 def at_least(lowest: int, **options: int | None) -> None:
     """Refuse options below `lowest`; None is left to its default."""
     for name, value in options.items():
+        if value is not None and value >= 2**63:
+            raise BadInputError(f"--{name.replace('_', '-')} must be below 2^63; got one of {value.bit_length()} bits")
         if value is not None and value < lowest:
             raise BadInputError(f"--{name.replace('_', '-')} must be at least {lowest}; got {value}")

@@ -10,12 +10,16 @@ import torch
 from torch import Tensor
 
 from rltemp.actions import ActionScale
+from rltemp.errors import ArtifactRefusedError, BadInputError, one_line
 from rltemp.features import FEATURES, featurize
 from rltemp.loading import reference_method
 from rltemp.manifest import PolicyManifest
 from rltemp.methods import Method
 from rltemp.policy_file import forward, read_policy
 from rltemp.types import Signals, Temperatures
+
+KNOWN_FEATURES = {name: (feature.version, feature.unit) for name, feature in FEATURES.items()}
+"""The (version, unit) of every feature that this code computes."""
 
 
 class Policy:
@@ -38,16 +42,18 @@ class Policy:
         self._std = torch.tensor([feature.std for feature in manifest.features])
 
     @classmethod
-    def load(cls, path: Path) -> Policy:
-        """Read a policy file; nothing in it is executed.
+    def load(cls, path: Path, sha256: str | None = None) -> Policy:
+        """Read a policy file, the one with this SHA-256 where one is given; nothing in it is executed.
 
         Raises:
             ArtifactRefusedError: Where it fails a check; the message names the check and the way out.
             BadInputError: Where there is no such file.
         """
-        known = {name: (feature.version, feature.unit) for name, feature in FEATURES.items()}
-        file = read_policy(path, known)
-        return cls(file.manifest, file.weights)
+        file = read_policy(path, KNOWN_FEATURES, sha256)
+        try:
+            return cls(file.manifest, file.weights)
+        except BadInputError as error:
+            raise ArtifactRefusedError(one_line(f"policy file {path.name}: {error}")) from None
 
     def method(self, name: str) -> Method:
         """What a run under this policy minimises: its reference method, with the policy as the rule."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from rltemp.errors import ArtifactRefusedError, BadInputError
+from rltemp.errors import ArtifactRefusedError, BadInputError, one_line
 from rltemp.manifest import PolicyManifest, canonical_json, strict_json
 
 MAX_FILE_BYTES = 8 * 2**20
@@ -44,7 +45,6 @@ def unpack(data: bytes) -> tuple[PolicyManifest, dict[str, Tensor], str]:
     Raises:
         ArtifactRefusedError: Naming the first check that fails.
     """
-    _refuse_other_formats(data)
     header_bytes, body = _split(data)
     try:
         header = strict_json(header_bytes.decode(), "header")
@@ -64,8 +64,8 @@ def unpack(data: bytes) -> tuple[PolicyManifest, dict[str, Tensor], str]:
     return manifest, weights, sha256
 
 
-def read_bytes(path: Path) -> bytes:
-    """The file's bytes, one more than allowed at most.
+def read_bytes(path: Path, most: int = MAX_FILE_BYTES) -> bytes:
+    """The file's bytes, one more than `most` at most.
 
     Raises:
         BadInputError: Where there is no such file.
@@ -76,7 +76,7 @@ def read_bytes(path: Path) -> bytes:
         if not path.is_file():
             raise ArtifactRefusedError("is not a regular file. Name the policy.safetensors inside the folder")
         with open(path, "rb") as file:
-            return file.read(MAX_FILE_BYTES + 1)
+            return file.read(most + 1)
     except (FileNotFoundError, NotADirectoryError):
         message = f"policy file {path} does not exist. Train one with `rltemp train-policy`"
         raise BadInputError(one_line(message)) from None
@@ -98,18 +98,15 @@ def weights_sha256(weights: Mapping[str, Tensor], layers: Sequence[tuple[int, in
     return _weights_sha256(shapes, _body(weights, shapes))
 
 
-def one_line(message: str) -> str:
-    """The message without line breaks and terminal codes: parts of it may come from the file."""
-    return "".join(letter if letter.isprintable() else "?" for letter in message)[:2000]
-
-
-def _refuse_other_formats(data: bytes) -> None:
+def refuse_other_formats(data: bytes, path: Path) -> None:
+    """Raise ArtifactRefusedError where the bytes are a zip archive's or a pickle's; `path` is what to convert."""
     # Our first 8 bytes are a length of at most MAX_HEADER_BYTES, so neither mark can open a policy file: a
     # zip's third and fourth byte, or a pickle's first opcode, make that length 2.6 MB at least.
     if data.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         raise ArtifactRefusedError(
-            "is a Stable-Baselines3 archive, which can run code when loaded (or another zip). `rltemp "
-            "train-policy` writes a policy.safetensors beside its checkpoints: take that, or ask for it"
+            "is a Stable-Baselines3 archive, which can run code when loaded (or another zip). Convert it with "
+            f"`rltemp policy import --arch 64,64 {shlex.quote(str(path))}` (its weights only), or take the "
+            "policy.safetensors that `rltemp train-policy` writes"
         )
     if data[:1] == b"\x80" and data[2:3] >= b"(":
         raise ArtifactRefusedError(

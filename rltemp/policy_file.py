@@ -7,6 +7,7 @@ policy with bad temperatures, which the schema's bounds confine.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor
 
-from rltemp.errors import ArtifactRefusedError, BadInputError
+from rltemp.errors import ArtifactRefusedError, BadInputError, one_line
 from rltemp.files import atomic_write
 from rltemp.manifest import (
     PolicyAction,
@@ -30,7 +31,7 @@ from rltemp.manifest import (
     refuse_unknown_features,
 )
 from rltemp.names import lookup
-from rltemp.policy_bytes import one_line, pack, read_bytes, tensor_shapes, unpack, weights_sha256
+from rltemp.policy_bytes import pack, read_bytes, refuse_other_formats, tensor_shapes, unpack, weights_sha256
 from rltemp.runs import versions
 
 MAX_WEIGHT = 1e3
@@ -122,12 +123,13 @@ def write_policy(
     return policy.sha256
 
 
-def read_policy(path: str | Path, known_features: KnownFeatures | None = None) -> PolicyFile:
+def read_policy(path: str | Path, known_features: KnownFeatures | None = None, sha256: str | None = None) -> PolicyFile:
     """Read a policy file that may come from a stranger; what comes back passed every check.
 
     Args:
         path: The file.
         known_features: The running code's (version, unit) by feature name; None skips this one check.
+        sha256: Of the whole file, as `sha256sum` prints it, where the caller wants this file and no other.
 
     Raises:
         BadInputError: Where there is no such file.
@@ -135,7 +137,10 @@ def read_policy(path: str | Path, known_features: KnownFeatures | None = None) -
     """
     path = Path(path)
     try:
-        return _decode(read_bytes(path), known_features)
+        data = read_bytes(path)
+        refuse_other_formats(data, path)
+        _check_pin(data, sha256)
+        return _decode(data, known_features)
     except ArtifactRefusedError as error:
         raise ArtifactRefusedError(one_line(f"policy file {path.name}: {error}")) from None
 
@@ -147,6 +152,15 @@ def _decode(data: bytes, known_features: KnownFeatures | None) -> PolicyFile:
         refuse_unknown_features(manifest, known_features)
     _check_self_test(manifest, weights)
     return PolicyFile(manifest, weights, sha256)
+
+
+def _check_pin(data: bytes, pinned: str | None) -> None:
+    found = hashlib.sha256(data).hexdigest()
+    if pinned is not None and found != pinned:
+        raise ArtifactRefusedError(
+            f"SHA-256 mismatch (pinned {pinned[:12]}..., file {found[:12]}...): it is not the file that was "
+            "pinned. Get that one, or look at this one with `rltemp policy show` and pin it"
+        )
 
 
 def _check_values(weights: Mapping[str, Tensor]) -> None:

@@ -8,11 +8,13 @@ folder (`run.lock`). All files are strict JSON: no NaN (written as null), no key
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import platform
 import socket
+import unicodedata
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from importlib import metadata
@@ -24,6 +26,7 @@ from filelock import FileLock, Timeout
 
 from rltemp.errors import BadInputError
 from rltemp.files import atomic_write
+from rltemp.strict_json import parse
 
 CONFIG, RESULT, TIMING, LOCK = "config.json", "result.json", "timing.json", "run.lock"
 MAX_JSON_BYTES = 1 << 20
@@ -158,12 +161,28 @@ def read_json(path: Path) -> dict[str, Any]:
     if len(data) > MAX_JSON_BYTES:
         raise BadInputError(f"{path} is larger than {MAX_JSON_BYTES} bytes, the most that is read as JSON")
     try:
-        value = json.loads(data, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        value = parse(data.decode("utf-8-sig"))
+    except ValueError as error:
         raise BadInputError(f"{path} is not readable as JSON: {error}") from error
     if not isinstance(value, dict):
         raise BadInputError(f"{path} holds a JSON {type(value).__name__}; needed: one object, as in {{...}}")
+    if unreadable := next(_unreadable(value), ""):
+        raise BadInputError(f"{path} holds control characters, in {unreadable[:80]!r}")
     return value
+
+
+@contextlib.contextmanager
+def showing(folder: Path) -> Iterator[None]:
+    """Show a stored result in this context: one that no command wrote raises BadInputError, whatever it lacks."""
+    try:
+        yield
+    except BadInputError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise BadInputError(
+            f"{folder / RESULT} is not a result of this command ({type(error).__name__}: {str(error)[:200]}). Choose "
+            "another --out"
+        ) from error
 
 
 def versions() -> dict[str, str]:
@@ -212,6 +231,14 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], most: int = 4) -> st
     return ", ".join(shown + [f"{len(keys) - most} more"] * (len(keys) > most))
 
 
+def _unreadable(value: Any) -> Iterator[str]:
+    """Every text inside `value` that would do something to a terminal or cannot be printed."""
+    if isinstance(value, str) and any(unicodedata.category(letter) in ("Cc", "Cs") for letter in value):
+        yield value
+    for item in [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _unreadable(item)
+
+
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
     """Every value inside `value` by its dotted name, as JSON."""
     if isinstance(value, Mapping) and (value or not name):
@@ -222,19 +249,6 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
             yield from _leaves(item, f"{name}[{index}]")
     else:
         yield name, json.dumps(value)
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"key {key!r} is there twice")
-        found[key] = value
-    return found
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON; write null")
 
 
 def _reason(error: OSError) -> str:

@@ -22,8 +22,9 @@ from rltemp.checkpoints import INEXACT, Checkpoints
 from rltemp.data import Dataset, Part
 from rltemp.datasets import load_dataset
 from rltemp.distill import Distillation, Problem, evaluate, predict, train
-from rltemp.errors import BadInputError, TrainingDivergedError
+from rltemp.errors import ArtifactRefusedError, BadInputError, TrainingDivergedError
 from rltemp.models import build_model
+from rltemp.names import shareable
 from rltemp.recipes import none
 from rltemp.tasks import Task
 from rltemp.toy import toy_teacher
@@ -62,6 +63,8 @@ def prepare(
         TrainingDivergedError: Where the teacher's training ends in numbers that are not finite.
     """
     dataset = load_dataset(task.name, task.split_seed, root).to(device)
+    with torch.device("meta"):  # a mistake in the student's name shows before a teacher is trained, and takes no memory
+        build_model(task.student, dataset.image_shape, dataset.num_classes)
     teacher, mark = _teacher(task, dataset, on_step, fresh, inexact)
     teacher = teacher.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     logits = None if dataset.augment else predict(teacher, dataset, dataset.train)
@@ -127,13 +130,18 @@ def _teacher(
     if task.teacher == "toy":
         return toy_teacher(), {}
     given = Path(task.teacher_weights) if task.teacher_weights else None
-    if given is not None and not given.is_file():
+    if given is not None and not os.path.isfile(given):
         raise BadInputError(f"teacher weights {given}: no such file")
     file = given or teacher_file(task, dataset)
-    if not file.is_file():
+    if not os.path.isfile(file):
         _train_into(file, task, dataset, on_step, fresh, inexact)
     teacher = build_model(task.teacher, dataset.image_shape, dataset.num_classes)
-    said = load_weights(teacher, file)
+    try:
+        said = load_weights(teacher, file)
+    except ArtifactRefusedError as error:
+        if given is not None:
+            raise
+        raise ArtifactRefusedError(f"{error}. Delete {file}: the teacher is then trained again") from error
     return teacher, {f"teacher_{INEXACT}": said[INEXACT]} if INEXACT in said else {}
 
 
@@ -146,7 +154,8 @@ def _train_into(file: Path, task: Task, dataset: Dataset, on_step: OnStep | None
         checkpoints = Checkpoints(file.with_suffix(".checkpoints"), fresh=fresh, inexact=inexact)
         try:
             teacher = train_teacher(task, dataset, on_step, checkpoints)
-            save_weights(teacher, file, {"task": task.name, "network": task.teacher, **checkpoints.mark()})
+            said = {"task": shareable(task.name), "network": task.teacher, **checkpoints.mark()}
+            save_weights(teacher, file, said)
         except TrainingDivergedError:
             checkpoints.remove()  # it would diverge again from there
             raise

@@ -1,32 +1,30 @@
 """Files of network weights: written as safetensors, read with every check before one number is used.
 
 Weights come from other people's machines, so a file is checked in this order: its size, its format (no code
-of it runs), names and shapes against the network, finite numbers. Only then does the network change.
+of it runs), its SHA-256 where it has one, names and shapes against the network, finite numbers. Only then does the
+network change.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import re
-import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from rltemp.errors import ArtifactRefusedError, BadInputError
+from rltemp.errors import ArtifactRefusedError, BadInputError, one_line
 from rltemp.files import atomic_write
+from rltemp.torch_files import expanded_bytes, read_state_dict, reason
 
 MAX_FILE_BYTES = 4 * 1024**3
 MAX_HEADER_BYTES = 16 * 1024**2  # a tensor's entry takes about 100 bytes
+SHA256 = "tensors_sha256"
+"""Where the metadata holds the SHA-256 of the tensors: safetensors itself notices few of the bits that flip."""
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
-# Before this release a crafted file could corrupt memory or run code in spite of weights_only=True
-# (CVE-2025-32434, CVE-2026-24747).
-SAFE_TORCH_LOAD = "2.10"
 
 
 def save_weights(module: nn.Module, path: str | Path, metadata: Mapping[str, str]) -> None:
@@ -44,7 +42,8 @@ def save_weights(module: nn.Module, path: str | Path, metadata: Mapping[str, str
         raise BadInputError(f"weights are written as .safetensors; got {path}")
     # Cloned, because safetensors refuses tensors that share memory, as tied layers do.
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()}
-    atomic_write(path, _in_order(safetensors.torch.save(tensors, metadata=dict(metadata))))
+    said = {**metadata, SHA256: tensors_sha256(tensors)}
+    atomic_write(path, _in_order(safetensors.torch.save(tensors, metadata=said)))
 
 
 def load_weights(module: nn.Module, path: str | Path) -> dict[str, str]:
@@ -58,18 +57,18 @@ def load_weights(module: nn.Module, path: str | Path) -> dict[str, str]:
 
     Raises:
         BadInputError: Where there is no such file, or its suffix is not known.
-        ArtifactRefusedError: Where the file is too large or not what its suffix says, or holds code, other
-            names, other shapes, or numbers that are not finite.
+        ArtifactRefusedError: Where the file is too large or not what its suffix says, was changed since
+            `save_weights` wrote it, or holds code, other names, other shapes, or numbers that are not finite.
     """
     path = Path(path)
     _check_file(path)
-    tensors, metadata = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_torch(path), {})
+    tensors, metadata = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     if tensors and all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
     expected = module.state_dict()
-    _check_names_and_shapes(expected, tensors, path)
+    check_names_and_shapes(expected, tensors, str(path))
     tensors = {name: value.to(expected[name].dtype) for name, value in tensors.items()}
-    _check_finite(tensors, path)
+    check_finite(tensors, str(path))
     module.load_state_dict(tensors)
     return metadata
 
@@ -82,24 +81,24 @@ def _in_order(data: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header + data[end:]
 
 
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, number formats, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].contiguous()
+        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _check_file(path: Path) -> None:
     if not path.is_file():
         raise BadInputError(f"no weight file {path}")
     if path.suffix != ".safetensors" and path.suffix not in TORCH_SUFFIXES:
         known = ", ".join((".safetensors", *TORCH_SUFFIXES))
         raise BadInputError(f"weight file {path} has the suffix {path.suffix!r}; needed: one of {known}")
-    if (size := _expanded_bytes(path)) > MAX_FILE_BYTES:
+    if (size := expanded_bytes(path)) > MAX_FILE_BYTES:
         raise ArtifactRefusedError(f"{path} holds {size:,} bytes; a weight file may hold {MAX_FILE_BYTES:,}")
-
-
-def _expanded_bytes(path: Path) -> int:
-    """The bytes of the file, or of what it unpacks to: torch files are zip archives, compressed or not."""
-    packed = path.stat().st_size
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return max(packed, sum(entry.file_size for entry in archive.infolist()))
-    except Exception:  # no archive, or a damaged one, which its reader refuses
-        return packed
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -115,55 +114,36 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         tensors = safetensors.torch.load(data)
         metadata = json.loads(data[8 : 8 + header_bytes]).get("__metadata__")
     except Exception as error:  # hostile bytes can make a parser raise anything
-        raise ArtifactRefusedError(f"{path} is not a safetensors file: {_one_line(error)}") from error
+        raise ArtifactRefusedError(f"{path} is not a safetensors file: {reason(error)}") from error
+    stated = (metadata or {}).pop(SHA256, None)
+    if stated is not None and stated != (found := tensors_sha256(tensors)):
+        raise ArtifactRefusedError(
+            f"{path}: SHA-256 mismatch (stated {stated[:12]}..., found {found[:12]}...). The file is damaged or was "
+            "changed; copy it again"
+        )
     return tensors, metadata or {}
 
 
-def _read_torch(path: Path) -> dict[str, Tensor]:
-    if torch.__version__ < SAFE_TORCH_LOAD:
-        raise ArtifactRefusedError(
-            f"{path}: torch {torch.__version__} can be made to run code from such a file. Use torch 2.10 or "
-            "later, or a .safetensors file"
-        )
-    try:
-        with warnings.catch_warnings():  # about pickle protocols and the like: the answer here is yes or no
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # hostile bytes can make an unpickler raise anything
-        raise ArtifactRefusedError(
-            f"{path} is not a torch file of tensors alone ({_one_line(error)}). Save the network's "
-            "state_dict() by itself, or as .safetensors"
-        ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not all(_is_weight(*item) for item in content.items()):
-        raise ArtifactRefusedError(
-            f"{path} holds no state dict: needed are names with dense tensors, by themselves or under "
-            "'state_dict' or 'model'"
-        )
-    return dict(content)
+def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with path.open("rb") as file:
+        return read_state_dict(file, str(path)), {}
 
 
-def _is_weight(name: Any, value: Any) -> bool:
-    """Whether this is a name with a dense tensor; torch files can also hold sparse and meta tensors."""
-    if not isinstance(name, str) or not isinstance(value, Tensor):
-        return False
-    return value.layout is torch.strided and value.device.type == "cpu" and not value.is_quantized
-
-
-def _check_names_and_shapes(expected: dict[str, Tensor], found: dict[str, Tensor], path: Path) -> None:
+def check_names_and_shapes(
+    expected: Mapping[str, Tensor],
+    found: Mapping[str, Tensor],
+    name: str,
+    advice: str = "Give the model that the file was written from",
+) -> None:
+    """Raise ArtifactRefusedError where tensors have other names, shapes or kinds; list the first five, and advise."""
     differences = [
-        f"{name}: expected {_describe(expected.get(name))}, found {_describe(found.get(name))}"
-        for name in [*expected, *sorted(set(found) - set(expected))]
-        if _describe(expected.get(name)) != _describe(found.get(name))
+        f"{one_line(tensor)[:80]}: expected {_describe(expected.get(tensor))}, found {_describe(found.get(tensor))}"
+        for tensor in [*expected, *sorted(set(found) - set(expected))]
+        if _describe(expected.get(tensor)) != _describe(found.get(tensor))
     ]
     if differences:
         more = f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
-        raise ArtifactRefusedError(
-            f"{path} does not fit this network: {'; '.join(differences[:5])}{more}. "
-            "Give the model that the file was written from"
-        )
+        raise ArtifactRefusedError(f"{name} does not fit this network: {'; '.join(differences[:5])}{more}. {advice}")
 
 
 def _describe(tensor: Tensor | None) -> str:
@@ -174,17 +154,8 @@ def _describe(tensor: Tensor | None) -> str:
     return f"{kind} {list(tensor.shape)}"
 
 
-def _check_finite(tensors: dict[str, Tensor], path: Path) -> None:
-    for name, value in tensors.items():
+def check_finite(tensors: Mapping[str, Tensor], name: str) -> None:
+    """Raise ArtifactRefusedError for the first tensor that holds nan or inf."""
+    for tensor, value in tensors.items():
         if not value.float().isfinite().all():
-            raise ArtifactRefusedError(f"{path}: {name} holds numbers that are not finite (as {value.dtype})")
-
-
-def _one_line(error: Exception) -> str:
-    """What a parser says, without torch's advice on how to run the file's code anyway."""
-    if needed := re.search(r"GLOBAL (\S+)", str(error)):
-        return f"it asks for the Python object {needed[1]}"
-    if "Weights only load failed" in str(error):
-        return "it holds something else"
-    text = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {text[:200]}"
+            raise ArtifactRefusedError(f"{name}: {tensor} holds numbers that are not finite (as {value.dtype})")

@@ -229,7 +229,7 @@ def test_every_method_answers_one_finite_loss_a_sample(name: str, shape: tuple[i
         ("fixed:temprature=3", "did you mean 'temperature'"),
         ("fixed:0", "fixed: temperature must be finite and above 0; got 0"),
         ("fixed:-1", "got -1"),
-        ("fixed:NaN", "got nan"),
+        ("fixed:NaN", "got 'NaN'"),
         ("fixed:warm", "got 'warm'"),
         ("fixed:4,5", "cannot read '5'"),
         ("dtkd:kd_weight=-1", "dtkd: kd_weight must be finite and at least 0; got -1"),

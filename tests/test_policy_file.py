@@ -201,6 +201,26 @@ def test_an_older_minor_and_a_newer_minor_without_new_fields_load(path: Path) ->
     assert read_policy(path).manifest.format_version == "1.7"
 
 
+def test_a_file_of_the_first_format_gives_what_numpy_gives(tmp_path: Path) -> None:
+    """Case 6: format 1.0 had neither `weight_ratio` nor `balanced`."""
+    weights = {
+        "0.weight": torch.linspace(-1, 1, 48).view(16, 3),
+        "0.bias": torch.linspace(-0.5, 0.5, 16),
+        "1.weight": torch.linspace(1, -1, 32).view(2, 16),
+        "1.bias": torch.tensor([0.25, -0.25]),
+    }
+    write_policy(tmp_path / "p", **fields(weights=weights))
+    manifest = manifest_of(tmp_path / "p")
+    del manifest["action"]["weight_ratio"], manifest["action"]["balanced"]
+    forge(tmp_path / "p", {**manifest, "format_version": "1.0"})
+    old = read_policy(tmp_path / "p", KNOWN)
+    assert (old.manifest.action.size, old.manifest.action.balanced) == (2, False)
+    found = forward(old.weights, old.manifest.activation, torch.tensor([[0.5, -1.0, 2.0], [0.0, 0.0, 0.0]]))
+    # np.tanh(x @ w0.T + b0) @ w1.T + b1 of the same numbers, in double precision
+    golden = torch.tensor([[-2.90566843, -3.90010267], [-1.13600406, -1.63600406]])
+    torch.testing.assert_close(found, golden, rtol=0, atol=1e-5)
+
+
 def test_the_versions_are_filled_in_where_none_are_given(tmp_path: Path) -> None:
     given = fields()
     del given["created_with"]
@@ -352,6 +372,16 @@ def test_every_single_flipped_bit_is_refused(path: Path) -> None:
     data = path.read_bytes()
     chosen = random.Random(0).sample(range(8 * len(data)), 300)
     for bit in [*range(64), *chosen]:
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        refusal(path)
+
+
+@pytest.mark.faults
+def test_each_of_three_thousand_flipped_bits_is_refused(path: Path) -> None:
+    data = path.read_bytes()
+    for bit in random.Random(1).sample(range(8 * len(data)), 3000):
         flipped = bytearray(data)
         flipped[bit // 8] ^= 1 << bit % 8
         path.write_bytes(flipped)

@@ -211,10 +211,10 @@ def test_versions_name_what_is_installed_and_leave_out_what_is_not(monkeypatch):
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b'{"seed": 1, "seed": 2}', "key 'seed' is there twice"),
-        (b'{"a": {"b": 1, "b": 1}}', "key 'b' is there twice"),
-        (b'{"rate": NaN}', "NaN is not JSON; write null"),
-        (b'{"rate": -Infinity}', "-Infinity is not JSON"),
+        (b'{"seed": 1, "seed": 2}', "key 'seed' is given twice"),
+        (b'{"a": {"b": 1, "b": 1}}', "key 'b' is given twice"),
+        (b'{"rate": NaN}', "NaN is not a number of JSON; write null"),
+        (b'{"rate": -Infinity}', "-Infinity is not a number of JSON"),
         (b'{"seed": 1', "is not readable as JSON"),
         (b"", "is not readable as JSON"),
         (b'{"seed": "\xff"}', "is not readable as JSON"),

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from rltemp import ArtifactRefusedError, BadInputError, TrainingDivergedError
@@ -123,11 +125,33 @@ def test_a_damaged_teacher_in_the_cache_is_refused_and_neither_used_nor_replaced
         with pytest.raises(ArtifactRefusedError, match="is not a safetensors file"):
             prepared_in(quick())
         assert file.read_bytes() == damaged
+    flipped = bytearray(good)
+    flipped[-1000] ^= 1
+    file.write_bytes(flipped)
+    with pytest.raises(
+        ArtifactRefusedError, match=f"SHA-256 mismatch.*Delete {file}: the teacher is then trained again"
+    ):
+        prepared_in(quick())
     tensors = load_file_of(good, file)
     tensors[next(iter(tensors))].view(-1)[0] = float("nan")
     save_file(tensors, file)
     with pytest.raises(ArtifactRefusedError, match="not finite"):
         prepared_in(quick())
+
+
+def test_a_teachers_file_names_no_folder(cache: Path, tmp_path: Path) -> None:
+    picture = Image.new("RGB", (8, 8))
+    for part in ("train", "test"):
+        for kind in ("cat", "dog"):
+            (tmp_path / "flowers" / part / kind).mkdir(parents=True)
+            for index in range(25):
+                picture.save(tmp_path / "flowers" / part / kind / f"{index}.png")
+    task = load_task(f"imagefolder:{tmp_path / 'flowers'}", teacher="mlp:4", teacher_epochs=1, teacher_batch_size=8)
+    prepare(task)
+    [file] = cache.iterdir()
+    with safe_open(file, "pt") as stored:
+        assert stored.metadata()["task"] == "imagefolder:flowers"
+    assert str(tmp_path).encode() not in file.read_bytes()
 
 
 def load_file_of(data: bytes, file: Path) -> dict[str, torch.Tensor]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import pickle
+import random
 import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hostile
 import pytest
 import safetensors.torch
 import torch
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 from rltemp import weights
 from rltemp.errors import ArtifactRefusedError, BadInputError
 from rltemp.models import seeded_model
-from rltemp.weights import load_weights, save_weights
+from rltemp.weights import load_weights, save_weights, tensors_sha256
 
 
 def network(seed: int) -> nn.Module:
@@ -236,3 +238,52 @@ def test_a_missing_file_and_an_unknown_suffix_are_bad_input(tmp_path: Path) -> N
         assert not isinstance(caught.value, ArtifactRefusedError)
     with pytest.raises(BadInputError, match=r"written as \.safetensors"):
         save_weights(network(0), tmp_path / "w.pt", {})
+
+
+def test_a_bit_that_flipped_in_the_tensors_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(network(0), path, {"task": "digits"})
+    good = path.read_bytes()
+    begin = 8 + int.from_bytes(good[:8], "little")
+    for bit in random.Random(0).sample(range(8 * begin, 8 * len(good)), 200):
+        flipped = bytearray(good)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        refused(path, "SHA-256 mismatch .stated .*copy it again|not finite")
+
+
+def test_the_sum_covers_names_formats_and_shapes() -> None:
+    one = {"a": torch.ones(2, 3), "b": torch.zeros(1, dtype=torch.int64), "c": torch.zeros((), dtype=torch.bool)}
+    assert tensors_sha256(one) == tensors_sha256(dict(reversed(one.items())))
+    others = [
+        {**one, "a": torch.ones(3, 2)},
+        {**one, "a": torch.ones(2, 3).double()},
+        {**one, "b": torch.ones(1, dtype=torch.int64)},
+        {"d" if name == "a" else name: value for name, value in one.items()},
+        {**one, "e": torch.zeros(0)},
+    ]
+    assert len({tensors_sha256(tensors) for tensors in [one, *others]}) == 6
+
+
+def test_a_key_that_takes_for_ever_to_hash_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(hostile.tuple_bomb())
+    refused(tmp_path / "w.pth", "uses tuples again more than 32 times")
+    (tmp_path / "w.pth").write_bytes(hostile.memory_bomb())
+    refused(tmp_path / "w.pth", r"asks for the Python object (__builtin__|builtins)\.bytearray")
+
+
+def test_a_checkpoint_with_the_usual_things_beside_the_weights_is_read(tmp_path: Path) -> None:
+    source, target = network(0), network(1)
+    optimizer = torch.optim.AdamW([{"params": [value]} for value in source.parameters()], lr=0.1)
+    source(torch.randn(4, 3, 8, 8)).sum().backward()
+    optimizer.step()
+    content = {"model": source.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3, "best": 0.7, "name": "x"}
+    for zipped in (True, False):
+        torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+        load_weights(target, tmp_path / "w.pth")
+        assert same(source, target)
+
+
+def test_an_archives_directory_is_not_read_where_it_is_huge(tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(hostile.directory_bomb())
+    refused(tmp_path / "w.pth", "the archive's directory has 14,")

@@ -1,0 +1,172 @@
+"""Torch's own files (`.pt`, `.pth`, `.bin`): tensors by name out of a pickle that may be a stranger's.
+
+`torch.load(weights_only=True)` runs no code of a file, yet a file can make it allocate any amount or never end. So the
+pickle's instructions are read first, without following them: what it may name is listed here.
+"""
+
+from __future__ import annotations
+
+import io
+import pickletools
+import re
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from rltemp.errors import ArtifactRefusedError
+
+# Before this release a crafted file could corrupt memory or run code in spite of weights_only=True
+# (CVE-2025-32434, CVE-2026-24747).
+SAFE_TORCH_LOAD = "2.10"
+MAX_PICKLE_BYTES = 16 * 2**20  # a tensor's entry takes about 200 bytes
+MAX_DIRECTORY_BYTES = 4 * 2**20  # of a zip archive; Python's reader takes ten times as much to hold it
+SHARED_TUPLES = 32
+
+# What a file of tensors needs. torch also knows bytearray, which allocates and fills as much as the file says.
+HARMLESS = re.compile(
+    r"collections OrderedDict|torch\._utils _rebuild_(tensor(_v[23])?|parameter)|torch\.nn\.parameter Parameter|"
+    r"torch (\w+Storage|Size|device|float(16|32|64)|bfloat16|u?int(8|16|32|64)|bool)|torch\.storage \w+Storage"
+)
+
+
+def read_state_dict(file: BinaryIO, name: str) -> dict[str, Tensor]:
+    """Return the dense tensors by name that a torch file holds, by themselves or under `state_dict` or `model`.
+
+    Args:
+        file: Open for reading; its size is for the caller to check, see `expanded_bytes`.
+        name: What messages call it.
+
+    Raises:
+        ArtifactRefusedError: Where it is anything else, or this torch cannot read such files safely.
+    """
+    if torch.__version__ < SAFE_TORCH_LOAD:
+        raise ArtifactRefusedError(
+            f"{name}: torch {torch.__version__} can be made to run code from such a file. Use torch 2.10 or "
+            "later, or a .safetensors file"
+        )
+    try:
+        for pickled in _pickles(file):
+            _check_instructions(pickled)
+        with warnings.catch_warnings():  # about pickle protocols and the like: the answer here is yes or no
+            warnings.simplefilter("ignore")
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # hostile bytes can make an unpickler raise anything
+        raise ArtifactRefusedError(
+            f"{name} is not a torch file of tensors alone ({reason(error)}). Save the network's "
+            "state_dict() by itself, or as .safetensors"
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(_is_weight(*item) for item in content.items()):
+        raise ArtifactRefusedError(
+            f"{name} holds no state dict: needed are names with dense tensors, by themselves or under "
+            "'state_dict' or 'model'"
+        )
+    return dict(content)
+
+
+def open_archive(file: BinaryIO) -> zipfile.ZipFile:
+    """Open a zip archive, once its directory is known to be of a sane size: it is read whole.
+
+    Raises:
+        ValueError: Where the directory is larger than `MAX_DIRECTORY_BYTES`.
+        zipfile.BadZipFile: Where it is no archive.
+    """
+    tail = _tail(file)
+    # The size as the archive's last record has it, and as the record before it has it for large archives.
+    for mark, begin, end in ((b"PK\x05\x06", 12, 16), (b"PK\x06\x06", 40, 48)):
+        place = tail.rfind(mark)
+        size = int.from_bytes(tail[place + begin : place + end], "little") if place >= 0 else 0
+        if MAX_DIRECTORY_BYTES < size != 2**32 - 1:
+            raise ValueError(f"the archive's directory has {size:,} bytes; needed: {MAX_DIRECTORY_BYTES:,} at most")
+    return zipfile.ZipFile(file)
+
+
+def expanded_bytes(path: Path) -> int:
+    """The bytes of the file, or of what it unpacks to: torch files are zip archives, compressed or not."""
+    packed = path.stat().st_size
+    try:
+        with path.open("rb") as file, open_archive(file) as archive:
+            return max(packed, sum(entry.file_size for entry in archive.infolist()))
+    except Exception:  # no archive, or a damaged one, which its reader refuses
+        return packed
+
+
+def reason(error: Exception) -> str:
+    """What a parser says, without torch's advice on how to run the file's code anyway."""
+    if needed := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"it asks for the Python object {needed[1]}"
+    if "Weights only load failed" in str(error):
+        return "it holds something else"
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text[:200]}"
+
+
+def _tail(file: BinaryIO) -> bytes:
+    """The end of a file, as far as a zip archive's last records can reach."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(0, size - 2**17))
+    tail = file.read(2**17)
+    file.seek(0)
+    return tail
+
+
+def _pickles(file: BinaryIO) -> list[bytes]:
+    """Every pickle that torch will follow: those named so in an archive, else all at the beginning of the file."""
+    mark = file.read(4)
+    file.seek(0)
+    if mark == b"PK\x03\x04":
+        with open_archive(file) as archive:
+            found = [_member(archive, entry) for entry in archive.infolist() if entry.filename.endswith("data.pkl")]
+        file.seek(0)
+        return found
+    head = file.read(MAX_PICKLE_BYTES)
+    file.seek(0)
+    rest, found = io.BytesIO(head), list[bytes]()
+    for _ in range(5):  # a magic number, the protocol, the system, the object, the names of its storages
+        begin = rest.tell()
+        for _ in pickletools.genops(rest):
+            pass
+        found.append(head[begin : rest.tell()])
+    return found
+
+
+def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    with archive.open(entry) as file:
+        data = file.read(MAX_PICKLE_BYTES + 1)
+    if len(data) > MAX_PICKLE_BYTES:
+        raise ValueError(f"its pickle has over {MAX_PICKLE_BYTES:,} bytes")
+    return data
+
+
+def _check_instructions(pickled: bytes) -> None:
+    """Raise ValueError where following the pickle could allocate what it likes or never end."""
+    tuples: set[int] = set()
+    fetched, is_tuple = 0, False
+    argument: Any
+    for instruction, argument, _ in pickletools.genops(pickled):
+        kind = instruction.name
+        if kind in ("GLOBAL", "STACK_GLOBAL", "INST") and not HARMLESS.fullmatch(str(argument)):
+            raise ValueError(f"GLOBAL {'.'.join(str(argument).split())}")
+        if kind in ("BINPUT", "LONG_BINPUT"):
+            (tuples.add if is_tuple else tuples.discard)(argument)
+        elif kind in ("BINGET", "LONG_BINGET") and argument in tuples:
+            # A tuple twice in a tuple, and that twice in the next, takes for ever to hash.
+            fetched += 1
+            if fetched > SHARED_TUPLES:
+                raise ValueError(f"it uses tuples again more than {SHARED_TUPLES} times")
+            is_tuple = True
+        else:
+            is_tuple = kind in ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")
+
+
+def _is_weight(name: Any, value: Any) -> bool:
+    """Whether this is a name with a dense tensor; torch files can also hold sparse and meta tensors."""
+    if not isinstance(name, str) or not isinstance(value, Tensor):
+        return False
+    return value.layout is torch.strided and value.device.type == "cpu" and not value.is_quantized
