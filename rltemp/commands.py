@@ -19,7 +19,8 @@ from rltemp import catalogue
 from rltemp.console import Bar, say, show_entries, show_next
 from rltemp.controls import CONTROLS
 from rltemp.distill import Distillation, Problem, evaluate, predict, train
-from rltemp.errors import BadInputError, TrainingDivergedError
+from rltemp.errors import TrainingDivergedError
+from rltemp.guards import RunGuard
 from rltemp.loading import SHIPPED, load_method
 from rltemp.methods import GuardCount, Method, watch
 from rltemp.options import RunOptions, TaskOptions, at_least
@@ -68,6 +69,9 @@ class Distill(TaskOptions):
     """Determines the student's initial weights, batches and augmentation; 0 or more."""
     log_every: int = 10
     """Steps from one entry in the TensorBoard log to the next."""
+    strict: bool = False
+    """Stop at the first number that is not finite and the first temperature that must not be, rather than pass over a
+    few such batches and use T = 4 for such samples, and count them."""
 
     command = "distill"
 
@@ -81,10 +85,11 @@ class Distill(TaskOptions):
             self.open()
             started = time.monotonic()
             say(f"Training {problem.task.student} under {self.rule}.")
+            guard = RunGuard(out, say, strict=self.strict)
             with Tracker(out) as tracker:
-                student = _train_student(problem, method, self.seed, self.log_every, tracker, guards)
+                student = _train_student(problem, method, self.seed, self.log_every, tracker, guards, guard)
             save_weights(student, out / "student.safetensors", {"task": self.task, "rule": self.rule})
-            found = {**self._result(problem, student), "guarded_fraction": guards.fraction}
+            found = {**self._result(problem, student), "guarded_fraction": guards.fraction, **guard.counts()}
             result = finish_run(out, found, time.monotonic() - started)
         say(
             f"Student {result['student']} under {self.rule}: {100 * result['test_accuracy']:.2f} % test "
@@ -238,20 +243,25 @@ class Methods(RunOptions):
 
 
 def _train_student(
-    problem: Problem, method: Method, seed: int, log_every: int, tracker: Tracker, guards: GuardCount
+    problem: Problem,
+    method: Method,
+    seed: int,
+    log_every: int,
+    tracker: Tracker,
+    guards: GuardCount,
+    guard: RunGuard,
 ) -> nn.Module:
     """Train one student, write what happens on the way, and stop where its numbers are not finite."""
     run, dataset = Distillation(problem, seed), problem.dataset
-    method = watch(run.attach(method), guards)
+    method = watch(guard.watch(run.attach(method)), guards)
     clock = [time.perf_counter(), 0.0]
 
     def on_step(run: Distillation, signals: Signals, loss: Tensor) -> None:
         bar(run.step, run.steps)
-        if run.step % log_every == 0 or run.done:
+        # A batch that was passed over has no loss to show.
+        if (run.step % log_every == 0 or run.done) and loss.numel() and math.isfinite(loss.detach().mean().item()):
             now = time.perf_counter()
             values = step_scalars(signals, loss)
-            if not math.isfinite(values["kd/loss"]):
-                raise _diverged(run)
             since = run.step - clock[1]
             values["time/step_ms"] = 1000 * (now - clock[0]) / since
             values["student/learning_rate"] = float(run.optimizer.param_groups[0]["lr"])
@@ -266,13 +276,7 @@ def _train_student(
             clock[0] += time.perf_counter() - before  # no part of a training step
 
     with Bar(method.name) as bar:
-        try:
-            student = train(run, method, on_step)
-        except BadInputError as error:
-            # A rule that is given nan answers nan, and is refused for it: the student is what went wrong.
-            if _finite(run):
-                raise
-            raise _diverged(run) from error
+        student = train(run, method, on_step, guard.step)
     if not _finite(run):
         raise _diverged(run)
     return student

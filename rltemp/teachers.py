@@ -16,10 +16,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from rltemp.console import say
 from rltemp.data import Dataset, Part
 from rltemp.datasets import load_dataset
 from rltemp.distill import Distillation, Problem, evaluate, predict, train
 from rltemp.errors import BadInputError, TrainingDivergedError
+from rltemp.guards import RunGuard
 from rltemp.models import build_model
 from rltemp.recipes import none
 from rltemp.tasks import Task
@@ -65,7 +67,9 @@ def train_teacher(task: Task, dataset: Dataset, on_step: OnStep | None = None) -
     nobody = torch.zeros(1, dataset.num_classes, device=dataset.train.labels.device).expand(len(dataset.train), -1)
     problem = Problem(replace(task, student=task.teacher), dataset, nn.Identity(), nobody, teacher_accuracy=0.0)
     run = Distillation(problem, task.teacher_seed, recipe=task.teacher_recipe)
-    teacher = train(run, none(), lambda run, *_: on_step(run.step, run.steps) if on_step else None)
+    file = teacher_file(task, dataset)  # what is wrong with a batch is written beside the teacher's place
+    guard = RunGuard(file.parent / f"{file.stem}-faults", say, network="teacher", option="--teacher-learning-rate")
+    teacher = train(run, none(), lambda run, *_: on_step(run.step, run.steps) if on_step else None, guard.step)
     if not all(bool(value.isfinite().all()) for value in teacher.parameters()):
         raise TrainingDivergedError(
             f"teacher {task.teacher}: its weights are not finite after {run.steps} steps; lower --teacher-learning-rate"
