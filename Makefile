@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test bench lint
+.PHONY: install demo test faults bench lint
 
 install: .venv/installed
 
@@ -19,7 +19,10 @@ test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -m 'not slow'
+	$(BIN)/pytest -m 'not slow and not faults'
+
+faults: install
+	$(BIN)/pytest -m faults
 
 bench: install
 	$(BIN)/python scripts/bench.py

@@ -58,7 +58,14 @@ class SelectionCallback(BaseCallback):
         self.kept_update = 0
         self.kept_potential = 0.0
         self.reference_potential = 0.0
+        self.looked = 0  # the update of the last look, and what it found
+        self.potential = 0.0
         self._mean = torch.zeros(0)
+
+    def keep_reference(self) -> None:
+        """Keep the reference rule, whatever did best: for a policy that is not to be trusted."""
+        self.kept, self.kept_update = torch.zeros_like(self.kept), 0
+        self.kept_potential = self.reference_potential
 
     def _on_training_start(self) -> None:
         self._mean = self.weights().clone()
@@ -83,7 +90,8 @@ class SelectionCallback(BaseCallback):
         self._mean = weight * self._mean + (1 - weight) * self.weights()
         if self.update % self.config.validate_every and self.update != self.config.updates:
             return
-        potential = self._potential(self._mean)
+        self.looked, self.potential = self.update, self._potential(self._mean)
+        potential = self.potential
         self.logger.record("reward/validation_potential", potential)
         self.logger.record("reward/validation_gain", potential - self.reference_potential)
         if potential > self.kept_potential:

@@ -25,6 +25,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
 from rltemp.actions import ActionScale
+from rltemp.agents.alarms import CollapseCallback
 from rltemp.agents.callbacks import DrawCallback, RunCallback
 from rltemp.agents.config import PolicyConfig
 from rltemp.agents.export import export_policy
@@ -59,15 +60,19 @@ def train_policy(problem: Problem | Variety, config: PolicyConfig, out: Path, pr
     model.set_logger(configure(str(out / "tensorboard"), ["tensorboard"]))
     network, weights = controller(model)
     selection = SelectionCallback(_trial(problem, config), env.decision, config, network, weights)
+    alarms = CollapseCallback(env, selection, config)
     callbacks = [
         *([DrawCallback(env.students)] if config.agent == "run" else []),
         RunCallback(env),
         selection,
+        alarms,
         # SB3's own checkpoints are pickles: they are for going on with one's own run, never to be exchanged.
         CheckpointCallback(config.validate_every * model.n_steps, str(out / "checkpoints"), name_prefix="ppo"),
         *([ProgressBarCallback()] if progress else []),
     ]
     model.learn(config.updates * model.n_steps * env.num_envs, callback=CallbackList(callbacks), log_interval=1)
+    if alarms.ended:
+        selection.keep_reference()
     seconds = time.monotonic() - started
     provenance: dict[str, str | int | float] = {
         **_described(problem),
@@ -84,6 +89,7 @@ def train_policy(problem: Problem | Variety, config: PolicyConfig, out: Path, pr
         "validation_potential": selection.kept_potential,
         "reference_validation_potential": selection.reference_potential,
         "students_trained": config.updates * config.students,
+        **alarms.result(),
         "student_steps_per_second": config.updates * config.students * model.n_steps / seconds,
     }
 

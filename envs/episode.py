@@ -130,7 +130,7 @@ class Episode:
         """Train on the current batch at the temperatures of `action`, `[B, A]` or `[S, B, A]`.
 
         Returns:
-            The change of each student's potential: a scalar, or `[S]`; zero after an empty batch, which changes nothing.
+            The change of each student's potential: a scalar, or `[S]`; zero after an empty batch.
 
         Raises:
             TrainingDivergedError: Where a feature, a teacher logit or the potential is not finite though the student's

@@ -27,8 +27,8 @@ def check_teacher(signals: Signals, step: int) -> None:
     good = signals.teacher_logits.isfinite().all(-1)
     if not bool(good.all()):
         raise TrainingDivergedError(
-            f"non-finite teacher logits: {int((~good).sum())} of {good.numel()} samples (first {_place(~good)}) at step "
-            f"{step}. Check the teacher's weights and the data"
+            f"non-finite teacher logits: {int((~good).sum())} of {good.numel()} samples (first {_place(~good)}) at "
+            f"step {step}. Check the teacher's weights and the data"
         )
 
 
@@ -45,9 +45,10 @@ def check_observation(observation: Tensor, signals: Signals, features: Sequence[
     bad = ~good & sound.unsqueeze(-1)
     if bool(bad.any()):
         column = int(bad.nonzero()[0, -1])
+        value, marked = observation[..., column], bad[..., column]
         raise TrainingDivergedError(
-            f"feature {features[column]} is {_first(observation[..., column], bad[..., column])} at {_place(bad[..., column])}"
-            f" at step {step}, though the student's logits are finite: its formula breaks down there. Leave it out"
+            f"feature {features[column]} is {_first(value, marked)} for {_place(marked)} at step {step}, though "
+            "the student's logits are finite: its formula breaks down there. Leave it out"
         )
 
 
@@ -64,8 +65,8 @@ def check_potential(value: Tensor, logits: Tensor, metric: str, step: int) -> No
     if bool(bad.any()):
         student = f" of student {int(bad.nonzero()[0, 0])}" if bad.dim() else ""
         raise TrainingDivergedError(
-            f"reward: the potential {metric}{student} is {_first(value, bad)} at step {step}, though the student's logits "
-            "are finite: its formula breaks down there. Use another metric"
+            f"reward: the potential {metric}{student} is {_first(value, bad)} at step {step}, though the student's "
+            "logits are finite: its formula breaks down there. Use another metric"
         )
 
 

@@ -69,10 +69,13 @@ class RunGuard:
         self.skipped = self.overflowed = self.empty = 0
         self.temperatures = TemperatureGuard(tell, strict)
         self.bounds = BoundWatch(tell)
+        self._run: Distillation | None = None
+        self._buffers: list[Tensor] = []
 
     def watch(self, method: Method) -> Method:
         """The method with its rule's answers checked, and replaced where they must not be used."""
-        return watch(self.temperatures.guard(method), self.bounds.of(method))
+        guarded = self.temperatures.guard(method)
+        return watch(guarded, self.bounds) if self.bounds.begin(method) else guarded
 
     def step(self, run: Distillation, method: Method) -> tuple[Signals, Tensor]:
         """Take a step, or pass the batch over; returns what it saw and the per-sample losses, nan where there are none.
@@ -80,7 +83,9 @@ class RunGuard:
         Raises:
             TrainingDivergedError: At the sixth step that is passed over because of its numbers.
         """
-        kept = [buffer.clone() for buffer in run.student.buffers()]
+        if self._run is not run:
+            self._run, self._buffers = run, list(run.student.buffers())  # found once: the search is slow
+        kept = [buffer.clone() for buffer in self._buffers]
         signals = run.observe()
         fault = self._logits(signals)
         if fault is None:
@@ -91,7 +96,7 @@ class RunGuard:
             run.skip()
             loss = signals.full(math.nan)
         if not run.healthy:  # a batch norm has taken in what this forward saw
-            for buffer, value in zip(run.student.buffers(), kept, strict=True):
+            for buffer, value in zip(self._buffers, kept, strict=True):
                 buffer.copy_(value)
         if fault is not None:
             self._count(run, *fault)

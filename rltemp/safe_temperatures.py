@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rltemp.checks import Bounds, bounds_of, broken, check_shape, lawful
 from rltemp.errors import BadInputError
-from rltemp.methods import PLAIN_TEMPERATURE, Method
+from rltemp.methods import CHECKED, PLAIN_TEMPERATURE, Method
 from rltemp.types import Signals, Temperatures
 
 OVERSHOOT = 1e-6
@@ -62,6 +62,7 @@ class TemperatureGuard:
             plain = min(max(PLAIN_TEMPERATURE, low), high)
             return self._mended(found.detach(), bounds, plain, f"{fault} from {method.name}")
 
+        setattr(safe, CHECKED, True)
         return replace(method, rule=safe)
 
     def counts(self) -> dict[str, Any]:
@@ -133,15 +134,14 @@ class BoundWatch:
         self._at_bounds: int | Tensor = 0
         self._sum: float | Tensor = 0.0
 
-    def of(self, method: Method) -> Callable[[Temperatures], None]:
-        """The watch for a method: of its rule's `limits`, (lowest, highest), which a policy has and a formula not."""
+    def begin(self, method: Method) -> bool:
+        """Whether there is something to watch: the rule's `limits`, (lowest, highest), which a formula has not."""
         self.limits = getattr(method.rule, "limits", None)
-        return self
+        return self.limits is not None
 
     def __call__(self, temperatures: Temperatures) -> None:
         """Count a step's."""
-        if self.limits is None:
-            return
+        assert self.limits is not None  # nobody else is watched
         values = temperatures.student
         self._samples += values.numel()
         self._at_bounds = self._at_bounds + at_bounds(values, self.limits).sum()  # on its device: no step waits for it
