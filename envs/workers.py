@@ -9,7 +9,8 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from multiprocessing.connection import wait
+from typing import Any, NoReturn
 
 import gymnasium as gym
 import numpy as np
@@ -18,7 +19,6 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 Make = Callable[[], "gym.Env[Any, Any]"]
 FAILURE = "worker_failure"
-_DEAD = (EOFError, ConnectionError)
 
 
 class WorkerError(RuntimeError):
@@ -30,13 +30,17 @@ class WorkerVecEnv(SubprocVecEnv):
 
     Args:
         makers: Each makes one environment, in its process; picklable.
-        start_method: As in `SubprocVecEnv`.
+        start_method: As in `SubprocVecEnv`. Torch does not work in a process forked from one that has used it: leave
+            it out for environments of this package.
+        timeout: Seconds that a `step` may take.
 
     Raises:
-        WorkerError: Where an environment cannot be made, raises in `reset` or `step`, or its process was killed.
+        WorkerError: Where an environment cannot be made, raises in `reset` or `step`, does not answer, or its process
+            was killed.
     """
 
-    def __init__(self, makers: Sequence[Make], start_method: str | None = None) -> None:
+    def __init__(self, makers: Sequence[Make], start_method: str | None = None, timeout: float = 120.0) -> None:
+        self.timeout = timeout
         super().__init__([partial(_made, make) for make in makers], start_method)
         self._raise([{FAILURE: failure} if failure else {} for failure in self.get_attr("failure")])
 
@@ -52,20 +56,37 @@ class WorkerVecEnv(SubprocVecEnv):
 
     def step_wait(self) -> VecEnvStepReturn:
         """Wait for all environments."""
+        self._wait()
         found: VecEnvStepReturn = self._alive(super().step_wait)
         self._raise(found[3])
         return found
 
+    def _wait(self) -> None:
+        """Wait until every worker has answered; one that has ended never will, whoever still holds its pipe."""
+        for index, (remote, process) in enumerate(zip(self.remotes, self.processes, strict=True)):
+            ready = wait([remote, process.sentinel], self.timeout)
+            if not ready:
+                self._stop()
+                raise WorkerError(
+                    f"env worker {index} has not answered for {self.timeout:g} s. If its environment may take as long, "
+                    "give WorkerVecEnv a larger timeout"
+                )
+            if remote not in ready:
+                self._dead()
+
     def _alive(self, call: Callable[[], Any]) -> Any:
         try:
             return call()
-        except _DEAD:
-            for process in self.processes:
-                process.join(1.0)
-            dead = [(i, p.exitcode) for i, p in enumerate(self.processes) if p.exitcode is not None]
-            self._stop()
-            said = ", ".join(f"env worker {i} ended with code {code}" for i, code in dead) or "an env worker ended"
-            raise WorkerError(f"{said} (a negative code is a signal: -9 is a kill, often for lack of memory)") from None
+        except (EOFError, ConnectionError):
+            self._dead()
+
+    def _dead(self) -> NoReturn:
+        for process in self.processes:
+            process.join(1.0)
+        dead = [(i, p.exitcode) for i, p in enumerate(self.processes) if p.exitcode is not None]
+        self._stop()
+        said = ", ".join(f"env worker {i} ended with code {code}" for i, code in dead) or "an env worker ended"
+        raise WorkerError(f"{said} (a negative code is a signal: -9 is a kill, often for lack of memory)") from None
 
     def _raise(self, infos: Sequence[dict[str, Any]]) -> None:
         for i, info in enumerate(infos):
