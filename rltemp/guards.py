@@ -15,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from rltemp.distill import Distillation
@@ -129,8 +128,8 @@ class RunGuard:
         """Which network's logits are not finite, and for which samples of the batch, bool `[B]`."""
         both = (self.network, signals.student_logits.detach()), ("teacher", signals.teacher_logits)
         # One number for all; only where that is not finite, which a sum of finite ones can be too, a closer look.
-        total = torch.stack([logits.sum(dtype=signals.dtype) for _, logits in both]).sum()
-        if math.isfinite(total.item()):
+        total = (both[0][1].sum(dtype=signals.dtype) + both[1][1].sum(dtype=signals.dtype)).item()
+        if math.isfinite(total):
             return None
         for name, logits in both:
             if bool((bad := ~logits.isfinite().all(-1)).any()):

@@ -327,6 +327,20 @@ def test_comparisons_are_always_strict(user: User, tmp_path: Path, capsys: Any) 
     assert "got -4.0 for sample 9" in capsys.readouterr().err
 
 
+def test_a_negative_weight_is_refused_as_a_temperature_is(toy: Problem) -> None:
+    """Case 16: its loss is finite, and teaches the opposite."""
+
+    def rule(signals: Signals) -> Temperatures:
+        values = signals.full(3.0)
+        return Temperatures(values, values, torch.where(torch.arange(50) == 9, -1.0, values))
+
+    signals = Distillation(toy, 0).observe()
+    with pytest.raises(BadInputError, match=r"weight must be at least 0; got -1.0 for sample 9 from mine"):
+        Method("mine", rule).loss(signals)
+    mended = TemperatureGuard().guard(Method("mine", rule)).rule(signals)  # type: ignore[misc]
+    assert (mended.student[9].item(), mended.weight[9].item(), mended.weight[8].item()) == (4.0, 16.0, 3.0)
+
+
 @pytest.mark.parametrize("bounds", [(2.0, 1.0), (0.0, 1.0), 3.0, ("low", "high"), (1.0, math.inf)])
 def test_bounds_that_are_none_are_refused(user: User, toy: Problem, bounds: Any) -> None:
     with pytest.raises(BadInputError, match="bounds must be two numbers, 0 < lowest < highest"):
@@ -566,4 +580,4 @@ def test_a_guard_costs_less_than_two_percent_of_a_step(digits: Problem) -> None:
 
     rounds = [(seconds(False), seconds(True)) for _ in range(15)]
     plain, guarded = (min(column) for column in zip(*rounds, strict=True))
-    assert guarded / plain < 1.06  # the difference of two minima on a busy machine; the page has the measured figure
+    assert guarded / plain < 1.05  # 1.02, and what two minima on a busy machine may differ by
