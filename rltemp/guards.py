@@ -70,6 +70,7 @@ class RunGuard:
         self.bounds = BoundWatch(tell)
         self._run: Distillation | None = None
         self._buffers: list[Tensor] = []
+        self._sound_teacher = False
 
     def watch(self, method: Method) -> Method:
         """The method with its rule's answers checked, and replaced where they must not be used."""
@@ -84,6 +85,8 @@ class RunGuard:
         """
         if self._run is not run:
             self._run, self._buffers = run, list(run.student.buffers())  # found once: the search is slow
+            stored = run.teacher_logits
+            self._sound_teacher = stored is not None and bool(stored.isfinite().all())
         kept = [buffer.clone() for buffer in self._buffers]
         signals = run.observe()
         fault = self._logits(signals)
@@ -128,8 +131,8 @@ class RunGuard:
         """Which network's logits are not finite, and for which samples of the batch, bool `[B]`."""
         both = (self.network, signals.student_logits.detach()), ("teacher", signals.teacher_logits)
         # One number for all; only where that is not finite, which a sum of finite ones can be too, a closer look.
-        total = (both[0][1].sum(dtype=signals.dtype) + both[1][1].sum(dtype=signals.dtype)).item()
-        if math.isfinite(total):
+        sums = [logits.sum(dtype=signals.dtype) for _, logits in both[: 1 if self._sound_teacher else 2]]
+        if all(math.isfinite(value.item()) for value in sums):
             return None
         for name, logits in both:
             if bool((bad := ~logits.isfinite().all(-1)).any()):
