@@ -23,6 +23,7 @@ ABOVE_ZERO = (
     "looks",
     "validate_every",
     "validation_students",
+    "collapse_updates",
 )
 
 
@@ -89,6 +90,11 @@ class PolicyConfig:
     """Students trained for one look at validation data."""
     looks: int = 4
     """How often a run looks at its probe samples; its rewards sum to the same however often."""
+    on_collapse: Literal["warn", "stop", "fallback"] = "warn"
+    """What happens where the policy answers a bound for everyone, or its reward rises while its students get worse:
+    warn (go on), stop (an error), fallback (end the training and export the reference rule)."""
+    collapse_updates: int = 5
+    """Updates in a row, at a bound for more than 95 % of the samples, that count as a collapse."""
     redraw: bool = True
     """Draw training and probe samples afresh for every group, from both parts together."""
     seed: int = 0
@@ -100,6 +106,7 @@ class PolicyConfig:
         if self.max_gradient is not None:
             positive(self.max_gradient, "train-policy", "max_gradient")
         lookup(dict.fromkeys(AGENTS), self.agent, "agent")
+        lookup(dict.fromkeys(("warn", "stop", "fallback")), self.on_collapse, "on_collapse")
         lookup(dict.fromkeys(("tanh", "relu")), self.activation, "activation")
         if not 0 <= self.seed < 2**63:
             raise BadInputError(f"train-policy: seed must be 0 to 2^63 - 1; got {self.seed}")

@@ -25,7 +25,7 @@ from rltemp.variety import Variety
 FIRST_VALIDATION_SEED = 600_000
 """Students that a policy is selected on: neither those it is trained with nor those of a comparison."""
 
-STATE = "update", "kept", "kept_update", "kept_potential", "reference_potential", "_mean"
+STATE = "update", "kept", "kept_update", "kept_potential", "reference_potential", "looked", "potential", "_mean"
 """Attributes of `SelectionCallback` that change."""
 
 VALIDATION_TASKS = 12
@@ -62,6 +62,8 @@ class SelectionCallback(BaseCallback):
         self.kept_update = 0
         self.kept_potential = 0.0
         self.reference_potential = 0.0
+        self.looked = 0  # the update of the last look, and what it found
+        self.potential = 0.0
         self._mean = torch.zeros(0)
 
     def state(self) -> dict[str, Any]:
@@ -72,6 +74,11 @@ class SelectionCallback(BaseCallback):
         """Go on with it."""
         for name in STATE:
             setattr(self, name, state[name])
+
+    def keep_reference(self) -> None:
+        """Keep the reference rule, whatever did best: for a policy that is not to be trusted."""
+        self.kept, self.kept_update = torch.zeros_like(self.kept), 0
+        self.kept_potential = self.reference_potential
 
     def _on_training_start(self) -> None:
         if self._mean.numel():
@@ -98,7 +105,8 @@ class SelectionCallback(BaseCallback):
         self._mean = weight * self._mean + (1 - weight) * self.weights()
         if self.update % self.config.validate_every and self.update != self.config.updates:
             return
-        potential = self._potential(self._mean)
+        self.looked, self.potential = self.update, self._potential(self._mean)
+        potential = self.potential
         self.logger.record("reward/validation_potential", potential)
         self.logger.record("reward/validation_gain", potential - self.reference_potential)
         if potential > self.kept_potential:

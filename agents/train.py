@@ -23,11 +23,12 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
 from rltemp.actions import ActionScale
+from rltemp.agents.alarms import CollapseCallback
 from rltemp.agents.callbacks import DrawCallback, RunCallback
 from rltemp.agents.config import PolicyConfig
 from rltemp.agents.export import export_policy
 from rltemp.agents.network import RunBuffer, RunPolicy, SampleNetwork
-from rltemp.agents.resume import Agent, CheckpointCallback, logger
+from rltemp.agents.resume import Agent, CheckpointCallback, Resumable, logger
 from rltemp.agents.samples import SampleEnv, actor_weights, sample_model
 from rltemp.agents.selection import SelectionCallback, task_trial, variety_trial
 from rltemp.checkpoints import FOLDER as CHECKPOINTS
@@ -74,10 +75,12 @@ def train_policy(
     model = make_model(env, config)
     network, weights = controller(model)
     selection = SelectionCallback(_trial(problem, config), env.decision, config, network, weights)
+    alarms = CollapseCallback(env, selection, config)
     saved = checkpoints.resume()  # from here on nothing but the run draws from the global generators
     with checkpoints, Tracker(out / "tensorboard", saved["events"] if saved else 0) as tracker:
         model.set_logger(logger(tracker))
-        keeper = CheckpointCallback(checkpoints, tracker, {"selection": selection, "agent": Agent(model, env)})
+        parts: dict[str, Resumable] = {"selection": selection, "alarms": alarms, "agent": Agent(model, env)}
+        keeper = CheckpointCallback(checkpoints, tracker, parts)
         if saved is not None:
             keeper.restore(saved)
         callbacks = [
@@ -85,10 +88,13 @@ def train_policy(
             *([DrawCallback(env.students)] if config.agent == "run" else []),
             RunCallback(env),
             selection,
+            alarms,
             *([ProgressBarCallback()] if progress else []),
         ]
         left = config.updates * model.n_steps * env.num_envs - model.num_timesteps
         model.learn(left, callback=CallbackList(callbacks), log_interval=1, reset_num_timesteps=saved is None)
+    if alarms.ended:
+        selection.keep_reference()
     found = {
         "kept_update": selection.kept_update,
         "validation_potential": selection.kept_potential,
@@ -106,6 +112,7 @@ def train_policy(
         "sha256": sha256,
         **found,
         "students_trained": config.updates * config.students,
+        **alarms.result(),
         **checkpoints.mark(),
     }
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from rltemp.actions import ActionScale
 from rltemp.curriculum import LearnedRule
 from rltemp.distill import Distillation
+from rltemp.envs.guards import check_observation, check_potential, check_teacher
 from rltemp.envs.mixup import mixed_loss
 from rltemp.envs.rewards import POTENTIALS, WORST, influence
 from rltemp.errors import BadInputError
@@ -117,7 +118,9 @@ class Episode:
         self._metric = lookup(POTENTIALS, run.problem.task.metric, "metric")
         self._worst = WORST[run.problem.task.metric]
         self.signals = run.observe()
+        check_teacher(self.signals, run.step)
         self.observation = featurize(self.signals, decision.features)
+        check_observation(self.observation, self.signals, decision.features, run.step)
         students = self.observation.shape[:-2]
         self.diverged = torch.zeros(students, dtype=torch.bool, device=self.observation.device)
         self.lost = self.diverged.clone()
@@ -127,7 +130,11 @@ class Episode:
         """Train on the current batch at the temperatures of `action`, `[B, A]` or `[S, B, A]`.
 
         Returns:
-            The change of each student's potential: a scalar, or `[S]`.
+            The change of each student's potential: a scalar, or `[S]`; zero after an empty batch.
+
+        Raises:
+            TrainingDivergedError: Where a feature, a teacher logit or the potential is not finite though the student's
+                own numbers are sound, naming it and the sample.
         """
         given: list[Temperatures] = []
         loss = self.decision.loss(self.signals, action, given.append)
@@ -139,7 +146,8 @@ class Episode:
         self.run.update(loss)
         self.loss = loss.detach()
         self._observe()
-        look = self.run.done or self.run.step % self.reward_interval == 0 or bool(self.diverged.any())
+        due = self.run.step % self.reward_interval == 0 and bool(loss.numel())
+        look = due or self.run.done or bool(self.diverged.any())
         return self._reward() if look else torch.zeros_like(self.potential)
 
     def recover(self) -> None:
@@ -172,7 +180,9 @@ class Episode:
             self.signals = run.signals_at(run.step, dict(run.student.named_parameters()))
         else:
             self.signals = run.observe()
+        check_teacher(self.signals, run.step)
         observation = featurize(self.signals, self.decision.features)
+        check_observation(observation, self.signals, self.decision.features, run.step)
         finite = self.signals.student_logits.isfinite().all(-1) & observation.isfinite().all(-1)
         self.diverged = ~finite.all(-1)
         if bool(self.diverged.any()):
@@ -185,7 +195,9 @@ class Episode:
 
     @torch.no_grad()
     def _measure(self) -> Tensor:
-        value = self._metric(*self._probe_logits())
+        logits, labels = self._probe_logits()
+        value = self._metric(logits, labels)
+        check_potential(value, logits, self.run.problem.task.metric, self.run.step)
         return torch.where(value.isfinite() & ~self.diverged, value, self._worst)
 
     def _probe_logits(self) -> tuple[Tensor, Tensor]:

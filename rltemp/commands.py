@@ -67,6 +67,9 @@ class Distill(TaskOptions):
     """Determines the student's initial weights, batches and augmentation; 0 or more."""
     log_every: int = 10
     """Steps from one entry in the TensorBoard log to the next."""
+    strict: bool = False
+    """Stop at the first number that is not finite and the first temperature that must not be, rather than pass over a
+    few such batches and use T = 4 for such samples, and count them."""
 
     command = "distill"
 
@@ -81,12 +84,12 @@ class Distill(TaskOptions):
             started = time.monotonic()
             say(f"Training {problem.task.student} under {self.rule}.")
             checkpoints = self.checkpoints()
-            run = TrackedRun(problem, method, self.seed, out, self.log_every, checkpoints)
+            run = TrackedRun(problem, method, self.seed, out, self.log_every, checkpoints, self.strict)
             student = run.train()
             save_weights(
                 student, out / "student.safetensors", {"task": shareable(self.task), "rule": shareable(self.rule)}
             )
-            found = {**self._result(problem, student), "guarded_fraction": run.guards.fraction}
+            found = {**self._result(problem, student), **run.counts()}
             result = self.finish(
                 {**found, **problem.teacher_mark, **checkpoints.mark()}, started, resumed_at=checkpoints.resumed_at
             )

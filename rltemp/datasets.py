@@ -250,13 +250,20 @@ def _decode(samples: list[tuple[str, int]], shape: tuple[int, ...]) -> Part:
     images = np.empty((len(samples), *shape), np.uint8)
 
     def decode(position: int) -> None:
-        images[position] = _read(samples[position][0], shape)
+        try:
+            images[position] = _read(samples[position][0], shape)
+        except BadInputError as error:
+            raise BadInputError(f"image {position} of {len(samples)}: {error}") from error
 
-    # Threads suffice: Pillow gives up the interpreter's lock while it decodes.
+    # Threads suffice: Pillow gives up the interpreter's lock while it decodes. No process can die or hang unnoticed.
     with ThreadPoolExecutor(os.cpu_count()) as workers:
         done = workers.map(decode, range(len(samples)))
-        for _ in tqdm(done, "decoding images", len(samples), leave=False, disable=None):
-            pass
+        try:
+            for _ in tqdm(done, "decoding images", len(samples), leave=False, disable=None):
+                pass
+        except BadInputError:
+            workers.shutdown(cancel_futures=True)  # the rest need not be decoded first
+            raise
     return Part(torch.from_numpy(images), torch.tensor([label for _, label in samples]))
 
 

@@ -13,9 +13,10 @@ with the weights, batches and augmentation that it would have alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from rltemp.errors import ArtifactRefusedError, BadInputError
 from rltemp.methods import Method
 from rltemp.models import seeded_model
 from rltemp.population import StackedStudent
+from rltemp.scaling import LossScaler
 from rltemp.tasks import Recipe, Task
 from rltemp.types import Signals
 
@@ -71,6 +73,13 @@ class Distillation:
         teacher_logits: `[len(train), C]`, where `train` is not the task's training part.
         teacher_memory: Where views change: the teacher's logits by step, filled by the first run that is given it and
             used by the next of the same seed and recipe (4 bytes a sample, class and epoch).
+
+    Attributes:
+        scaler: Of the loss, with precision float16; its state belongs into a checkpoint. None otherwise.
+        healthy: Whether the last step changed the weights; a checkpoint of a run that is not healthy can wait.
+
+    Raises:
+        BadInputError: Where the recipe and the student do not go together.
     """
 
     def __init__(
@@ -92,6 +101,9 @@ class Distillation:
         self.subset = subset
         self.seeds = seeds
         self.student = _new_student(problem, seeds)
+        self._check_batch()
+        self.scaler = self._new_scaler()
+        self.healthy = True
         self.optimizer = torch.optim.SGD(
             self.student.parameters(),
             lr=self.recipe.learning_rate,
@@ -144,7 +156,8 @@ class Distillation:
         teacher_logits = self._teacher_logits(step, index, images)
         if student_logits.shape[-1] != teacher_logits.shape[-1]:
             raise BadInputError(
-                f"student has {student_logits.shape[-1]} class outputs, teacher {teacher_logits.shape[-1]}: "
+                f"student has {student_logits.shape[-1]} class outputs, teacher {teacher_logits.shape[-1]} "
+                f"(shapes {tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}): "
                 "give a teacher that was trained on this task's classes"
             )
         stacked = not isinstance(self.seeds, int)
@@ -158,20 +171,46 @@ class Distillation:
         self.optimizer.add_param_group({"params": list(self._learned.parameters())})
         return replace(method, rule=self._learned)
 
-    def update(self, loss: Tensor) -> None:
-        """Take one optimizer step along the mean over the batch of a per-sample loss, `[B]` or `[S, B]`."""
+    def update(self, loss: Tensor, guarded: bool = False) -> bool:
+        """Take one optimizer step along the mean over the batch of a per-sample loss, `[B]` or `[S, B]`.
+
+        An empty batch is passed over, and so is, with precision float16, one whose gradient overflows.
+
+        Args:
+            loss: With its graph.
+            guarded: Pass a batch over whose loss or gradient is not finite. For one student: in a stack it would
+                hold up the others.
+
+        Returns:
+            Whether weights were changed; the run is a step further either way.
+
+        Raises:
+            TrainingDivergedError: With precision float16, where step after step overflows.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.rate(self.step, self.steps)
         self.optimizer.zero_grad()
         # A stack's losses add up: each student's parameters appear in its own term only.
-        loss.mean(-1).sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        self.optimizer.step()
+        self.healthy = bool(loss.numel()) and self._descend(loss.mean(-1).sum(), guarded)
         self.step += 1
+        return self.healthy
+
+    def skip(self) -> None:
+        """Pass over the batch of this step; no weight changes."""
+        self.healthy = False
+        self.step += 1
+
+    def positions(self, step: int) -> Tensor:
+        """Which samples of `part` the batch of a step holds, `[B]` or `[S, B]`."""
+        return self._index(step)
 
     def state(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on beside its arguments: tensors and numbers by name."""
         found = {"step": self.step, "student": self.student.state_dict(), "optimizer": self.optimizer.state_dict()}
-        return found if self._learned is None else found | {"learned": self._learned.state_dict()}
+        for name, part in (("learned", self._learned), ("scaler", self.scaler)):
+            if part is not None:
+                found[name] = part.state_dict()
+        return found
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state of a run with the same arguments, whose rule, where it learns, is attached already.
@@ -183,6 +222,8 @@ class Distillation:
             self.student.load_state_dict(state["student"])
             if self._learned is not None:
                 self._learned.load_state_dict(state["learned"])
+            if self.scaler is not None:
+                self.scaler.load_state_dict(state["scaler"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step = int(state["step"])
         except (KeyError, RuntimeError, ValueError) as error:
@@ -203,6 +244,41 @@ class Distillation:
                 momentum = self.optimizer.state.get(tensor, {}).get("momentum_buffer")
                 if momentum is not None:
                     momentum[students] = 0.0
+
+    def _descend(self, loss: Tensor, guarded: bool) -> bool:
+        if guarded and not math.isfinite(loss.item()):
+            return False
+        if self.scaler is not None:
+            return self.scaler.step(loss, self.optimizer, self.step + 1)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        if guarded and not self._finite_gradient():
+            return False
+        self.optimizer.step()
+        return True
+
+    def _finite_gradient(self) -> bool:
+        values = [v.grad for group in self.optimizer.param_groups for v in group["params"] if v.grad is not None]
+        # One number for all; only where that is not finite, which a sum of finite ones can be too, a closer look.
+        total = torch.cat([value.flatten() for value in values]).sum()
+        return math.isfinite(total.item()) or all(bool(value.isfinite().all()) for value in values)
+
+    def _check_batch(self) -> None:
+        if self.recipe.batch_size == 1 and _normalises_batches(self.student):
+            raise BadInputError(
+                f"student {self.problem.task.student} has BatchNorm, which needs 2 samples or more in a batch; got "
+                "batch size 1. Give a larger batch size (an incomplete last batch is dropped anyway, as by "
+                "drop_last=True) or a student with GroupNorm"
+            )
+
+    def _new_scaler(self) -> LossScaler | None:
+        if self.recipe.precision != "float16":
+            return None
+        if not isinstance(self.seeds, int):
+            raise BadInputError(
+                f"precision float16 trains one student at a time, for each has a loss scale of its own; here "
+                f"{len(self.seeds)} train side by side. Use float32 or bfloat16, or, in a comparison, --stack 1"
+            )
+        return LossScaler(self.problem.device)
 
     def _new_rule(self, rule: LearnedRule) -> LearnedRule:
         return rule.fresh(self.problem.dataset.num_classes, self.seeds).to(self.problem.device)
@@ -254,8 +330,8 @@ class Distillation:
         return logits
 
     def _autocast(self) -> torch.autocast:
-        device = self.problem.device.type
-        return torch.autocast(device, torch.bfloat16, enabled=self.recipe.precision == "bfloat16")
+        half = torch.float16 if self.recipe.precision == "float16" else torch.bfloat16
+        return torch.autocast(self.problem.device.type, half, enabled=self.recipe.precision != "float32")
 
 
 @torch.no_grad()
@@ -277,8 +353,27 @@ def evaluate(student: nn.Module, dataset: Dataset, part: Part) -> Tensor:
     return (predict(student, dataset, part).argmax(-1) == part.labels).float().mean(-1)
 
 
+class Step(Protocol):
+    """One step of a run by a method: what `train` repeats."""
+
+    def __call__(self, run: Distillation, method: Method) -> tuple[Signals, Tensor]:
+        """Take it, and return what it saw and the per-sample losses."""
+        ...
+
+
+def plain_step(run: Distillation, method: Method) -> tuple[Signals, Tensor]:
+    """Take a step as it comes; `rltemp.guards` has one that looks at the numbers first."""
+    signals = run.observe()
+    loss = method.loss(signals)
+    run.update(loss)
+    return signals, loss
+
+
 def train(
-    run: Distillation, method: Method, on_step: Callable[[Distillation, Signals, Tensor], None] | None = None
+    run: Distillation,
+    method: Method,
+    on_step: Callable[[Distillation, Signals, Tensor], None] | None = None,
+    step: Step = plain_step,
 ) -> nn.Module:
     """Train to the end of the run by `method`.
 
@@ -286,15 +381,14 @@ def train(
         run: A run, fresh or under way.
         method: What each step minimises.
         on_step: Called after each update with the run, the signals and the per-sample losses of that step.
+        step: How a step is taken.
 
     Returns:
         The trained student, or the stack of them.
     """
     method = run.attach(method)
     while not run.done:
-        signals = run.observe()
-        loss = method.loss(signals)
-        run.update(loss)
+        signals, loss = step(run, method)
         if on_step is not None:
             on_step(run, signals, loss)
     return run.student
@@ -303,6 +397,11 @@ def train(
 def channels_last(images: Tensor) -> Tensor:
     """Images `[B, C, H, W]` in the memory order that convolutions are fastest in: 0.73 of a ResNet-8 step's time."""
     return images.contiguous(memory_format=torch.channels_last)
+
+
+def _normalises_batches(student: nn.Module) -> bool:
+    shown = student.modules() if not isinstance(student, StackedStudent) else student.skeleton.modules()
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in shown)
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from rltemp.checks import check_shape
 from rltemp.divergences import forward_kl, log_softmax, softened_kl
 from rltemp.errors import BadInputError
 from rltemp.types import Divergence, Signals, Temperatures, full_precision, scatter
@@ -23,6 +24,9 @@ def kd_loss(signals: Signals, temperatures: Temperatures, divergence: Divergence
     Returns:
         `[...]`, float32, not averaged; 0 where the mask has no sample.
 
+    Raises:
+        BadInputError: Where there is not one temperature for each sample: none is broadcast.
+
     >>> import torch
     >>> from rltemp import Signals, Temperatures
     >>> signals = Signals(torch.tensor([[2.0, 1.0, 0.5, -1.0]]), torch.tensor([[4.0, 1.0, 0.0, -1.0]]))
@@ -30,6 +34,8 @@ def kd_loss(signals: Signals, temperatures: Temperatures, divergence: Divergence
     >>> round(kd_loss(signals, Temperatures(four, four, four * four)).item(), 4)
     0.5883
     """
+    if temperatures.student.shape != signals.shape:
+        check_shape(temperatures, signals.shape, "a temperature rule")
     if (mask := signals.mask) is not None:
         kept = (value[mask] for value in (temperatures.student, temperatures.teacher, temperatures.weight))
         return scatter(kd_loss(signals.samples(), Temperatures(*kept), divergence), mask, 0.0)

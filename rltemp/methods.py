@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from rltemp.checks import check_temperatures, fraction, not_negative, positive
+from rltemp.checks import bounds_of, check_shape, check_temperatures, fraction, not_negative, positive
 from rltemp.divergences import forward_kl
 from rltemp.errors import BadInputError
 from rltemp.losses import cross_entropy, kd_loss
@@ -24,6 +24,9 @@ from rltemp.types import Divergence, Signals, TemperatureRule, Temperatures, ful
 
 PLAIN_TEMPERATURE, PLAIN_CE_WEIGHT, PLAIN_KD_WEIGHT = 4.0, 0.1, 0.9
 """Plain distillation as CIFAR-100 recipes have it; what `matched:` matches."""
+
+CHECKED = "checked"
+"""Attribute of a rule whose answers have been checked where they come from."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,8 @@ class Method:
         """Return the whole objective for every sample, `[...]`, in nats; 0 where the mask has no sample.
 
         Raises:
-            BadInputError: Where the rule answers a temperature that is not positive and finite, or labels are
-                needed and missing.
+            BadInputError: Where the rule answers a temperature that is not positive and finite, or out of the bounds
+                that it states, or not one value a sample; or where labels are needed and missing.
         """
         if signals.mask is not None:
             return scatter(self.loss(signals.samples()), signals.mask, 0.0)
@@ -86,7 +89,9 @@ class Method:
         if self.rule is None:
             raise BadInputError(f"{self.name} trains without a teacher and has no divergence")
         temperatures = self.rule(signals)
-        check_temperatures(temperatures, self.name)
+        if not getattr(self.rule, CHECKED, False):
+            check_shape(temperatures, signals.shape, self.name)
+            check_temperatures(temperatures, self.name, bounds_of(self.rule))
         soft = self.kd_weight * kd_loss(signals, temperatures, self.divergence)
         if self.plain_kd_weight:
             plain = uniform(signals, self.plain_temperature)
@@ -126,6 +131,9 @@ def watch(method: Method, on_temperatures: Callable[[Temperatures], None]) -> Me
         on_temperatures(temperatures.detach())
         return temperatures
 
+    for name in ("bounds", CHECKED):
+        if hasattr(inner, name):
+            setattr(rule, name, getattr(inner, name))
     return replace(method, rule=rule)
 
 

@@ -71,7 +71,7 @@ class TaskOptions(RunOptions):
     """Samples in a step of the student."""
     learning_rate: float | None = None
     """Learning rate of the student's first step."""
-    precision: Literal["float32", "bfloat16"] | None = None
+    precision: Literal["float32", "bfloat16", "float16"] | None = None
     """Number format that the student's networks compute in."""
     teacher_epochs: int | None = None
     """Passes of the teacher over the training data, where it is trained."""

@@ -41,6 +41,11 @@ class Policy:
         self._mean = torch.tensor([feature.mean for feature in manifest.features])
         self._std = torch.tensor([feature.std for feature in manifest.features])
 
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Lowest and highest temperature; where the reference lies beyond one, the policy may go as far as that."""
+        return self.scale.minimum, self.scale.maximum
+
     @classmethod
     def load(cls, path: Path, sha256: str | None = None) -> Policy:
         """Read a policy file, the one with this SHA-256 where one is given; nothing in it is executed.

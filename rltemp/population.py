@@ -36,6 +36,11 @@ class StackedStudent(nn.Module):
         # The skeleton gives the forward pass; its own weights are never used. A tuple keeps it out of the module tree.
         self._skeleton = (modules[0],)
 
+    @property
+    def skeleton(self) -> nn.Module:
+        """One of the students as a module of its own; its weights are no student's."""
+        return self._skeleton[0]
+
     def forward(self, images: Tensor) -> Tensor:
         """Map images `[S, B, ...]` to logits `[S, B, C]`, student s on images s."""
         return vmap(self._call)(self._state(), images)

@@ -27,7 +27,8 @@ class Recipe:
         weight_decay: Of SGD, >= 0.
         schedule: `cosine` to zero, `step` (a tenth at 5/8, 6/8 and 7/8 of the run, as the CIFAR-100 recipes of the
             field do at epochs 150, 180 and 210 of 240), or `constant`.
-        precision: `bfloat16` runs the networks under autocast; losses and temperatures stay float32.
+        precision: `bfloat16` and `float16` run the networks under autocast, float16 with a scaled loss and one student
+            at a time; losses and temperatures stay float32.
     """
 
     epochs: int
@@ -36,7 +37,7 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 0.0
     schedule: Literal["cosine", "step", "constant"] = "cosine"
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "learning_rate"):
@@ -49,7 +50,7 @@ class Recipe:
                 f"got {self.momentum} and {self.weight_decay}"
             )
         lookup(dict.fromkeys(("cosine", "step", "constant")), self.schedule, "schedule")
-        lookup(dict.fromkeys(("float32", "bfloat16")), self.precision, "precision")
+        lookup(dict.fromkeys(("float32", "bfloat16", "float16")), self.precision, "precision")
 
     def steps(self, size: int) -> int:
         """Optimizer steps of a run on `size` samples.

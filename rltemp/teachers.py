@@ -19,10 +19,12 @@ from filelock import FileLock
 from torch import nn
 
 from rltemp.checkpoints import INEXACT, Checkpoints
+from rltemp.console import say
 from rltemp.data import Dataset, Part
 from rltemp.datasets import load_dataset
 from rltemp.distill import Distillation, Problem, evaluate, predict, train
 from rltemp.errors import ArtifactRefusedError, BadInputError, TrainingDivergedError
+from rltemp.guards import RunGuard
 from rltemp.models import build_model
 from rltemp.names import shareable
 from rltemp.recipes import none
@@ -90,18 +92,21 @@ def train_teacher(
     nobody = torch.zeros(1, dataset.num_classes, device=dataset.train.labels.device).expand(len(dataset.train), -1)
     problem = Problem(replace(task, student=task.teacher), dataset, nn.Identity(), nobody, teacher_accuracy=0.0)
     run = Distillation(problem, task.teacher_seed, recipe=task.teacher_recipe)
+    file = teacher_file(task, dataset)  # what is wrong with a batch is written beside the teacher's place
+    guard = RunGuard(file.parent / f"{file.stem}-faults", say, network="teacher", option="--teacher-learning-rate")
     saved = checkpoints.resume() if checkpoints else None
     if saved is not None:
-        run.restore(saved)
+        run.restore(saved["run"])
+        guard.restore(saved["guard"])
 
     def after_step(run: Distillation, *_: object) -> None:
         if on_step is not None:
             on_step(run.step, run.steps)
-        if checkpoints is not None:
-            checkpoints.tick(run.step, run.state)
+        if checkpoints is not None and run.healthy:
+            checkpoints.tick(run.step, lambda: {"run": run.state(), "guard": guard.state()})
 
     with checkpoints or nullcontext():
-        teacher = train(run, none(), after_step)
+        teacher = train(run, none(), after_step, guard.step)
     if not all(bool(value.isfinite().all()) for value in teacher.parameters()):
         raise TrainingDivergedError(
             f"teacher {task.teacher}: its weights are not finite after {run.steps} steps; lower --teacher-learning-rate"

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 from rltemp.checkpoints import Checkpoints, State
-from rltemp.console import Bar
+from rltemp.console import Bar, warn
 from rltemp.distill import Distillation, Problem, predict, train
-from rltemp.errors import BadInputError, TrainingDivergedError
+from rltemp.errors import TrainingDivergedError
+from rltemp.guards import RunGuard
 from rltemp.methods import GuardCount, Method, watch
 from rltemp.tracking import Tracker, step_scalars, validation_scalars
 from rltemp.types import Signals
@@ -27,19 +29,29 @@ class TrackedRun:
         out: The run folder, for TensorBoard.
         log_every: Steps from one entry in the log to the next.
         checkpoints: Where it goes on from, and what it leaves.
+        strict: Stop at the first number or temperature that must not be; see `RunGuard`.
     """
 
     def __init__(
-        self, problem: Problem, method: Method, seed: int, out: Path, log_every: int, checkpoints: Checkpoints
+        self,
+        problem: Problem,
+        method: Method,
+        seed: int,
+        out: Path,
+        log_every: int,
+        checkpoints: Checkpoints,
+        strict: bool = False,
     ) -> None:
         self.run = Distillation(problem, seed)
+        self.guard = RunGuard(out, warn, strict=strict)
         self.guards = GuardCount()
-        self.method = watch(self.run.attach(method), self.guards)
+        self.method = watch(self.guard.watch(self.run.attach(method)), self.guards)
         self.log_every = log_every
         self.checkpoints = checkpoints
         saved = checkpoints.resume()
         if saved is not None:
             self.run.restore(saved["run"])
+            self.guard.restore(saved["guard"])
             self.guards.restore(saved["guards"])
         self.tracker = Tracker(out, saved["events"] if saved else 0)
         self._clock = 0.0, 0
@@ -56,35 +68,35 @@ class TrackedRun:
         """
         self._clock = time.perf_counter(), self.run.step
         with self.checkpoints, self.tracker, Bar(self.method.name) as self.bar:
-            try:
-                student = train(self.run, self.method, self._after_step)
-            except BadInputError as error:
-                # A rule that is given nan answers nan, and is refused for it: the student is what went wrong.
-                if self._finite():
-                    raise
-                raise self._diverged() from error
+            student = train(self.run, self.method, self._after_step, self.guard.step)
         if not self._finite():
             raise self._diverged()
         return student
 
     def state(self) -> State:
         """What a checkpoint holds; the log is on the disk as far as this."""
-        return {"run": self.run.state(), "guards": self.guards.state(), "events": self.tracker.flush()}
+        guards = {"guard": self.guard.state(), "guards": self.guards.state()}
+        return {"run": self.run.state(), **guards, "events": self.tracker.flush()}
+
+    def counts(self) -> dict[str, Any]:
+        """What a result says of guards and faults."""
+        return {"guarded_fraction": self.guards.fraction, **self.guard.counts()}
 
     def _after_step(self, run: Distillation, signals: Signals, loss: Tensor) -> None:
         self.bar(run.step, run.steps)
-        if run.step % self.log_every == 0 or run.done:
+        # A batch that was passed over has no loss to show.
+        logged = run.step % self.log_every == 0 or run.done
+        if logged and loss.numel() and math.isfinite(loss.detach().mean().item()):
             self._log(signals, loss)
         if run.step % run.steps_per_epoch == 0:
             self._validate()
-        self.checkpoints.tick(run.step, self.state)
+        if run.healthy:
+            self.checkpoints.tick(run.step, self.state)
 
     def _log(self, signals: Signals, loss: Tensor) -> None:
         run, (then, step) = self.run, self._clock
         now = time.perf_counter()
         values = step_scalars(signals, loss)
-        if not math.isfinite(values["kd/loss"]):
-            raise self._diverged()
         values["time/step_ms"] = 1000 * (now - then) / (run.step - step)
         values["student/learning_rate"] = float(run.optimizer.param_groups[0]["lr"])
         self.tracker.scalars(values, run.step)

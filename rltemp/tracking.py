@@ -49,6 +49,8 @@ TAGS: dict[str, str] = {
     "reward/probe_potential": "smooth accuracy on probe samples at a run's end, mean over students (0 to 1)",
     "reward/validation_potential": "smooth accuracy of the policy's students on validation data (0 to 1)",
     "reward/validation_gain": "the same minus that of the reference's students (smooth accuracy, -1 to 1)",
+    "alarm/at_bounds": "samples with both temperatures within 1 % of the policy's bounds (fraction, 0 to 1)",
+    "alarm/collapsed": "whether there has been an alarm about a collapsed policy (0 or 1)",
     "calibration/explained": "variance of the rewards that the calibration's model explains (fraction, at most 1)",
 }
 

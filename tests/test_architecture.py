@@ -49,7 +49,7 @@ def test_the_core_knows_neither_environments_nor_agents() -> None:
 
 
 def test_environments_know_no_agents() -> None:
-    assert len(ENVS) == 7
+    assert len(ENVS) == 9
     assert offences(ENVS, "rltemp.agents") == []
 
 

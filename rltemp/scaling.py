@@ -1,0 +1,64 @@
+"""Loss scaling for float16: a gradient that is too small or too large for 16 bits is not lost, but scaled first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rltemp.errors import TrainingDivergedError
+
+MOST_OVERFLOWS = 20
+"""In a row: the scale is then a millionth of what it was, and halving it further will not help."""
+
+
+class LossScaler:
+    """Torch's `GradScaler`, and an end to a storm of overflows.
+
+    A step whose gradient overflows changes no weight and halves the scale; 2,000 good ones double it.
+
+    Args:
+        device: Where the student lies.
+
+    Attributes:
+        overflows: How many steps in a row have overflowed up to now.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._scaler = torch.amp.GradScaler(device.type)
+        self.overflows = 0
+
+    def step(self, loss: Tensor, optimizer: torch.optim.Optimizer, number: int) -> bool:
+        """Take the optimizer step number `number` (from 1) along `loss`, a scalar with a graph.
+
+        Returns:
+            Whether weights were changed.
+
+        Raises:
+            TrainingDivergedError: At the twentieth overflow in a row.
+        """
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        before = self._scaler.get_scale()
+        self._scaler.step(optimizer)
+        self._scaler.update()
+        if self._scaler.get_scale() >= before:
+            self.overflows = 0
+            return True
+        self.overflows += 1
+        if self.overflows >= MOST_OVERFLOWS:
+            raise TrainingDivergedError(
+                f"loss scale fell to {self._scaler.get_scale():.2g} after {self.overflows} overflows from step "
+                f"{number - self.overflows + 1}: the gradient does not fit float16. Use --precision bfloat16, raise "
+                "the minimum temperature, or lower the learning rate"
+            )
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs: torch's own state and the overflows in a row."""
+        return {**self._scaler.state_dict(), "overflows": self.overflows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.overflows = int(state["overflows"])
+        self._scaler.load_state_dict({name: value for name, value in state.items() if name != "overflows"})
