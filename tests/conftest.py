@@ -17,6 +17,7 @@ from rltemp.distill import Problem
 from rltemp.tasks import Recipe, Task, load_task
 from rltemp.teachers import prepare
 
+collect_ignore = ["fuzz.py"]  # a program that test_fuzz.py starts, with a library of its own
 torch.set_num_threads(1)
 # The same examples every time, and no failure because a machine is busy.
 settings.register_profile("rltemp", derandomize=True, deadline=None)
