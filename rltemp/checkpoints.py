@@ -14,8 +14,6 @@ import contextlib
 import hashlib
 import io
 import os
-import platform
-import random
 import shutil
 import struct
 import time
@@ -24,14 +22,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import torch
 
 from rltemp.console import say, warn
 from rltemp.errors import ArtifactRefusedError, BadInputError, InterruptedRunError, TrainingStoppedError
+from rltemp.exactness import conditions, random_state, set_random_state
 from rltemp.files import atomic_write
 from rltemp.interruption import deferred, requested
-from rltemp.runs import changes, versions
+from rltemp.runs import changes
 
 FOLDER = "checkpoints"
 KEPT = 2
@@ -214,41 +212,6 @@ class Checkpoints:
         with contextlib.suppress(OSError, struct.error):
             return int(struct.unpack("<q", (self.folder / _REACHED).read_bytes())[0])
         return 0
-
-
-def conditions() -> dict[str, str]:
-    """What the same numbers depend on beside the configuration, by name."""
-    found = versions()
-    wanted = ("python", "torch", "numpy", "stable-baselines3", "rltemp")
-    return {name: found[name] for name in wanted if name in found} | {
-        "threads": str(torch.get_num_threads()),
-        "machine": platform.machine(),
-    }
-
-
-def random_state() -> State:
-    """The states of the global generators of Python, NumPy and torch."""
-    _, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002  # SB3 draws from it
-    version, words, gauss = random.getstate()
-    found: State = {
-        "python": [version, list(words), gauss],
-        "numpy": [keys.tolist(), *rest],  # type: ignore[union-attr]  # the legacy form is a tuple
-        "torch": torch.get_rng_state(),
-    }
-    if torch.cuda.is_available():
-        found["cuda"] = torch.cuda.get_rng_state_all()
-    return found
-
-
-def set_random_state(state: State) -> None:
-    """Put the global generators back where `random_state` found them."""
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
-    keys, *rest = state["numpy"]
-    np.random.set_state(("MT19937", np.array(keys, np.uint32), *rest))  # noqa: NPY002  # SB3 draws from it
-    torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
 
 
 def _read(file: Path) -> State:

@@ -83,7 +83,7 @@ class Distill(TaskOptions):
             self.open()
             started = time.monotonic()
             say(f"Training {problem.task.student} under {self.rule}.")
-            checkpoints = self.checkpoints()
+            checkpoints = self.checkpoints(problem, self.rule)
             run = TrackedRun(problem, method, self.seed, out, self.log_every, checkpoints, self.strict)
             student = run.train()
             save_weights(

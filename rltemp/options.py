@@ -20,6 +20,7 @@ from rltemp.checkpoints import Checkpoints
 from rltemp.console import Bar, say
 from rltemp.distill import Problem
 from rltemp.errors import BadInputError
+from rltemp.identities import fingerprints, problem_identity
 from rltemp.runs import finish_run, open_run
 from rltemp.tasks import load_task
 from rltemp.teachers import prepare
@@ -136,13 +137,25 @@ class TaskOptions(RunOptions):
         """Make the folder this run's; see `open_run`."""
         return open_run(self.folder(), self.command, configuration(self))
 
-    def checkpoints(self, **settings: Any) -> Checkpoints:
-        """The checkpoints in the run's folder; `settings` as `Checkpoints` has them."""
+    def checkpoints(self, problem: Problem | None = None, rule: str | None = None, **settings: Any) -> Checkpoints:
+        """The checkpoints in the run's folder, which are those of one problem and one rule's file.
+
+        Args:
+            problem: What is trained on.
+            rule: What is trained by.
+            **settings: As `Checkpoints` has them.
+        """
+        content = {} if problem is None else problem_identity(problem)
+        files = {} if rule is None else fingerprints([rule])
         return Checkpoints(
             self.folder() / CHECKPOINTS,
             fresh=self.fresh,
             inexact=self.allow_inexact,
-            extra={"device": self.torch_device()},
+            extra={
+                "device": self.torch_device(),
+                **{name: str(content[name]) for name in ("data", "teacher") if content},
+                **files,
+            },
             **settings,
         )
 

@@ -75,7 +75,7 @@ class TrainPolicy(TaskOptions):
             self.open()
             started = time.monotonic()
             say(f"Training a policy on {self.task}.")
-            checkpoints = self.checkpoints(**CHECKPOINTING)
+            checkpoints = self.checkpoints(None if isinstance(problem, Variety) else problem, **CHECKPOINTING)
             found = train_policy(problem, self.policy, out, sys.stdout.isatty(), checkpoints)
             result = self.finish(found, started, resumed_at=checkpoints.resumed_at)
         file = shlex.quote(str(out / POLICY_FILE))

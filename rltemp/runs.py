@@ -13,25 +13,22 @@ import json
 import math
 import os
 import platform
-import socket
 import unicodedata
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from rltemp.errors import BadInputError
 from rltemp.files import atomic_write
+from rltemp.locks import LOCK, hold, release
 from rltemp.strict_json import parse
 
-CONFIG, RESULT, TIMING, LOCK = "config.json", "result.json", "timing.json", "run.lock"
+CONFIG, RESULT, TIMING = "config.json", "result.json", "timing.json"
 MAX_JSON_BYTES = 1 << 20
 PACKAGES = ("rltemp", "torch", "numpy", "gymnasium", "stable-baselines3")
-_held: dict[Path, FileLock] = {}
 
 
 def open_run(out: Path, command: str, config: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -72,37 +69,6 @@ def open_run(out: Path, command: str, config: Mapping[str, Any]) -> dict[str, An
     if not (out / RESULT).exists():
         hold(out)
     return read_json(out / RESULT) if (out / RESULT).exists() else None
-
-
-def hold(folder: Path) -> None:
-    """Keep other processes out of a folder until `release`, or until this process ends, however it ends.
-
-    Raises:
-        BadInputError: Where another process is at work there, naming it, or no lock can be made there.
-    """
-    path = folder.resolve() / LOCK
-    lock = _held.setdefault(path, FileLock(path, timeout=0))
-    if lock.is_locked:
-        return
-    try:
-        lock.acquire()
-        now = datetime.now().astimezone().isoformat(" ", "seconds")
-        path.write_text(f"process {os.getpid()} on {socket.gethostname()} since {now}\n", "utf-8")
-    except Timeout:
-        owner = path.read_text("utf-8", "replace").strip()[:200]
-        raise BadInputError(
-            f"{folder} is in use by {owner or 'another process'} (lock {LOCK}). Wait for it, or choose another --out"
-        ) from None
-    except OSError as error:
-        raise BadInputError(f"cannot write into {folder}: {_reason(error)}. Choose another --out") from error
-
-
-def release(folder: Path) -> None:
-    """Let others in again."""
-    path = folder.resolve() / LOCK
-    if (lock := _held.pop(path, None)) is not None:
-        path.unlink(missing_ok=True)
-        lock.release()
 
 
 def finish_run(folder: Path, result: Mapping[str, Any], seconds: float, **timing: Any) -> dict[str, Any]:

@@ -17,8 +17,9 @@ import torch
 
 import rltemp.checkpoints
 from rltemp import ArtifactRefusedError
-from rltemp.checkpoints import Checkpoints, State, random_state, set_random_state
+from rltemp.checkpoints import Checkpoints, State
 from rltemp.errors import InterruptedRunError, TrainingStoppedError
+from rltemp.exactness import random_state, set_random_state
 from rltemp.interruption import handled
 
 

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from rltemp.data import Dataset, Part
-from rltemp.datasets import DATASETS, load_dataset, split_pool
+from rltemp.datasets import DATASETS, load_dataset
 from rltemp.errors import BadInputError
+from rltemp.parts import split_pool
 
 
 def rows(part: Part) -> list[bytes]:

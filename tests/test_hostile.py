@@ -280,7 +280,7 @@ def test_a_loop_of_links_in_a_folder_of_images_is_refused(give: Give, place: Pat
 def test_pictures_that_are_too_many_for_the_machine_are_refused(
     place: Path, give: Give, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rltemp.datasets._memory_bytes", lambda: 1000)
+    monkeypatch.setattr("rltemp.image_folder._memory_bytes", lambda: 1000)
     (place / "small.png").write_bytes(b"")
     Image.new("RGB", (8, 8)).save(place / "small.png")
     assert "this machine has 1,000" in give(as_picture, place / "small.png")

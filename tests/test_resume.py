@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 from processes import curves, digests, finish, kill_after_a_checkpoint, resumed_at, start
+from test_cells_of_runs import policy
+
+from rltemp.models import build_model
+from rltemp.weights import save_weights
 
 DISTILL = shlex.split("distill --task digits --rule dtkd --epochs 20 --teacher-epochs 2 --log-every 23")
 POLICY = shlex.split(
@@ -135,3 +139,25 @@ def test_a_teacher_that_is_killed_goes_on_to_the_same_weights(tmp_path: Path) ->
     assert 0 == steps[0] < steps[1] < steps[2]
     assert digests(folder) == digests(tmp_path / "whole")
     assert [file.suffix for file in (tmp_path / "b" / "teachers").iterdir()] == [".safetensors"]
+
+
+def test_a_run_goes_on_with_the_same_data_teacher_and_rule_only(tmp_path: Path, cache: Path) -> None:
+    """Case 12: the options are the same, and what they name is not."""
+    file, folder = policy(tmp_path / "policy.safetensors", 0.1), tmp_path / "run"
+    words = (*DISTILL, "--rule", file, "--out", folder)
+    assert kill_after_a_checkpoint(start(*words, cache=cache), folder / "checkpoints", 0.1)[0] == -signal.SIGKILL
+    teacher = next((cache / "teachers").glob("*.safetensors"))
+    before = teacher.read_bytes()
+    save_weights(build_model("mlp:128", (1, 8, 8), 10), teacher, {})
+    code, _, err = finish(start(*words, cache=cache))
+    assert code == 3
+    assert "made under other conditions (teacher " in err
+    teacher.write_bytes(before)
+    policy(file, 0.2)
+    code, _, err = finish(start(*words, cache=cache))
+    assert code == 3
+    assert f"made under other conditions ({file} " in err
+    policy(file, 0.1)
+    code, out, _ = finish(start(*words, cache=cache))
+    assert code == 0
+    assert resumed_at(out) > 0
