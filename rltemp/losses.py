@@ -35,7 +35,8 @@ def kd_loss(signals: Signals, temperatures: Temperatures, divergence: Divergence
     0.5883
     """
     if temperatures.student.shape != signals.shape:
-        check_shape(temperatures, signals.shape, "a temperature rule")
+        if temperatures.student.dim():  # a single number is no mistake of shape: it serves all samples
+            check_shape(temperatures, signals.shape, "a temperature rule")
     if (mask := signals.mask) is not None:
         kept = (value[mask] for value in (temperatures.student, temperatures.teacher, temperatures.weight))
         return scatter(kd_loss(signals.samples(), Temperatures(*kept), divergence), mask, 0.0)

@@ -165,7 +165,7 @@ def opened(door: Door, file: Path, place: Path, capsys: pytest.CaptureFixture[st
     assert not marker.exists(), "it ran"
     assert time.process_time() - started < SECONDS
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < MEBIBYTES
-    assert not out.exists() or {entry.name for entry in out.iterdir()} <= {"config.json", "result.json"}
+    assert not out.exists() or {entry.name for entry in out.iterdir()} <= {"config.json", "result.json", "run.lock"}
     return line
 
 

@@ -52,7 +52,7 @@ def test_a_run_on_a_table_has_a_few_hundred_steps_for_a_student_far_smaller_than
         ("digits", {"momentum": 1.0}, r"momentum must be in \[0, 1\)"),
         ("digits", {"weight_decay": -1.0}, "weight_decay at least 0"),
         ("digits", {"schedule": "cosinus"}, "unknown schedule 'cosinus': did you mean 'cosine'"),
-        ("digits", {"precision": "float16"}, "unknown precision 'float16'"),
+        ("digits", {"precision": "float8"}, "unknown precision 'float8'"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(spec: str, overrides: dict[str, Any], named: str) -> None:
