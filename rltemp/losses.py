@@ -34,9 +34,9 @@ def kd_loss(signals: Signals, temperatures: Temperatures, divergence: Divergence
     >>> round(kd_loss(signals, Temperatures(four, four, four * four)).item(), 4)
     0.5883
     """
-    if temperatures.student.shape != signals.shape:
-        if temperatures.student.dim():  # a single number is no mistake of shape: it serves all samples
-            check_shape(temperatures, signals.shape, "a temperature rule")
+    # A single number is no mistake of shape: it serves all samples.
+    if temperatures.student.dim() and temperatures.student.shape != signals.shape:
+        check_shape(temperatures, signals.shape, "a temperature rule")
     if (mask := signals.mask) is not None:
         kept = (value[mask] for value in (temperatures.student, temperatures.teacher, temperatures.weight))
         return scatter(kd_loss(signals.samples(), Temperatures(*kept), divergence), mask, 0.0)
