@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rltemp.compare import train_arm
+from rltemp.tasks import load_task
+from rltemp.teachers import prepare
+
 ROOT = Path(__file__).parents[1]
 TRANSFER = runpy.run_path(str(ROOT / "scripts" / "transfer.py"))
 
 
 def cell(task: str, rule: str, *test: float) -> dict[str, Any]:
-    return {"task": task, "rule": rule, "test": list(test), "machine": "m", "torch": "t"}
+    return {"task": task, "rule": rule, "test": list(test), "teachers": [99.0], "machine": "m", "torch": "t"}
 
 
 def test_a_mean_over_tasks_pairs_the_students_of_each() -> None:
@@ -38,8 +42,23 @@ def test_the_page_ranks_rules_by_their_mean_and_leaves_out_who_lacks_a_task() ->
         cell("a", "ttm", 99, 99),
     ]
     lines = [line for line in TRANSFER["page"](cells).splitlines() if line.startswith("| ")]
-    assert [line.split(" | ")[0] for line in lines] == ["| rule", "| universal", "| fixed:4"]
+    assert [line.split(" | ")[0] for line in lines[:4]] == ["| rule", "| universal", "| fixed:4", "| task"]
     assert "| 53.50 | 82.50 | 68.00 | +2.00" in lines[1]
+
+
+def test_the_page_names_the_splits_of_each_task_and_the_policys_difference_there() -> None:
+    cells = [cell("a", "fixed:4", 50, 52, 54), cell("a", "universal", 53, 55, 57)]
+    for one in cells:
+        one["teachers"] = [90.0, 91.0, 92.0]
+    assert "| a | 3 | 52.00 | +3.00 [+3.00, +3.00] |" in TRANSFER["page"](cells).splitlines()
+
+
+def test_a_student_of_a_split_is_the_one_that_the_split_alone_would_have() -> None:
+    problems = [prepare(load_task("iris", split_seed=split, teacher_epochs=2, epochs=3)) for split in (1, 2)]
+    together = TRANSFER["train_on_splits"](problems, "wttm", [7, 8, 9])
+    alone = [train_arm(problems[split], "wttm", [seed], 1) for split, seed in ((0, 7), (1, 8), (0, 9))]
+    assert together["test"].tolist() == pytest.approx([float(arm.test_accuracy[0]) for arm in alone])
+    assert together["validation"].tolist() == pytest.approx([float(arm.validation_accuracy[0]) for arm in alone])
 
 
 def test_the_page_in_the_documentation_is_that_of_the_cells() -> None:
