@@ -68,7 +68,10 @@ class TrackedRun:
         """
         self._clock = time.perf_counter(), self.run.step
         with self.checkpoints, self.tracker, Bar(self.method.name) as self.bar:
-            student = train(self.run, self.method, self._after_step, self.guard.step)
+            try:
+                student = train(self.run, self.method, self._after_step, self.guard.step)
+            except TrainingDivergedError as error:
+                raise TrainingDivergedError(f"{error} ({self.checkpoints.standing(self.run.step)})") from error
         if not self._finite():
             raise self._diverged()
         return student
