@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+import pytest
 import sklearn.datasets  # noqa: F401
 import torchvision  # noqa: F401
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -87,6 +88,14 @@ class Process:
         with contextlib.suppress(FileNotFoundError):
             return (self._output / name).read_text()
         return ""
+
+
+def code(*words: object) -> int:
+    """The exit code of `rltemp` with these words, run in this process."""
+    with pytest.raises(SystemExit) as end:
+        main([str(word) for word in words])
+    assert isinstance(end.value.code, int)
+    return end.value.code
 
 
 def start(*words: object, cache: Path | None = None, **environment: str) -> Process:

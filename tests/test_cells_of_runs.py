@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import code
 
 from rltemp.cell_file import Cell
 from rltemp.cells import Cells
-from rltemp.cli import main
 from rltemp.compare import compare
 from rltemp.distill import Problem
 from rltemp.errors import BadInputError
@@ -39,13 +39,6 @@ STUDY_SIZE = ("--seeds", "4", "--selection-seeds", "2", "--stack", "2")
 @pytest.fixture(scope="module")
 def toy_once() -> Problem:
     return prepare(load_task("toy", epochs=1))
-
-
-def code(*words: object) -> int:
-    with pytest.raises(SystemExit) as end:
-        main([str(word) for word in words])
-    assert isinstance(end.value.code, int)
-    return end.value.code
 
 
 def policy(path: Path, slope: float) -> Path:

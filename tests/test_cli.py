@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import code
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -22,13 +23,6 @@ from rltemp.tracking import TAGS
 from rltemp.weights import save_weights
 
 TOY = ("--task", "toy", "--epochs", "1")
-
-
-def code(*words: object) -> int:
-    with pytest.raises(SystemExit) as end:
-        main([str(word) for word in words])
-    assert isinstance(end.value.code, int)
-    return end.value.code
 
 
 def contents(folder: Path) -> dict[str, bytes]:

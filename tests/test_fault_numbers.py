@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 import torch
+from processes import code
 from torch import Tensor, nn
 
 import rltemp.models
 from rltemp import BadInputError, Signals, Temperatures, kd_loss, load_method, load_rule
-from rltemp.cli import exit_code, main
+from rltemp.cli import exit_code
 from rltemp.distill import Distillation, Problem, plain_step, train
 from rltemp.errors import TrainingDivergedError
 from rltemp.features import DEFAULT_FEATURES, featurize
@@ -32,13 +33,6 @@ from rltemp.teachers import train_teacher
 
 ProblemMaker = Callable[..., Problem]
 TOY = ("--task", "toy", "--epochs", "1")
-
-
-def code(*words: object) -> int:
-    with pytest.raises(SystemExit) as end:
-        main([str(word) for word in words])
-    assert isinstance(end.value.code, int)
-    return end.value.code
 
 
 def with_teacher(problem: Problem, value: float, samples: list[int]) -> Problem:

@@ -11,11 +11,11 @@ import hostile
 import numpy as np
 import pytest
 import torch
+from processes import code
 from stable_baselines3 import PPO
 from torch import nn
 
 from rltemp import ArtifactRefusedError, BadInputError, load_method, load_rule
-from rltemp.cli import main
 from rltemp.distill import Problem
 from rltemp.envs.vector import DistillVecEnv
 from rltemp.features import DEFAULT_FEATURES
@@ -25,13 +25,6 @@ from rltemp.policy_file import forward, read_policy
 from rltemp.sb3_archive import read_actor
 
 WIDTHS = (8, 64, 64, 2)
-
-
-def code(*words: object) -> int:
-    with pytest.raises(SystemExit) as end:
-        main([str(word) for word in words])
-    assert isinstance(end.value.code, int)
-    return end.value.code
 
 
 @pytest.mark.parametrize(("arch", "activation"), [("64,64", "tanh"), ("16", "relu"), ("none", "tanh")])
