@@ -175,7 +175,10 @@ def _check_values(weights: Mapping[str, Tensor]) -> None:
 def _check_self_test(manifest: PolicyManifest, weights: Mapping[str, Tensor]) -> None:
     actions = _self_test_actions(weights, manifest.activation, manifest.self_test.seed)
     for index, (found, expected) in enumerate(zip(actions, manifest.self_test.expected, strict=True)):
-        if not np.allclose(found, expected, rtol=SELF_TEST_TOLERANCE, atol=SELF_TEST_TOLERANCE):
+        close = len(found) == len(expected) and np.allclose(
+            found, expected, rtol=SELF_TEST_TOLERANCE, atol=SELF_TEST_TOLERANCE
+        )
+        if not close:
             raise ArtifactRefusedError(
                 f"self-test {index} gives {found}, the manifest says {expected}: not the function that was "
                 "exported. Use the rltemp that made it, or export it again"

@@ -423,6 +423,15 @@ def test_another_seed_in_the_self_test_is_noticed_by_the_outputs(path: Path) -> 
     assert "self-test 0 gives" in refusal(path)
 
 
+def test_a_row_of_the_self_test_that_is_not_as_long_as_an_action_is_noticed(path: Path) -> None:
+    """Found by fuzzing: rows of 2 and of 3 numbers are both well-formed."""
+    manifest = manifest_of(path)
+    row = manifest["self_test"]["expected"][3]
+    manifest["self_test"]["expected"][3] = [*row, 0.5]
+    forge(path, manifest)
+    assert "self-test 3 gives" in refusal(path)
+
+
 def test_an_activation_that_computes_something_else_is_noticed_by_the_self_test(path: Path) -> None:
     forge(path, {**manifest_of(path), "activation": "relu"})
     assert "self-test" in refusal(path)
