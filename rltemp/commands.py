@@ -131,6 +131,11 @@ class Compare(TaskOptions):
     """Students that train side by side; by default what suits their size."""
     allow_mixed: bool = False
     """Compare although versions mix, n differs or an arm is degraded; notes say so."""
+    workers: int = 1
+    """Processes that train, each with --threads; as many as there are cores. Only cells that are missing are trained,
+    whoever trained the others."""
+    ray: str | None = None
+    """Address of a Ray cluster (auto, HOST:PORT) that trains instead; all its nodes have to reach the folder --out."""
 
     command = "compare"
 
@@ -145,7 +150,7 @@ class Compare(TaskOptions):
         from rltemp.compare import SELECTION_SEED
         from rltemp.comparison import show_comparison
 
-        at_least(1, seeds=self.seeds, selection_seeds=self.selection_seeds, stack=self.stack)
+        at_least(1, seeds=self.seeds, selection_seeds=self.selection_seeds, stack=self.stack, workers=self.workers)
         at_least(0, first_seed=self.first_seed)
         if max(self.first_seed + self.seeds, self.selection_seeds) > SELECTION_SEED:
             raise BadInputError(f"seeds must be below {SELECTION_SEED}; give smaller --first-seed and --seeds")
