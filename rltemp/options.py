@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -136,13 +137,13 @@ class TaskOptions(RunOptions):
         """Make the folder this run's; see `open_run`."""
         return open_run(self.folder(), self.command, configuration(self))
 
-    def checkpoints(self, **settings: Any) -> Checkpoints:
-        """The checkpoints in the run's folder; `settings` as `Checkpoints` has them."""
+    def checkpoints(self, extra: Mapping[str, str] | None = None, **settings: Any) -> Checkpoints:
+        """The checkpoints in the run's folder; `extra` and `settings` as `Checkpoints` has them."""
         return Checkpoints(
             self.folder() / CHECKPOINTS,
             fresh=self.fresh,
             inexact=self.allow_inexact,
-            extra={"device": self.torch_device()},
+            extra={"device": self.torch_device(), **(extra or {})},
             **settings,
         )
 

@@ -36,6 +36,7 @@ class Workers:
     def __init__(self, count: int) -> None:
         self._context = multiprocessing.get_context("spawn")
         self._alive, self._life = self._context.Pipe(duplex=False)
+        self._others = {*multiprocessing.active_children()}
         self._threads = ThreadPoolExecutor(count, initializer=_deaf)
         self._mine = threading.local()
 
@@ -46,6 +47,8 @@ class Workers:
     def close(self) -> None:
         """End all workers at once: a cell is whole or not there, and a claim ends with its process."""
         self._life.close()
+        for process in {*multiprocessing.active_children()} - self._others:
+            process.terminate()  # one that is just starting would notice after its imports only
         self._threads.shutdown(cancel_futures=True)
 
     def __enter__(self) -> Workers:

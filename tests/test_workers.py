@@ -96,7 +96,7 @@ def test_a_cell_that_always_fails_is_named_with_its_workers_own_traceback(tmp_pa
 
 def test_what_no_try_can_mend_is_tried_once(tmp_path: Path, workers: Workers):
     log = tmp_path / "log"
-    with pytest.raises(BadInputError, match="^a number that nobody can use$"):
+    with pytest.raises(BadInputError, match="a number that nobody can use"):
         share(workers, Cells(tmp_path / "cells"), jobs(log, 1), crew_work.refuse)
     assert len(lines(log)) == 1
 
@@ -195,7 +195,7 @@ def test_a_signal_stops_the_workers_in_order_and_the_printed_command_goes_on(
     time.sleep(0.5)
     assert cells_of(out) == done, "no worker is left"
     assert not (out / "result.json").exists()
-    assert code(*words) == 0
+    assert code(*words[:-2]) == 0
     assert done.items() <= cells_of(out).items()
     found, trained = shares(capsys.readouterr().out)
     assert (found, found + trained) == (len(done), len(cells_of(out)))
