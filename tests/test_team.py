@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from processes import finish, start
 from safetensors.torch import load_file
 from test_cells import until
 
@@ -91,7 +92,7 @@ def test_two_processes_train_the_student_of_one(rule: str, tmp_path: Path):
 
 def pictures(folder: Path) -> Path:
     generator = torch.Generator().manual_seed(0)
-    for split, count in (("train", 40), ("test", 8)):
+    for split, count in (("train", 80), ("test", 8)):
         for label in ("a", "b"):
             place = folder / split / label
             place.mkdir(parents=True)
@@ -119,7 +120,7 @@ def test_a_training_that_is_stopped_goes_on_with_the_same_command(tmp_path: Path
     assert status != 0
     assert err.count("rltemp: stopped by SIGTERM: saved at step ") == 1
     assert not (out / "result.json").exists()
-    assert code(*words, "--out", out) == 3, "one process would not go on exactly"
+    assert finish(start(*words, "--out", out))[0] == 3, "one process would not go on exactly"
     status, said, err = ended(torchrun(*words, "--out", out))
     assert status == 0, err
     assert said.count("Resumed at step ") == 1
