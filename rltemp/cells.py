@@ -35,12 +35,14 @@ class Job:
     Args:
         key: What determines it, as JSON holds it; under `seeds` the student's seed, or a list of seeds for a stack.
         work: Trains it.
-        skipped: Told where it was there already.
+        skipped: Told where it was there already, or another process has trained it.
+        order: What to tell another process that is to train it; see `rltemp.crews.share`.
     """
 
     key: Mapping[str, Any]
     work: Callable[[], Cell]
     skipped: Callable[[], None] = lambda: None
+    order: tuple[Any, ...] = ()
 
 
 class Cells:
@@ -89,10 +91,10 @@ class Cells:
         Raises:
             BadInputError: Where it cannot be claimed or written, or was finished meanwhile with another result.
         """
-        if (cell := self._there(job)) is not None:
+        if (cell := self.there(job)) is not None:
             return cell
         with _claim(self.path(job.key)) as mine:
-            if not mine or (cell := self._there(job)) is not None:
+            if not mine or (cell := self.there(job)) is not None:
                 return cell
             cell = job.work()
             self.write(job.key, cell)
@@ -119,7 +121,8 @@ class Cells:
             )
         atomic_write(path, data)
 
-    def _there(self, job: Job) -> Cell | None:
+    def there(self, job: Job) -> Cell | None:
+        """The cell, where it is there already."""
         cell = self.read(job.key)
         if cell is not None:
             self.found += 1

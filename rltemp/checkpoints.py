@@ -56,6 +56,7 @@ class Checkpoints:
         fresh: Remove what is there and begin at step 0.
         inexact: Go on although threads, device or a version differ from the checkpoint's.
         extra: Further facts that a continuation depends on, by name.
+        reader: Write nothing, and leave signals to who does: another process has the same state.
     """
 
     def __init__(
@@ -67,8 +68,10 @@ class Checkpoints:
         fresh: bool = False,
         inexact: bool = False,
         extra: Mapping[str, str] | None = None,
+        reader: bool = False,
     ) -> None:
         self.folder = folder
+        self.reader = reader
         self.unit = unit
         self.share = share
         self.inexact = inexact
@@ -80,7 +83,7 @@ class Checkpoints:
         self._failures = 0
         self._reached: int | None = None
         self._leave = contextlib.ExitStack()
-        if fresh:
+        if fresh and not reader:
             self.remove()
 
     def __enter__(self) -> Checkpoints:
@@ -126,6 +129,8 @@ class Checkpoints:
             InterruptedRunError: Where a signal came.
             TrainingStoppedError: Where checkpoints could not be written three times in a row.
         """
+        if self.reader:
+            return
         self._note(step)
         if (number := requested()) is not None:
             self.save(step, state())
@@ -186,7 +191,7 @@ class Checkpoints:
 
     def _set_aside(self, damaged: list[Path]) -> None:
         """Rename what cannot be read, so that it is in nobody's way and still there to be looked at."""
-        for file in damaged:
+        for file in damaged if not self.reader else []:
             file.rename(file.with_suffix(".damaged"))
 
     def _failed(self, step: int, error: BadInputError) -> None:

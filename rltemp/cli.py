@@ -26,6 +26,7 @@ from rltemp.loading import imports_code
 from rltemp.names import import_attribute, lookup
 from rltemp.options import NOT_CONFIGURATION, arguments, at_least, flat
 from rltemp.runs import read_config
+from rltemp.team import started_together
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("rltemp.policy_commands:Demo", "teacher, policy, student and comparison, once, on a small task"),
@@ -77,6 +78,8 @@ def run(argv: Sequence[str]) -> None:
     if argv[0] == "--version":
         print(f"rltemp {rltemp.__version__}")
         return
+    if started_together() and argv[0] != "distill":
+        raise BadInputError(f"torchrun is for `distill`, one large student; start `{argv[0]}` without it")
     words = 2 if " ".join(argv[:2]) in COMMANDS else 1
     options = parse(" ".join(argv[:words]), argv[words:])
     at_least(1, threads=options.threads)

@@ -6,10 +6,13 @@ folder: so a mistake leaves nothing behind. On a finished folder it shows the re
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from torch import nn
@@ -23,6 +26,7 @@ from rltemp.loading import SHIPPED, load_method
 from rltemp.names import shareable
 from rltemp.options import RunOptions, TaskOptions, at_least
 from rltemp.runs import showing
+from rltemp.team import Team, assembled
 from rltemp.tracked import TrackedRun
 from rltemp.weights import save_weights
 
@@ -77,22 +81,37 @@ class Distill(TaskOptions):
         """Do it and return the result."""
         at_least(1, log_every=self.log_every)
         at_least(0, seed=self.seed)
-        out, result = self.look()
-        if result is None:
-            method, problem = load_method(self.rule), self.problem()
-            self.open()
+        with assembled(self.torch_device()) as team:
+            result = self.look()[1] if team.first else None
+            if team.agreed(result is None):
+                result = self._train(team)
+        if team.first and result is not None:
+            self._show(result)
+        return result or {}
+
+    def _train(self, team: Team) -> dict[str, Any] | None:
+        """Train the student; its result, from the process that writes files."""
+        out, method, problem = self.folder(), load_method(self.rule), team.in_turn(self.problem)
+        with contextlib.ExitStack() as kept:
+            if team.first:
+                self.open()
+            else:
+                out = Path(kept.enter_context(TemporaryDirectory()))
             started = time.monotonic()
-            say(f"Training {problem.task.student} under {self.rule}.")
-            checkpoints = self.checkpoints(problem, self.rule)
-            run = TrackedRun(problem, method, self.seed, out, self.log_every, checkpoints, self.strict)
+            say(f"Training {problem.task.student} under {self.rule}{team.each}.")
+            together = {} if team.size == 1 else {"processes": str(team.size)}
+            checkpoints = self.checkpoints(problem, self.rule, together, reader=not team.first)
+            settings = self.seed, out, self.log_every, checkpoints, self.strict, team
+            run = TrackedRun(problem, method, *settings)
             student = run.train()
-            save_weights(
-                student, out / "student.safetensors", {"task": shareable(self.task), "rule": shareable(self.rule)}
-            )
-            found = {**self._result(problem, student), **run.counts()}
-            result = self.finish(
-                {**found, **problem.teacher_mark, **checkpoints.mark()}, started, resumed_at=checkpoints.resumed_at
-            )
+        if not team.first:
+            return None
+        save_weights(student, out / "student.safetensors", {"task": shareable(self.task), "rule": shareable(self.rule)})
+        found = {**self._result(problem, student), **run.counts(), **problem.teacher_mark, **checkpoints.mark()}
+        return self.finish(found, started, resumed_at=checkpoints.resumed_at)
+
+    def _show(self, result: dict[str, Any]) -> None:
+        out = self.folder()
         with showing(out):
             say(
                 f"Student {result['student']} under {self.rule}: {100 * result['test_accuracy']:.2f} % test "
@@ -100,7 +119,6 @@ class Distill(TaskOptions):
             )
         rules = " ".join(dict.fromkeys(["fixed:4", "dtkd", self.rule]))
         show_next(out, f"tensorboard --logdir {out}", f"rltemp compare {self.task_words()} --rules {rules}")
-        return result
 
     def _result(self, problem: Problem, student: nn.Module) -> dict[str, Any]:
         dataset = problem.dataset
@@ -131,6 +149,11 @@ class Compare(TaskOptions):
     """Students that train side by side; by default what suits their size."""
     allow_mixed: bool = False
     """Compare although versions mix, n differs or an arm is degraded; notes say so."""
+    workers: int = 1
+    """Processes that train, each with --threads; as many as there are cores. Only cells that are missing are trained,
+    whoever trained the others."""
+    ray: str | None = None
+    """Address of a Ray cluster (auto, HOST:PORT) that trains instead; all its nodes have to reach the folder --out."""
 
     command = "compare"
 
@@ -145,7 +168,7 @@ class Compare(TaskOptions):
         from rltemp.compare import SELECTION_SEED
         from rltemp.comparison import show_comparison
 
-        at_least(1, seeds=self.seeds, selection_seeds=self.selection_seeds, stack=self.stack)
+        at_least(1, seeds=self.seeds, selection_seeds=self.selection_seeds, stack=self.stack, workers=self.workers)
         at_least(0, first_seed=self.first_seed)
         if max(self.first_seed + self.seeds, self.selection_seeds) > SELECTION_SEED:
             raise BadInputError(f"seeds must be below {SELECTION_SEED}; give smaller --first-seed and --seeds")

@@ -19,12 +19,14 @@ from rltemp.alternatives import alternatives, choice, to_choose
 from rltemp.arms import Arm
 from rltemp.cell_file import MOST_STUDENTS, Cell, in_words
 from rltemp.cells import Cells, Job, fill
+from rltemp.crews import Crew, share
 from rltemp.distill import Distillation, Problem, evaluate, predict
 from rltemp.errors import BadInputError
 from rltemp.identities import fingerprints, problem_identity, refuse_changed, rule_identity
 from rltemp.loading import load_method
 from rltemp.methods import GuardCount, Method, watch
 from rltemp.models import build_model
+from rltemp.parcel import Parcel
 from rltemp.picture import TemperatureTrace
 from rltemp.policy import Policy
 from rltemp.recorder import Recorder
@@ -34,7 +36,8 @@ SELECTION_SEED = 500_000
 """Students that choose between a rule's alternatives have seeds from here up; reported ones smaller seeds."""
 
 OnProgress = Callable[[str, int, int], None]
-"""Called after each step with the rule in training, the steps taken and all steps of the comparison."""
+"""Called after each step with the rule in training, the steps taken and all steps of the comparison; after a cell that
+was there, or that another process has trained, with "" for the rule."""
 
 Maker = Callable[[Distillation], Method]
 """Makes the method of a run, for one that no name stands for."""
@@ -101,6 +104,7 @@ def compare(
     on_progress: OnProgress | None = None,
     made: Mapping[str, Made] | None = None,
     cells: Cells | None = None,
+    crew: Crew | None = None,
 ) -> Comparison:
     """Train one student for every rule and seed.
 
@@ -114,16 +118,17 @@ def compare(
         on_progress: Told of every step.
         made: The rules that `load_method` does not know, by the name that they have in `rules`.
         cells: Where every stack's result is kept once it is finished, and from where it is taken if it is there.
+        crew: Other processes that train the cells instead of this one; needs `cells`.
 
     Raises:
-        BadInputError: As `check_rules` and `fill`; where a policy's file changes meanwhile.
+        BadInputError: As `check_rules`, `fill` and `share`; where a policy's file changes meanwhile.
     """
     made = made or {}
     check_rules(rules, seeds, made)
     size = stack or default_stack(problem)
     told = _Counter(problem, rules, len(seeds), selection_seeds, size, on_progress)
     files = fingerprints(spec for spec in rules if spec not in made)
-    stacks = _Stacks(problem, size, files, made, told, problem_identity(problem) if cells is not None else {})
+    stacks = _Stacks(problem, size, files, made, told, problem_identity(problem) if cells is not None else {}, crew)
     chooser = range(SELECTION_SEED, SELECTION_SEED + selection_seeds)
     tried = stacks.train([one for spec in rules for one in to_choose(spec)], chooser, cells)
     reported: dict[str, str] = {}
@@ -215,36 +220,57 @@ class _Stacks:
     size: int
     files: Mapping[str, str]
     made: Mapping[str, Made]
-    told: _Counter
+    told: _Counter | None
     identity: Mapping[str, Any]
+    crew: Crew | None = None
+    _makers: dict[str, Maker] = field(default_factory=dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs to `work`."""
+        return {**vars(self), "problem": Parcel(self.problem), "told": None, "crew": None, "_makers": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update({**state, "problem": state["problem"].opened()})
 
     def train(
         self, rules: Sequence[str], seeds: Sequence[int], cells: Cells | None, traced: str | None = None
     ) -> dict[str, list[Cell]]:
         """Each rule's cells, in the order of the seeds; the first of the rule `traced` has its temperatures."""
         jobs = {rule: self.jobs(rule, seeds, rule == traced) for rule in dict.fromkeys(rules)}
-        found = iter(fill(cells, [job for of_rule in jobs.values() for job in of_rule]))
+        wanted = [job for of_rule in jobs.values() for job in of_rule]
+        if self.crew is None or cells is None:
+            found = iter(fill(cells, wanted))
+        else:
+            found = iter(share(self.crew, cells, wanted, self.work))
         return {rule: [next(found) for _ in of_rule] for rule, of_rule in jobs.items()}
 
     def jobs(self, rule: str, seeds: Sequence[int], traced: bool) -> list[Job]:
         """What is to be had of a rule; its method is made when the first of its stacks is trained."""
         made = self.made.get(rule)
-        make = functools.cache(lambda: made.maker if made else _by_name(rule))
         identity = made.identity if made else rule_identity(rule, self.files)
-        steps = self.problem.task.recipe.steps(len(self.problem.dataset.train))
+        skipped = functools.partial(self.told.skip, self.steps) if self.told else lambda: None
 
         def job(chunk: int | list[int], traced: bool) -> Job:
             key = {**self.identity, "rule": identity, "seeds": chunk, "traced": traced}
-            return Job(key, lambda: work(chunk, traced), lambda: self.told.skip(steps))
-
-        def work(chunk: int | list[int], traced: bool) -> Cell:
-            policy = _policy(rule) if traced else None
-            recorder = Recorder(policy, steps) if policy else None
-            cell = train_stack(self.problem, chunk, make(), lambda: self.told(rule), recorder)
-            refuse_changed(self.files, "what was trained before")
-            return cell
+            return Job(key, lambda: self.work(rule, chunk, traced), skipped, (rule, chunk, traced))
 
         return [job(chunk, traced and place == 0) for place, chunk in enumerate(_chunks(seeds, self.size))]
+
+    def work(self, rule: str, chunk: int | list[int], traced: bool) -> Cell:
+        """Train one stack."""
+        policy = _policy(rule) if traced else None
+        recorder = Recorder(policy, self.steps) if policy else None
+        if rule not in self._makers:
+            self._makers[rule] = self.made[rule].maker if rule in self.made else _by_name(rule)
+        told = functools.partial(self.told, rule) if self.told else lambda: None
+        cell = train_stack(self.problem, chunk, self._makers[rule], told, recorder)
+        refuse_changed(self.files, "what was trained before")
+        return cell
+
+    @property
+    def steps(self) -> int:
+        """Of each run."""
+        return self.problem.task.recipe.steps(len(self.problem.dataset.train))
 
 
 def temperatures(cell: Cell) -> TemperatureTrace | None:
@@ -286,11 +312,11 @@ class _Counter:
         self._report = report
 
     def skip(self, steps: int) -> None:
-        """Count the steps of a stack that is there already."""
-        self._taken += steps
+        """Count the steps of a stack that was not trained here."""
+        self("", steps)
 
-    def __call__(self, spec: str) -> None:
-        self._taken += 1
+    def __call__(self, spec: str, steps: int = 1) -> None:
+        self._taken += steps
         if self._report is not None:
             self._report(spec, self._taken, self._steps)
 

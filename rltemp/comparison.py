@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,14 +14,18 @@ from typing import TYPE_CHECKING, Any
 from rltemp.alternatives import alternatives
 from rltemp.arms import Row, table_rows
 from rltemp.cells import Cells
+from rltemp.cluster import Cluster
 from rltemp.compare import Comparison, OnProgress, check_rules, compare
 from rltemp.console import Bar, say, show, show_next
+from rltemp.crews import Crew
 from rltemp.distill import Problem
 from rltemp.names import lookup
 from rltemp.options import command_line
 from rltemp.picture import picture
+from rltemp.progress import Progress
 from rltemp.report import console_table, write_csv, write_report
 from rltemp.stats import Paired
+from rltemp.workers import Workers
 
 if TYPE_CHECKING:
     from rltemp.commands import Compare
@@ -34,7 +39,7 @@ def run_comparison(options: Compare) -> dict[str, Any]:
     problem = options.problem()
     options.open()
     started = time.monotonic()
-    with Bar("compare") as bar:
+    with Progress("compare", steps_of(problem)) as bar, crew(options) as others:
         found = compare(
             problem,
             options.rules,
@@ -43,17 +48,38 @@ def run_comparison(options: Compare) -> dict[str, Any]:
             stack=options.stack,
             on_progress=reporter(bar),
             cells=(cells := open_cells(options, bar)),
+            crew=others,
         )
     say_found(cells)
     return options.finish(write_comparison(options, problem, found, seeds), started)
 
 
-def open_cells(options: Compare, bar: Bar) -> Cells:
+@contextlib.contextmanager
+def crew(options: Compare) -> Iterator[Crew | None]:
+    """The processes that `--workers` or `--ray` asks for; None where this one does the work."""
+    if options.ray is not None:
+        with Cluster(options.ray, gpus=float(options.torch_device() == "cuda")) as cluster:
+            yield cluster
+    elif options.workers > 1:
+        with Workers(options.workers) as workers:
+            yield workers
+    else:
+        yield None
+
+
+def steps_of(problem: Problem) -> int:
+    """Of every cell."""
+    return problem.task.recipe.steps(len(problem.dataset.train))
+
+
+def open_cells(options: Compare, bar: Progress) -> Cells:
     """Where the run's cells are kept; see `Cells`."""
     folder = options.folder() / "cells"
     if options.fresh:
         shutil.rmtree(folder, ignore_errors=True)
-    return Cells(folder, allow_mixed=options.allow_mixed, warn=bar.phase)
+    cells = Cells(folder, allow_mixed=options.allow_mixed, warn=bar.phase)
+    bar.found = lambda: cells.found
+    return cells
 
 
 def say_found(cells: Cells) -> None:
@@ -116,12 +142,12 @@ def check_baselines(names: Sequence[str], rules: Sequence[str]) -> None:
             say(f"Differences are taken to what is chosen from {name}.")
 
 
-def reporter(bar: Bar) -> OnProgress:
+def reporter(bar: Progress | Bar) -> OnProgress:
     """Moves the bar, and says a line when another rule's turn begins."""
     current = [""]
 
     def on_progress(rule: str, step: int, steps: int) -> None:
-        if rule != current[0]:
+        if rule and rule != current[0]:
             current[0] = rule
             bar.phase(f"Training under {rule}.")
         bar(step, steps)

@@ -30,6 +30,7 @@ from rltemp.models import seeded_model
 from rltemp.population import StackedStudent
 from rltemp.scaling import LossScaler
 from rltemp.tasks import Recipe, Task
+from rltemp.team import ALONE, Team
 from rltemp.types import Signals
 
 
@@ -73,6 +74,7 @@ class Distillation:
         teacher_logits: `[len(train), C]`, where `train` is not the task's training part.
         teacher_memory: Where views change: the teacher's logits by step, filled by the first run that is given it and
             used by the next of the same seed and recipe (4 bytes a sample, class and epoch).
+        team: The processes that train this one student together; see `rltemp.team`.
 
     Attributes:
         scaler: Of the loss, with precision float16; its state belongs into a checkpoint. None otherwise.
@@ -92,6 +94,7 @@ class Distillation:
         subset: Tensor | None = None,
         teacher_logits: Tensor | None = None,
         teacher_memory: dict[int, Tensor] | None = None,
+        team: Team = ALONE,
     ) -> None:
         self.problem = problem
         self.recipe = recipe or problem.task.recipe
@@ -100,7 +103,9 @@ class Distillation:
         self.teacher_memory = teacher_memory
         self.subset = subset
         self.seeds = seeds
+        self._team, self._rows = team, team.share(self.recipe.batch_size)
         self.student = _new_student(problem, seeds)
+        self._forward = team.joined(self.student)
         self._check_batch()
         self.scaler = self._new_scaler()
         self.healthy = True
@@ -149,7 +154,7 @@ class Distillation:
         images = self._images(step, index)
         with self._autocast():
             if parameters is None:
-                student_logits = self.student(images)
+                student_logits = self._team.gathered(self._forward(images))
             else:
                 buffers = {name: value.clone() for name, value in self.student.named_buffers()}
                 student_logits = functional_call(self.student, {**parameters, **buffers}, (images,))
@@ -263,11 +268,11 @@ class Distillation:
         return math.isfinite(total.item()) or all(bool(value.isfinite().all()) for value in values)
 
     def _check_batch(self) -> None:
-        if self.recipe.batch_size == 1 and _normalises_batches(self.student):
+        if self.recipe.batch_size == self._team.size and _normalises_batches(self.student):
             raise BadInputError(
                 f"student {self.problem.task.student} has BatchNorm, which needs 2 samples or more in a batch; got "
-                "batch size 1. Give a larger batch size (an incomplete last batch is dropped anyway, as by "
-                "drop_last=True) or a student with GroupNorm"
+                f"batch size 1{self._team.each}. Give a larger batch size (an incomplete last batch is dropped anyway, "
+                "as by drop_last=True) or a student with GroupNorm"
             )
 
     def _new_scaler(self) -> LossScaler | None:
@@ -305,10 +310,13 @@ class Distillation:
 
     def _images(self, step: int, index: Tensor) -> Tensor:
         dataset = self.problem.dataset
+        if isinstance(self.seeds, int):
+            # Whole, and then one's share of it: what one image draws depends on those before it.
+            generator = augmentation_generator(self.seeds, step) if dataset.augment else None
+            images = dataset.batch(self.part, index, generator)[self._rows]
+            return channels_last(images) if dataset.augment else images
         if not dataset.augment:
             return dataset.batch(self.part, index)
-        if isinstance(self.seeds, int):
-            return channels_last(dataset.batch(self.part, index, augmentation_generator(self.seeds, step)))
         views = [
             dataset.batch(self.part, rows, augmentation_generator(seed, step))
             for seed, rows in zip(self.seeds, index, strict=True)
@@ -323,7 +331,7 @@ class Distillation:
             return self.teacher_memory[step]
         with self._autocast():
             flat = images.flatten(0, index.dim() - 1)
-            logits: Tensor = self.problem.teacher(flat)
+            logits = self._team.gathered(self.problem.teacher(flat))
         logits = logits.float().view(*index.shape, -1)
         if self.teacher_memory is not None:
             self.teacher_memory[step] = logits

@@ -62,6 +62,18 @@ def handled() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def kept_handlers() -> Iterator[None]:
+    """Within, a library may set handlers for SIGINT and SIGTERM of its own, which do not last."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
 def _handle(number: int, frame: FrameType | None) -> None:
     if _noted:
         os._exit(128 + number)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -25,7 +26,7 @@ from rltemp.runs import finish_run, open_run
 from rltemp.tasks import load_task
 from rltemp.teachers import prepare
 
-NOT_CONFIGURATION = ("out", "config", "threads", "fresh", "allow_inexact", "allow_mixed")
+NOT_CONFIGURATION = ("out", "config", "threads", "fresh", "allow_inexact", "allow_mixed", "workers", "ray")
 OF_THE_TASK = (
     "student",
     "teacher",
@@ -137,12 +138,19 @@ class TaskOptions(RunOptions):
         """Make the folder this run's; see `open_run`."""
         return open_run(self.folder(), self.command, configuration(self))
 
-    def checkpoints(self, problem: Problem | None = None, rule: str | None = None, **settings: Any) -> Checkpoints:
+    def checkpoints(
+        self,
+        problem: Problem | None = None,
+        rule: str | None = None,
+        extra: Mapping[str, str] | None = None,
+        **settings: Any,
+    ) -> Checkpoints:
         """The checkpoints in the run's folder, which are those of one problem and one rule's file.
 
         Args:
             problem: What is trained on.
             rule: What is trained by.
+            extra: What else they depend on, by name.
             **settings: As `Checkpoints` has them.
         """
         content = {} if problem is None else problem_identity(problem)
@@ -155,6 +163,7 @@ class TaskOptions(RunOptions):
                 "device": self.torch_device(),
                 **{name: str(content[name]) for name in ("data", "teacher") if content},
                 **files,
+                **(extra or {}),
             },
             **settings,
         )

@@ -24,12 +24,21 @@ from rltemp.compare import (
     default_stack,
     train_arm,
 )
-from rltemp.comparison import check_baselines, open_cells, reporter, say_found, write_comparison
-from rltemp.console import Bar
-from rltemp.distill import Problem
+from rltemp.comparison import (
+    check_baselines,
+    crew,
+    open_cells,
+    reporter,
+    say_found,
+    steps_of,
+    write_comparison,
+)
+from rltemp.distill import Distillation, Problem
 from rltemp.errors import BadInputError
 from rltemp.identities import fingerprints, rule_identity
 from rltemp.loading import load_method
+from rltemp.methods import Method
+from rltemp.progress import Progress
 from rltemp.recorded import GREEDY, RECORDED, Recording, makers
 from rltemp.report import points
 from rltemp.stats import Paired
@@ -110,8 +119,8 @@ def run_study(options: Study) -> dict[str, Any]:
     problem = options.problem()
     options.open()
     started = time.monotonic()
-    with Bar("study") as bar:
-        made = controls(problem, options, bar) if "controls" in options.only else {}
+    with Progress("study", steps_of(problem)) as bar, crew(options) as others:
+        made = controls(problem, options, bar.phase) if "controls" in options.only else {}
         found = compare(
             problem,
             arms,
@@ -121,6 +130,7 @@ def run_study(options: Study) -> dict[str, Any]:
             on_progress=reporter(bar),
             made=made,
             cells=(cells := open_cells(options, bar)),
+            crew=others,
         )
     say_found(cells)
     lines = verdict(found, options.rules, options.only, options.selection_seeds, options.allow_mixed)
@@ -128,25 +138,46 @@ def run_study(options: Study) -> dict[str, Any]:
     return options.finish(result, started)
 
 
-def controls(problem: Problem, options: Study, bar: Bar) -> dict[str, Made]:
-    """The controls that are made from a recording of a policy on students that are never reported.
-
-    A policy is recorded when the first of its controls is trained: a study that is gone on with, and has them all,
-    records nothing. What is recorded anew is the same to the bit.
-    """
+def controls(problem: Problem, options: Study, tell: Callable[[str], None] = lambda _: None) -> dict[str, Made]:
+    """The controls that are made from a recording of a policy on students that are never reported."""
     chooser = range(SELECTION_SEED, SELECTION_SEED + options.selection_seeds)
     stack, files = options.stack or default_stack(problem), fingerprints(options.rules)
-
-    @functools.cache
-    def recorded(policy: str) -> Mapping[str, Maker]:
-        bar.phase(f"Recording {policy}.")
-        return makers(policy, load_method(policy), record(problem, policy, chooser, stack))
+    recordings = {policy: Recorded(policy, chooser, stack, tell) for policy in options.rules}
 
     def control(policy: str, prefix: str) -> Made:
         determined_by = [prefix, rule_identity(policy, files), [chooser.start, len(chooser), stack]]
-        return Made(lambda run: recorded(policy)[f"{prefix}:{policy}"](run), determined_by)
+        return Made(functools.partial(recordings[policy], f"{prefix}:{policy}"), determined_by)
 
     return {f"{prefix}:{policy}": control(policy, prefix) for policy in options.rules for prefix in _PREFIXES}
+
+
+class Recorded:
+    """The controls of one policy, which is recorded when the first of them is trained.
+
+    So a study that is gone on with, and has them all, records nothing, and each process that trains one records for
+    itself. What is recorded anew is the same to the bit.
+
+    Args:
+        policy: As it was asked for.
+        seeds: Of the students that it is recorded on.
+        stack: How many of them train side by side.
+        tell: Told a line before.
+    """
+
+    def __init__(self, policy: str, seeds: Sequence[int], stack: int, tell: Callable[[str], None]) -> None:
+        self.policy, self.seeds, self.stack, self.tell = policy, seeds, stack, tell
+        self._makers: Mapping[str, Maker] | None = None
+
+    def __call__(self, name: str, run: Distillation) -> Method:
+        """The method of the control `name` for a run."""
+        if self._makers is None:
+            self.tell(f"Recording {self.policy}.")
+            recording = record(run.problem, self.policy, self.seeds, self.stack)
+            self._makers = makers(self.policy, load_method(self.policy), recording)
+        return self._makers[name](run)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Recorded, (self.policy, self.seeds, self.stack, _silent)
 
 
 def record(problem: Problem, policy: str, seeds: Sequence[int], stack: int) -> Recording:
@@ -186,6 +217,10 @@ def verdict(
             lines += [f"{_has(same)} Like the other controls it lets no gradient through temperatures."]
             lines += _beside_controls(same, controls, minus)
     return [*lines, *(_budget(specs, students) for specs in rivals.values() if specs)]
+
+
+def _silent(line: str) -> None:
+    """Another process tells nobody."""
 
 
 def _has(arm: Arm) -> str:

@@ -15,6 +15,7 @@ from rltemp.distill import Distillation, Problem, predict, train
 from rltemp.errors import TrainingDivergedError
 from rltemp.guards import RunGuard
 from rltemp.methods import GuardCount, Method, watch
+from rltemp.team import ALONE, Team
 from rltemp.tracking import Tracker, step_scalars, validation_scalars
 from rltemp.types import Signals
 
@@ -30,6 +31,7 @@ class TrackedRun:
         log_every: Steps from one entry in the log to the next.
         checkpoints: Where it goes on from, and what it leaves.
         strict: Stop at the first number or temperature that must not be; see `RunGuard`.
+        team: The processes that train it together; all but the first have a folder that nobody reads.
     """
 
     def __init__(
@@ -41,8 +43,9 @@ class TrackedRun:
         log_every: int,
         checkpoints: Checkpoints,
         strict: bool = False,
+        team: Team = ALONE,
     ) -> None:
-        self.run = Distillation(problem, seed)
+        self.run = Distillation(problem, seed, team=team)
         self.guard = RunGuard(out, warn, strict=strict)
         self.guards = GuardCount()
         self.method = watch(self.guard.watch(self.run.attach(method)), self.guards)
@@ -53,7 +56,7 @@ class TrackedRun:
             self.run.restore(saved["run"])
             self.guard.restore(saved["guard"])
             self.guards.restore(saved["guards"])
-        self.tracker = Tracker(out, saved["events"] if saved else 0)
+        self.tracker = Tracker(out, saved["events"] if saved and team.first else 0)
         self._clock = 0.0, 0
 
     def train(self) -> nn.Module:

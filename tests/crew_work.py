@@ -1,0 +1,51 @@
+"""What workers do in tests: found by its name in processes that import nothing of the tests' own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from rltemp.cell_file import Cell
+from rltemp.errors import BadInputError
+
+
+def cell(number: int) -> Cell:
+    return Cell(test_accuracy=[number / 100_000], validation_accuracy=[0.5])
+
+
+def write(log: str, number: int) -> Cell:
+    """Leave a line, with the process, and give the cell."""
+    with Path(log).open("a") as file:
+        file.write(f"{number} {os.getpid()}\n")
+    return cell(number)
+
+
+def write_slowly(log: str, number: int) -> Cell:
+    time.sleep(0.05)
+    return write(log, number)
+
+
+def die_once(log: str, number: int) -> Cell:
+    """The process of number 3 is killed; the next one that has it does it."""
+    if number == 3 and not Path(f"{log}.died").exists():
+        Path(f"{log}.died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return write(log, number)
+
+
+def raise_always(log: str, number: int) -> Cell:
+    write(log, number)
+    raise ZeroDivisionError("seven is none of my numbers")
+
+
+def refuse(log: str, number: int) -> Cell:
+    write(log, number)
+    raise BadInputError("a number that nobody can use")
+
+
+def hang(log: str, number: int) -> Cell:
+    write(log, number)
+    time.sleep(600)
+    return cell(number)
