@@ -24,7 +24,7 @@ from rltemp.compare import (
     default_stack,
     train_arm,
 )
-from rltemp.comparison import check_baselines, open_cells, reporter, say_found, write_comparison
+from rltemp.comparison import check_baselines, measured_steps, open_cells, reporter, say_found, write_comparison
 from rltemp.console import Bar
 from rltemp.distill import Problem
 from rltemp.errors import BadInputError
@@ -124,8 +124,8 @@ def run_study(options: Study) -> dict[str, Any]:
         )
     say_found(cells)
     lines = verdict(found, options.rules, options.only, options.selection_seeds, options.allow_mixed)
-    result = write_comparison(options, problem, found, seeds, lines)
-    return options.finish(result, started)
+    result = write_comparison(options, [(problem, found)], seeds, lines)
+    return options.finish(result, started, step_times=measured_steps(options, [(problem, found)], made))
 
 
 def controls(problem: Problem, options: Study, bar: Bar) -> dict[str, Made]:
@@ -231,6 +231,8 @@ def _budget(specs: Sequence[str], students: int) -> str:
 
 def _check(options: Study, arms: Sequence[str], seeds: Sequence[int]) -> None:
     """Refuse what cannot be studied before anything is trained."""
+    if options.tasks or options.teachers or options.students:
+        raise BadInputError("a study is of one task: give --task, --teacher and --student")
     if not options.rules or not options.only:
         raise BadInputError("a study needs --rules, one policy at least, and --only, one group at least")
     for policy in options.rules:
