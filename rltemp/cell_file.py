@@ -30,6 +30,9 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+!-]{1,64}$")]
 Row = Annotated[list[Fraction], Field(min_length=1, max_length=MOST_STUDENTS)]
+Amount = Annotated[float, Field(ge=0)]
+Amounts = Annotated[list[Amount | None], Field(min_length=1, max_length=MOST_STUDENTS)]
+MeasureName = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,40}$")]
 
 
 @functools.cache
@@ -73,6 +76,7 @@ class Cell(_Strict):
     Args:
         test_accuracy: 0..1, one a student, in the order of its seeds; floats come back from the file bit by bit.
         validation_accuracy: Likewise.
+        measures: Of `rltemp.measures.MEASURES`, by name, likewise; None where a student has none.
         diverged: How many students' numbers are not finite.
         guarded: For how many samples a rule's guard stood in for its formula.
         answered: How many samples the rule answered.
@@ -83,6 +87,7 @@ class Cell(_Strict):
 
     test_accuracy: Row
     validation_accuracy: Row
+    measures: dict[MeasureName, Amounts] = Field(default_factory=dict, max_length=16)
     diverged: Count = 0
     guarded: Count = 0
     answered: Count = 0
@@ -93,7 +98,10 @@ class Cell(_Strict):
     @model_validator(mode="after")
     def _agrees(self) -> Cell:
         students = len(self.test_accuracy)
-        if len(self.validation_accuracy) != students or self.diverged > students or self.guarded > self.answered:
+        uneven = len(self.validation_accuracy) != students or any(
+            len(row) != students for row in self.measures.values()
+        )
+        if uneven or self.diverged > students or self.guarded > self.answered:
             raise ValueError("the cell's counts and lengths contradict each other")
         return self
 
@@ -102,7 +110,7 @@ class CellFile(_Strict):
     """A cell with its key."""
 
     format: Literal["rltemp-cell"] = "rltemp-cell"
-    format_version: Literal[1] = 1
+    format_version: Literal[2] = 2
     key: dict[str, Any]
     cell: Cell
 

@@ -10,7 +10,7 @@ import contextlib
 import shlex
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -147,6 +147,12 @@ class Compare(TaskOptions):
     """Further students for each alternative of a rule that has some."""
     stack: int | None = None
     """Students that train side by side; by default what suits their size."""
+    tasks: tuple[str, ...] | None = None
+    """Several tasks, in place of --task; with --teachers and --students a grid: a table a point, and one over all."""
+    teachers: tuple[str, ...] | None = None
+    """Several teacher networks, in place of --teacher."""
+    students: tuple[str, ...] | None = None
+    """Several student networks, in place of --student."""
     allow_mixed: bool = False
     """Compare although versions mix, n differs or an arm is degraded; notes say so."""
     workers: int = 1
@@ -178,6 +184,10 @@ class Compare(TaskOptions):
         with showing(out):
             show_comparison(result, out)
         return result
+
+    def folder(self) -> Path:
+        """The run's folder."""
+        return replace(self, task="-".join(self.tasks), tasks=None).folder() if self.tasks else super().folder()
 
     def open(self) -> dict[str, Any] | None:
         """As for every run; a result of policies whose files were changed since is refused."""

@@ -7,6 +7,7 @@ seed by seed. Small students train side by side as one stack. Test accuracy is m
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,10 +21,11 @@ from rltemp.arms import Arm
 from rltemp.cell_file import MOST_STUDENTS, Cell, in_words
 from rltemp.cells import Cells, Job, fill
 from rltemp.crews import Crew, share
-from rltemp.distill import Distillation, Problem, evaluate, predict
+from rltemp.distill import Distillation, Problem, predict
 from rltemp.errors import BadInputError
 from rltemp.identities import fingerprints, problem_identity, refuse_changed, rule_identity
 from rltemp.loading import load_method
+from rltemp.measures import MEASURES, Selection, accuracy, measure
 from rltemp.methods import GuardCount, Method, watch
 from rltemp.models import build_model
 from rltemp.parcel import Parcel
@@ -133,15 +135,20 @@ def compare(
     tried = stacks.train([one for spec in rules for one in to_choose(spec)], chooser, cells)
     reported: dict[str, str] = {}
     notes: dict[str, str] = {}
+    choices: dict[str, int] = {}
     for spec in rules:
         arms = [gather(one, tried[one], chooser) for one in to_choose(spec)]
         best = max(arms, key=lambda arm: float(arm.validation_accuracy.mean())).rule if arms else spec
         reported[spec] = best
         notes[best] = choice(spec, best) if arms else notes.get(best, "")
+        choices[best] = max(len(arms), choices.get(best, 1))
     first = next((one for one in notes if one not in made and _policy(one)), None)
     trained = stacks.train(list(notes), seeds, cells, traced=first)
     found = [gather(one, trained[one], seeds) for one in notes]
-    found = [replace(arm, note="; ".join(filter(None, (notes[arm.rule], arm.note)))) for arm in found]
+    found = [
+        replace(arm, note="; ".join(filter(None, (notes[arm.rule], arm.note))), alternatives=choices[arm.rule])
+        for arm in found
+    ]
     return Comparison(found, reported, temperatures(trained[first][0]) if first else None, files)
 
 
@@ -178,15 +185,18 @@ def train_stack(
     A student whose numbers stop being finite does not stop the others; it counts as it is.
     """
     run, guards, dataset = Distillation(problem, seeds), GuardCount(), problem.dataset
-    method = make(run)
+    method, selection = make(run), Selection(run)
     watched = watch(recorder.watch(method) if recorder else method, guards)
     while not run.done:
         run.update(watched.loss(shielded(run.observe())))
+        selection.look()
         told()
-    logits = predict(run.student, dataset, dataset.validation)
+    logits, test = predict(run.student, dataset, dataset.validation), predict(run.student, dataset, dataset.test)
+    found = measure(test, dataset.test.labels, predict(problem.teacher, dataset, dataset.test)) | selection.measure()
     return Cell(
-        test_accuracy=_row(evaluate(run.student, dataset, dataset.test)),
-        validation_accuracy=_row((logits.argmax(-1) == dataset.validation.labels).float().mean(-1)),
+        test_accuracy=_row(accuracy(test, dataset.test.labels)),
+        validation_accuracy=_row(accuracy(logits, dataset.validation.labels)),
+        measures={name: [None if math.isnan(one) else one for one in _row(row)] for name, row in found.items()},
         diverged=int((~logits.flatten(-2).isfinite().all(-1)).sum()),
         guarded=guards.guarded,
         answered=guards.samples,
@@ -206,7 +216,14 @@ def gather(spec: str, cells: Sequence[Cell], seeds: Sequence[int]) -> Arm:
         np.concatenate([cell.test_accuracy for cell in cells]),
         np.concatenate([cell.validation_accuracy for cell in cells]),
         "; ".join(notes),
+        measures={
+            name: np.array([one for cell in cells for one in cell.measures[name]], dtype=np.float64)
+            for name in MEASURES  # in this order, wherever the cells come from
+            if name in cells[0].measures
+        },
         seeds=tuple(seeds),
+        diverged=diverged,
+        guarded=fraction,
         degraded=any(cell.degraded for cell in cells),
         versions=tuple(sorted({in_words(cell.versions) for cell in cells})),
     )

@@ -1,4 +1,4 @@
-"""The `compare` command's work: from options to `results.csv`, `report.md`, `picture.png` and a table."""
+"""The `compare` command's work: from options to `results.csv`, `report.md`, pictures and tables."""
 
 from __future__ import annotations
 
@@ -6,29 +6,37 @@ import contextlib
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rltemp.alternatives import alternatives
-from rltemp.arms import Row, table_rows
+from rltemp.arms import Arm, Row, table_rows
 from rltemp.cells import Cells
 from rltemp.cluster import Cluster
 from rltemp.compare import Comparison, OnProgress, check_rules, compare
 from rltemp.console import Bar, say, show, show_next
 from rltemp.crews import Crew
 from rltemp.distill import Problem
+from rltemp.grid import Overall, check_grid, grid_data, grid_tasks, overall, point_name, stored
+from rltemp.markdown import Section, write_report
 from rltemp.names import lookup
 from rltemp.options import command_line
 from rltemp.picture import picture
 from rltemp.progress import Progress
-from rltemp.report import console_table, write_csv, write_report
+from rltemp.report import console_overall, console_table, write_csv
+from rltemp.runs import TIMING, read_json
 from rltemp.stats import Paired
+from rltemp.step_time import step_times
 from rltemp.workers import Workers
 
 if TYPE_CHECKING:
     from rltemp.commands import Compare
+
+Point = tuple[Problem, Comparison]
+"""A point of a grid, and what was compared there."""
 
 
 def run_comparison(options: Compare) -> dict[str, Any]:
@@ -36,22 +44,43 @@ def run_comparison(options: Compare) -> dict[str, Any]:
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     check_rules(options.rules, seeds)
     check_baselines(options.baselines(), options.rules)
-    problem = options.problem()
+    tasks = grid_tasks(options)
+    data = grid_data(options, tasks)
+    check_grid(tasks, data, options.rules, options.stack)
+    problems = [options.problem(task, data[task.name]) for task in tasks]
     options.open()
     started = time.monotonic()
-    with Progress("compare", steps_of(problem)) as bar, crew(options) as others:
-        found = compare(
+    cells = open_cells(options)
+    with crew(options) as others:
+        points = [(problem, _compare(options, problem, seeds, cells, others)) for problem in problems]
+    say_found(cells)
+    result = write_comparison(options, points, seeds)
+    return options.finish(result, started, step_times=measured_steps(options, points))
+
+
+def _compare(options: Compare, problem: Problem, seeds: Sequence[int], cells: Cells, others: Crew | None) -> Comparison:
+    with progress(problem.task.name, problem, cells) as bar:
+        return compare(
             problem,
             options.rules,
             seeds,
             selection_seeds=options.selection_seeds,
             stack=options.stack,
             on_progress=reporter(bar),
-            cells=(cells := open_cells(options, bar)),
+            cells=cells,
             crew=others,
         )
-    say_found(cells)
-    return options.finish(write_comparison(options, problem, found, seeds), started)
+
+
+def measured_steps(options: Compare, points: Sequence[Point], made: Container[str] = ()) -> list[dict[str, Any]]:
+    """What a step takes in every point, for `timing.json`; of the rules that are not `made`."""
+    return [
+        {
+            "point": point_name(problem.task),
+            **step_times(problem, [arm.rule for arm in found.arms if arm.rule not in made], options.stack),
+        }
+        for problem, found in points
+    ]
 
 
 @contextlib.contextmanager
@@ -67,19 +96,20 @@ def crew(options: Compare) -> Iterator[Crew | None]:
         yield None
 
 
-def steps_of(problem: Problem) -> int:
-    """Of every cell."""
-    return problem.task.recipe.steps(len(problem.dataset.train))
+def progress(label: str, problem: Problem, cells: Cells) -> Progress:
+    """Progress over all cells of a problem; those that are there already take no time."""
+    bar, before = Progress(label, problem.task.recipe.steps(len(problem.dataset.train))), cells.found
+    bar.found = lambda: cells.found - before
+    cells.warn = bar.phase
+    return bar
 
 
-def open_cells(options: Compare, bar: Progress) -> Cells:
+def open_cells(options: Compare) -> Cells:
     """Where the run's cells are kept; see `Cells`."""
     folder = options.folder() / "cells"
     if options.fresh:
         shutil.rmtree(folder, ignore_errors=True)
-    cells = Cells(folder, allow_mixed=options.allow_mixed, warn=bar.phase)
-    bar.found = lambda: cells.found
-    return cells
+    return Cells(folder, allow_mixed=options.allow_mixed)
 
 
 def say_found(cells: Cells) -> None:
@@ -89,48 +119,83 @@ def say_found(cells: Cells) -> None:
 
 
 def write_comparison(
-    options: Compare, problem: Problem, found: Comparison, seeds: Sequence[int], verdict: Sequence[str] = ()
+    options: Compare, points: Sequence[Point], seeds: Sequence[int], verdict: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Write `results.csv`, `picture.png` and `report.md`, and return the result.
+    """Write `results.csv`, `report.md` and a picture a point, and return the result.
 
     Args:
         options: Of the command; its baselines, as they were written.
-        problem: The task, loaded.
-        found: What was compared.
+        points: What was compared: one problem, or those of a grid.
         seeds: Of the students.
         verdict: What follows from the numbers, a line each.
     """
-    out, task = options.folder(), problem.task
-    against = list(dict.fromkeys(found.names.get(name, name) for name in options.baselines()))
-    rows = table_rows(found.arms, against, options.allow_mixed)
-    title = f"{task.name}: {task.teacher} teaches {task.student}"
-    write_csv(out / "results.csv", task.name, task.teacher, task.student, found.arms, seeds)
-    picture(out / "picture.png", found.arms, against[0], found.trace, title, options.allow_mixed)
+    out = options.folder()
+    sections = [_section(options, *point, number) for number, point in enumerate(points, start=len(points) > 1)]
+    summary = overall([found for _, found in points], options.rules, options.baselines(), options.allow_mixed)
+    warnings = tuning_warnings(found.arms for _, found in points)
+    write_csv(out / "results.csv", [(problem.task, found.arms) for problem, found in points], seeds)
+    for section, (problem, found) in zip(sections, points, strict=True):
+        baseline, title = next(iter(section.rows[0].differences)), point_name(problem.task)
+        picture(out / section.picture, found.arms, baseline, found.trace, title, options.allow_mixed)
     write_report(
         out,
-        rows,
-        title=title,
-        task=task.name,
-        teacher=task.teacher,
-        teacher_accuracy=problem.teacher_accuracy,
-        student=task.student,
+        sections,
+        overall=summary if len(points) > 1 else (),
         command=command_line(options),
+        warnings=warnings,
         verdict=verdict,
     )
-    result = _result(problem, rows, seeds) | {"files": found.files}
+    results = [
+        _result(problem, found, section, options) for (problem, found), section in zip(points, sections, strict=True)
+    ]
+    result: dict[str, Any] = {"seeds": list(seeds), "files": points[0][1].files, "warnings": warnings}
+    result |= results[0] if len(points) == 1 else {"points": results, "overall": [stored(one) for one in summary]}
     return result | ({"verdict": list(verdict)} if verdict else {})
 
 
+def _section(options: Compare, problem: Problem, found: Comparison, number: int) -> Section:
+    against = list(dict.fromkeys(found.names.get(name, name) for name in options.baselines()))
+    rows, task = table_rows(found.arms, against, options.allow_mixed), problem.task
+    drawn = f"picture-{number}.png" if number else "picture.png"
+    return Section(task.name, task.teacher, problem.teacher_accuracy, task.student, rows, drawn)
+
+
+def tuning_warnings(points: Iterable[Sequence[Arm]]) -> list[str]:
+    """A line where arms were tuned from unlike numbers of alternatives."""
+    arms = {arm.rule: arm.alternatives for point in points for arm in point}
+    counts = Counter(arms.values())
+    if len(counts) < 2:
+        return []
+    tuned = ", ".join(f"{number} for {count}" for number, count in sorted(counts.items()))
+    return [f"Arms were tuned with unlike budgets, which favours those with more alternatives tried ({tuned} arms)."]
+
+
 def show_comparison(result: Mapping[str, Any], out: Path) -> None:
-    """Print a result's table, where its files are and what to type next."""
-    task = result["task"]
-    title = f"{task['name']}: {len(result['seeds'])} students {task['student']} a rule"
-    show(console_table(_rows(result), title))
-    for line in result.get("verdict", ()):
+    """Print a result's tables, where its files are and what to type next."""
+    for point in result.get("points") or [result]:
+        task = point["task"]
+        title = f"{task['name']}: {len(result['seeds'])} students {task['student']} a rule"
+        if "points" in result:
+            title = f"{title}, teacher {task['teacher']}"
+        show(console_table(_rows(point, len(result["seeds"])), title))
+        say(f"The teacher has {100 * point['teacher_accuracy']:.2f} % test accuracy.")
+    if "points" in result:
+        title = f"Over all {len(result['points'])}: interquartile means"
+        show(console_overall([_overall(one) for one in result["overall"]], title))
+    for line in (*result.get("warnings", ()), *result.get("verdict", ())):
         say(line)
-    say(f"The teacher has {100 * result['teacher_accuracy']:.2f} % test accuracy.")
-    say(f"Read {out / 'report.md'}, look at {out / 'picture.png'}.")
+    show_times(out)
+    say(f"Read {out / 'report.md'}, look at {out / result.get('points', [result])[0]['picture']}.")
     show_next(out)
+
+
+def show_times(out: Path) -> None:
+    """Say what a step of each rule takes beside plain distillation, where it was measured: rough, and no result."""
+    if not (out / TIMING).is_file():
+        return
+    for point in read_json(out / TIMING).get("step_times", ()):
+        ratios = ", ".join(f"{rule} {found['ratio']:.2f}" for rule, found in point["rules"].items())
+        say(f"Time of a step beside plain distillation's ({point['point']}; rough, measured in turn): {ratios}.")
 
 
 def check_baselines(names: Sequence[str], rules: Sequence[str]) -> None:
@@ -155,27 +220,34 @@ def reporter(bar: Progress | Bar) -> OnProgress:
     return on_progress
 
 
-def _result(problem: Problem, rows: Sequence[Row], seeds: Sequence[int]) -> dict[str, Any]:
+def _result(problem: Problem, found: Comparison, section: Section, options: Compare) -> dict[str, Any]:
+    """One point, as `result.json` has it."""
     arms = [
         {
             "rule": row.rule,
             "accuracy_percent": row.accuracy,
             "standard_error_percent": row.error,
             "n": row.n,
+            "measures": {name: {"mean": mean, "standard_error": error} for name, (mean, error) in row.measures.items()},
             "differences_points": {name: asdict(pair) for name, pair in row.differences.items()},
+            "diverged": arm.diverged,
+            "guarded_fraction": arm.guarded,
+            "degraded": arm.degraded,
+            "alternatives": arm.alternatives,
+            "tuning_students": arm.alternatives * options.selection_seeds if arm.alternatives > 1 else 0,
             "note": row.note,
         }
-        for row in rows
+        for row, arm in zip(section.rows, found.arms, strict=True)
     ]
     return {
         "task": asdict(problem.task),
         "teacher_accuracy": problem.teacher_accuracy,
-        "seeds": list(seeds),
         "arms": arms,
+        "picture": section.picture,
     }
 
 
-def _rows(result: Mapping[str, Any]) -> list[Row]:
+def _rows(point: Mapping[str, Any], seeds: int) -> list[Row]:
     """The rows of a result that was written and read back."""
     return [
         Row(
@@ -183,16 +255,25 @@ def _rows(result: Mapping[str, Any]) -> list[Row]:
             arm["accuracy_percent"],
             _number(arm["standard_error_percent"]),
             {name: stored_pair(pair) for name, pair in arm["differences_points"].items()},
-            arm.get("n", len(result["seeds"])),
+            arm.get("n", seeds),
             arm["note"],
         )
-        for arm in result["arms"]
+        for arm in point["arms"]
     ]
 
 
+def _overall(one: Mapping[str, Any]) -> Overall:
+    def interval(found: Mapping[str, Any]) -> tuple[float, float, float]:
+        return _number(found["mean"]), _number(found["low"]), _number(found["high"])
+
+    differences = {base: interval(found) for base, found in one["differences_points"].items()}
+    return Overall(one["rule"], interval(one["accuracy_percent"]), differences, one["note"])
+
+
 def stored_pair(pair: Mapping[str, Any]) -> Paired:
-    """A difference as a result holds it; JSON has null for the bounds of a single pair and for a refused one."""
-    return Paired(_number(pair["mean"]), _number(pair["low"]), _number(pair["high"]), pair["n"])
+    """A difference as a result holds it; JSON has null for what a single pair or a refused one does not have."""
+    found = {field.name: _number(pair.get(field.name)) for field in fields(Paired)}
+    return Paired(**found | {"n": pair["n"], "seeds_for_tenth": pair.get("seeds_for_tenth", 0)})
 
 
 def _number(value: float | None) -> float:

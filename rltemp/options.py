@@ -19,11 +19,12 @@ import torch
 from rltemp.checkpoints import FOLDER as CHECKPOINTS
 from rltemp.checkpoints import Checkpoints
 from rltemp.console import Bar, say
+from rltemp.data import Dataset
 from rltemp.distill import Problem
 from rltemp.errors import BadInputError
 from rltemp.identities import fingerprints, problem_identity
 from rltemp.runs import finish_run, open_run
-from rltemp.tasks import load_task
+from rltemp.tasks import Task, load_task
 from rltemp.teachers import prepare
 
 NOT_CONFIGURATION = ("out", "config", "threads", "fresh", "allow_inexact", "allow_mixed", "workers", "ray")
@@ -94,14 +95,18 @@ class TaskOptions(RunOptions):
         """The run's folder."""
         return self.out or Path("runs") / f"{self.command}-{re.sub(r'[^A-Za-z0-9._]+', '-', self.task).strip('-')}"
 
-    def problem(self) -> Problem:
+    def problem(self, task: Task | None = None, dataset: Dataset | None = None) -> Problem:
         """Load the task, its data and its teacher, which is trained where it has to be.
+
+        Args:
+            task: By default the one that the options describe.
+            dataset: Its data, where they are loaded already.
 
         Raises:
             BadInputError: Where an option cannot be used.
         """
         device = self.torch_device()
-        task = load_task(self.task, **{name: getattr(self, name) for name in OF_THE_TASK})
+        task = task or load_task(self.task, **{name: getattr(self, name) for name in OF_THE_TASK})
         say(f"Preparing task {task.name}: teacher {task.teacher}, student {task.student}, on {device}.")
         with Bar("teacher") as bar:
             problem = prepare(
@@ -111,6 +116,7 @@ class TaskOptions(RunOptions):
                 on_step=bar,
                 fresh=self.fresh,
                 inexact=self.allow_inexact,
+                dataset=dataset,
             )
         say(f"The teacher has {100 * problem.teacher_accuracy:.2f} % test accuracy.")
         return problem
@@ -221,11 +227,11 @@ def arguments(values: dict[str, Any]) -> list[str]:
 
 def command_line(options: TaskOptions) -> str:
     """The command that gives this run again: task, folder and every option that is not at its default."""
-    default = flat(type(options)())
+    default, shown = flat(type(options)()), "tasks" if getattr(options, "tasks", None) else "task"
     changed = {
         name: value
         for name, value in flat(options).items()
-        if (name == "threads" or name not in NOT_CONFIGURATION) and (name == "task" or value != default[name])
+        if (name == "threads" or name not in NOT_CONFIGURATION) and (name == shown or value != default[name])
     }
     return shlex.join(["rltemp", options.command, *arguments({**changed, "out": options.folder()})])
 

@@ -1,6 +1,6 @@
-"""What a comparison hands back: its tables, `results.csv` and `report.md`.
+"""What a comparison hands back: its tables, for a console and in Markdown, and `results.csv`.
 
-`rltemp.arms` computes the rows, `rltemp.picture` draws them; here they are written out.
+`rltemp.arms` computes the rows, `rltemp.picture` draws them, `rltemp.markdown` writes `report.md`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,17 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from rltemp.arms import Arm, Row, seeds, short, side
+from rltemp.arms import Arm, Row, short, side
 from rltemp.errors import BadInputError
 from rltemp.files import atomic_write
-from rltemp.runs import versions
+from rltemp.grid import Overall
+from rltemp.measures import MEASURES
 from rltemp.stats import Paired
+from rltemp.tasks import Task
 
-CSV_COLUMNS = ("task", "teacher", "student", "rule", "seed", "test_accuracy", "validation_accuracy")
+CSV_COLUMNS = ("task", "teacher", "student", "rule", "seed", "test_accuracy", "validation_accuracy", *MEASURES)
+WORTH = ("p (Holm)", "could show", "seeds for 0.1")
+"""Columns behind each difference; the console leaves out the last."""
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
@@ -29,34 +33,55 @@ def markdown_table(rows: Sequence[Row]) -> str:
     head, *body = _cells(rows)
     lines = [head, ["---" if name in ("rule", "note") else "---:" for name in head]]
     for row, (rule, accuracy, error, n, *rest) in zip(rows, body, strict=True):
-        clear = [side(difference) != 0 for difference in row.differences.values()] + [False]
-        marked = [f"**{cell}**" if bold else cell for cell, bold in zip(rest, clear, strict=False)]
+        clear = [bold for pair in row.differences.values() for bold in (side(pair) != 0, *[False] * len(WORTH))]
+        marked = [f"**{cell}**" if bold else cell for cell, bold in zip(rest, [*clear, False], strict=False)]
         lines.append([f"`{rule}`", accuracy, error, n, *marked])
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+    return _markdown(lines)
+
+
+def measures_table(rows: Sequence[Row]) -> str:
+    """Return what else was measured as a GitHub Markdown table, mean ± standard error; empty where nothing was."""
+    names = [name for name in MEASURES if any(name in row.measures for row in rows)]
+    if not names:
+        return ""
+    lines = [["rule", *(MEASURES[name].heading for name in names)], ["---", *["---:"] * len(names)]]
+    lines += [[f"`{row.rule}`", *(_measured(row, name) for name in names)] for row in rows]
+    return _markdown(lines)
 
 
 def console_table(rows: Sequence[Row], title: str = "") -> Table:
     """Return the rows for a rich console; on a terminal green is better than the baseline, red worse."""
     head, *body = _cells(rows)
     table = Table(title=Text(title) if title else None, box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, name in enumerate(head[: 4 + len(rows[0].differences)]):
+    shown = [index for index, name in enumerate(head) if name not in ("note", WORTH[-1])]
+    for index, name in ((index, head[index]) for index in shown):
         # Where space is short, rules fold and intervals go below their difference; a number is never broken.
-        header = Text(name.replace(" (", "\n("))
-        table.add_column(header, justify="right" if index else "left", overflow="fold", no_wrap=index in (1, 2, 3))
+        header = Text(name.replace(" (", "\n(").replace("could ", "could\n"))
+        words = [word for line in body for word in line[index].replace(", ", ",").split()] if index else []
+        table.add_column(
+            header,
+            justify="right" if index else "left",
+            overflow="fold",
+            min_width=max(map(len, words), default=None),
+            no_wrap=index > 0 and not name.startswith("minus "),
+        )
     for row, (rule, accuracy, error, n, *rest) in zip(rows, body, strict=True):
         first = Text.assemble(rule, (f"\n{row.note}" if row.note else "", "dim"))
-        cells = [
-            Text(cell.replace(", ", ","), {1: "green", 0: "", -1: "red"}[side(difference)])
-            for cell, difference in zip(rest, row.differences.values(), strict=False)
+        colours = [
+            colour
+            for pair in row.differences.values()
+            for colour in ({1: "green", 0: "", -1: "red"}[side(pair)], *[""] * len(WORTH))
         ]
-        table.add_row(first, accuracy, error, n, *cells)
+        cells = [Text(cell.replace(", ", ","), colour) for cell, colour in zip(rest, colours, strict=False)]
+        table.add_row(first, accuracy, error, n, *(cells[index - 4] for index in shown if index >= 4))
     return table
 
 
-def write_csv(path: Path, task: str, teacher: str, student: str, arms: Sequence[Arm], seeds: Sequence[int]) -> None:
+def write_csv(path: Path, points: Sequence[tuple[Task, Sequence[Arm]]], seeds: Sequence[int]) -> None:
     """Write one line an arm and seed: `CSV_COLUMNS`, accuracies as fractions with six decimals.
 
-    Arms that know their own seeds have a line for each of those, others one for each of `seeds`.
+    What was not measured, or is not finite, is empty. Arms that know their own seeds have a line for each of those,
+    others one for each of `seeds`.
 
     Raises:
         BadInputError: Where an arm does not have one accuracy a seed.
@@ -64,59 +89,46 @@ def write_csv(path: Path, task: str, teacher: str, student: str, arms: Sequence[
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
-    for arm in arms:
+    for task, arm in ((task, arm) for task, arms in points for arm in arms):
         own = arm.seeds or seeds
         if len(arm.test_accuracy) != len(own):
             raise BadInputError(f"arm {arm.rule!r} has {len(arm.test_accuracy)} accuracies for {len(own)} seeds")
-        for seed, test, validation in zip(own, arm.test_accuracy, arm.validation_accuracy, strict=True):
-            writer.writerow([task, teacher, student, arm.rule, seed, f"{test:.6f}", f"{validation:.6f}"])
+        for place, seed in enumerate(own):
+            values = [arm.test_accuracy[place], arm.validation_accuracy[place]]
+            values += [arm.measures[name][place] if name in arm.measures else math.nan for name in MEASURES]
+            written = [f"{value:.6f}" if math.isfinite(value) else "" for value in values]
+            writer.writerow([task.name, task.teacher, task.student, arm.rule, seed, *written])
     atomic_write(path, text.getvalue().encode())
 
 
-def write_report(
-    folder: Path,
-    rows: Sequence[Row],
-    *,
-    title: str,
-    task: str,
-    teacher: str,
-    teacher_accuracy: float,
-    student: str,
-    command: str,
-    picture: str | None = "picture.png",
-    verdict: Sequence[str] = (),
-) -> Path:
-    """Write `report.md`: what was compared, the table, the picture, how to reproduce it. Return its path.
+def overall_table(overall: Sequence[Overall]) -> str:
+    """Return the rules over all points of a grid as a GitHub Markdown table."""
+    head, *body = _overall_cells(overall)
+    lines = [head, ["---" if name in ("rule", "note") else "---:" for name in head]]
+    return _markdown([*lines, *([f"`{rule}`", *rest] for rule, *rest in body)])
 
-    Args:
-        folder: The run folder.
-        rows: From `table_rows`.
-        title: The heading.
-        task: Name of the task.
-        teacher: Name of the teacher network.
-        teacher_accuracy: The teacher's test accuracy, a fraction.
-        student: Name of the student network.
-        command: The command line that gives these results again.
-        picture: The picture's file name in `folder`, or None where none was drawn.
-        verdict: What follows from the numbers, a line each; nothing by default.
-    """
-    parts = [
-        f"# {title}",
-        f"{len(rows)} rules taught `{student}` students on `{task}` ({seeds(rows)} each); the teacher, "
-        f"`{teacher}`, has {100 * teacher_accuracy:.2f} % test accuracy. Accuracy is the mean over seeds on "
-        "test data, s.e. its standard error. Differences are percentage points, paired by seed, with 95 % "
-        "bootstrap intervals over seeds (BCa; Student's t below 8 seeds; bold where they leave out zero), each for "
-        "one comparison by itself: among many, some leave out zero by chance. They speak for this task and teacher "
-        "only.",
-        markdown_table(rows).rstrip(),
-        *([f"![Differences in accuracy and learned temperatures]({picture})"] if picture else []),
-        *(["## Verdict", "\n".join(map(_item, verdict))] if verdict else []),
-        f"## Reproduce\n\n```\n{command}\n```",
-        "Versions: " + ", ".join(f"{name} {version}" for name, version in versions().items()) + ".",
-    ]
-    path = folder / "report.md"
-    atomic_write(path, ("\n\n".join(parts) + "\n").encode())
-    return path
+
+def console_overall(overall: Sequence[Overall], title: str) -> Table:
+    """Return the same for a rich console."""
+    head, *body = _overall_cells(overall)
+    table = Table(title=Text(title), box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, name in enumerate(head):
+        table.add_column(Text(name.replace(" (", "\n(")), justify="right" if index else "left", overflow="fold")
+    for line in body:
+        table.add_row(*(Text(cell.replace(", ", ",")) for cell in line))
+    return table
+
+
+def _overall_cells(overall: Sequence[Overall]) -> list[list[str]]:
+    notes = any(one.note for one in overall)
+    names = [f"minus {short(name, 22)} (points)" for name in overall[0].differences]
+    table = [["rule", "accuracy (%)", *names, *["note"] * notes]]
+    for one in overall:
+        mean, low, high = one.accuracy
+        accuracy = f"{mean:.2f} [{low:.2f}, {high:.2f}]" if math.isfinite(low) else f"{mean:.2f}"
+        pairs = ["-" if name == one.rule else points(Paired(*pair, n=0)) for name, pair in one.differences.items()]
+        table.append([one.rule, accuracy, *pairs, *[one.note] * notes])
+    return table
 
 
 def _cells(rows: Sequence[Row]) -> list[list[str]]:
@@ -127,20 +139,37 @@ def _cells(rows: Sequence[Row]) -> list[list[str]]:
         "accuracy (%)",
         "s.e.",
         "n",
-        *(f"minus {short(name, 22)} (points)" for name in rows[0].differences),
+        *(title for name in rows[0].differences for title in (f"minus {short(name, 22)} (points)", *WORTH)),
     ]
     table = [head + ["note"] * notes]
     for row in rows:
-        pairs = ["-" if name == row.rule else points(pair) for name, pair in row.differences.items()]
+        pairs = [
+            cell
+            for name, pair in row.differences.items()
+            for cell in (["-"] * (1 + len(WORTH)) if name == row.rule else [points(pair), *_worth(pair)])
+        ]
         error = f"{row.error:.2f}" if math.isfinite(row.error) else "-"
         table.append([row.rule, f"{row.accuracy:.2f}", error, str(row.n), *pairs, *[row.note] * notes])
     return table
 
 
-def _item(line: str) -> str:
-    """A line as an item of a Markdown list, indented as it is."""
-    text = line.lstrip()
-    return f"{line[: len(line) - len(text)]}- {text}"
+def _worth(pair: Paired) -> list[str]:
+    """What stands behind a difference: `WORTH`."""
+    if not math.isfinite(pair.p_corrected):
+        return ["-"] * len(WORTH)
+    p = f"{pair.p_corrected:.3f}" if pair.p_corrected >= 0.001 else "<0.001"
+    return [p, f"{pair.detectable:.2f}", f"{pair.seeds_for_tenth:,}"]
+
+
+def _measured(row: Row, name: str) -> str:
+    mean, error = row.measures.get(name, (math.nan, math.nan))
+    digits = MEASURES[name].digits
+    spread = f" ± {error:.{digits}f}" if math.isfinite(error) else ""
+    return f"{mean:.{digits}f}{spread}" if math.isfinite(mean) else "-"
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
 
 def points(pair: Paired) -> str:

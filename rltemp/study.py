@@ -27,10 +27,11 @@ from rltemp.compare import (
 from rltemp.comparison import (
     check_baselines,
     crew,
+    measured_steps,
     open_cells,
+    progress,
     reporter,
     say_found,
-    steps_of,
     write_comparison,
 )
 from rltemp.distill import Distillation, Problem
@@ -38,7 +39,6 @@ from rltemp.errors import BadInputError
 from rltemp.identities import fingerprints, rule_identity
 from rltemp.loading import load_method
 from rltemp.methods import Method
-from rltemp.progress import Progress
 from rltemp.recorded import GREEDY, RECORDED, Recording, makers
 from rltemp.report import points
 from rltemp.stats import Paired
@@ -119,7 +119,8 @@ def run_study(options: Study) -> dict[str, Any]:
     problem = options.problem()
     options.open()
     started = time.monotonic()
-    with Progress("study", steps_of(problem)) as bar, crew(options) as others:
+    cells = open_cells(options)
+    with progress("study", problem, cells) as bar, crew(options) as others:
         made = controls(problem, options, bar.phase) if "controls" in options.only else {}
         found = compare(
             problem,
@@ -129,13 +130,13 @@ def run_study(options: Study) -> dict[str, Any]:
             stack=options.stack,
             on_progress=reporter(bar),
             made=made,
-            cells=(cells := open_cells(options, bar)),
+            cells=cells,
             crew=others,
         )
     say_found(cells)
     lines = verdict(found, options.rules, options.only, options.selection_seeds, options.allow_mixed)
-    result = write_comparison(options, problem, found, seeds, lines)
-    return options.finish(result, started)
+    result = write_comparison(options, [(problem, found)], seeds, lines)
+    return options.finish(result, started, step_times=measured_steps(options, [(problem, found)], made))
 
 
 def controls(problem: Problem, options: Study, tell: Callable[[str], None] = lambda _: None) -> dict[str, Made]:
@@ -266,6 +267,8 @@ def _budget(specs: Sequence[str], students: int) -> str:
 
 def _check(options: Study, arms: Sequence[str], seeds: Sequence[int]) -> None:
     """Refuse what cannot be studied before anything is trained."""
+    if options.tasks or options.teachers or options.students:
+        raise BadInputError("a study is of one task: give --task, --teacher and --student")
     if not options.rules or not options.only:
         raise BadInputError("a study needs --rules, one policy at least, and --only, one group at least")
     for policy in options.rules:

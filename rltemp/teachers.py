@@ -49,6 +49,7 @@ def prepare(
     on_step: OnStep | None = None,
     fresh: bool = False,
     inexact: bool = False,
+    dataset: Dataset | None = None,
 ) -> Problem:
     """Load a task's data, and its teacher from the file it names, from the cache, or by training it.
 
@@ -59,12 +60,13 @@ def prepare(
         on_step: Told of the teacher's training steps.
         fresh: Where its training was interrupted, begin it at step 0; otherwise it goes on.
         inexact: As `Checkpoints` has it.
+        dataset: The task's data, where they are loaded already.
 
     Raises:
         BadInputError: Where the data or the teacher's file cannot be used.
         TrainingDivergedError: Where the teacher's training ends in numbers that are not finite.
     """
-    dataset = load_dataset(task.name, task.split_seed, root).to(device)
+    dataset = (dataset or load_dataset(task.name, task.split_seed, root)).to(device)
     with torch.device("meta"):  # a mistake in the student's name shows before a teacher is trained, and takes no memory
         build_model(task.student, dataset.image_shape, dataset.num_classes)
     teacher, mark = _teacher(task, dataset, on_step, fresh, inexact)
@@ -72,6 +74,20 @@ def prepare(
     logits = None if dataset.augment else predict(teacher, dataset, dataset.train)
     accuracy = float(evaluate(teacher, dataset, dataset.test))
     return Problem(task, dataset, teacher, logits, accuracy, mark)
+
+
+def stand_in(task: Task, dataset: Dataset) -> Problem:
+    """The problem with a teacher that nobody has trained, unless its weights are given: to see what goes together.
+
+    Raises:
+        BadInputError: Where a network cannot be built for the data, or weights of the teacher's cannot be used.
+    """
+    device = dataset.train.images.device
+    if task.teacher_weights or task.teacher == "toy":
+        teacher = _teacher(task, dataset, None, False, False)[0]
+    else:
+        teacher = build_model(task.teacher, dataset.image_shape, dataset.num_classes)
+    return Problem(task, dataset, teacher.to(device).eval().requires_grad_(False), None, teacher_accuracy=0.0)
 
 
 def train_teacher(

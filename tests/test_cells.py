@@ -176,7 +176,7 @@ def signed(content: dict[str, Any]) -> bytes:
 
 def content(**changes: Any) -> dict[str, Any]:
     cell = {**CELL.model_dump(), **changes}
-    return {"format": "rltemp-cell", "format_version": 1, "key": KEY, "cell": cell}
+    return {"format": "rltemp-cell", "format_version": 2, "key": KEY, "cell": cell}
 
 
 HOSTILE: dict[str, bytes] = {

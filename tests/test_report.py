@@ -3,6 +3,7 @@ import io
 import math
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +13,16 @@ from rich.console import Console
 from rltemp import stats
 from rltemp.arms import Arm, table_rows
 from rltemp.errors import BadInputError
+from rltemp.grid import Overall
+from rltemp.markdown import Section, write_report
+from rltemp.measures import MEASURES
 from rltemp.picture import TemperatureTrace, figure, picture
-from rltemp.report import console_table, markdown_table, write_csv, write_report
+from rltemp.report import console_table, markdown_table, measures_table, write_csv
+from rltemp.stats import holm
+from rltemp.tasks import load_task
 
 FIXED = Arm("fixed:4", np.array([0.90, 0.94]), np.array([0.91, 0.95]))
+TASK = load_task("digits", teacher="mlp", student="64-8-10")
 BETTER = Arm("dtkd:reference=4,warmup=0.1", np.array([0.91, 0.96]), np.array([0.92, 0.97]), note="tuned")
 WORSE = Arm("none", np.array([0.80, 0.83]), np.array([0.80, 0.83]))
 ARMS = [FIXED, BETTER, WORSE]
@@ -23,8 +30,8 @@ ARMS = [FIXED, BETTER, WORSE]
 
 @pytest.fixture(autouse=True)
 def bootstrapped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two seeds suffice for tables worked by hand: their intervals are the bootstrap's, from one value to the other."""
-    monkeypatch.setattr(stats, "FEW", 2)
+    """Two seeds suffice for tables worked by hand: their intervals go from one value to the other."""
+    monkeypatch.setattr(stats, "_interval", lambda row, *_: (min(row), max(row)))
 
 
 def trace(n: int = 1000) -> TemperatureTrace:
@@ -89,16 +96,17 @@ def test_arms_that_are_not_alike_are_not_compared_unless_asked_to_and_marked(rea
     odd, expected = UNLIKE[reason]
     arms = [FIXED, odd, WORSE]
     lines = markdown_table(table_rows(arms, ["fixed:4"])).splitlines()
-    n, shown, note = (cell.strip() for cell in lines[3].split("|")[4:7])
-    assert (n, shown, note) == (str(len(odd.test_accuracy)), "-", f"not compared: {reason}")
+    n, *shown, note = (cell.strip() for cell in lines[3].split("|")[4:10])
+    assert (n, shown, note) == (str(len(odd.test_accuracy)), ["-"] * 4, f"not compared: {reason}")
     assert "**-10.50 [-11.00, -10.00]**" in lines[4], "the others are compared as ever"
     assert "not compared" not in lines[4]
     allowed = markdown_table(table_rows(arms, ["fixed:4"], allow_mixed=True)).splitlines()[3].replace("*", "")
-    assert [cell.strip() for cell in allowed.split("|")[5:7]] == [expected, f"compared although {reason}"]
+    shown = [cell.strip() for cell in allowed.split("|")]
+    assert (shown[5], shown[9]) == (expected, f"compared although {reason}")
     panel = figure(arms, "fixed:4").axes[0]
     assert [label.get_text() for label in panel.get_yticklabels()] == ["odd", "none", "fixed:4"]
     assert "nan" not in " ".join(texts(panel))
-    write_csv(tmp_path / "r.csv", "t", "a", "b", [odd], odd.seeds or range(len(odd.test_accuracy)))
+    write_csv(tmp_path / "r.csv", [(TASK, [odd])], odd.seeds or range(len(odd.test_accuracy)))
 
 
 def test_a_baseline_that_is_degraded_is_compared_with_nobody():
@@ -117,12 +125,16 @@ def test_an_arm_needs_as_many_validation_as_test_accuracies():
 
 
 def test_the_markdown_table_is_this_one():
+    # Two pairs of one sign: 2 of the 4 ways to set signs are as far from zero, p = 1/2, and twice that by Holm.
+    # Differences of 1 and 2: standard error 1/2; t of one degree of freedom at 2.5 % / 2 is 25.45, and a noncentral
+    # t of shift 32.64 exceeds it in 80 % of cases: 32.64 / 2.
     assert markdown_table(table_rows(ARMS, ["fixed:4"])) == (
-        "| rule | accuracy (%) | s.e. | n | minus fixed:4 (points) | note |\n"
-        "| --- | ---: | ---: | ---: | ---: | --- |\n"
-        "| `fixed:4` | 92.00 | 2.00 | 2 | - |  |\n"
-        "| `dtkd:reference=4,warmup=0.1` | 93.50 | 2.50 | 2 | **+1.50 [+1.00, +2.00]** | tuned |\n"
-        "| `none` | 81.50 | 1.50 | 2 | **-10.50 [-11.00, -10.00]** |  |\n"
+        "| rule | accuracy (%) | s.e. | n | minus fixed:4 (points) | p (Holm) | could show | seeds for 0.1 | note |\n"
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |\n"
+        "| `fixed:4` | 92.00 | 2.00 | 2 | - | - | - | - |  |\n"
+        "| `dtkd:reference=4,warmup=0.1` | 93.50 | 2.50 | 2 | **+1.50 [+1.00, +2.00]** | 1.000 | 16.32 | 478 "
+        "| tuned |\n"
+        "| `none` | 81.50 | 1.50 | 2 | **-10.50 [-11.00, -10.00]** | 1.000 | 16.32 | 478 |  |\n"
     )
 
 
@@ -138,13 +150,14 @@ def test_a_bar_in_a_rule_name_does_not_split_the_markdown_row():
 
 def test_one_seed_has_no_error_and_no_interval():
     arms = [Arm("fixed:4", np.array([0.5]), np.array([0.5])), Arm("none", np.array([0.25]), np.array([0.5]))]
-    assert markdown_table(table_rows(arms, ["fixed:4"])).splitlines()[3] == "| `none` | 25.00 | - | 1 | -25.00 |"
+    line = markdown_table(table_rows(arms, ["fixed:4"])).splitlines()[3]
+    assert line == "| `none` | 25.00 | - | 1 | -25.00 | - | - | - |"
 
 
 def test_without_a_terminal_the_console_table_is_plain_lines():
     lines = [line.split() for line in printed(100).splitlines()]
-    assert ["fixed:4", "92.00", "2.00", "2", "-"] in lines
-    assert ["dtkd:reference=4,warmup=0.1", "93.50", "2.50", "2", "+1.50", "[+1.00,+2.00]"] in lines
+    assert ["fixed:4", "92.00", "2.00", "2", "-", "-", "-"] in lines
+    assert ["dtkd:reference=4,warmup=0.1", "93.50", "2.50", "2", "+1.50", "[+1.00,+2.00]", "1.000", "16.32"] in lines
     assert "\x1b" not in printed(100)
 
 
@@ -171,7 +184,7 @@ def test_square_brackets_in_a_rule_are_shown_and_not_read_as_markup():
 
 def test_the_csv_reads_back_with_commas_in_rule_names_and_six_decimals(tmp_path):
     path = tmp_path / "results.csv"
-    write_csv(path, "digits", "mlp", "64-8-10", [FIXED, BETTER], seeds=[100, 101])
+    write_csv(path, [(TASK, [FIXED, BETTER])], seeds=[100, 101])
     with path.open(newline="") as stream:
         lines = list(csv.DictReader(stream))
     assert [(line["rule"], line["seed"]) for line in lines] == [
@@ -188,12 +201,13 @@ def test_the_csv_reads_back_with_commas_in_rule_names_and_six_decimals(tmp_path)
         "seed": "101",
         "test_accuracy": "0.960000",
         "validation_accuracy": "0.970000",
+        **dict.fromkeys(MEASURES, ""),
     }
 
 
 def test_a_csv_of_too_few_seeds_is_refused_and_not_written(tmp_path):
     with pytest.raises(BadInputError, match="arm 'fixed:4' has 2 accuracies for 1 seeds"):
-        write_csv(tmp_path / "results.csv", "digits", "mlp", "s", [FIXED], seeds=[0])
+        write_csv(tmp_path / "results.csv", [(TASK, [FIXED])], seeds=[0])
     assert not list(tmp_path.iterdir())
 
 
@@ -288,31 +302,82 @@ def test_the_picture_is_a_png_1500_pixels_wide(tmp_path, data):
     assert [entry.name for entry in tmp_path.iterdir()] == ["picture.png"]
 
 
-def report(folder: Path, picture: str | None = "picture.png") -> str:
-    path = write_report(
-        folder,
-        table_rows(ARMS, ["fixed:4"]),
-        title="Three rules",
-        task="digits",
-        teacher="mlp",
-        teacher_accuracy=0.975,
-        student="64-8-10",
-        command="rltemp compare --task digits --seeds 2",
-        picture=picture,
-    )
+def report(folder: Path, picture: str = "picture.png", times: int = 1, **more: Any) -> str:
+    rows = table_rows(ARMS, ["fixed:4"])
+    sections = [Section("digits", "mlp", 0.975, "64-8-10", rows, picture)] * times
+    path = write_report(folder, sections, command="rltemp compare --task digits --seeds 2", **more)
     assert path == folder / "report.md"
     return path.read_text()
 
 
 def test_the_report_says_what_was_compared_shows_it_and_how_to_do_it_again(tmp_path):
-    text = report(tmp_path)
-    assert text.startswith("# Three rules\n\n3 rules taught `64-8-10` students on `digits` (n = 2 seeds each)")
+    text = report(tmp_path, warnings=["Mind the gap."])
+    assert text.startswith(
+        "# digits: mlp teaches 64-8-10\n\n3 rules taught `64-8-10` students on `digits` (n = 2 seeds"
+    )
     assert "97.50 % test accuracy" in text
     assert markdown_table(table_rows(ARMS, ["fixed:4"])) in text
     assert "](picture.png)" in text
+    assert "\n\nMind the gap.\n\n" in text
     assert "```\nrltemp compare --task digits --seeds 2\n```" in text
     assert f"numpy {np.__version__}" in text
 
 
 def test_a_report_without_a_picture_links_to_none(tmp_path):
-    assert "![" not in report(tmp_path, picture=None)
+    assert "![" not in report(tmp_path, picture="")
+
+
+def test_the_report_of_few_seeds_says_what_their_intervals_are_worth(tmp_path):
+    assert "With fewer than 32 seeds" in report(tmp_path)
+    many = Arm("fixed:4", np.linspace(0.8, 0.9, 32), np.ones(32))
+    write_report(tmp_path, [Section("t", "a", 0.9, "b", table_rows([many], []))], command="")
+    assert "With fewer than 32 seeds" not in (tmp_path / "report.md").read_text()
+
+
+def test_the_report_of_a_grid_begins_with_the_table_over_all_its_points(tmp_path):
+    over = [
+        Overall("fixed:4", (91.0, 90.0, 92.0), {"fixed:4": (0.0, 0.0, 0.0)}),
+        Overall("dtkd:1|2", (92.0, 91.0, 93.0), {"fixed:4": (1.0, 0.5, 1.5)}, "why"),
+    ]
+    text = report(tmp_path, times=2, overall=over)
+    assert text.index("## Over all 2") < text.index("## digits: mlp teaches 64-8-10")
+    assert text.count(markdown_table(table_rows(ARMS, ["fixed:4"]))) == 2
+    assert "| `fixed:4` | 91.00 [90.00, 92.00] | - |  |\n" in text
+    assert "| `dtkd:1\\|2` | 92.00 [91.00, 93.00] | +1.00 [+0.50, +1.50] | why |\n" in text
+
+
+def test_what_else_was_measured_is_shown_as_mean_and_error_in_its_unit(tmp_path):
+    measures = {
+        "selected_accuracy": np.array([0.90, 0.94]),
+        "negative_log_likelihood": np.array([0.25, 0.75]),
+        "calibration_error": np.array([0.5, math.nan]),
+    }
+    arm = Arm("fixed:4", FIXED.test_accuracy, FIXED.validation_accuracy, measures=measures)
+    assert measures_table(table_rows([arm], [])) == (
+        "| rule | selected (%) | ECE (%) | NLL (nats) |\n"
+        "| --- | ---: | ---: | ---: |\n"
+        "| `fixed:4` | 92.00 ± 2.00 | - | 0.500 ± 0.250 |\n"
+    )
+    assert measures_table(table_rows(ARMS, [])) == ""
+    write_csv(tmp_path / "r.csv", [(TASK, [arm])], seeds=[0, 1])
+    with (tmp_path / "r.csv").open(newline="") as stream:
+        first, second = csv.DictReader(stream)
+    assert (first["selected_accuracy"], first["calibration_error"]) == ("0.900000", "0.500000")
+    assert (second["calibration_error"], second["agreement"]) == ("", "")
+
+
+def test_a_measure_has_one_value_a_seed():
+    with pytest.raises(BadInputError, match=r"one agreement a seed, \(2,\); got \(3,\)"):
+        Arm("none", np.ones(2), np.ones(2), measures={"agreement": np.ones(3)})
+
+
+def test_p_values_are_corrected_for_the_arms_of_one_baseline_and_the_baseline_is_no_test():
+    rng = np.random.default_rng(0)
+    base = rng.random(16)
+    arms = [Arm("fixed:4", base, base)]
+    arms += [Arm(f"fixed:{t}", base + 0.004 * t + 0.01 * rng.normal(size=16), base) for t in (1, 2, 3)]
+    pairs = [row.differences["fixed:4"] for row in table_rows(arms, ["fixed:4"])]
+    assert [pair.p_corrected for pair in pairs[1:]] == holm([pair.p for pair in pairs[1:]])
+    alone = table_rows(arms[:2], ["fixed:4"])[1].differences["fixed:4"]
+    assert alone.p_corrected == alone.p == pairs[1].p
+    assert alone.detectable < pairs[1].detectable
