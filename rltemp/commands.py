@@ -131,6 +131,8 @@ class Compare(TaskOptions):
     """Students that train side by side; by default what suits their size."""
     allow_mixed: bool = False
     """Compare although versions mix, n differs or an arm is degraded; notes say so."""
+    html: bool = True
+    """Write report.html, with pictures of temperatures, sharpness and features; takes some seconds."""
 
     command = "compare"
 

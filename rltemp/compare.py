@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from rltemp.models import build_model
 from rltemp.picture import TemperatureTrace
 from rltemp.policy import Policy
 from rltemp.recorder import Recorder
+from rltemp.showcase import Showing
 from rltemp.types import Signals
 
 SELECTION_SEED = 500_000
@@ -62,12 +64,14 @@ class Comparison:
         names: The rule that was reported, by the rule as written (`fixed:1|2` may be reported as `fixed:2`).
         trace: Temperatures of the first policy among the rules, if there is one.
         files: SHA-256 of the files of the rules that have one, by rule.
+        showcases: The files of the students that the page shows, by the rule that was reported.
     """
 
     arms: list[Arm]
     names: dict[str, str]
     trace: TemperatureTrace | None = None
     files: Mapping[str, str] = field(default_factory=dict)
+    showcases: Mapping[str, Path] = field(default_factory=dict)
 
 
 def check_rules(rules: Sequence[str], seeds: Sequence[int], made: Container[str] = ()) -> None:
@@ -101,6 +105,7 @@ def compare(
     on_progress: OnProgress | None = None,
     made: Mapping[str, Made] | None = None,
     cells: Cells | None = None,
+    shown: int = 0,
 ) -> Comparison:
     """Train one student for every rule and seed.
 
@@ -114,6 +119,7 @@ def compare(
         on_progress: Told of every step.
         made: The rules that `load_method` does not know, by the name that they have in `rules`.
         cells: Where every stack's result is kept once it is finished, and from where it is taken if it is there.
+        shown: For how many rules one student is watched for the page; policies come first. It needs `cells`.
 
     Raises:
         BadInputError: As `check_rules` and `fill`; where a policy's file changes meanwhile.
@@ -134,10 +140,11 @@ def compare(
         reported[spec] = best
         notes[best] = choice(spec, best) if arms else notes.get(best, "")
     first = next((one for one in notes if one not in made and _policy(one)), None)
-    trained = stacks.train(list(notes), seeds, cells, traced=first)
+    watched = sorted(notes, key=lambda one: one in made or not _policy(one))[: shown if cells is not None else 0]
+    trained = stacks.train(list(notes), seeds, cells, first, watched)
     found = [gather(one, trained[one], seeds) for one in notes]
     found = [replace(arm, note="; ".join(filter(None, (notes[arm.rule], arm.note)))) for arm in found]
-    return Comparison(found, reported, temperatures(trained[first][0]) if first else None, files)
+    return Comparison(found, reported, temperatures(trained[first][0]) if first else None, files, stacks.showcases)
 
 
 def default_stack(problem: Problem) -> int:
@@ -217,17 +224,29 @@ class _Stacks:
     made: Mapping[str, Made]
     told: _Counter
     identity: Mapping[str, Any]
+    showcases: dict[str, Path] = field(default_factory=dict)
 
     def train(
-        self, rules: Sequence[str], seeds: Sequence[int], cells: Cells | None, traced: str | None = None
+        self,
+        rules: Sequence[str],
+        seeds: Sequence[int],
+        cells: Cells | None,
+        traced: str | None = None,
+        watched: Container[str] = (),
     ) -> dict[str, list[Cell]]:
         """Each rule's cells, in the order of the seeds; the first of the rule `traced` has its temperatures."""
-        jobs = {rule: self.jobs(rule, seeds, rule == traced) for rule in dict.fromkeys(rules)}
+        beside = {rule: cells.path if cells and rule in watched else None for rule in dict.fromkeys(rules)}
+        jobs = {rule: self.jobs(rule, seeds, rule == traced, place) for rule, place in beside.items()}
         found = iter(fill(cells, [job for of_rule in jobs.values() for job in of_rule]))
         return {rule: [next(found) for _ in of_rule] for rule, of_rule in jobs.items()}
 
-    def jobs(self, rule: str, seeds: Sequence[int], traced: bool) -> list[Job]:
-        """What is to be had of a rule; its method is made when the first of its stacks is trained."""
+    def jobs(
+        self, rule: str, seeds: Sequence[int], traced: bool, beside: Callable[[Mapping[str, Any]], Path] | None = None
+    ) -> list[Job]:
+        """What is to be had of a rule; its method is made when the first of its stacks is trained.
+
+        The first stack's showcase goes beside its cell, where `beside` tells that cell's file.
+        """
         made = self.made.get(rule)
         make = functools.cache(lambda: made.maker if made else _by_name(rule))
         identity = made.identity if made else rule_identity(rule, self.files)
@@ -235,16 +254,24 @@ class _Stacks:
 
         def job(chunk: int | list[int], traced: bool) -> Job:
             key = {**self.identity, "rule": identity, "seeds": chunk, "traced": traced}
-            return Job(key, lambda: work(chunk, traced), lambda: self.told.skip(steps))
+            showcase = beside(key).with_suffix(".showcase") if beside and chunk == chunks[0] else None
+            if showcase:
+                self.showcases[rule] = showcase
+            return Job(key, lambda: work(chunk, traced, showcase), lambda: self.told.skip(steps))
 
-        def work(chunk: int | list[int], traced: bool) -> Cell:
+        def work(chunk: int | list[int], traced: bool, showcase: Path | None) -> Cell:
             policy = _policy(rule) if traced else None
             recorder = Recorder(policy, steps) if policy else None
-            cell = train_stack(self.problem, chunk, make(), lambda: self.told(rule), recorder)
+            showing = Showing(showcase) if showcase else None
+            maker = showing.begin(make()) if showing else make()
+            cell = train_stack(self.problem, chunk, maker, lambda: self.told(rule), recorder)
+            if showing:
+                showing.end()
             refuse_changed(self.files, "what was trained before")
             return cell
 
-        return [job(chunk, traced and place == 0) for place, chunk in enumerate(_chunks(seeds, self.size))]
+        chunks = _chunks(seeds, self.size)
+        return [job(chunk, traced and place == 0) for place, chunk in enumerate(chunks)]
 
 
 def temperatures(cell: Cell) -> TemperatureTrace | None:

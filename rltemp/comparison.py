@@ -1,4 +1,4 @@
-"""The `compare` command's work: from options to `results.csv`, `report.md`, `picture.png` and a table."""
+"""The `compare` command's work: from options to `results.csv`, `report.md`, `report.html` and a table."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ from rltemp.cells import Cells
 from rltemp.compare import Comparison, OnProgress, check_rules, compare
 from rltemp.console import Bar, say, show, show_next
 from rltemp.distill import Problem
+from rltemp.hparams import write_sessions
+from rltemp.html_report import SHOWN, write_page
 from rltemp.names import lookup
-from rltemp.options import command_line
+from rltemp.options import command_line, configuration
 from rltemp.picture import picture
 from rltemp.report import console_table, write_csv, write_report
+from rltemp.showcase import Showcase
 from rltemp.stats import Paired
 
 if TYPE_CHECKING:
@@ -43,6 +46,7 @@ def run_comparison(options: Compare) -> dict[str, Any]:
             stack=options.stack,
             on_progress=reporter(bar),
             cells=(cells := open_cells(options, bar)),
+            shown=SHOWN if options.html else 0,
         )
     say_found(cells)
     return options.finish(write_comparison(options, problem, found, seeds), started)
@@ -65,7 +69,7 @@ def say_found(cells: Cells) -> None:
 def write_comparison(
     options: Compare, problem: Problem, found: Comparison, seeds: Sequence[int], verdict: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Write `results.csv`, `picture.png` and `report.md`, and return the result.
+    """Write `results.csv`, `picture.png`, `report.md`, `report.html` and TensorBoard's sessions, and return the result.
 
     Args:
         options: Of the command; its baselines, as they were written.
@@ -91,6 +95,20 @@ def write_comparison(
         command=command_line(options),
         verdict=verdict,
     )
+    if options.html:
+        showcases = {rule: one for rule, path in found.showcases.items() if (one := Showcase.read(path))}
+        write_page(
+            out / "report.html",
+            rows,
+            showcases,
+            title=title,
+            task=task,
+            teacher_accuracy=problem.teacher_accuracy,
+            configuration=configuration(options),
+            command=command_line(options),
+            verdict=verdict,
+        )
+    write_sessions(out / "tensorboard", rows, against[0], task, len(seeds))
     result = _result(problem, rows, seeds) | {"files": found.files}
     return result | ({"verdict": list(verdict)} if verdict else {})
 
@@ -103,7 +121,8 @@ def show_comparison(result: Mapping[str, Any], out: Path) -> None:
     for line in result.get("verdict", ()):
         say(line)
     say(f"The teacher has {100 * result['teacher_accuracy']:.2f} % test accuracy.")
-    say(f"Read {out / 'report.md'}, look at {out / 'picture.png'}.")
+    page = f" Open {out / 'report.html'} in a browser." if (out / "report.html").exists() else ""
+    say(f"Read {out / 'report.md'}, look at {out / 'picture.png'}.{page}")
     show_next(out)
 
 

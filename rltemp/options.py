@@ -24,7 +24,7 @@ from rltemp.runs import finish_run, open_run
 from rltemp.tasks import load_task
 from rltemp.teachers import prepare
 
-NOT_CONFIGURATION = ("out", "config", "threads", "fresh", "allow_inexact", "allow_mixed")
+NOT_CONFIGURATION = ("out", "config", "threads", "fresh", "allow_inexact", "allow_mixed", "html")
 OF_THE_TASK = (
     "student",
     "teacher",

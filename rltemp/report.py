@@ -26,7 +26,7 @@ CSV_COLUMNS = ("task", "teacher", "student", "rule", "seed", "test_accuracy", "v
 
 def markdown_table(rows: Sequence[Row]) -> str:
     """Return the rows as a GitHub Markdown table; differences whose interval leaves out zero are bold."""
-    head, *body = _cells(rows)
+    head, *body = table_cells(rows)
     lines = [head, ["---" if name in ("rule", "note") else "---:" for name in head]]
     for row, (rule, accuracy, error, n, *rest) in zip(rows, body, strict=True):
         clear = [side(difference) != 0 for difference in row.differences.values()] + [False]
@@ -37,7 +37,7 @@ def markdown_table(rows: Sequence[Row]) -> str:
 
 def console_table(rows: Sequence[Row], title: str = "") -> Table:
     """Return the rows for a rich console; on a terminal green is better than the baseline, red worse."""
-    head, *body = _cells(rows)
+    head, *body = table_cells(rows)
     table = Table(title=Text(title) if title else None, box=box.SIMPLE_HEAD, pad_edge=False)
     for index, name in enumerate(head[: 4 + len(rows[0].differences)]):
         # Where space is short, rules fold and intervals go below their difference; a number is never broken.
@@ -119,7 +119,7 @@ def write_report(
     return path
 
 
-def _cells(rows: Sequence[Row]) -> list[list[str]]:
+def table_cells(rows: Sequence[Row]) -> list[list[str]]:
     """The table as text, its head first; the notes' column is there where any row has a note."""
     notes = any(row.note for row in rows)
     head = [

@@ -28,6 +28,7 @@ from rltemp.comparison import check_baselines, open_cells, reporter, say_found, 
 from rltemp.console import Bar
 from rltemp.distill import Problem
 from rltemp.errors import BadInputError
+from rltemp.html_report import SHOWN
 from rltemp.identities import fingerprints, rule_identity
 from rltemp.loading import load_method
 from rltemp.recorded import GREEDY, RECORDED, Recording, makers
@@ -121,6 +122,7 @@ def run_study(options: Study) -> dict[str, Any]:
             on_progress=reporter(bar),
             made=made,
             cells=(cells := open_cells(options, bar)),
+            shown=SHOWN if options.html else 0,
         )
     say_found(cells)
     lines = verdict(found, options.rules, options.only, options.selection_seeds, options.allow_mixed)
