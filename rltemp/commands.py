@@ -160,6 +160,8 @@ class Compare(TaskOptions):
     whoever trained the others."""
     ray: str | None = None
     """Address of a Ray cluster (auto, HOST:PORT) that trains instead; all its nodes have to reach the folder --out."""
+    html: bool = True
+    """Write report.html, with pictures of temperatures, sharpness and features; takes some seconds."""
 
     command = "compare"
 

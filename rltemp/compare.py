@@ -10,6 +10,7 @@ import functools
 import math
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from rltemp.parcel import Parcel
 from rltemp.picture import TemperatureTrace
 from rltemp.policy import Policy
 from rltemp.recorder import Recorder
+from rltemp.showcase import Showing
 from rltemp.types import Signals
 
 SELECTION_SEED = 500_000
@@ -67,12 +69,14 @@ class Comparison:
         names: The rule that was reported, by the rule as written (`fixed:1|2` may be reported as `fixed:2`).
         trace: Temperatures of the first policy among the rules, if there is one.
         files: SHA-256 of the files of the rules that have one, by rule.
+        showcases: The files of the students that the page shows, by the rule that was reported.
     """
 
     arms: list[Arm]
     names: dict[str, str]
     trace: TemperatureTrace | None = None
     files: Mapping[str, str] = field(default_factory=dict)
+    showcases: Mapping[str, Path] = field(default_factory=dict)
 
 
 def check_rules(rules: Sequence[str], seeds: Sequence[int], made: Container[str] = ()) -> None:
@@ -107,6 +111,7 @@ def compare(
     made: Mapping[str, Made] | None = None,
     cells: Cells | None = None,
     crew: Crew | None = None,
+    shown: int = 0,
 ) -> Comparison:
     """Train one student for every rule and seed.
 
@@ -121,6 +126,7 @@ def compare(
         made: The rules that `load_method` does not know, by the name that they have in `rules`.
         cells: Where every stack's result is kept once it is finished, and from where it is taken if it is there.
         crew: Other processes that train the cells instead of this one; needs `cells`.
+        shown: For how many rules one student is watched for the page; policies come first. It needs `cells`.
 
     Raises:
         BadInputError: As `check_rules`, `fill` and `share`; where a policy's file changes meanwhile.
@@ -143,13 +149,14 @@ def compare(
         notes[best] = choice(spec, best) if arms else notes.get(best, "")
         choices[best] = max(len(arms), choices.get(best, 1))
     first = next((one for one in notes if one not in made and _policy(one)), None)
-    trained = stacks.train(list(notes), seeds, cells, traced=first)
+    watched = sorted(notes, key=lambda one: one in made or not _policy(one))[: shown if cells is not None else 0]
+    trained = stacks.train(list(notes), seeds, cells, first, watched)
     found = [gather(one, trained[one], seeds) for one in notes]
     found = [
         replace(arm, note="; ".join(filter(None, (notes[arm.rule], arm.note))), alternatives=choices[arm.rule])
         for arm in found
     ]
-    return Comparison(found, reported, temperatures(trained[first][0]) if first else None, files)
+    return Comparison(found, reported, temperatures(trained[first][0]) if first else None, files, stacks.showcases)
 
 
 def default_stack(problem: Problem) -> int:
@@ -240,6 +247,7 @@ class _Stacks:
     told: _Counter | None
     identity: Mapping[str, Any]
     crew: Crew | None = None
+    showcases: dict[str, Path] = field(default_factory=dict)
     _makers: dict[str, Maker] = field(default_factory=dict)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -250,10 +258,16 @@ class _Stacks:
         vars(self).update({**state, "problem": state["problem"].opened()})
 
     def train(
-        self, rules: Sequence[str], seeds: Sequence[int], cells: Cells | None, traced: str | None = None
+        self,
+        rules: Sequence[str],
+        seeds: Sequence[int],
+        cells: Cells | None,
+        traced: str | None = None,
+        watched: Container[str] = (),
     ) -> dict[str, list[Cell]]:
         """Each rule's cells, in the order of the seeds; the first of the rule `traced` has its temperatures."""
-        jobs = {rule: self.jobs(rule, seeds, rule == traced) for rule in dict.fromkeys(rules)}
+        beside = {rule: cells.path if cells and rule in watched else None for rule in dict.fromkeys(rules)}
+        jobs = {rule: self.jobs(rule, seeds, rule == traced, place) for rule, place in beside.items()}
         wanted = [job for of_rule in jobs.values() for job in of_rule]
         if self.crew is None or cells is None:
             found = iter(fill(cells, wanted))
@@ -261,26 +275,40 @@ class _Stacks:
             found = iter(share(self.crew, cells, wanted, self.work))
         return {rule: [next(found) for _ in of_rule] for rule, of_rule in jobs.items()}
 
-    def jobs(self, rule: str, seeds: Sequence[int], traced: bool) -> list[Job]:
-        """What is to be had of a rule; its method is made when the first of its stacks is trained."""
+    def jobs(
+        self, rule: str, seeds: Sequence[int], traced: bool, beside: Callable[[Mapping[str, Any]], Path] | None = None
+    ) -> list[Job]:
+        """What is to be had of a rule; its method is made when the first of its stacks is trained.
+
+        The first stack's showcase goes beside its cell, where `beside` tells that cell's file.
+        """
         made = self.made.get(rule)
         identity = made.identity if made else rule_identity(rule, self.files)
         skipped = functools.partial(self.told.skip, self.steps) if self.told else lambda: None
 
         def job(chunk: int | list[int], traced: bool) -> Job:
             key = {**self.identity, "rule": identity, "seeds": chunk, "traced": traced}
-            return Job(key, lambda: self.work(rule, chunk, traced), skipped, (rule, chunk, traced))
+            showcase = beside(key).with_suffix(".showcase") if beside and chunk == chunks[0] else None
+            if showcase:
+                self.showcases[rule] = showcase
+            order = rule, chunk, traced, showcase
+            return Job(key, lambda: self.work(*order), skipped, order)
 
-        return [job(chunk, traced and place == 0) for place, chunk in enumerate(_chunks(seeds, self.size))]
+        chunks = _chunks(seeds, self.size)
+        return [job(chunk, traced and place == 0) for place, chunk in enumerate(chunks)]
 
-    def work(self, rule: str, chunk: int | list[int], traced: bool) -> Cell:
-        """Train one stack."""
+    def work(self, rule: str, chunk: int | list[int], traced: bool, showcase: Path | None) -> Cell:
+        """Train one stack, and leave its showcase where one is wanted."""
         policy = _policy(rule) if traced else None
         recorder = Recorder(policy, self.steps) if policy else None
         if rule not in self._makers:
             self._makers[rule] = self.made[rule].maker if rule in self.made else _by_name(rule)
+        showing = Showing(showcase) if showcase else None
+        maker = showing.begin(self._makers[rule]) if showing else self._makers[rule]
         told = functools.partial(self.told, rule) if self.told else lambda: None
-        cell = train_stack(self.problem, chunk, self._makers[rule], told, recorder)
+        cell = train_stack(self.problem, chunk, maker, told, recorder)
+        if showing:
+            showing.end()
         refuse_changed(self.files, "what was trained before")
         return cell
 

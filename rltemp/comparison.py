@@ -1,4 +1,4 @@
-"""The `compare` command's work: from options to `results.csv`, `report.md`, pictures and tables."""
+"""The `compare` command's work: from options to `results.csv`, `report.md`, `report.html`, pictures and tables."""
 
 from __future__ import annotations
 
@@ -21,13 +21,16 @@ from rltemp.console import Bar, say, show, show_next
 from rltemp.crews import Crew
 from rltemp.distill import Problem
 from rltemp.grid import Overall, check_grid, grid_data, grid_tasks, overall, point_name, stored
+from rltemp.hparams import write_sessions
+from rltemp.html_report import SHOWN, write_page
 from rltemp.markdown import Section, write_report
 from rltemp.names import lookup
-from rltemp.options import command_line
+from rltemp.options import command_line, configuration
 from rltemp.picture import picture
 from rltemp.progress import Progress
 from rltemp.report import console_overall, console_table, write_csv
 from rltemp.runs import TIMING, read_json
+from rltemp.showcase import Showcase
 from rltemp.stats import Paired
 from rltemp.step_time import step_times
 from rltemp.workers import Workers
@@ -69,6 +72,7 @@ def _compare(options: Compare, problem: Problem, seeds: Sequence[int], cells: Ce
             on_progress=reporter(bar),
             cells=cells,
             crew=others,
+            shown=SHOWN if options.html else 0,
         )
 
 
@@ -121,7 +125,7 @@ def say_found(cells: Cells) -> None:
 def write_comparison(
     options: Compare, points: Sequence[Point], seeds: Sequence[int], verdict: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Write `results.csv`, `report.md` and a picture a point, and return the result.
+    """Write `results.csv`, `report.md`, TensorBoard's sessions, a picture and a page a point, and return the result.
 
     Args:
         options: Of the command; its baselines, as they were written.
@@ -145,12 +149,42 @@ def write_comparison(
         warnings=warnings,
         verdict=verdict,
     )
+    for section, point in zip(sections, points, strict=True):
+        _write_page(options, section, *point, verdict)
     results = [
         _result(problem, found, section, options) for (problem, found), section in zip(points, sections, strict=True)
     ]
     result: dict[str, Any] = {"seeds": list(seeds), "files": points[0][1].files, "warnings": warnings}
     result |= results[0] if len(points) == 1 else {"points": results, "overall": [stored(one) for one in summary]}
     return result | ({"verdict": list(verdict)} if verdict else {})
+
+
+def _write_page(
+    options: Compare, section: Section, problem: Problem, found: Comparison, verdict: Sequence[str]
+) -> None:
+    """A point's page, and its sessions for TensorBoard's HParams."""
+    out, task = options.folder(), problem.task
+    if options.html:
+        showcases = {rule: one for rule, path in found.showcases.items() if (one := Showcase.read(path))}
+        write_page(
+            out / _page_name(section.picture),
+            section.rows,
+            showcases,
+            title=point_name(task),
+            task=task,
+            teacher_accuracy=problem.teacher_accuracy,
+            configuration=configuration(options),
+            command=command_line(options),
+            verdict=verdict,
+        )
+    baseline = next(iter(section.rows[0].differences))
+    number = section.picture.removeprefix("picture").removesuffix(".png")
+    write_sessions(out / f"tensorboard{number}", section.rows, baseline, task, len(found.arms[0].seeds))
+
+
+def _page_name(picture: str) -> str:
+    """`report.html` beside `picture.png`, `report-2.html` beside `picture-2.png`."""
+    return picture.replace("picture", "report").replace(".png", ".html")
 
 
 def _section(options: Compare, problem: Problem, found: Comparison, number: int) -> Section:
@@ -185,7 +219,9 @@ def show_comparison(result: Mapping[str, Any], out: Path) -> None:
     for line in (*result.get("warnings", ()), *result.get("verdict", ())):
         say(line)
     show_times(out)
-    say(f"Read {out / 'report.md'}, look at {out / result.get('points', [result])[0]['picture']}.")
+    first = result.get("points", [result])[0]["picture"]
+    page = out / _page_name(first)
+    say(f"Read {out / 'report.md'}, look at {out / first}." + f" Open {page} in a browser." * page.exists())
     show_next(out)
 
 

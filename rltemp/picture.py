@@ -101,7 +101,7 @@ def figure(
 def _draw_differences(panel: Axes, rows: Sequence[Row], baseline: str) -> None:
     """A forest plot, best arm on top; arms far outside get an arrow at the edge and their number."""
     ordered = sorted(rows, key=lambda row: np.nan_to_num(row.differences[baseline].mean, nan=-np.inf))
-    left, right = _limits([row.differences[baseline] for row in ordered])
+    left, right = limits([row.differences[baseline] for row in ordered])
     beside, pad = panel.get_yaxis_transform(), 0.05 * (right - left)
     panel.axvline(0, color=GREY, linewidth=1, zorder=0)
     for y, row in enumerate(ordered):
@@ -126,7 +126,7 @@ def _draw_differences(panel: Axes, rows: Sequence[Row], baseline: str) -> None:
     panel.spines[["top", "right", "left"]].set_visible(False)
 
 
-def _limits(pairs: Sequence[Paired]) -> tuple[float, float]:
+def limits(pairs: Sequence[Paired]) -> tuple[float, float]:
     """What the axis shows, in points: one arm that failed by ten points must not flatten all the others."""
     bounds = np.array([bound for pair in pairs for bound in (pair.mean, pair.low, pair.high)])
     bounds = bounds[np.isfinite(bounds) & (bounds != 0)]

@@ -12,7 +12,7 @@ from rltemp.cell_file import MOST_POINTS, StoredTrace
 from rltemp.features import featurize
 from rltemp.methods import Method
 from rltemp.policy import Policy
-from rltemp.types import Signals, Temperatures
+from rltemp.types import Signals, TemperatureRule, Temperatures
 
 TRACE_POINTS = MOST_POINTS
 
@@ -27,18 +27,20 @@ class Recorder:
 
     def __init__(self, policy: Policy, steps: int) -> None:
         self.policy = policy
+        self._rule: TemperatureRule = policy
         self.per_step = max(1, TRACE_POINTS // steps)
         self._generator = torch.Generator().manual_seed(0)
         self._kept: list[Tensor] = []
         self._references: list[float] = []
 
     def watch(self, method: Method) -> Method:
-        """The same method, whose temperatures are kept as they are given."""
+        """The same method, whose temperatures are kept as they are given; others may watch its rule too."""
+        self._rule = method.rule or self.policy
         return replace(method, rule=self)
 
     def __call__(self, signals: Signals) -> Temperatures:
         """What the policy answers."""
-        temperatures = self.policy(signals)
+        temperatures = self._rule(signals)
         self._keep(signals, temperatures.detach())
         return temperatures
 

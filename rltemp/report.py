@@ -30,7 +30,7 @@ WORTH = ("p (Holm)", "could show", "seeds for 0.1")
 
 def markdown_table(rows: Sequence[Row]) -> str:
     """Return the rows as a GitHub Markdown table; differences whose interval leaves out zero are bold."""
-    head, *body = _cells(rows)
+    head, *body = table_cells(rows)
     lines = [head, ["---" if name in ("rule", "note") else "---:" for name in head]]
     for row, (rule, accuracy, error, n, *rest) in zip(rows, body, strict=True):
         clear = [bold for pair in row.differences.values() for bold in (side(pair) != 0, *[False] * len(WORTH))]
@@ -51,7 +51,7 @@ def measures_table(rows: Sequence[Row]) -> str:
 
 def console_table(rows: Sequence[Row], title: str = "") -> Table:
     """Return the rows for a rich console; on a terminal green is better than the baseline, red worse."""
-    head, *body = _cells(rows)
+    head, *body = table_cells(rows)
     table = Table(title=Text(title) if title else None, box=box.SIMPLE_HEAD, pad_edge=False)
     shown = [index for index, name in enumerate(head) if name not in ("note", WORTH[-1])]
     for index, name in ((index, head[index]) for index in shown):
@@ -131,7 +131,7 @@ def _overall_cells(overall: Sequence[Overall]) -> list[list[str]]:
     return table
 
 
-def _cells(rows: Sequence[Row]) -> list[list[str]]:
+def table_cells(rows: Sequence[Row]) -> list[list[str]]:
     """The table as text, its head first; the notes' column is there where any row has a note."""
     notes = any(row.note for row in rows)
     head = [

@@ -63,11 +63,13 @@ def cells_of(out: Path) -> dict[str, tuple[int, int]]:
 
 
 def contents(out: Path) -> dict[str, object]:
-    """Every file by its bytes, and the result without how long it took."""
+    """Every file by its bytes, but for those that hold what the clock said."""
     found: dict[str, object] = {
         str(path.relative_to(out)): path.read_bytes()
         for path in out.rglob("*")
-        if path.is_file() and path.suffix != ".tmp" and path.name not in ("run.lock", "timing.json")
+        if path.is_file()
+        and path.suffix not in (".tmp", ".clock", ".rltemp")
+        and path.name not in ("run.lock", "timing.json", "report.html")
     }
     result = json.loads((out / "result.json").read_text())
     return {**found, "result.json": json.dumps(result)}

@@ -58,6 +58,7 @@ def test_every_module_is_in_it_once_under_the_name_it_is_imported_by(wheel: Path
     assert {
         "rltemp/py.typed",
         "rltemp/policies/universal.safetensors",
+        "rltemp/templates/report.html",
         "rltemp/envs/vector.py",
         "rltemp/envs/distill.py",
     } <= set(names)
