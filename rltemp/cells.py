@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from rltemp.cell_file import Cell, CellFile, determining_versions, file_name, in_words, parsed, read_cell
 from rltemp.console import say
 from rltemp.errors import BadInputError
 from rltemp.files import atomic_write
+from rltemp.locks import owner, taken
 
 PATIENCE, PAUSE = 3600.0, 0.1
 """Seconds without any cell finished after which waiting for others' cells ends, and between two looks at them."""
@@ -175,16 +174,14 @@ def fill(cells: Cells | None, jobs: Sequence[Job], patience: float = PATIENCE) -
 @contextlib.contextmanager
 def _claim(path: Path) -> Iterator[bool]:
     """Whether the cell is this process's to train, which holds until the block or the process ends."""
-    lock = FileLock(_lock_file(path))
     try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        yield False
-        return
+        lock = taken(_lock_file(path))
     except OSError as error:
         raise BadInputError(f"cannot claim {path}: {error}") from error
+    if lock is None:
+        yield False
+        return
     try:
-        _sign(_lock_file(path))
         yield True
     finally:
         # The cell is written, or nobody's: who comes late and locks the file that was removed looks for it first.
@@ -197,24 +194,11 @@ def _remove_claim(path: Path) -> None:
         _lock_file(path).unlink()
 
 
-def _sign(lock: Path) -> None:
-    """Name the owner in the lock's file, as `filelock` itself does where a file system knows no locks."""
-    with contextlib.suppress(OSError), lock.open("r+") as file:
-        if not file.read().startswith(f"{os.getpid()}\n"):
-            file.seek(0)  # emptying it by opening would make some file systems wait for the disk on closing
-            file.write(f"{os.getpid()}\n{platform.node()}\n")
-            file.truncate()
-
-
 def _waited(path: Path, count: int, patience: float) -> str:
-    owner = "a process that left no name"
-    with contextlib.suppress(OSError, ValueError):
-        process, machine = _lock_file(path).read_text()[:200].split()[:2]
-        owner = f"process {process} on {machine}"
+    lock = _lock_file(path)
     return (
-        f"{count} cells are claimed by others and none was finished in {patience:g} s; the first is {path}, "
-        f"of {owner}. If that process is gone for ever, remove {_lock_file(path)}. The same command goes on with "
-        "what is missing"
+        f"{count} cells are claimed by others and none was finished in {patience:g} s; the first is {path}, of "
+        f"{owner(lock)}. If that process is gone for ever, remove {lock}. The same command goes on with what is missing"
     )
 
 

@@ -1,9 +1,10 @@
-"""One process at a time in a run folder: a lock that ends with its process, however that ends."""
+"""Locks of the operating system on files: one process at a time, and free again when it ends, however it ends."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-import socket
+import platform
 from datetime import datetime
 from pathlib import Path
 
@@ -15,27 +16,46 @@ LOCK = "run.lock"
 _held: dict[Path, FileLock] = {}
 
 
+def taken(path: Path) -> FileLock | None:
+    """The lock on this file, taken and signed; None where another process has it.
+
+    Raises:
+        OSError: Where no lock can be made there.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return None
+    _sign(path)
+    return lock
+
+
+def owner(path: Path) -> str:
+    """Who has a lock, since when, as far as its file says."""
+    with contextlib.suppress(OSError, ValueError):
+        process, machine = path.read_text("utf-8", "replace")[:200].split()[:2]
+        since = datetime.fromtimestamp(path.stat().st_mtime).astimezone().isoformat(" ", "seconds")
+        return f"process {process} on {machine} since {since}"
+    return "a process that left no name"
+
+
 def hold(folder: Path) -> None:
-    """Keep other processes out of a folder until `release`, or until this process ends, however it ends.
+    """Keep other processes out of a folder until `release`, or until this process ends.
 
     Raises:
         BadInputError: Where another process is at work there, naming it, or no lock can be made there.
     """
     path = folder.resolve() / LOCK
-    lock = _held.setdefault(path, FileLock(path, timeout=0))
-    if lock.is_locked:
+    if path in _held:
         return
     try:
-        lock.acquire()
-        now = datetime.now().astimezone().isoformat(" ", "seconds")
-        path.write_text(f"process {os.getpid()} on {socket.gethostname()} since {now}\n", "utf-8")
-    except Timeout:
-        owner = path.read_text("utf-8", "replace").strip()[:200]
-        raise BadInputError(
-            f"{folder} is in use by {owner or 'another process'} (lock {LOCK}). Wait for it, or choose another --out"
-        ) from None
+        lock = taken(path)
     except OSError as error:
         raise BadInputError(f"cannot write into {folder}: {error.strerror or error}. Choose another --out") from error
+    if lock is None:
+        raise BadInputError(f"{folder} is in use by {owner(path)} (lock {LOCK}). Wait for it, or choose another --out")
+    _held[path] = lock
 
 
 def release(folder: Path) -> None:
@@ -44,3 +64,12 @@ def release(folder: Path) -> None:
     if (lock := _held.pop(path, None)) is not None:
         path.unlink(missing_ok=True)
         lock.release()
+
+
+def _sign(path: Path) -> None:
+    """Name the owner in the lock's file, as `filelock` itself does where a file system knows no locks."""
+    with contextlib.suppress(OSError), path.open("r+") as file:
+        if not file.read().startswith(f"{os.getpid()}\n"):
+            file.seek(0)  # emptying it by opening would make some file systems wait for the disk on closing
+            file.write(f"{os.getpid()}\n{platform.node()}\n")
+            file.truncate()
