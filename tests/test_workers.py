@@ -101,6 +101,17 @@ def test_what_no_try_can_mend_is_tried_once(tmp_path: Path, workers: Workers):
     assert len(lines(log)) == 1
 
 
+def test_a_full_disk_in_a_worker_ends_it_in_a_line_and_leaves_every_finished_cell(tmp_path: Path, workers: Workers):
+    log, cells = tmp_path / "log", Cells(tmp_path / "cells")
+    wanted = jobs(log, 20)
+    with pytest.raises(BadInputError, match=f"^cannot write {cells.path(wanted[6].key)}.*free space"):
+        share(workers, cells, wanted, crew_work.fill_the_disk)
+    whole = list(cells.folder.glob("*.json"))
+    assert len(whole) >= 5
+    again = share(workers, Cells(tmp_path / "cells"), wanted, crew_work.write)
+    assert again == [crew_work.cell(number) for number in range(20)]
+
+
 def test_workers_end_with_their_parent_however_it_ends(tmp_path: Path):
     log = tmp_path / "log"
 
@@ -222,6 +233,16 @@ def test_killed_three_times_with_two_workers_it_ends_with_the_same_bytes_and_no_
     assert shares(capsys.readouterr().out) == (len(done), total - len(done))
     assert done.items() <= cells_of(out).items()
     assert contents(out) == contents(whole)
+
+
+@pytest.mark.parametrize(
+    "options", [("--task", "wine", "--student", "resnet8"), ("--workers", "0"), ("--rules", "none", "nobody")]
+)
+def test_what_cannot_be_done_is_refused_before_a_worker_is_started(options: tuple[str, ...], tmp_path: Path, capsys):
+    words = ("compare", "--task", "toy", "--seeds", "2", "--out", tmp_path / "run", "--workers", "2", *options)
+    assert code(*words) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_process_on_the_folder_is_told_who_works_there(tmp_path: Path):
