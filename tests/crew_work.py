@@ -41,6 +41,11 @@ def raise_always(log: str, number: int) -> Cell:
     raise ZeroDivisionError("seven is none of my numbers")
 
 
+def leave(log: str, number: int) -> Cell:
+    write(log, number)
+    raise SystemExit(0)
+
+
 def refuse(log: str, number: int) -> Cell:
     write(log, number)
     raise BadInputError("a number that nobody can use")

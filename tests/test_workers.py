@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import re
@@ -92,6 +93,8 @@ def test_a_cell_that_always_fails_is_named_with_its_workers_own_traceback(tmp_pa
     assert "in raise_always" in str(error.value)
     assert len(lines(log)) == RETRIES + 1
     assert list(cells.folder.iterdir()) == []
+    with pytest.raises(TrainingStoppedError, match="SystemExit"):
+        share(workers, cells, [job], crew_work.leave)
 
 
 def test_what_no_try_can_mend_is_tried_once(tmp_path: Path, workers: Workers):
@@ -284,3 +287,19 @@ def test_progress_says_a_line_now_and_then_with_the_time_left_at_the_pace_of_wha
     with Progress("compare", unit=10) as bar:
         bar(10, 100)
     assert capsys.readouterr().out == "", "not every cell has a line"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_progress_is_a_bar_with_lines_above_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.stdout", terminal := Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    with Progress("compare", unit=10) as bar:
+        bar(40, 100)
+        bar.phase("Training under [none].")
+    shown = terminal.getvalue()
+    assert "Training under [none]." in shown
+    assert "4 of 10 cells, 0 s left" in shown
