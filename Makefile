@@ -22,7 +22,7 @@ test: install
 	$(BIN)/pytest -m 'not slow and not faults'
 
 faults: install
-	$(BIN)/pip install --quiet --editable '.[fuzz]'
+	$(BIN)/pip install --quiet --editable '.[fuzz,ray]'
 	$(BIN)/pytest -m faults
 
 bench: install

@@ -6,6 +6,7 @@ Ray starts the processes, sends the problem to each node once, and gives the tas
 from __future__ import annotations
 
 import functools
+import socket
 from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
@@ -19,6 +20,9 @@ from rltemp.crews import RETRIES, Outcome, Work, have
 from rltemp.errors import BadInputError
 from rltemp.interruption import kept_handlers
 from rltemp.libraries import import_library
+
+KNOCK = 10.0
+"""Seconds in which a cluster's address has to answer."""
 
 
 class Cluster:
@@ -35,9 +39,10 @@ class Cluster:
     def __init__(self, address: str, gpus: float = 0) -> None:
         self._ray = import_library("ray", "--ray (pip install 'rltemp[ray]')")
         try:
+            _knock(address)
             with kept_handlers():  # Ray has one of its own for SIGTERM, which would leave without a word
                 self._ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        except (OSError, OverflowError, RuntimeError, ValueError) as error:
             raise BadInputError(f"--ray {address}: no Ray cluster can be reached there ({error})") from error
         settings = {"num_cpus": torch.get_num_threads(), "num_gpus": gpus}
         self._have = self._ray.remote(**settings, max_retries=RETRIES, retry_exceptions=True)(_have)
@@ -63,6 +68,13 @@ class Cluster:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _knock(address: str) -> None:
+    """Ray itself knocks for minutes, and then ends the process."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=KNOCK).close()
 
 
 def _have(shipped: list[Any], folder: Path, key: Mapping[str, Any], order: tuple[Any, ...], threads: int) -> Outcome:

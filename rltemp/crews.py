@@ -67,19 +67,19 @@ def have(work: Work, folder: Path, key: Mapping[str, Any], order: tuple[Any, ...
 
 
 def _result(future: Future[Outcome], cells: Cells, job: Job) -> tuple[Cell, bool]:
-    try:
-        outcome = future.result()
-    except Exception as error:
+    error = future.exception()  # raised here, a rule's SystemExit would end this process without a word
+    if error is not None:
         said = "its process was killed" if isinstance(error, BrokenProcessPool) else _said(error)
         raise TrainingStoppedError(
             f"cell {cells.path(job.key)} of {job.order} could not be trained in {RETRIES + 1} tries: {said}"
         ) from error
+    outcome = future.result()
     if isinstance(outcome, Exception):
         raise outcome
     return outcome
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     """What was raised, and the traceback of the process that raised it, which comes as the cause or as the text."""
     first, _, rest = str(error).partition("\n")
     return f"{type(error).__name__}: {first}. Its process said: {error.__cause__ or rest or first}"

@@ -72,8 +72,9 @@ class Workers:
         raise AssertionError  # never reached
 
     def _pool(self, work: Work) -> ProcessPoolExecutor:
-        """This thread's worker; another one where it was killed."""
-        if getattr(self._mine, "pool", None) is None:
+        """This thread's worker; another one where it was killed, or is there for other work."""
+        if getattr(self._mine, "pool", None) is None or self._mine.work != work:
+            self._mine.work = work
             start = self._alive, work, torch.get_num_threads()
             self._mine.pool = ProcessPoolExecutor(1, self._context, initializer=_begin, initargs=start)
         pool: ProcessPoolExecutor = self._mine.pool

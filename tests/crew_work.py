@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -40,9 +41,22 @@ def raise_always(log: str, number: int) -> Cell:
     raise ZeroDivisionError("seven is none of my numbers")
 
 
+def leave(log: str, number: int) -> Cell:
+    write(log, number)
+    raise SystemExit(0)
+
+
 def refuse(log: str, number: int) -> Cell:
     write(log, number)
     raise BadInputError("a number that nobody can use")
+
+
+def fill_the_disk(log: str, number: int) -> Cell:
+    """From number 6 on, nothing larger than 100 bytes can be written."""
+    found = write(log, number)
+    if number == 6:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+    return found
 
 
 def hang(log: str, number: int) -> Cell:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import re
@@ -92,6 +93,8 @@ def test_a_cell_that_always_fails_is_named_with_its_workers_own_traceback(tmp_pa
     assert "in raise_always" in str(error.value)
     assert len(lines(log)) == RETRIES + 1
     assert list(cells.folder.iterdir()) == []
+    with pytest.raises(TrainingStoppedError, match="SystemExit"):
+        share(workers, cells, [job], crew_work.leave)
 
 
 def test_what_no_try_can_mend_is_tried_once(tmp_path: Path, workers: Workers):
@@ -99,6 +102,17 @@ def test_what_no_try_can_mend_is_tried_once(tmp_path: Path, workers: Workers):
     with pytest.raises(BadInputError, match="a number that nobody can use"):
         share(workers, Cells(tmp_path / "cells"), jobs(log, 1), crew_work.refuse)
     assert len(lines(log)) == 1
+
+
+def test_a_full_disk_in_a_worker_ends_it_in_a_line_and_leaves_every_finished_cell(tmp_path: Path, workers: Workers):
+    log, cells = tmp_path / "log", Cells(tmp_path / "cells")
+    wanted = jobs(log, 20)
+    with pytest.raises(BadInputError, match=f"^cannot write {cells.path(wanted[6].key)}.*free space"):
+        share(workers, cells, wanted, crew_work.fill_the_disk)
+    whole = list(cells.folder.glob("*.json"))
+    assert len(whole) >= 5
+    again = share(workers, Cells(tmp_path / "cells"), wanted, crew_work.write)
+    assert again == [crew_work.cell(number) for number in range(20)]
 
 
 def test_workers_end_with_their_parent_however_it_ends(tmp_path: Path):
@@ -224,6 +238,16 @@ def test_killed_three_times_with_two_workers_it_ends_with_the_same_bytes_and_no_
     assert contents(out) == contents(whole)
 
 
+@pytest.mark.parametrize(
+    "options", [("--task", "wine", "--student", "resnet8"), ("--workers", "0"), ("--rules", "none", "nobody")]
+)
+def test_what_cannot_be_done_is_refused_before_a_worker_is_started(options: tuple[str, ...], tmp_path: Path, capsys):
+    words = ("compare", "--task", "toy", "--seeds", "2", "--out", tmp_path / "run", "--workers", "2", *options)
+    assert code(*words) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
 def test_another_process_on_the_folder_is_told_who_works_there(tmp_path: Path):
     out = tmp_path / "run"
     words = (*SHORT, "--out", out, "--workers", "2")
@@ -263,3 +287,19 @@ def test_progress_says_a_line_now_and_then_with_the_time_left_at_the_pace_of_wha
     with Progress("compare", unit=10) as bar:
         bar(10, 100)
     assert capsys.readouterr().out == "", "not every cell has a line"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_progress_is_a_bar_with_lines_above_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.stdout", terminal := Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    with Progress("compare", unit=10) as bar:
+        bar(40, 100)
+        bar.phase("Training under [none].")
+    shown = terminal.getvalue()
+    assert "Training under [none]." in shown
+    assert "4 of 10 cells, 0 s left" in shown
