@@ -159,10 +159,13 @@ def seeds_needed(deviation: float, difference: float, tests: int = 1) -> int:
     >>> seeds_needed(1.0, 0.5)
     34
     """
-    normal = float(norm.isf(LEVEL / max(tests, 1) / 2) + norm.ppf(POWER)) * deviation / difference
-    n = max(2, math.floor(normal**2))
+    threshold = float(norm.isf(LEVEL / max(tests, 1) / 2))
+    normal = ((threshold + float(norm.ppf(POWER))) * deviation / difference) ** 2
+    n = max(2, math.floor(normal + threshold**2 / 2))  # t needs that many more than the normal distribution does
     while detectable(deviation, n, tests) > difference:
         n += 1
+    while n > 2 and detectable(deviation, n - 1, tests) <= difference:
+        n -= 1
     return n
 
 

@@ -48,8 +48,9 @@ def test_top_five_counts_labels_among_the_five_largest_of_ten_classes():
 
 
 def test_a_stack_is_measured_as_its_students_alone_and_one_that_diverged_has_no_likelihood():
-    logits, teacher = torch.randn(3, 20, 10), torch.randn(20, 10)
-    labels = torch.randint(10, (20,))
+    drawn = torch.Generator().manual_seed(0)
+    logits, teacher = torch.randn(3, 20, 10, generator=drawn), torch.randn(20, 10, generator=drawn)
+    labels = torch.randint(10, (20,), generator=drawn)
     logits[1, 3, 2] = math.nan
     together = measure(logits, labels, teacher)
     for student in (0, 2):
