@@ -25,7 +25,7 @@ from rltemp.tasks import Task
 
 CSV_COLUMNS = ("task", "teacher", "student", "rule", "seed", "test_accuracy", "validation_accuracy", *MEASURES)
 WORTH = ("p (Holm)", "could show", "seeds for 0.1")
-"""Columns behind each difference; the console leaves out the last."""
+"""Columns behind each difference; the console shows the first two, of several differences the first."""
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
@@ -53,7 +53,8 @@ def console_table(rows: Sequence[Row], title: str = "") -> Table:
     """Return the rows for a rich console; on a terminal green is better than the baseline, red worse."""
     head, *body = table_cells(rows)
     table = Table(title=Text(title) if title else None, box=box.SIMPLE_HEAD, pad_edge=False)
-    shown = [index for index, name in enumerate(head) if name not in ("note", WORTH[-1])]
+    left_out = ("note", *WORTH[2 if len(rows[0].differences) == 1 else 1 :])
+    shown = [index for index, name in enumerate(head) if name not in left_out]
     for index, name in ((index, head[index]) for index in shown):
         # Where space is short, rules fold and intervals go below their difference; a number is never broken.
         header = Text(name.replace(" (", "\n(").replace("could ", "could\n"))

@@ -125,7 +125,6 @@ def holm(values: Sequence[float]) -> list[float]:
     return found
 
 
-@functools.lru_cache(maxsize=4096)
 def detectable(deviation: float, n: int, tests: int = 1) -> float:
     """The least true difference that a paired t test of `n` pairs shows with a power of 80 %.
 
@@ -137,9 +136,13 @@ def detectable(deviation: float, n: int, tests: int = 1) -> float:
     >>> round(detectable(1.0, 34), 3)  # Cohen's table: 34 pairs for half a deviation
     0.495
     """
-    if n < 2:
-        return math.nan
-    threshold = float(t.isf(LEVEL / max(tests, 1) / 2, n - 1))
+    return _shift(n, max(tests, 1)) * deviation / math.sqrt(n) if n > 1 else math.nan
+
+
+@functools.lru_cache(maxsize=4096)
+def _shift(n: int, tests: int) -> float:
+    """By how many standard errors a mean has to be off zero, to be shown."""
+    threshold = float(t.isf(LEVEL / tests / 2, n - 1))
 
     def lacking(shift: float) -> float:
         return float(nct.sf(threshold, n - 1, shift)) - POWER  # of the other side there is less than a millionth
@@ -147,7 +150,7 @@ def detectable(deviation: float, n: int, tests: int = 1) -> float:
     highest = 4.0
     while lacking(highest) < 0:
         highest *= 2
-    return float(brentq(lacking, 0.0, highest)) * deviation / math.sqrt(n)
+    return float(brentq(lacking, 0.0, highest))
 
 
 def seeds_needed(deviation: float, difference: float, tests: int = 1) -> int:
@@ -156,10 +159,13 @@ def seeds_needed(deviation: float, difference: float, tests: int = 1) -> int:
     >>> seeds_needed(1.0, 0.5)
     34
     """
-    normal = float(norm.isf(LEVEL / max(tests, 1) / 2) + norm.ppf(POWER)) * deviation / difference
-    n = max(2, math.floor(normal**2))
+    threshold = float(norm.isf(LEVEL / max(tests, 1) / 2))
+    normal = ((threshold + float(norm.ppf(POWER))) * deviation / difference) ** 2
+    n = max(2, math.floor(normal + threshold**2 / 2))  # t needs that many more than the normal distribution does
     while detectable(deviation, n, tests) > difference:
         n += 1
+    while n > 2 and detectable(deviation, n - 1, tests) <= difference:
+        n -= 1
     return n
 
 

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from rltemp.cell_file import MOST_POINTS, MOST_STUDENTS, Cell, StoredTrace
 from rltemp.cells import Cells, Job, fill
 from rltemp.errors import BadInputError
+from rltemp.measures import MEASURES
 from rltemp.runs import MAX_JSON_BYTES
 
 KEY = {"rule": ["fixed:4"], "seeds": [3, 4], "data": "ab12"}
@@ -51,12 +52,14 @@ class Counted:
 @given(st.lists(st.tuples(fractions, fractions), min_size=1, max_size=9))
 def test_a_cell_comes_back_bit_by_bit(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[float, float]]):
     test, validation = map(list, zip(*rows, strict=True))
+    measures = {"agreement": validation, "negative_log_likelihood": [1e6 * one for one in test[:-1]] + [None]}
     wanted, cells = {"seeds": list(range(len(rows)))}, Cells(tmp_path_factory.mktemp("cells"))
-    cells.write(wanted, Cell(test_accuracy=test, validation_accuracy=validation))
+    cells.write(wanted, Cell(test_accuracy=test, validation_accuracy=validation, measures=measures))
     found = cells.read(wanted)
     assert found is not None
     assert np.array(found.test_accuracy).tobytes() == np.array(test).tobytes()
     assert np.array(found.validation_accuracy).tobytes() == np.array(validation).tobytes()
+    assert found.measures == measures
 
 
 def test_the_largest_cell_can_be_read_again(tmp_path: Path):
@@ -64,7 +67,8 @@ def test_the_largest_cell_can_be_read_again(tmp_path: Path):
     accuracies = np.random.default_rng(1).random(MOST_STUDENTS).tolist()
     wanted, cells = {"seeds": list(range(100_000, 100_000 + MOST_STUDENTS))}, Cells(tmp_path)
     trace = StoredTrace.pack(rows, 4.0)
-    cells.write(wanted, Cell(test_accuracy=accuracies, validation_accuracy=accuracies, trace=trace))
+    measures = dict.fromkeys(MEASURES, accuracies)
+    cells.write(wanted, Cell(test_accuracy=accuracies, validation_accuracy=accuracies, measures=measures, trace=trace))
     assert cells.path(wanted).stat().st_size < MAX_JSON_BYTES
     found = cells.read(wanted)
     assert found is not None
@@ -191,6 +195,10 @@ HOSTILE: dict[str, bytes] = {
     "more diverged than there are": signed(content(diverged=3)),
     "more guarded than answered": signed(content(guarded=71)),
     "a huge count": signed(content(answered=10**30)),
+    "an uneven measure": signed(content(measures={"agreement": [0.5]})),
+    "a negative measure": signed(content(measures={"negative_log_likelihood": [0.5, -1.0]})),
+    "a measure's name": signed(content(measures={"\x1b[2J": [0.5, 0.5]})),
+    "an older format": signed({**content(), "format_version": 1}),
     "unknown key": signed(content(run="rm")),
     "no base64": signed(content(trace={"reference": 4.0, "samples": "\u20ac"})),
     "a ragged trace": signed(content(trace={"reference": 4.0, "samples": "AAAA"})),
