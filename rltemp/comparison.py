@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from rltemp.console import Bar, say, show, show_next
 from rltemp.distill import Problem
 from rltemp.hparams import write_sessions
 from rltemp.html_report import SHOWN, write_page
+from rltemp.loading import is_policy
 from rltemp.names import lookup
 from rltemp.options import command_line, configuration
 from rltemp.picture import picture
@@ -46,10 +47,15 @@ def run_comparison(options: Compare) -> dict[str, Any]:
             stack=options.stack,
             on_progress=reporter(bar),
             cells=(cells := open_cells(options, bar)),
-            shown=SHOWN if options.html else 0,
+            shown=shown(options, options.rules, filter(is_policy, options.rules)),
         )
     say_found(cells)
     return options.finish(write_comparison(options, problem, found, seeds), started)
+
+
+def shown(options: Compare, rules: Iterable[str], first: Iterable[str]) -> list[str]:
+    """The rules whose students the page shows: baselines, then these `first`, then the others."""
+    return list(dict.fromkeys([*options.baselines(), *first, *rules]))[: SHOWN if options.html else 0]
 
 
 def open_cells(options: Compare, bar: Bar) -> Cells:

@@ -24,11 +24,10 @@ from rltemp.compare import (
     default_stack,
     train_arm,
 )
-from rltemp.comparison import check_baselines, open_cells, reporter, say_found, write_comparison
+from rltemp.comparison import check_baselines, open_cells, reporter, say_found, shown, write_comparison
 from rltemp.console import Bar
 from rltemp.distill import Problem
 from rltemp.errors import BadInputError
-from rltemp.html_report import SHOWN
 from rltemp.identities import fingerprints, rule_identity
 from rltemp.loading import load_method
 from rltemp.recorded import GREEDY, RECORDED, Recording, makers
@@ -122,7 +121,7 @@ def run_study(options: Study) -> dict[str, Any]:
             on_progress=reporter(bar),
             made=made,
             cells=(cells := open_cells(options, bar)),
-            shown=SHOWN if options.html else 0,
+            shown=shown(options, arms, options.rules),
         )
     say_found(cells)
     lines = verdict(found, options.rules, options.only, options.selection_seeds, options.allow_mixed)
