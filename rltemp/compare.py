@@ -111,7 +111,7 @@ def compare(
     made: Mapping[str, Made] | None = None,
     cells: Cells | None = None,
     crew: Crew | None = None,
-    shown: int = 0,
+    shown: Sequence[str] = (),
 ) -> Comparison:
     """Train one student for every rule and seed.
 
@@ -126,7 +126,7 @@ def compare(
         made: The rules that `load_method` does not know, by the name that they have in `rules`.
         cells: Where every stack's result is kept once it is finished, and from where it is taken if it is there.
         crew: Other processes that train the cells instead of this one; needs `cells`.
-        shown: For how many rules one student is watched for the page; policies come first. It needs `cells`.
+        shown: The rules, as written, of which one student is watched for the page; kept beside its cell, if at all.
 
     Raises:
         BadInputError: As `check_rules`, `fill` and `share`; where a policy's file changes meanwhile.
@@ -149,14 +149,14 @@ def compare(
         notes[best] = choice(spec, best) if arms else notes.get(best, "")
         choices[best] = max(len(arms), choices.get(best, 1))
     first = next((one for one in notes if one not in made and _policy(one)), None)
-    watched = sorted(notes, key=lambda one: one in made or not _policy(one))[: shown if cells is not None else 0]
-    trained = stacks.train(list(notes), seeds, cells, first, watched)
+    trained = stacks.train(list(notes), seeds, cells, first, {reported[spec] for spec in shown})
+    kept = {reported[spec]: stacks.showcases[reported[spec]] for spec in shown if cells is not None}
     found = [gather(one, trained[one], seeds) for one in notes]
     found = [
         replace(arm, note="; ".join(filter(None, (notes[arm.rule], arm.note))), alternatives=choices[arm.rule])
         for arm in found
     ]
-    return Comparison(found, reported, temperatures(trained[first][0]) if first else None, files, stacks.showcases)
+    return Comparison(found, reported, temperatures(trained[first][0]) if first else None, files, kept)
 
 
 def default_stack(problem: Problem) -> int:

@@ -23,6 +23,7 @@ from rltemp.distill import Problem
 from rltemp.grid import Overall, check_grid, grid_data, grid_tasks, overall, point_name, stored
 from rltemp.hparams import write_sessions
 from rltemp.html_report import SHOWN, write_page
+from rltemp.loading import is_policy
 from rltemp.markdown import Section, write_report
 from rltemp.names import lookup
 from rltemp.options import command_line, configuration
@@ -72,7 +73,7 @@ def _compare(options: Compare, problem: Problem, seeds: Sequence[int], cells: Ce
             on_progress=reporter(bar),
             cells=cells,
             crew=others,
-            shown=SHOWN if options.html else 0,
+            shown=shown(options, options.rules, filter(is_policy, options.rules)),
         )
 
 
@@ -106,6 +107,11 @@ def progress(label: str, problem: Problem, cells: Cells) -> Progress:
     bar.found = lambda: cells.found - before
     cells.warn = bar.phase
     return bar
+
+
+def shown(options: Compare, rules: Iterable[str], first: Iterable[str]) -> list[str]:
+    """The rules whose students the page shows: baselines, then these `first`, then the others."""
+    return list(dict.fromkeys([*options.baselines(), *first, *rules]))[: SHOWN if options.html else 0]
 
 
 def open_cells(options: Compare) -> Cells:

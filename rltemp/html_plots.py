@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import unicodedata
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 
 import matplotlib
@@ -29,6 +29,7 @@ WIDTH = 4.4
 BINS = 16
 
 Values = NDArray[np.float64]
+Style = tuple[str, str, str]
 
 
 def svg(drawn: Figure) -> bytes:
@@ -66,11 +67,17 @@ def intervals(rows: Sequence[Row], baseline: str) -> Figure:
     return drawn
 
 
-def cost(rows: Sequence[Row], seconds: Mapping[str, float]) -> Figure:
+def styles(rules: Iterable[str]) -> dict[str, Style]:
+    """A rule's colour, dashes and marker, the same in every figure of a page."""
+    return dict(zip(rules, cycle(zip(COLOURS, cycle(DASHES), MARKERS, strict=False)), strict=False))
+
+
+def cost(rows: Sequence[Row], seconds: Mapping[str, float], style: Mapping[str, Style]) -> Figure:
     """Accuracy against training time per epoch, a point an arm, with its standard error."""
     drawn, panel = _panel(2.8)
-    for row, (colour, marker) in zip(rows, cycle(zip(COLOURS, MARKERS, strict=True)), strict=False):
+    for row in rows:
         if row.rule in seconds:
+            colour, _, marker = style[row.rule]
             error = row.error if np.isfinite(row.error) else 0.0
             where = 1000 * seconds[row.rule], row.accuracy
             panel.errorbar(*where, yerr=error, fmt=marker, color=colour, capsize=3, label=_safe(row.rule))
@@ -82,12 +89,14 @@ def cost(rows: Sequence[Row], seconds: Mapping[str, float]) -> Figure:
     return drawn
 
 
-def temperatures(showcases: Mapping[str, Showcase], network: str, along: str, label: str) -> Figure:
+def temperatures(
+    showcases: Mapping[str, Showcase], style: Mapping[str, Style], network: str, along: str, label: str
+) -> Figure:
     """Mean and 5-95 % band of one network's temperatures, a line an arm, over a quantity that was sampled."""
     drawn, panel = _panel(2.6)
     panel.set_yscale("log", base=2)
-    styles = zip(COLOURS, cycle(DASHES), MARKERS, strict=False)
-    for (rule, showcase), (colour, dashes, marker) in zip(showcases.items(), cycle(styles), strict=False):
+    for rule, showcase in showcases.items():
+        colour, dashes, marker = style[rule]
         x, low, mean, high = binned(showcase.samples[along], showcase.samples[f"{network}_temperature"])
         panel.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
         panel.plot(x, mean, dashes, marker=marker, markersize=3.5, color=colour, label=_safe(rule))
@@ -126,7 +135,7 @@ def sharpness(showcases: Mapping[str, Showcase], softened: bool) -> Figure:
 def embedding(positions: Values, labels: NDArray[np.int64]) -> Figure:
     """Test images where t-SNE puts them, `[M, 2]`, each as the number of its class."""
     drawn, panel = _panel(3.6)
-    for number, (colour, _) in zip(np.unique(labels), cycle(zip(COLOURS, MARKERS, strict=True)), strict=False):
+    for number, colour in zip(np.unique(labels), cycle(COLOURS), strict=False):
         here = positions[labels == number]
         panel.scatter(here[:, 0], here[:, 1], marker=f"${number}$", s=26, color=colour, linewidths=0.3)
     panel.set(xticks=[], yticks=[], aspect="equal")

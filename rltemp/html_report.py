@@ -78,7 +78,7 @@ def write_page(
     Args:
         path: Of the file.
         rows: From `table_rows`, with one baseline at least.
-        showcases: Of the rules that have one, by rule.
+        showcases: Of the rules that have one, by rule; the most important first.
         title: The heading.
         task: What was trained.
         teacher_accuracy: On the test part, 0..1.
@@ -112,6 +112,8 @@ def write_page(
 def sections(rows: Sequence[Row], showcases: Mapping[str, Showcase]) -> list[Section]:
     """The parts of the page that have figures; one that nothing is known for has none."""
     shown = {row.rule: showcases[row.rule] for row in rows if row.rule in showcases}
+    style = plots.styles(shown)
+    embedded = [*showcases][:EMBEDDED]
     among = "" if len(shown) == len(rows) else f" Shown are {len(shown)} of {len(rows)} rules."
     return [
         Section(
@@ -125,13 +127,13 @@ def sections(rows: Sequence[Row], showcases: Mapping[str, Showcase]) -> list[Sec
             "Accuracy against training time",
             "What an epoch took, by the clock, divided by the students that trained side by side: rough numbers, and "
             f"the only ones on this page that are others when it is made again.{among}",
-            list(_cost(rows, shown)),
+            list(_cost(rows, shown, style)),
         ),
         Section(
             "temperatures",
             "Temperatures",
             f"Of one student a rule, the first seed's, as it trained: mean and 5-95 % band of its samples.{among}",
-            list(_temperatures(shown)),
+            list(_temperatures(shown, style)),
         ),
         Section(
             "sharpness",
@@ -144,9 +146,9 @@ def sections(rows: Sequence[Row], showcases: Mapping[str, Showcase]) -> list[Sec
             "features",
             "What the students see",
             "Test images by what the student's last layer is given, arranged in the plane by t-SNE, each drawn as the "
-            "number of its class. Neighbours are alike; distances between groups mean little. Shown are the first "
-            f"{EMBEDDED} rules at most, the first seed's student of each.",
-            list(_embeddings(shown)),
+            "number of its class. Neighbours are alike; distances between groups mean little. Shown is the first "
+            f"seed's student of {EMBEDDED} rules at most.",
+            list(_embeddings({rule: one for rule, one in shown.items() if rule in embedded})),
         ),
     ]
 
@@ -157,7 +159,7 @@ def _interval_picture(rows: Sequence[Row], baseline: str) -> Picture:
     return picture(plots.intervals(rows, baseline), caption, f"{caption} {found or 'There is no other rule.'}")
 
 
-def _cost(rows: Sequence[Row], shown: Mapping[str, Showcase]) -> Iterator[Picture]:
+def _cost(rows: Sequence[Row], shown: Mapping[str, Showcase], style: Mapping[str, plots.Style]) -> Iterator[Picture]:
     seconds = {rule: one.seconds for rule, one in shown.items() if math.isfinite(one.seconds)}
     if seconds:
         found = "; ".join(
@@ -166,16 +168,16 @@ def _cost(rows: Sequence[Row], shown: Mapping[str, Showcase]) -> Iterator[Pictur
             if row.rule in seconds
         )
         caption = "Test accuracy against training time of an epoch."
-        yield picture(plots.cost(rows, seconds), caption, f"{caption} {found}.")
+        yield picture(plots.cost(rows, seconds, style), caption, f"{caption} {found}.")
 
 
-def _temperatures(shown: Mapping[str, Showcase]) -> Iterator[Picture]:
+def _temperatures(shown: Mapping[str, Showcase], style: Mapping[str, plots.Style]) -> Iterator[Picture]:
     having = {rule: one for rule, one in shown.items() if len(plots.late(one, "teacher_temperature"))}
     for along, (words, label) in ALONG.items() if having else ():
         for network in ("teacher", "student"):
             caption = f"The {network}'s temperature {words}."
             found = "; ".join(_course(rule, one, network, along) for rule, one in having.items())
-            yield picture(plots.temperatures(having, network, along, label), caption, f"{caption} {found}.")
+            yield picture(plots.temperatures(having, style, network, along, label), caption, f"{caption} {found}.")
 
 
 def _course(rule: str, showcase: Showcase, network: str, along: str) -> str:
@@ -202,7 +204,7 @@ def _medians(showcase: Showcase, softened: bool) -> list[float]:
 
 
 def _embeddings(shown: Mapping[str, Showcase]) -> Iterator[Picture]:
-    for rule, one in list(shown.items())[:EMBEDDED]:
+    for rule, one in shown.items():
         positions = plots.arranged(one.features)
         if positions is not None:
             alternative = f"{len(one.labels)} test images of {len(set(one.labels.tolist()))} classes in the plane."

@@ -32,11 +32,11 @@ from rltemp.comparison import (
     progress,
     reporter,
     say_found,
+    shown,
     write_comparison,
 )
 from rltemp.distill import Distillation, Problem
 from rltemp.errors import BadInputError
-from rltemp.html_report import SHOWN
 from rltemp.identities import fingerprints, rule_identity
 from rltemp.loading import load_method
 from rltemp.methods import Method
@@ -133,7 +133,7 @@ def run_study(options: Study) -> dict[str, Any]:
             made=made,
             cells=cells,
             crew=others,
-            shown=SHOWN if options.html else 0,
+            shown=shown(options, arms, options.rules),
         )
     say_found(cells)
     lines = verdict(found, options.rules, options.only, options.selection_seeds, options.allow_mixed)

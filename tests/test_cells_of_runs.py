@@ -195,7 +195,21 @@ def test_a_study_gone_on_with_makes_the_same_controls_from_a_new_recording(tmp_p
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "another's", "empty"])
 def test_a_damaged_cell_is_named_and_trained_again(damage: str, tmp_path: Path, capsys):
     out = tmp_path / "c"
-    words = ("compare", "--task", "toy", "--epochs", "1", "--rules", "none", "universal", "--seeds", "2", "--out", out)
+    words = (
+        "compare",
+        "--no-html",
+        "--task",
+        "toy",
+        "--epochs",
+        "1",
+        "--rules",
+        "none",
+        "universal",
+        "--seeds",
+        "2",
+        "--out",
+        out,
+    )
     assert code(*words) == 0
     before = contents(out)
     unfinished(out)
@@ -215,7 +229,7 @@ def test_a_damaged_cell_is_named_and_trained_again(damage: str, tmp_path: Path, 
 def test_a_policy_that_was_changed_is_noticed_by_what_is_finished_and_what_is_not(tmp_path: Path, capsys):
     out, file = tmp_path / "c", policy(tmp_path / "p.safetensors", 1.0)
     rules = ("fixed:4", file, f"matched:{file}")
-    words = ("compare", "--task", "toy", "--epochs", "1", "--rules", *rules, "--seeds", "2", "--out", out)
+    words = ("compare", "--no-html", "--task", "toy", "--epochs", "1", "--rules", *rules, "--seeds", "2", "--out", out)
     assert code(*words) == 0
     before, cells = contents(out), cells_of(out)
     policy(file, -1.0)
@@ -244,7 +258,20 @@ def test_a_policy_that_was_changed_is_noticed_by_what_is_finished_and_what_is_no
 def test_a_policy_counts_by_its_content_wherever_it_lies(tmp_path: Path, capsys):
     out, other = tmp_path / "c", tmp_path / "elsewhere.safetensors"
     shutil.copyfile(SHIPPED["universal"], other)
-    words = ("compare", "--task", "toy", "--epochs", "1", "--seeds", "2", "--against", "none", "--out", out)
+    words = (
+        "compare",
+        "--no-html",
+        "--task",
+        "toy",
+        "--epochs",
+        "1",
+        "--seeds",
+        "2",
+        "--against",
+        "none",
+        "--out",
+        out,
+    )
     assert code(*words, "--rules", "none", "universal", f"matched:{other}", "matched:universal") == 0
     assert len(cells_of(out)) == 3
     rows = (out / "results.csv").read_text().splitlines()[5:]
@@ -270,7 +297,7 @@ def test_what_a_strangers_result_names_is_neither_read_nor_imported(tmp_path: Pa
     (package / "__init__.py").write_text(f"open({str(marker)!r}, 'w').close()\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     out = tmp_path / "c"
-    words = ("compare", "--task", "toy", "--epochs", "1", "--rules", "none", "--seeds", "2", "--out", out)
+    words = ("compare", "--no-html", "--task", "toy", "--epochs", "1", "--rules", "none", "--seeds", "2", "--out", out)
     assert code(*words) == 0
     stored = json.loads((out / "result.json").read_text())
     assert stored["files"] == {}
@@ -316,7 +343,21 @@ def old(out: Path, keep: int) -> int:
 
 def test_cells_of_other_versions_are_refused_or_marked(tmp_path: Path, capsys):
     out = tmp_path / "c"
-    words = ("compare", "--task", "toy", "--epochs", "1", "--rules", "none", "fixed:4", "--seeds", "2", "--out", out)
+    words = (
+        "compare",
+        "--no-html",
+        "--task",
+        "toy",
+        "--epochs",
+        "1",
+        "--rules",
+        "none",
+        "fixed:4",
+        "--seeds",
+        "2",
+        "--out",
+        out,
+    )
     assert code(*words) == 0
     unfinished(out)
     assert old(out, keep=1) == 1
@@ -338,7 +379,21 @@ def test_cells_of_other_versions_are_refused_or_marked(tmp_path: Path, capsys):
 
 def test_a_degraded_arm_is_not_compared(tmp_path: Path, capsys):
     out = tmp_path / "c"
-    words = ("compare", "--task", "toy", "--epochs", "1", "--rules", "none", "fixed:4", "--seeds", "2", "--out", out)
+    words = (
+        "compare",
+        "--no-html",
+        "--task",
+        "toy",
+        "--epochs",
+        "1",
+        "--rules",
+        "none",
+        "fixed:4",
+        "--seeds",
+        "2",
+        "--out",
+        out,
+    )
     assert code(*words) == 0
     unfinished(out)
     (path,) = [path for path in (out / "cells").glob("*.json") if '"rule":["none"]' in path.read_text()]
@@ -356,6 +411,19 @@ def test_a_degraded_arm_is_not_compared(tmp_path: Path, capsys):
 
 
 def test_a_stack_larger_than_a_cell_is_refused(tmp_path: Path, capsys):
-    words = ("compare", "--task", "toy", "--epochs", "1", "--rules", "none", "--seeds", "2", "--stack", "4096")
+    words = (
+        "compare",
+        "--no-html",
+        "--task",
+        "toy",
+        "--epochs",
+        "1",
+        "--rules",
+        "none",
+        "--seeds",
+        "2",
+        "--stack",
+        "4096",
+    )
     assert code(*words, "--out", tmp_path / "c") == 2
     assert "at most 2048 students" in capsys.readouterr().err

@@ -244,7 +244,7 @@ def test_a_run_with_a_preset_is_repeated_by_its_configuration(tmp_path: Path):
     by_hand = parse("train-policy", ["--config", str(tmp_path / "own.json")])
     assert (by_hand.policy.updates, by_hand.policy.hidden) == (7, (256, 256))
     rules = ("--rules", "fixed:5", out / "policy.safetensors", "--against", "fixed:5")
-    assert code("compare", *TOY, *rules, "--seeds", 2, "--out", tmp_path / "c") == 0
+    assert code("compare", "--no-html", *TOY, *rules, "--seeds", 2, "--out", tmp_path / "c") == 0
 
 
 @pytest.mark.parametrize(

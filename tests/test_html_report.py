@@ -20,6 +20,8 @@ import pytest
 from rltemp import html_plots
 from rltemp.arms import Row
 from rltemp.cli import main
+from rltemp.commands import Compare
+from rltemp.comparison import shown
 from rltemp.html_report import leaves, write_page
 from rltemp.showcase import SAMPLED, Showcase
 from rltemp.stats import Paired
@@ -197,6 +199,16 @@ def test_without_html_nothing_is_watched_or_drawn(tmp_path: Path, teacher_cache:
     assert (out / "report.md").exists()
     assert not (out / "report.html").exists()
     assert not [*out.rglob("*.showcase"), *out.rglob("*.clock")]
+
+
+def test_the_page_shows_baselines_and_policies_before_others():
+    rules = ("none", *(f"fixed:{number}" for number in range(1, 10)), "universal")
+    assert shown(Compare(rules=rules, against=("fixed:9",)), rules, ["universal"]) == [
+        "fixed:9",
+        "universal",
+        *rules[:6],
+    ]
+    assert shown(Compare(rules=rules, html=False), rules, ["universal"]) == []
 
 
 def test_names_are_shown_as_they_are_and_do_nothing(tmp_path: Path):

@@ -137,9 +137,11 @@ def test_what_is_damaged_or_missing_is_not_shown(once: Problem, tmp_path: Path):
     assert np.isnan(found.seconds)
 
 
-def test_a_comparison_shows_policies_first_and_so_many_rules(once: Problem, tmp_path: Path):
+def test_a_comparison_watches_the_rules_that_are_to_be_shown(once: Problem, tmp_path: Path):
     cells = Cells(tmp_path / "cells")
-    found = compare(once, ["fixed:4", "none", "universal"], range(3), stack=2, cells=cells, shown=2)
+    found = compare(
+        once, ["fixed:4", "none", "universal"], range(3), stack=2, cells=cells, shown=["universal", "fixed:4"]
+    )
     assert set(found.showcases) == {"fixed:4", "universal"}
     for rule, path in found.showcases.items():
         assert json.loads(path.with_suffix(".json").read_text())["key"]["seeds"] == [0, 1]
@@ -147,9 +149,11 @@ def test_a_comparison_shows_policies_first_and_so_many_rules(once: Problem, tmp_
         assert one is not None
         assert (set(one.samples["teacher_temperature"]) == {4.0}) == (rule == "fixed:4"), "watched though it is traced"
     assert len(list((tmp_path / "cells").glob("*.showcase"))) == 2
-    again = compare(once, ["fixed:4", "none", "universal"], range(3), stack=2, cells=cells, shown=2)
+    again = compare(
+        once, ["fixed:4", "none", "universal"], range(3), stack=2, cells=cells, shown=["universal", "fixed:4"]
+    )
     assert again.showcases == found.showcases
 
 
 def test_a_comparison_that_keeps_nothing_shows_nothing(once: Problem):
-    assert compare(once, ["fixed:4"], range(2), shown=2).showcases == {}
+    assert compare(once, ["fixed:4"], range(2), shown=["fixed:4"]).showcases == {}
