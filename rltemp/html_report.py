@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
@@ -172,7 +173,7 @@ def _cost(rows: Sequence[Row], shown: Mapping[str, Showcase], style: Mapping[str
 
 
 def _temperatures(shown: Mapping[str, Showcase], style: Mapping[str, plots.Style]) -> Iterator[Picture]:
-    having = {rule: one for rule, one in shown.items() if len(plots.late(one, "teacher_temperature"))}
+    having = {rule: one for rule, one in shown.items() if not np.isnan(one.samples["teacher_temperature"]).all()}
     for along, (words, label) in ALONG.items() if having else ():
         for network in ("teacher", "student"):
             caption = f"The {network}'s temperature {words}."

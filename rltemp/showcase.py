@@ -10,7 +10,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from rltemp.data import Dataset
 from rltemp.distill import Distillation, channels_last
 from rltemp.features import featurize
 from rltemp.files import atomic_write
-from rltemp.methods import CHECKED, Method
+from rltemp.methods import Method, watch
 from rltemp.population import StackedStudent
 from rltemp.types import Signals, Temperatures, full_precision
 
@@ -94,7 +94,7 @@ class Showing:
         self._clock = clock
         self._generator = torch.Generator().manual_seed(0)
         self._kept: list[Tensor] = []
-        self._seen = -1
+        self._given: Temperatures | None = None
         self._run: Distillation | None = None
         self._started = self._watching = 0.0
 
@@ -123,43 +123,36 @@ class Showing:
         atomic_write(self.path, encoded)
 
     def _watched(self, method: Method) -> Method:
-        """The same method; `_keep` sees its signals, with the temperatures where it has some."""
-        if (inner := method.rule) is None:
-            values = {name: getattr(method, name) for name in method.__dataclass_fields__}
-            return _WithoutTeacher(**values, see=lambda signals: self._keep(signals, None))
+        """The same method, which shows each step's signals and tells its temperatures, where it asks for some."""
+        told = watch(method, self._tell)
+        return _Shown(**{field.name: getattr(told, field.name) for field in fields(told)}, show=self._keep)
 
-        def rule(signals: Signals) -> Temperatures:
-            temperatures = inner(signals)
-            self._keep(signals, temperatures.detach())
-            return temperatures
-
-        for name in ("bounds", CHECKED):
-            if hasattr(inner, name):
-                setattr(rule, name, getattr(inner, name))
-        return replace(method, rule=rule)
+    def _tell(self, temperatures: Temperatures) -> None:
+        self._given = temperatures
 
     @torch.no_grad()
-    def _keep(self, signals: Signals, temperatures: Temperatures | None) -> None:
-        """Some samples of the first student's batch, the first time that a step shows it; of long runs, some steps."""
+    def _keep(self, signals: Signals) -> None:
+        """Some samples of the first student's batch; of a long run, at some of its steps."""
+        given, self._given = self._given, None
         assert self._run is not None
-        step, steps = self._run.step, self._run.steps
-        if step == self._seen or step % -(-steps // POINTS):
-            return  # a matched method asks its rule twice
-        self._seen, began = step, self._clock()
-        drawn = torch.randperm(signals.shape[-1], generator=self._generator)[: max(1, POINTS // steps)]
-        self._kept.append(_rows(signals, temperatures, drawn.to(signals.student_logits.device)).cpu())
+        if self._run.step % -(-self._run.steps // POINTS):
+            return
+        began = self._clock()
+        drawn = torch.randperm(signals.shape[-1], generator=self._generator)[: max(1, POINTS // self._run.steps)]
+        self._kept.append(_rows(signals, given, drawn.to(signals.student_logits.device)).cpu())
         self._watching += self._clock() - began
 
 
 @dataclass(frozen=True)
-class _WithoutTeacher(Method):
-    """A method without temperatures, that shows what it sees."""
+class _Shown(Method):
+    """A method that shows what it has seen."""
 
-    see: Callable[[Signals], None] = lambda _: None
+    show: Callable[[Signals], None] = lambda _: None
 
     def loss(self, signals: Signals) -> Tensor:
-        self.see(signals)
-        return super().loss(signals)
+        loss = super().loss(signals)
+        self.show(signals)
+        return loss
 
 
 def _rows(signals: Signals, temperatures: Temperatures | None, drawn: Tensor) -> Tensor:

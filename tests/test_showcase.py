@@ -20,7 +20,7 @@ from rltemp.showcase import SAMPLED, Showcase, Showing, seen_by_last_layer
 from rltemp.tasks import load_task
 from rltemp.teachers import prepare
 
-RULES = ("fixed:4", "none", "dtkd", "matched:normkd", "ctkd", "universal")
+RULES = ("fixed:4", "none", "dtkd", "matched:normkd", "ctkd", "universal", "annealing")
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,13 @@ def test_without_a_teacher_there_are_no_temperatures_but_logits(once: Problem, t
     assert np.isnan(samples["softened_student_sharpness"]).all()
     assert np.isfinite(samples["student_sharpness"]).all()
     assert len(samples["progress"]) == 1000, "all of an epoch"
+
+
+def test_a_method_that_leaves_its_teacher_has_temperatures_until_then(once: Problem, tmp_path: Path):
+    samples = shown(once, "annealing", [0, 1], tmp_path / "x.showcase").samples
+    known = np.isfinite(samples["teacher_temperature"])
+    assert samples["progress"][known].max() < samples["progress"][~known].min()
+    assert np.isfinite(samples["student_sharpness"]).all()
 
 
 def test_a_run_of_more_steps_than_points_keeps_some_from_everywhere(once: Problem, tmp_path: Path, monkeypatch):
