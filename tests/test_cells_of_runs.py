@@ -32,6 +32,7 @@ from rltemp.teachers import prepare
 
 COMPARE = ("compare", "--task", "toy", "--epochs", "2", "--rules", "none", "fixed:1|2", "dtkd", "universal")
 COMPARE_SIZE = ("--seeds", "12", "--selection-seeds", "4", "--stack", "2")
+QUICK = ("compare", "--no-html", "--task", "toy", "--epochs", "1")
 STUDY = ("study", "--task", "toy", "--epochs", "1", "--rules", "universal", "--only", "controls")
 STUDY_SIZE = ("--seeds", "4", "--selection-seeds", "2", "--stack", "2")
 
@@ -195,21 +196,7 @@ def test_a_study_gone_on_with_makes_the_same_controls_from_a_new_recording(tmp_p
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "another's", "empty"])
 def test_a_damaged_cell_is_named_and_trained_again(damage: str, tmp_path: Path, capsys):
     out = tmp_path / "c"
-    words = (
-        "compare",
-        "--no-html",
-        "--task",
-        "toy",
-        "--epochs",
-        "1",
-        "--rules",
-        "none",
-        "universal",
-        "--seeds",
-        "2",
-        "--out",
-        out,
-    )
+    words = (*QUICK, "--rules", "none", "universal", "--seeds", "2", "--out", out)
     assert code(*words) == 0
     before = contents(out)
     unfinished(out)
@@ -229,7 +216,7 @@ def test_a_damaged_cell_is_named_and_trained_again(damage: str, tmp_path: Path, 
 def test_a_policy_that_was_changed_is_noticed_by_what_is_finished_and_what_is_not(tmp_path: Path, capsys):
     out, file = tmp_path / "c", policy(tmp_path / "p.safetensors", 1.0)
     rules = ("fixed:4", file, f"matched:{file}")
-    words = ("compare", "--no-html", "--task", "toy", "--epochs", "1", "--rules", *rules, "--seeds", "2", "--out", out)
+    words = (*QUICK, "--rules", *rules, "--seeds", "2", "--out", out)
     assert code(*words) == 0
     before, cells = contents(out), cells_of(out)
     policy(file, -1.0)
@@ -258,20 +245,7 @@ def test_a_policy_that_was_changed_is_noticed_by_what_is_finished_and_what_is_no
 def test_a_policy_counts_by_its_content_wherever_it_lies(tmp_path: Path, capsys):
     out, other = tmp_path / "c", tmp_path / "elsewhere.safetensors"
     shutil.copyfile(SHIPPED["universal"], other)
-    words = (
-        "compare",
-        "--no-html",
-        "--task",
-        "toy",
-        "--epochs",
-        "1",
-        "--seeds",
-        "2",
-        "--against",
-        "none",
-        "--out",
-        out,
-    )
+    words = (*QUICK, "--seeds", "2", "--against", "none", "--out", out)
     assert code(*words, "--rules", "none", "universal", f"matched:{other}", "matched:universal") == 0
     assert len(cells_of(out)) == 3
     rows = (out / "results.csv").read_text().splitlines()[5:]
@@ -297,7 +271,7 @@ def test_what_a_strangers_result_names_is_neither_read_nor_imported(tmp_path: Pa
     (package / "__init__.py").write_text(f"open({str(marker)!r}, 'w').close()\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     out = tmp_path / "c"
-    words = ("compare", "--no-html", "--task", "toy", "--epochs", "1", "--rules", "none", "--seeds", "2", "--out", out)
+    words = (*QUICK, "--rules", "none", "--seeds", "2", "--out", out)
     assert code(*words) == 0
     stored = json.loads((out / "result.json").read_text())
     assert stored["files"] == {}
@@ -343,21 +317,7 @@ def old(out: Path, keep: int) -> int:
 
 def test_cells_of_other_versions_are_refused_or_marked(tmp_path: Path, capsys):
     out = tmp_path / "c"
-    words = (
-        "compare",
-        "--no-html",
-        "--task",
-        "toy",
-        "--epochs",
-        "1",
-        "--rules",
-        "none",
-        "fixed:4",
-        "--seeds",
-        "2",
-        "--out",
-        out,
-    )
+    words = (*QUICK, "--rules", "none", "fixed:4", "--seeds", "2", "--out", out)
     assert code(*words) == 0
     unfinished(out)
     assert old(out, keep=1) == 1
@@ -379,21 +339,7 @@ def test_cells_of_other_versions_are_refused_or_marked(tmp_path: Path, capsys):
 
 def test_a_degraded_arm_is_not_compared(tmp_path: Path, capsys):
     out = tmp_path / "c"
-    words = (
-        "compare",
-        "--no-html",
-        "--task",
-        "toy",
-        "--epochs",
-        "1",
-        "--rules",
-        "none",
-        "fixed:4",
-        "--seeds",
-        "2",
-        "--out",
-        out,
-    )
+    words = (*QUICK, "--rules", "none", "fixed:4", "--seeds", "2", "--out", out)
     assert code(*words) == 0
     unfinished(out)
     (path,) = [path for path in (out / "cells").glob("*.json") if '"rule":["none"]' in path.read_text()]
@@ -411,19 +357,6 @@ def test_a_degraded_arm_is_not_compared(tmp_path: Path, capsys):
 
 
 def test_a_stack_larger_than_a_cell_is_refused(tmp_path: Path, capsys):
-    words = (
-        "compare",
-        "--no-html",
-        "--task",
-        "toy",
-        "--epochs",
-        "1",
-        "--rules",
-        "none",
-        "--seeds",
-        "2",
-        "--stack",
-        "4096",
-    )
+    words = (*QUICK, "--rules", "none", "--seeds", "2", "--stack", "4096")
     assert code(*words, "--out", tmp_path / "c") == 2
     assert "at most 2048 students" in capsys.readouterr().err
