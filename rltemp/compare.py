@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,10 +27,12 @@ from rltemp.loading import load_method
 from rltemp.methods import GuardCount, Method, watch
 from rltemp.models import build_model
 from rltemp.parcel import Parcel
-from rltemp.picture import TemperatureTrace
 from rltemp.policy import Policy
 from rltemp.recorder import Recorder
 from rltemp.types import Signals
+
+if TYPE_CHECKING:
+    from rltemp.picture import TemperatureTrace
 
 SELECTION_SEED = 500_000
 """Students that choose between a rule's alternatives have seeds from here up; reported ones smaller seeds."""
@@ -275,6 +277,8 @@ class _Stacks:
 
 def temperatures(cell: Cell) -> TemperatureTrace | None:
     """The cell's trace, where it has one, for the picture."""
+    from rltemp.picture import TemperatureTrace  # matplotlib takes half a second, which no worker need wait for
+
     if cell.trace is None:
         return None
     progress, margin, student, teacher = cell.trace.rows()
