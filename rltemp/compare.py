@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,11 +30,13 @@ from rltemp.measures import MEASURES, Selection, accuracy, measure
 from rltemp.methods import GuardCount, Method, watch
 from rltemp.models import build_model
 from rltemp.parcel import Parcel
-from rltemp.picture import TemperatureTrace
 from rltemp.policy import Policy
 from rltemp.recorder import Recorder
 from rltemp.showcase import Showing
 from rltemp.types import Signals
+
+if TYPE_CHECKING:
+    from rltemp.picture import TemperatureTrace
 
 SELECTION_SEED = 500_000
 """Students that choose between a rule's alternatives have seeds from here up; reported ones smaller seeds."""
@@ -320,6 +322,8 @@ class _Stacks:
 
 def temperatures(cell: Cell) -> TemperatureTrace | None:
     """The cell's trace, where it has one, for the picture."""
+    from rltemp.picture import TemperatureTrace  # matplotlib takes half a second, which no worker need wait for
+
     if cell.trace is None:
         return None
     progress, margin, student, teacher = cell.trace.rows()

@@ -185,7 +185,7 @@ def test_a_study_by_two_workers_has_the_same_bytes(tmp_path: Path):
     same_bytes(tmp_path, (*STUDY, *STUDY_SIZE))
 
 
-LONG = (*COMPARE, "--seeds", "60", "--selection-seeds", "8", "--stack", "1")
+LONG = (*COMPARE, "--epochs", "1", "--seeds", "24", "--selection-seeds", "8", "--stack", "1")
 
 
 def kill_after(process: Process, out: Path, cells: int, by: signal.Signals) -> tuple[int, str, str]:
@@ -226,7 +226,6 @@ def test_killed_three_times_with_two_workers_it_ends_with_the_same_bytes_and_no_
     for kill in range(3):
         process = start(*LONG, "--out", out, "--workers", "2")
         kill_after(process, out, len(done) + 1 + total // 5 + 7 * kill, signal.SIGKILL)
-        until(lambda: not list((out / "cells").glob(".*.tmp")), 5)
         time.sleep(0.3)  # the workers notice at once, but are not waited for by anybody
         now = cells_of(out)
         assert done.items() <= now.items(), "a finished cell was written again"
