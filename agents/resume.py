@@ -19,7 +19,7 @@ from torch import Tensor
 from rltemp.agents.calibration import CalibratedBuffer
 from rltemp.checkpoints import Checkpoints, State
 from rltemp.envs.vector import DistillVecEnv
-from rltemp.errors import ArtifactRefusedError, InterruptedRunError
+from rltemp.errors import InterruptedRunError, of_this_run
 from rltemp.interruption import requested
 from rltemp.tracking import Tracker
 
@@ -108,16 +108,10 @@ class CheckpointCallback(BaseCallback):
         Raises:
             ArtifactRefusedError: Where a part does not know it.
         """
-        try:
+        with of_this_run("training"):
             for name, part in self.parts.items():
                 part.restore(state[name])
-        except (KeyError, RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise ArtifactRefusedError(
-                f"the checkpoint is of another training: {reason}. Give the options that it was made with, or begin "
-                "with --fresh"
-            ) from error
-        self.update = int(state["update"])
+            self.update = int(state["update"])
 
     def _on_rollout_start(self) -> None:
         self.checkpoints.tick(self.update, self._state)

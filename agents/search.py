@@ -29,10 +29,11 @@ from rltemp.agents.train import POLICY_FILE, make_env, observation_statistics
 from rltemp.checks import positive
 from rltemp.compare import shielded
 from rltemp.data import Part
-from rltemp.distill import Distillation, Problem, predict
+from rltemp.distill import Distillation
 from rltemp.envs.episode import FIRST_TRAINING_SEED, Decision
 from rltemp.errors import BadInputError
 from rltemp.names import lookup, shareable
+from rltemp.problem import Problem, predict
 
 SCORED = {"test": "the test part: a ceiling, not a result", "probe": "the probe part"}
 """What a search is scored on, in words."""

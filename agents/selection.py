@@ -13,12 +13,13 @@ from torch import Tensor
 
 from rltemp.agents.config import PolicyConfig
 from rltemp.agents.network import SampleNetwork
-from rltemp.distill import Distillation, Problem, predict, train
+from rltemp.distill import Distillation, train
 from rltemp.envs.episode import Decision
 from rltemp.envs.rewards import POTENTIALS, WORST
 from rltemp.features import featurize
 from rltemp.methods import Method
 from rltemp.names import lookup
+from rltemp.problem import Problem, predict
 from rltemp.types import Signals, Temperatures
 from rltemp.variety import Variety
 

@@ -33,11 +33,11 @@ from rltemp.agents.samples import SampleEnv, actor_weights, sample_model
 from rltemp.agents.selection import SelectionCallback, task_trial, variety_trial
 from rltemp.checkpoints import FOLDER as CHECKPOINTS
 from rltemp.checkpoints import Checkpoints
-from rltemp.distill import Problem
 from rltemp.envs.vector import DistillVecEnv
 from rltemp.loading import reference_method
 from rltemp.methods import Method
 from rltemp.names import shareable
+from rltemp.problem import Problem
 from rltemp.tracking import Tracker
 from rltemp.variety import STEPS, Variety
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rltemp.data import Part
-from rltemp.distill import Problem, predict
+from rltemp.problem import Problem, predict
 from rltemp.variety import Assignment
 
 

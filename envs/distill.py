@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rltemp.actions import ActionScale
-from rltemp.distill import Distillation, Problem
+from rltemp.distill import Distillation
 from rltemp.envs.assignments import training_pool
 from rltemp.envs.episode import FIRST_TRAINING_SEED, Decision, Episode, checked_actions
 from rltemp.features import DEFAULT_FEATURES, LIMIT
 from rltemp.methods import Method
+from rltemp.problem import Problem
 from rltemp.tasks import load_task
 from rltemp.teachers import prepare
 

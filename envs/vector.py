@@ -26,13 +26,14 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 from torch import Tensor
 
 from rltemp.actions import ActionScale
-from rltemp.distill import Distillation, Problem
+from rltemp.distill import Distillation
 from rltemp.envs.assignments import OneTask, TaskSource
 from rltemp.envs.episode import FIRST_TRAINING_SEED, Decision, Episode, checked_actions
 from rltemp.envs.mixup import MixedDistillation, share_of_run
 from rltemp.errors import BadInputError
 from rltemp.features import DEFAULT_FEATURES, LIMIT
 from rltemp.methods import Method
+from rltemp.problem import Problem
 
 
 class DistillVecEnv(VecEnv):

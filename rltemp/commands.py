@@ -20,11 +20,11 @@ from torch import nn
 from rltemp import catalogue
 from rltemp.console import say, show_entries, show_next
 from rltemp.controls import CONTROLS
-from rltemp.distill import Problem, evaluate
 from rltemp.errors import BadInputError
 from rltemp.loading import SHIPPED, load_method
 from rltemp.names import shareable
 from rltemp.options import RunOptions, TaskOptions, at_least
+from rltemp.problem import Problem, evaluate
 from rltemp.runs import showing
 from rltemp.team import Team, assembled
 from rltemp.tracked import TrackedRun

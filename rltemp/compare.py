@@ -22,7 +22,7 @@ from rltemp.arms import Arm
 from rltemp.cell_file import MOST_STUDENTS, Cell, in_words
 from rltemp.cells import Cells, Job, fill
 from rltemp.crews import Crew, share
-from rltemp.distill import Distillation, Problem, predict
+from rltemp.distill import Distillation
 from rltemp.errors import BadInputError
 from rltemp.identities import fingerprints, problem_identity, refuse_changed, rule_identity
 from rltemp.loading import load_method
@@ -31,6 +31,7 @@ from rltemp.methods import GuardCount, Method, watch
 from rltemp.models import build_model
 from rltemp.parcel import Parcel
 from rltemp.policy import Policy
+from rltemp.problem import Problem, predict
 from rltemp.recorder import Recorder
 from rltemp.showcase import Showing
 from rltemp.types import Signals

@@ -19,7 +19,6 @@ from rltemp.cluster import Cluster
 from rltemp.compare import Comparison, OnProgress, check_rules, compare
 from rltemp.console import Bar, say, show, show_next
 from rltemp.crews import Crew
-from rltemp.distill import Problem
 from rltemp.grid import Overall, check_grid, grid_data, grid_tasks, overall, point_name, stored
 from rltemp.hparams import write_sessions
 from rltemp.html_report import SHOWN, write_page
@@ -28,6 +27,7 @@ from rltemp.markdown import Section, write_report
 from rltemp.names import lookup
 from rltemp.options import command_line, configuration
 from rltemp.picture import picture
+from rltemp.problem import Problem
 from rltemp.progress import Progress
 from rltemp.report import console_overall, console_table, write_csv
 from rltemp.runs import TIMING, read_json

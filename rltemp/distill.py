@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -23,42 +23,16 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from rltemp.curriculum import LearnedRule
-from rltemp.data import Dataset, Part, augmentation_generator, epoch_order
-from rltemp.errors import ArtifactRefusedError, BadInputError
+from rltemp.data import Part, augmentation_generator, epoch_order
+from rltemp.errors import BadInputError, of_this_run
 from rltemp.methods import Method
 from rltemp.models import seeded_model
 from rltemp.population import StackedStudent
+from rltemp.problem import Problem, channels_last
 from rltemp.scaling import LossScaler
-from rltemp.tasks import Recipe, Task
+from rltemp.tasks import Recipe
 from rltemp.team import ALONE, Team
 from rltemp.types import Signals
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A task with its data and its teacher in memory.
-
-    Args:
-        task: Its description.
-        dataset: Its four parts, on the device where everything runs.
-        teacher: In eval mode, without gradients.
-        teacher_logits: `[N, C]` of the training part, where its views are fixed (no augmentation); else None, and the
-            teacher runs on every batch.
-        teacher_accuracy: On the test part, 0..1.
-        teacher_mark: What a result that says how good the teacher is has to say of its training, by name.
-    """
-
-    task: Task
-    dataset: Dataset
-    teacher: nn.Module
-    teacher_logits: Tensor | None
-    teacher_accuracy: float
-    teacher_mark: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the data lies."""
-        return self.dataset.train.images.device
 
 
 class Distillation:
@@ -223,7 +197,7 @@ class Distillation:
         Raises:
             ArtifactRefusedError: Where it is another run's.
         """
-        try:
+        with of_this_run(f"student than {self.problem.task.student}"):
             self.student.load_state_dict(state["student"])
             if self._learned is not None:
                 self._learned.load_state_dict(state["learned"])
@@ -231,12 +205,6 @@ class Distillation:
                 self.scaler.load_state_dict(state["scaler"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step = int(state["step"])
-        except (KeyError, RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise ArtifactRefusedError(
-                f"the checkpoint is of another student than {self.problem.task.student}: {reason}. Give the options "
-                "that it was made with, or begin at step 0 with --fresh"
-            ) from error
 
     def restart(self, students: Tensor) -> None:
         """Give the marked students of a stack, `[S]` bool, their initial weights again and no momentum."""
@@ -342,25 +310,6 @@ class Distillation:
         return torch.autocast(self.problem.device.type, half, enabled=self.recipe.precision != "float32")
 
 
-@torch.no_grad()
-def predict(student: nn.Module, dataset: Dataset, part: Part, batch_size: int = 500) -> Tensor:
-    """Logits of a part in eval mode: `[N, C]`, or `[S, N, C]` for a stack of students; float32."""
-    student.eval()
-    logits = []
-    for start in range(0, len(part), batch_size):
-        index = torch.arange(start, min(start + batch_size, len(part)), device=part.labels.device)
-        images = channels_last(dataset.batch(part, index))
-        if isinstance(student, StackedStudent):
-            images = images.expand(student.size, *images.shape)
-        logits.append(student(images).float())
-    return torch.cat(logits, -2)
-
-
-def evaluate(student: nn.Module, dataset: Dataset, part: Part) -> Tensor:
-    """Accuracy on a part, 0..1: a scalar, or `[S]` for a stack of students."""
-    return (predict(student, dataset, part).argmax(-1) == part.labels).float().mean(-1)
-
-
 class Step(Protocol):
     """One step of a run by a method: what `train` repeats."""
 
@@ -400,11 +349,6 @@ def train(
         if on_step is not None:
             on_step(run, signals, loss)
     return run.student
-
-
-def channels_last(images: Tensor) -> Tensor:
-    """Images `[B, C, H, W]` in the memory order that convolutions are fastest in: 0.73 of a ResNet-8 step's time."""
-    return images.contiguous(memory_format=torch.channels_last)
 
 
 def _normalises_batches(student: nn.Module) -> bool:

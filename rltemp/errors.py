@@ -6,6 +6,8 @@ Library code raises these where the value is used. A message says what was neede
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class BadInputError(ValueError):
@@ -37,6 +39,22 @@ class InterruptedRunError(KeyboardInterrupt):
     def __init__(self, number: signal.Signals, state: str = "") -> None:
         super().__init__(f"stopped by {number.name}{': ' if state else ''}{state}")
         self.number = number
+
+
+@contextmanager
+def of_this_run(what: str) -> Iterator[None]:
+    """Within, a state that does not fit is refused: a checkpoint of another `what`.
+
+    Raises:
+        ArtifactRefusedError: With what it lacks or has otherwise.
+    """
+    try:
+        yield
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise ArtifactRefusedError(
+            f"the checkpoint is of another {what}: {' '.join(str(error).split())[:300]}. Give the options that it was "
+            "made with, or begin with --fresh"
+        ) from error
 
 
 def one_line(message: str) -> str:

@@ -21,12 +21,12 @@ from scipy.stats import rankdata
 from rltemp.compare import SELECTION_SEED, default_stack, train_arm
 from rltemp.comparison import reporter
 from rltemp.console import Bar, say, show_next
-from rltemp.distill import Problem
 from rltemp.errors import BadInputError
 from rltemp.files import atomic_write
 from rltemp.loading import is_policy, named_policy
 from rltemp.observed import ANSWERS, NAMES, Probe, Trace, Watch, geometric_mean, thirds
 from rltemp.options import command_line
+from rltemp.problem import Problem
 from rltemp.recorded import always
 from rltemp.stats import Paired, mean_and_error, paired_difference
 from rltemp.why import deciding, draw, report, words

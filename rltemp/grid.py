@@ -16,10 +16,11 @@ from rltemp.arms import Arm, common_seeds, unlike
 from rltemp.compare import Comparison, default_stack, shielded
 from rltemp.data import Dataset
 from rltemp.datasets import load_dataset
-from rltemp.distill import Distillation, Problem
+from rltemp.distill import Distillation
 from rltemp.errors import BadInputError
 from rltemp.loading import load_method
 from rltemp.options import OF_THE_TASK
+from rltemp.problem import Problem
 from rltemp.stats import interquartile_mean
 from rltemp.tasks import Task, load_task
 from rltemp.teachers import stand_in

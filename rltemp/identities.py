@@ -13,10 +13,10 @@ from torch import Tensor
 
 from rltemp.controls import WRAPPERS
 from rltemp.data import Dataset
-from rltemp.distill import Problem
 from rltemp.errors import BadInputError
 from rltemp.loading import is_policy, named_policy
 from rltemp.names import split_spec
+from rltemp.problem import Problem
 from rltemp.recipes import METHODS
 
 MAX_FILE_BYTES = 1 << 24

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from rltemp.data import Part
-from rltemp.distill import Distillation, predict
+from rltemp.distill import Distillation
+from rltemp.problem import predict
 
 BINS = 15
 """Of the calibration error, of equal width, as in Guo et al. (2017)."""

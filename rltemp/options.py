@@ -20,9 +20,9 @@ from rltemp.checkpoints import FOLDER as CHECKPOINTS
 from rltemp.checkpoints import Checkpoints
 from rltemp.console import Bar, say
 from rltemp.data import Dataset
-from rltemp.distill import Problem
 from rltemp.errors import BadInputError
 from rltemp.identities import fingerprints, problem_identity
+from rltemp.problem import Problem
 from rltemp.runs import finish_run, open_run
 from rltemp.tasks import Task, load_task
 from rltemp.teachers import prepare

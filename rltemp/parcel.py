@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rltemp.data import Dataset, Part
-from rltemp.distill import Problem
+from rltemp.problem import Problem
 
 _PARTS = ("train", "probe", "validation", "test")
 

@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rltemp.data import Dataset
-from rltemp.distill import Distillation, channels_last
+from rltemp.distill import Distillation
 from rltemp.features import featurize
 from rltemp.files import atomic_write
 from rltemp.methods import Method, watch
 from rltemp.population import StackedStudent
+from rltemp.problem import channels_last
 from rltemp.types import Signals, Temperatures, full_precision
 
 POINTS = 4_000

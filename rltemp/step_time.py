@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from rltemp.compare import default_stack, shielded
-from rltemp.distill import Distillation, Problem
+from rltemp.distill import Distillation
 from rltemp.loading import load_method
 from rltemp.methods import Method
+from rltemp.problem import Problem
 
 PLAIN = "fixed:4"
 ROUNDS, LEAST_ROUNDS, SECONDS = 20, 3, 10.0

@@ -35,11 +35,12 @@ from rltemp.comparison import (
     shown,
     write_comparison,
 )
-from rltemp.distill import Distillation, Problem
+from rltemp.distill import Distillation
 from rltemp.errors import BadInputError
 from rltemp.identities import fingerprints, rule_identity
 from rltemp.loading import load_method
 from rltemp.methods import Method
+from rltemp.problem import Problem
 from rltemp.recorded import GREEDY, RECORDED, Recording, makers
 from rltemp.report import points
 from rltemp.stats import Paired

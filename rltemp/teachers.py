@@ -22,11 +22,12 @@ from rltemp.checkpoints import INEXACT, Checkpoints
 from rltemp.console import say
 from rltemp.data import Dataset, Part
 from rltemp.datasets import load_dataset
-from rltemp.distill import Distillation, Problem, evaluate, predict, train
+from rltemp.distill import Distillation, train
 from rltemp.errors import ArtifactRefusedError, BadInputError, TrainingDivergedError
 from rltemp.guards import RunGuard
 from rltemp.models import build_model
 from rltemp.names import shareable
+from rltemp.problem import Problem, evaluate, predict
 from rltemp.recipes import none
 from rltemp.tasks import Task
 from rltemp.toy import toy_teacher

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from rltemp.checkpoints import Checkpoints, State
 from rltemp.console import Bar, warn
-from rltemp.distill import Distillation, Problem, predict, train
+from rltemp.distill import Distillation, train
 from rltemp.errors import TrainingDivergedError
 from rltemp.guards import RunGuard
 from rltemp.methods import GuardCount, Method, watch
+from rltemp.problem import Problem, predict
 from rltemp.team import ALONE, Team
 from rltemp.tracking import Tracker, step_scalars, validation_scalars
 from rltemp.types import Signals

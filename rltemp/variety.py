@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from rltemp.data import Dataset, Part
 from rltemp.datasets import load_dataset
-from rltemp.distill import Distillation, Problem, train
+from rltemp.distill import Distillation, train
 from rltemp.libraries import import_library
+from rltemp.problem import Problem
 from rltemp.recipes import none
 from rltemp.tasks import Recipe, Task
 

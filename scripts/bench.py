@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from rltemp import Signals, kd_loss
 from rltemp.data import Dataset, Part
-from rltemp.distill import Distillation, Problem
+from rltemp.distill import Distillation
 from rltemp.envs.distill import DistillEnv
 from rltemp.envs.episode import LOOKS
 from rltemp.features import DEFAULT_FEATURES, FEATURES
@@ -33,6 +33,7 @@ from rltemp.manifest import PolicyAction, PolicyFeature
 from rltemp.methods import Method
 from rltemp.models import seeded_model
 from rltemp.policy_file import write_policy
+from rltemp.problem import Problem
 from rltemp.rules import RULES
 from rltemp.runs import processor
 from rltemp.tasks import Recipe, Task, load_task

@@ -24,10 +24,11 @@ import torch
 from tqdm import tqdm
 
 from rltemp.compare import default_stack
-from rltemp.distill import Distillation, Problem, evaluate, train
+from rltemp.distill import Distillation, train
 from rltemp.errors import BadInputError
 from rltemp.files import atomic_write
 from rltemp.loading import load_method
+from rltemp.problem import Problem, evaluate
 from rltemp.recipes import METHODS
 from rltemp.runs import processor
 from rltemp.stats import mean_and_error, paired_difference

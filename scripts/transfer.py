@@ -27,9 +27,10 @@ from tqdm import tqdm
 
 from rltemp.compare import default_stack, shielded, train_arm
 from rltemp.data import Part
-from rltemp.distill import Distillation, Problem, predict
+from rltemp.distill import Distillation
 from rltemp.files import atomic_write
 from rltemp.loading import load_method
+from rltemp.problem import Problem, predict
 from rltemp.recipes import METHODS
 from rltemp.runs import processor
 from rltemp.stats import Paired, paired_difference

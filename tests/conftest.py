@@ -13,7 +13,7 @@ from hypothesis import settings
 from torch import Tensor, nn
 
 from rltemp.data import Dataset, Part
-from rltemp.distill import Problem
+from rltemp.problem import Problem
 from rltemp.tasks import Recipe, Task, load_task
 from rltemp.teachers import prepare
 

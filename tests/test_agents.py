@@ -17,12 +17,13 @@ from rltemp.agents.export import export_policy
 from rltemp.agents.network import RunBuffer, SampleNetwork
 from rltemp.agents.selection import SelectionCallback
 from rltemp.agents.train import PolicyConfig, make_env, make_model, observation_statistics, train_policy
-from rltemp.distill import Distillation, Problem, predict, train
+from rltemp.distill import Distillation, train
 from rltemp.envs import rewards
 from rltemp.envs.vector import DistillVecEnv
 from rltemp.errors import BadInputError
 from rltemp.features import featurize
 from rltemp.policy_file import read_policy
+from rltemp.problem import Problem, predict
 from rltemp.tasks import load_task
 from rltemp.teachers import prepare
 from rltemp.toy import toy_posterior_logits

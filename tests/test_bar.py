@@ -8,7 +8,7 @@ import pytest
 
 from rltemp.agents.train import PolicyConfig, train_policy
 from rltemp.compare import compare
-from rltemp.distill import Problem
+from rltemp.problem import Problem
 from rltemp.stats import paired_difference
 
 

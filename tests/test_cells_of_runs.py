@@ -20,13 +20,13 @@ from processes import code
 from rltemp.cell_file import Cell
 from rltemp.cells import Cells
 from rltemp.compare import compare
-from rltemp.distill import Problem
 from rltemp.errors import BadInputError
 from rltemp.features import FEATURES
 from rltemp.identities import fingerprints, problem_identity, rule_identity
 from rltemp.loading import SHIPPED
 from rltemp.manifest import PolicyAction, PolicyFeature
 from rltemp.policy_file import write_policy
+from rltemp.problem import Problem
 from rltemp.tasks import load_task
 from rltemp.teachers import prepare
 

@@ -4,9 +4,10 @@ import torch
 
 from rltemp.alternatives import alternatives
 from rltemp.compare import SELECTION_SEED, check_rules, compare, default_stack, train_arm
-from rltemp.distill import Distillation, Problem, evaluate, train
+from rltemp.distill import Distillation, train
 from rltemp.errors import BadInputError
 from rltemp.loading import load_method
+from rltemp.problem import Problem, evaluate
 from rltemp.tasks import load_task
 from rltemp.teachers import prepare
 

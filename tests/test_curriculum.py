@@ -11,7 +11,8 @@ from torch import Tensor
 
 from rltemp import BadInputError, Signals, kd_loss, load_method, load_rule
 from rltemp.curriculum import Ctkd, CtkdInstance, LearnedRule
-from rltemp.distill import Distillation, Problem
+from rltemp.distill import Distillation
+from rltemp.problem import Problem
 from rltemp.rules import RULES
 from rltemp.tasks import Recipe
 

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from rltemp import BadInputError, load_method
 from rltemp.data import Part, epoch_order
-from rltemp.distill import Distillation, Problem, evaluate, predict, train
+from rltemp.distill import Distillation, train
 from rltemp.losses import cross_entropy
 from rltemp.population import StackedStudent
+from rltemp.problem import Problem, evaluate, predict
 from rltemp.recipes import METHODS
 from rltemp.tasks import Recipe
 

@@ -21,11 +21,12 @@ from torch import nn
 
 import rltemp.envs
 from rltemp import BadInputError, Signals, Temperatures, load_method
-from rltemp.distill import Distillation, Problem, train
+from rltemp.distill import Distillation, train
 from rltemp.envs.distill import DistillEnv
 from rltemp.envs.episode import FIRST_TRAINING_SEED
 from rltemp.envs.rewards import WORST
 from rltemp.methods import Method
+from rltemp.problem import Problem
 from rltemp.recipes import METHODS
 from rltemp.rules import dtkd
 

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from rltemp.cli import main
 from rltemp.compare import train_arm
-from rltemp.distill import Problem
 from rltemp.explain import course, rank_correlation, ranked, relations
 from rltemp.features import FEATURES
 from rltemp.manifest import PolicyAction, PolicyFeature
 from rltemp.observed import NAMES, Probe, Trace, Watch, observed
 from rltemp.policy_file import write_policy
+from rltemp.problem import Problem
 from rltemp.tasks import load_task
 from rltemp.teachers import prepare
 from rltemp.types import Signals

@@ -31,7 +31,7 @@ from rltemp.agents.config import PolicyConfig
 from rltemp.agents.train import make_env, make_model, train_policy
 from rltemp.cli import exit_code
 from rltemp.datasets import load_dataset
-from rltemp.distill import Distillation, Problem
+from rltemp.distill import Distillation
 from rltemp.envs import rewards
 from rltemp.envs.distill import DistillEnv
 from rltemp.envs.vector import DistillVecEnv
@@ -39,6 +39,7 @@ from rltemp.envs.workers import WorkerError, WorkerVecEnv
 from rltemp.errors import TrainingDivergedError
 from rltemp.features import FEATURES, Feature, Statistics, student_margin
 from rltemp.policy_file import read_policy
+from rltemp.problem import Problem
 from rltemp.tasks import load_task
 from rltemp.teachers import prepare
 

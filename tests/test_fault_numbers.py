@@ -20,11 +20,12 @@ from torch import Tensor, nn
 import rltemp.models
 from rltemp import BadInputError, Signals, Temperatures, kd_loss, load_method, load_rule
 from rltemp.cli import exit_code
-from rltemp.distill import Distillation, Problem, plain_step, train
+from rltemp.distill import Distillation, plain_step, train
 from rltemp.errors import TrainingDivergedError
 from rltemp.features import DEFAULT_FEATURES, featurize
 from rltemp.guards import MOST_SKIPPED, RunGuard
 from rltemp.methods import Method
+from rltemp.problem import Problem
 from rltemp.recipes import METHODS
 from rltemp.safe_temperatures import BoundWatch, TemperatureGuard
 from rltemp.scaling import MOST_OVERFLOWS
@@ -467,7 +468,7 @@ def test_float16_trains_as_well_as_float32(digits: Problem) -> None:
         student = train(run, load_method("fixed:4"), step=guard.step)
         assert guard.skipped == 0
         assert all(value.dtype == torch.float32 for value in student.parameters())
-        values[precision] = rltemp.distill.evaluate(student, digits.dataset, digits.dataset.validation).item()
+        values[precision] = rltemp.problem.evaluate(student, digits.dataset, digits.dataset.validation).item()
     assert run.scaler is not None
     assert values["float16"] == pytest.approx(values["float32"], abs=0.05)
 

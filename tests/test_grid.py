@@ -15,8 +15,8 @@ from rltemp.cli import main
 from rltemp.commands import Compare
 from rltemp.compare import Comparison, compare
 from rltemp.comparison import tuning_warnings
-from rltemp.distill import Problem
 from rltemp.grid import grid_tasks, overall
+from rltemp.problem import Problem
 from rltemp.stats import interquartile_mean
 from rltemp.step_time import ROUNDS, step_times
 

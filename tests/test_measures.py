@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from rltemp.compare import train_arm, train_stack
-from rltemp.distill import Distillation, Problem, evaluate
+from rltemp.distill import Distillation
 from rltemp.loading import load_method
 from rltemp.measures import Selection, calibration_error, measure
+from rltemp.problem import Problem, evaluate
 
 
 def logits_of(probabilities: list[list[float]]) -> Tensor:

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from rltemp import BadInputError, load_method
-from rltemp.distill import Distillation, Problem
+from rltemp.distill import Distillation
 from rltemp.envs.episode import Decision, Episode
 from rltemp.envs.mixup import MixedDistillation, MixedSignals, mixed_loss, pairs, share_of_run
 from rltemp.envs.vector import DistillVecEnv
 from rltemp.losses import cross_entropy
+from rltemp.problem import Problem
 
 STEPS, BATCH = 20, 50
 SHARE = 0.7

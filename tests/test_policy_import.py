@@ -16,12 +16,12 @@ from stable_baselines3 import PPO
 from torch import nn
 
 from rltemp import ArtifactRefusedError, BadInputError, load_method, load_rule
-from rltemp.distill import Problem
 from rltemp.envs.vector import DistillVecEnv
 from rltemp.features import DEFAULT_FEATURES
 from rltemp.loading import SHIPPED
 from rltemp.policy import KNOWN_FEATURES
 from rltemp.policy_file import forward, read_policy
+from rltemp.problem import Problem
 from rltemp.sb3_archive import read_actor
 
 WIDTHS = (8, 64, 64, 2)

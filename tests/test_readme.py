@@ -12,7 +12,7 @@ import torch
 
 import rltemp
 from rltemp.cli import COMMANDS
-from rltemp.distill import Problem
+from rltemp.problem import Problem
 from rltemp.tracking import TAGS
 
 README = (Path(__file__).parent.parent / "README.md").read_text()

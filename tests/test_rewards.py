@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from rltemp.distill import Distillation, Problem
+from rltemp.distill import Distillation
 from rltemp.envs.assignments import training_pool
 from rltemp.envs.episode import Decision, Episode
 from rltemp.envs.rewards import MARGIN_SLOPE, POTENTIALS, WORST, influence, log_likelihood, log_odds, margin
 from rltemp.features import FEATURES
 from rltemp.losses import cross_entropy
+from rltemp.problem import Problem
 from rltemp.toy import toy_best_ratio
 from rltemp.types import Signals
 

@@ -22,9 +22,10 @@ from rltemp.agents.calibration import CalibratedBuffer
 from rltemp.agents.config import PRESETS, PolicyConfig, preset
 from rltemp.agents.export import export_policy
 from rltemp.agents.train import controller, make_env, make_model, train_policy
-from rltemp.distill import Distillation, Problem, train
+from rltemp.distill import Distillation, train
 from rltemp.envs.vector import DistillVecEnv
 from rltemp.features import RLKD_FEATURES, featurize
+from rltemp.problem import Problem
 from rltemp.tasks import load_task
 from rltemp.teachers import prepare
 from rltemp.types import Temperatures

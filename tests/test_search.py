@@ -17,10 +17,11 @@ from rltemp.agents.network import SampleNetwork
 from rltemp.agents.search import SearchConfig, scores, search
 from rltemp.agents.selection import network_rule
 from rltemp.agents.train import make_env
-from rltemp.distill import Distillation, Problem, predict, train
+from rltemp.distill import Distillation, train
 from rltemp.envs.rewards import POTENTIALS, WORST
 from rltemp.loading import load_method
 from rltemp.policy_file import read_policy
+from rltemp.problem import Problem, predict
 from rltemp.tasks import load_task
 from rltemp.teachers import prepare
 

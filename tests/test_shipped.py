@@ -8,10 +8,10 @@ import torch
 from rltemp import Signals, load_method, load_rule
 from rltemp.commands import Methods
 from rltemp.compare import compare
-from rltemp.distill import Problem
 from rltemp.features import FEATURES
 from rltemp.loading import SHIPPED
 from rltemp.policy import Policy
+from rltemp.problem import Problem
 from rltemp.stats import paired_difference
 
 

@@ -13,9 +13,10 @@ import torch
 import rltemp.showcase
 from rltemp.cells import Cells
 from rltemp.compare import compare, train_stack
-from rltemp.distill import Distillation, Problem
+from rltemp.distill import Distillation
 from rltemp.loading import load_method
 from rltemp.models import seeded_model
+from rltemp.problem import Problem
 from rltemp.showcase import SAMPLED, Showcase, Showing, seen_by_last_layer
 from rltemp.tasks import load_task
 from rltemp.teachers import prepare

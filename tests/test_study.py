@@ -21,9 +21,10 @@ from rltemp.arms import Arm
 from rltemp.cli import main
 from rltemp.compare import Comparison, check_rules, compare
 from rltemp.controls import gradient_lengths
-from rltemp.distill import Distillation, Problem, predict
+from rltemp.distill import Distillation
 from rltemp.divergences import forward_kl
 from rltemp.methods import uniform
+from rltemp.problem import Problem, predict
 from rltemp.recipes import METHODS
 from rltemp.recorded import GRID, Recording, chosen, constant, greedy, makers, marginal, probe_slope, scheduled
 from rltemp.study import CLOSED_FORM, MEANINGS, matched_forms, plan, record, verdict

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from rltemp import ArtifactRefusedError, BadInputError, TrainingDivergedError
 from rltemp.datasets import load_dataset
-from rltemp.distill import Problem, evaluate
 from rltemp.models import seeded_model
+from rltemp.problem import Problem, evaluate
 from rltemp.tasks import Task, load_task
 from rltemp.teachers import cache_folder, prepare, teacher_file
 from rltemp.weights import save_weights

@@ -12,10 +12,10 @@ from rltemp import BadInputError
 from rltemp.agents.config import PolicyConfig
 from rltemp.agents.selection import variety_trial
 from rltemp.agents.train import make_env, train_policy
-from rltemp.distill import Problem
 from rltemp.loading import load_method
 from rltemp.policy import Policy
 from rltemp.policy_commands import TrainPolicy
+from rltemp.problem import Problem
 from rltemp.variety import BATCH, RATES, STEPS, STUDENTS, Family, Variety
 
 

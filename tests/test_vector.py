@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from stable_baselines3 import PPO
 
 from rltemp import BadInputError, load_method
-from rltemp.distill import Distillation, Problem, train
+from rltemp.distill import Distillation, train
 from rltemp.envs.episode import FIRST_TRAINING_SEED
 from rltemp.envs.rewards import WORST
 from rltemp.envs.vector import DistillVecEnv
+from rltemp.problem import Problem
 from rltemp.recipes import METHODS
 
 STEPS, BATCH = 20, 50

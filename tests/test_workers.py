@@ -22,11 +22,11 @@ from rltemp.cell_file import Cell
 from rltemp.cells import Cells, Job
 from rltemp.crews import RETRIES, share
 from rltemp.data import Dataset, Part
-from rltemp.distill import Problem
 from rltemp.errors import BadInputError, TrainingStoppedError
 from rltemp.identities import problem_identity
 from rltemp.models import seeded_model
 from rltemp.parcel import Parcel
+from rltemp.problem import Problem
 from rltemp.progress import Progress
 from rltemp.tasks import Recipe, Task
 from rltemp.workers import Workers
