@@ -78,7 +78,7 @@ class Progress:
 def duration(seconds: float) -> str:
     """A time as people say it.
 
-    >>> duration(42.4), duration(150), duration(9000)
+    >>> duration(42.4), duration(170), duration(9000)
     ('42 s', '3 min', '2.5 h')
     """
     if seconds < 60:
