@@ -47,6 +47,10 @@ MAX_TEXT = 4096
 """Characters of a value in a configuration file; a path has no more."""
 
 
+ANEW = ("--fresh", "--no-only-missing")
+"""Not repeated by a command that is to go on."""
+
+
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line `argv`, by default the process's own, and exit."""
     words = sys.argv[1:] if argv is None else list(argv)
@@ -57,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         print(f"rltemp: {one_line(' '.join(str(error).splitlines()))}", file=sys.stderr)
         sys.exit(exit_code(error))
     except InterruptedRunError as stopped:
-        again = shlex.join(["rltemp", *(word for word in words if word != "--fresh")])
+        again = shlex.join(["rltemp", *(word for word in words if word not in ANEW)])
         print(f"rltemp: {stopped}. Go on with: {again}", file=sys.stderr)
         sys.exit(128 + stopped.number)
     sys.exit(0)

@@ -156,8 +156,9 @@ class Compare(TaskOptions):
     allow_mixed: bool = False
     """Compare although versions mix, n differs or an arm is degraded; notes say so."""
     workers: int = 1
-    """Processes that train, each with --threads; as many as there are cores. Only cells that are missing are trained,
-    whoever trained the others."""
+    """Processes that train, each with --threads; as many as there are cores."""
+    only_missing: bool = True
+    """Train only cells that are missing, whoever trained the others; --no-only-missing trains all of them anew."""
     ray: str | None = None
     """Address of a Ray cluster (auto, HOST:PORT) that trains instead; all its nodes have to reach the folder --out."""
     html: bool = True

@@ -117,7 +117,7 @@ def shown(options: Compare, rules: Iterable[str], first: Iterable[str]) -> list[
 def open_cells(options: Compare) -> Cells:
     """Where the run's cells are kept; see `Cells`."""
     folder = options.folder() / "cells"
-    if options.fresh:
+    if options.fresh or not options.only_missing:
         shutil.rmtree(folder, ignore_errors=True)
     return Cells(folder, allow_mixed=options.allow_mixed)
 

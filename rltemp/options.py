@@ -27,7 +27,18 @@ from rltemp.runs import finish_run, open_run
 from rltemp.tasks import Task, load_task
 from rltemp.teachers import prepare
 
-NOT_CONFIGURATION = ("out", "config", "threads", "fresh", "allow_inexact", "allow_mixed", "workers", "ray", "html")
+NOT_CONFIGURATION = (
+    "out",
+    "config",
+    "threads",
+    "fresh",
+    "allow_inexact",
+    "allow_mixed",
+    "workers",
+    "ray",
+    "html",
+    "only_missing",
+)
 OF_THE_TASK = (
     "student",
     "teacher",

@@ -193,6 +193,19 @@ def test_a_study_gone_on_with_makes_the_same_controls_from_a_new_recording(tmp_p
     assert contents(out) == before
 
 
+@pytest.mark.parametrize("option", ["--fresh", "--no-only-missing"])
+def test_an_unfinished_run_trains_all_its_cells_anew_where_it_is_asked_to(option: str, tmp_path: Path, capsys):
+    words = (*QUICK, "--rules", "none", "--seeds", "2", "--out", tmp_path / "c")
+    assert code(*words) == 0
+    before, cells = contents(tmp_path / "c"), cells_of(tmp_path / "c")
+    unfinished(tmp_path / "c")
+    assert code(*words, option) == 0
+    assert contents(tmp_path / "c") == before
+    anew = cells_of(tmp_path / "c")
+    assert anew.keys() == cells.keys()
+    assert all(anew[name] != cells[name] for name in cells)
+
+
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "another's", "empty"])
 def test_a_damaged_cell_is_named_and_trained_again(damage: str, tmp_path: Path, capsys):
     out = tmp_path / "c"
