@@ -144,9 +144,8 @@ def write_comparison(
     summary = overall([found for _, found in points], options.rules, options.baselines(), options.allow_mixed)
     warnings = tuning_warnings(found.arms for _, found in points)
     write_csv(out / "results.csv", [(problem.task, found.arms) for problem, found in points], seeds)
-    for section, (problem, found) in zip(sections, points, strict=True):
-        baseline, title = next(iter(section.rows[0].differences)), point_name(problem.task)
-        picture(out / section.picture, found.arms, baseline, found.trace, title, options.allow_mixed)
+    for section, (_, found) in zip(sections, points, strict=True):
+        picture(out / section.picture, found.arms, section.baseline, found.trace, section.title, options.allow_mixed)
     write_report(
         out,
         sections,
@@ -176,16 +175,15 @@ def _write_page(
             out / _page_name(section.picture),
             section.rows,
             showcases,
-            title=point_name(task),
+            title=section.title,
             task=task,
             teacher_accuracy=problem.teacher_accuracy,
             configuration=configuration(options),
             command=command_line(options),
             verdict=verdict,
         )
-    baseline = next(iter(section.rows[0].differences))
     number = section.picture.removeprefix("picture").removesuffix(".png")
-    write_sessions(out / f"tensorboard{number}", section.rows, baseline, task, len(found.arms[0].seeds))
+    write_sessions(out / f"tensorboard{number}", section.rows, section.baseline, task, len(found.arms[0].seeds))
 
 
 def _page_name(picture: str) -> str:

@@ -55,6 +55,11 @@ class Section:
     picture: str = ""
 
     @property
+    def baseline(self) -> str:
+        """The first rule that differences are taken to."""
+        return next(iter(self.rows[0].differences))
+
+    @property
     def title(self) -> str:
         """Its heading."""
         return f"{self.task}: {self.teacher} teaches {self.student}"
