@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test faults bench lint
+.PHONY: install demo test faults plugs bench lint
 
 install: .venv/installed
 
@@ -24,6 +24,10 @@ test: install
 faults: install
 	$(BIN)/pip install --quiet --editable '.[fuzz,ray]'
 	$(BIN)/pytest -m faults
+
+plugs: install
+	$(BIN)/pip install --quiet --editable '.[dev,plugs]'
+	$(BIN)/pytest -m 'not faults' tests/test_plug_*.py
 
 bench: install
 	$(BIN)/python scripts/bench.py

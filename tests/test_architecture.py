@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[1]
 CORE = sorted((ROOT / "rltemp").glob("*.py"))
 ENVS = sorted((ROOT / "envs").glob("*.py"))
 AGENTS = sorted((ROOT / "agents").glob("*.py"))
-SOURCE = [*CORE, *ENVS, *AGENTS, *sorted((ROOT / "scripts").glob("*.py"))]
+PLUGS = sorted((ROOT / "rltemp" / "plugs").glob("*.py"))
+SOURCE = [*CORE, *ENVS, *AGENTS, *PLUGS, *sorted((ROOT / "scripts").glob("*.py"))]
 TOP = {"cli.py", "commands.py", "policy_commands.py", "__main__.py"}
 """The command line: files of the core that may look at everything."""
 
@@ -53,6 +54,13 @@ def test_environments_know_no_agents() -> None:
     assert offences(ENVS, "rltemp.agents") == []
 
 
+def test_plugs_know_the_core_alone_and_only_the_command_line_knows_plugs() -> None:
+    assert len(PLUGS) > 1
+    assert offences(PLUGS, "rltemp.envs", "rltemp.agents", "gymnasium", "stable_baselines3") == []
+    core = [file for file in CORE if file.name not in TOP]
+    assert offences([*core, *ENVS, *AGENTS], "rltemp.plugs") == []
+
+
 def test_nobody_imports_the_command_line() -> None:
     below = [file for file in SOURCE if file.name not in TOP and file.parent.name != "scripts"]
     assert offences(below, "rltemp.cli", "rltemp.__main__") == []
@@ -67,7 +75,11 @@ def test_every_package_is_declared_and_mapped() -> None:
     found = {file.parent.name for file in ROOT.glob("*/__init__.py")}
     nested = {f"{file.parent.relative_to(ROOT)}".replace("/", ".") for file in ROOT.glob("rltemp/*/__init__.py")}
     assert {"rltemp"} | nested == set(setuptools["packages"]) == set(setuptools["package-dir"])
-    assert found == set(setuptools["package-dir"].values()) == {"rltemp", "envs", "agents"}
+    inside = {
+        f"{file.parent.relative_to(ROOT)}" for file in ROOT.glob("rltemp/*/__init__.py") if not file.parent.is_symlink()
+    }
+    assert found | inside == set(setuptools["package-dir"].values())
+    assert found == {"rltemp", "envs", "agents"}
     assert not [*ROOT.glob("envs/*/*.py"), *ROOT.glob("agents/*/*.py")], "both folders are flat"
 
 
