@@ -70,9 +70,9 @@ except ImportError:
 def test_onnx_runtime_has_the_rules_numbers_in_a_process_without_rltemp(name: str, tmp_path: Path) -> None:
     write(name, tmp_path / "policy.onnx", "onnx")
     torch.save(cases(), tmp_path / "cases.pt")
-    program = f"""{WITHOUT_RLTEMP}import numpy, torch
+    program = f"""{WITHOUT_RLTEMP}import torch
 {BLOCKS[1]}
-found = [temperatures(s.numpy(), t.numpy(), numpy.float32(p)) for s, t, p in torch.load("cases.pt")]
+found = [temperatures(s.numpy(), t.numpy(), p) for s, t, p in torch.load("cases.pt")]
 torch.save([[torch.from_numpy(value) for value in one] for one in found], "found.pt")
 """
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
