@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -222,10 +226,43 @@ def test_a_second_loss_beside_the_objective_is_refused(tmp_path: Path) -> None:
             Distiller(**models, args=options, **more)
 
 
+def test_a_rule_that_nothing_would_train_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match=r"ctkd learns its temperatures.*a policy or another rule"):
+        Distiller(model=llama(0), teacher_model=llama(1), controller="ctkd", args=arguments(tmp_path))
+
+
 def test_a_version_that_was_not_tested_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contract, "version", lambda host: "6.0.0")
     with pytest.warns(HostVersionWarning, match=r"transformers 6\.0\.0 is installed.*5\.23"):
         Distiller(model=llama(0), teacher_model=llama(1), args=arguments(tmp_path))
+
+
+PROGRAM = """
+import json
+import sys
+from pathlib import Path
+
+from test_plug_transformers import logged, trained
+
+trainer, _ = trained("tokens", Path(sys.argv[1]), controller="dtkd")
+if trainer.is_world_process_zero():
+    Path(sys.argv[1], "losses.json").write_text(json.dumps(logged(trainer)))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_losses_of_one_that_accumulates_two_batches(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM, "utf-8")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    path = os.pathsep.join(
+        [str(Path(__file__).parent), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    )
+    subprocess.run(
+        [*launch, str(program), str(tmp_path)], check=True, env={**os.environ, "PYTHONPATH": path}, timeout=300
+    )
+    alone, _ = trained("tokens", tmp_path, accumulate=2, controller="dtkd")
+    assert json.loads((tmp_path / "losses.json").read_text()) == pytest.approx(logged(alone), abs=1e-5)
 
 
 def test_the_block_of_the_page_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -308,7 +308,7 @@ def test_a_version_that_was_not_tested_says_so(tmp_path: Path, monkeypatch: pyte
 def test_the_block_of_the_page_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    names = {"student": llama(0), "teacher": llama(1, 32), "tokenizer": tokenizer(), "train_dataset": prompts(4)}
+    names = {"student": llama(0), "teacher": llama(1, 32), "tokenizer": tokenizer(), "train_dataset": prompts(16)}
     exec(compile(block, "trl.md", "exec"), names)
     trainer = names["trainer"]
     assert trainer.state.global_step == trainer.state.max_steps > 0

@@ -22,7 +22,7 @@ from rltemp.errors import BadInputError
 from rltemp.methods import Method
 from rltemp.names import lookup
 from rltemp.plugs.contract import Controller, tested_with
-from rltemp.plugs.trainers import IGNORED, AskedTrainer
+from rltemp.plugs.trainers import IGNORED, AskedTrainer, controller_of
 from rltemp.types import TemperatureRule
 
 HOST, TESTED = "nvidia-modelopt", ">=0.47,<0.48"
@@ -45,7 +45,7 @@ class DistillationLoss(_Loss):
     ) -> None:
         tested_with(HOST, TESTED)
         super().__init__(reduction=lookup({name: name for name in ("mean", "sum", "none")}, reduction, "reduction"))
-        self.controller = controller if isinstance(controller, Controller) else Controller(controller)
+        self.controller = controller_of(controller)
 
     def forward(
         self,

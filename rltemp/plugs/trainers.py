@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rltemp.curriculum import LearnedRule
 from rltemp.errors import BadInputError
 from rltemp.methods import Method, watch
 from rltemp.plugs.contract import Controller, tested_with
@@ -15,6 +16,21 @@ from rltemp.types import TemperatureRule, Temperatures
 
 IGNORED = -100
 """The label of what is no sample, in these trainers and in torch's own cross-entropy."""
+
+
+def controller_of(given: Controller | str | Method | TemperatureRule) -> Controller:
+    """A controller from itself or from what one is made from.
+
+    Raises:
+        BadInputError: Where its rule learns in every run anew: nothing here would train its parameters.
+    """
+    controller = given if isinstance(given, Controller) else Controller(given)
+    if isinstance(controller.method.rule, LearnedRule):
+        raise BadInputError(
+            f"{controller.method.name} learns its temperatures with parameters that are in no optimizer of this host; "
+            "use it in a loop of your own (rltemp.curriculum says how), or give a policy or another rule here"
+        )
+    return controller
 
 
 class Means:
@@ -50,7 +66,7 @@ class ControlledTrainer:
         **kwargs: The trainer's own.
 
     Raises:
-        BadInputError: Where several devices share one process (`nn.DataParallel`).
+        BadInputError: Where several devices share one process (`nn.DataParallel`), or the rule is one that learns.
     """
 
     host = "transformers"
@@ -64,7 +80,7 @@ class ControlledTrainer:
         self, *args: Any, controller: Controller | str | Method | TemperatureRule = "universal", **kwargs: Any
     ) -> None:
         tested_with(self.host, self.tested)
-        self.controller = controller if isinstance(controller, Controller) else Controller(controller)
+        self.controller = controller_of(controller)
         self.temperature_means = Means()
         super().__init__(*args, **kwargs)
         if self.args.n_gpu > 1:

@@ -134,9 +134,7 @@ class GKDTrainerMixin(AskedTrainer):
             reduction="none",
         )
         weighted = self.controller.method.kd_weight * found.weight[mask] * divergence.sum(-1)
-        count = mask.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-        loss: Tensor = weighted.sum() / (count.to(weighted.device) if torch.is_tensor(count) else count)
-        return loss
+        return self.over_items(weighted, mask, num_items_in_batch)
 
 
 def _logits(rows: Tensor, head: Tensor, scale: float, chunk: slice) -> Tensor:
