@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rltemp.curriculum import LearnedRule
 from rltemp.errors import BadInputError
 from rltemp.methods import Method, watch
@@ -28,3 +30,18 @@ class RecordingController(Controller):
 
     def _keep(self, temperatures: Temperatures) -> None:
         self.last = temperatures
+
+
+def soft_part(method: Method) -> tuple[Method, float]:
+    """A method's divergences without its cross-entropy, at weight 1, and the weight that the method gives them.
+
+    For hosts that add a soft loss and a hard one of their own, each at a weight of theirs.
+
+    Raises:
+        BadInputError: For a method whose phases such a sum cannot express.
+    """
+    if method.switch is not None:
+        raise BadInputError(f"{method.name!r} has two phases, and this host adds two losses: take another method")
+    unit = 1.0 if method.matched else method.kd_weight or 1.0
+    kd_weight, plain_kd_weight = method.kd_weight / unit, method.plain_kd_weight / unit
+    return replace(method, ce_weight=0.0, kd_weight=kd_weight, plain_kd_weight=plain_kd_weight), unit

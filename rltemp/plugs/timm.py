@@ -12,7 +12,6 @@ import functools
 import runpy
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from rltemp.errors import ArtifactRefusedError, BadInputError
 from rltemp.methods import Method
 from rltemp.plugs.contract import Controller, tested_with
-from rltemp.plugs.recording import RecordingController
+from rltemp.plugs.recording import RecordingController, soft_part
 from rltemp.types import TemperatureRule
 
 TESTED = ">=1.0.28,<1.1"
@@ -43,14 +42,10 @@ class TemperatureMixin(nn.Module):
     def __init__(self, *args: Any, rule: str | Method | TemperatureRule = "universal", **options: Any) -> None:
         super().__init__(*args, **options)
         method = Controller(rule).method
-        if method.switch is not None:
-            raise BadInputError(f"{method.name!r} has two phases, and timm adds two losses: take another method")
+        soft, weight = soft_part(method)
         # timm's weights where they are given, else the method's; `kd_loss` is at weight 1, as timm's own.
-        unit = 1.0 if method.matched else method.kd_weight or 1.0
         if options.get("distill_loss_weight") is None and options.get("task_loss_weight") is None:
-            self.task_loss_weight, self.distill_loss_weight = method.ce_weight, unit
-        kd_weight, plain_kd_weight = method.kd_weight / unit, method.plain_kd_weight / unit
-        soft = replace(method, ce_weight=0.0, kd_weight=kd_weight, plain_kd_weight=plain_kd_weight)
+            self.task_loss_weight, self.distill_loss_weight = method.ce_weight, weight
         self.controller = RecordingController(soft)
         self.updates, self.total_updates = 0, 0
 

@@ -117,7 +117,7 @@ def follow_progress(self: Any, epoch: int | None = None, **kwargs: Any) -> None:
 
 def _losses(criterion: Any) -> Iterator[TemperatureKDLoss]:
     """Those of a high-level loss, which keeps its terms in a dictionary of its own."""
-    for term, _ in criterion.term_dict.values():
+    for term, _ in getattr(criterion, "term_dict", {}).values():
         if isinstance(term, TemperatureKDLoss):
             yield term
 
