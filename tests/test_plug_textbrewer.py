@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from rltemp import BadInputError, Method, Signals
+from rltemp import BadInputError, Method, Signals, load_method
 from rltemp.plugs import HostVersionWarning
 from rltemp.plugs.textbrewer import register
 

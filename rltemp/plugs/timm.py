@@ -154,6 +154,7 @@ def main() -> None:
     try:
         if not Path(given.script).is_file():
             raise BadInputError(f"there is no script {given.script}")
+        Controller(given.rule)  # before the script reads its data
         launch(given.script, given.arguments, given.rule)
     except BadInputError as error:
         print(f"error: {error}", file=sys.stderr)
