@@ -204,7 +204,8 @@ def test_the_launcher_says_in_one_line_what_is_missing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    import timm
+    import timm.scheduler
+    import timm.task
 
     # What the launcher puts into timm is taken out after the test.
     for module, name in ((timm.task, "LogitDistillationTask"), (timm.scheduler, "create_scheduler_v2")):
