@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from rltemp import BadInputError, Signals, load_method
 from rltemp.plugs import HostVersionWarning
+from rltemp.plugs.lightning import Distillation
 from rltemp.tracking import TAGS
 
 # A torchvision that does not fit its torch fails on import with a RuntimeError, and lightning with it.
@@ -121,6 +122,36 @@ def test_the_page_of_fabric_has_the_same_losses_and_logs_the_temperatures(folder
     assert differs(wanted, own_loop("fixed:4"))
 
 
+@pytest.mark.parametrize("rule", ["universal", "energy"])  # one sees masks, the other is given what they leave
+def test_under_a_mask_neither_the_loss_nor_the_log_has_what_is_padding(rule: str, folder: Path) -> None:
+    mask = torch.arange(24).view(12, 2) % 5 > 0
+    wanted: list[tuple[float, float]] = []
+
+    class Tokens(Distillation, lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.method, (self.student, self.teacher) = rule, networks()
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            student, teacher = (network(batch[0]).view(12, 2, 10) for network in (self.student, self.teacher))
+            student = student.masked_fill(~mask.unsqueeze(-1), torch.nan)
+            loss = self.distillation_loss(student, teacher, batch[1].view(12, 2), mask)
+            signals = Signals(student[mask], teacher[mask], batch[1].view(12, 2)[mask], batch_idx / 8)
+            method = load_method(rule)
+            wanted.append((method.loss(signals).mean().item(), method.rule(signals).student.mean().item()))
+            assert loss.item() == pytest.approx(wanted[-1][0], rel=1e-5)
+            return loss
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.student.parameters(), 0.05)
+
+    options = {**QUIET, "logger": True, "log_every_n_steps": 1, "max_epochs": 1, "accelerator": "cpu"}
+    lightning.Trainer(**options).fit(Tokens(), DataLoader(flat(batches()), batch_size=24))
+    found = curves(folder / "lightning_logs" / "version_0")["temperature/student_mean"]
+    assert [value for _, value in found] == pytest.approx([mean for _, mean in wanted], rel=1e-5)
+    assert len(wanted) == 8
+
+
 def test_a_trainer_without_an_end_says_that_progress_is_unknown() -> None:
     class Stream(IterableDataset):  # type: ignore[type-arg]
         def __iter__(self) -> Any:
@@ -135,6 +166,16 @@ def test_a_trainer_without_an_end_says_that_progress_is_unknown() -> None:
 def test_a_rule_that_has_to_learn_is_refused() -> None:
     with pytest.raises(BadInputError, match="parameters to learn, which this host would not train"):
         train("ctkd")
+
+
+def test_lightning_under_its_older_name_needs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    older = pytest.importorskip("pytorch_lightning", reason="pytorch_lightning is not installed")
+    asked: list[str] = []
+    monkeypatch.setattr("rltemp.plugs.contract.version", lambda host: asked.append(host) or "2.6.0")
+    monkeypatch.setattr(lightning, "LightningModule", older.LightningModule)
+    monkeypatch.setattr(lightning, "Trainer", older.Trainer)
+    assert train("universal").losses == pytest.approx(own_loop("universal"), rel=1e-5)
+    assert asked == ["pytorch-lightning"]
 
 
 def test_a_version_that_was_not_tested_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

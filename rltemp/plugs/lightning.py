@@ -61,13 +61,13 @@ class Distillation:
             BadInputError: Where tensors do not fit, or a Trainer without an end cannot say how far it is.
         """
         if self._controller is None:
-            tested_with("lightning", TESTED)
+            tested_with(_distribution(type(self)), TESTED)
             self._controller = RecordingController(self.method)
         seen = student_logits, teacher_logits, labels, trainer_progress(self.trainer) if progress is None else progress
         losses = self._controller.objective(*seen, mask)
         # Numbers for a log wait for the device, so they are made in those steps alone that the Trainer writes down.
         due = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0
-        if self.training and due and (last := self._controller.last) is not None:
+        if self.training and due and (last := self._controller.kept(mask)) is not None:
             self.log_dict(temperature_scalars(last), on_step=True, on_epoch=False)
         return losses.mean() if mask is None else losses.sum() / mask.sum().clamp(min=1)
 
@@ -85,3 +85,9 @@ def trainer_progress(trainer: Any) -> float:
             "give Trainer(max_steps=...), or distillation_loss(..., progress=...)"
         )
     return min(float(trainer.global_step / steps), 1.0)
+
+
+def _distribution(module: type) -> str:
+    """Lightning is installed under two names, each with classes of its own."""
+    old = any(base.__module__.startswith("pytorch_lightning.") for base in module.__mro__)
+    return "pytorch-lightning" if old else "lightning"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from torch import Tensor
+
 from rltemp.curriculum import LearnedRule
 from rltemp.errors import BadInputError
 from rltemp.methods import Method, watch
@@ -12,7 +14,7 @@ from rltemp.types import TemperatureRule, Temperatures
 
 
 class RecordingController(Controller):
-    """A `Controller` whose `last` are the temperatures of its last call, without the samples that a mask left out.
+    """A `Controller` whose `last` are the temperatures of its last call; see `kept` for one with a mask.
 
     Raises:
         BadInputError: For a rule with parameters of its own, which no optimizer of the host would get to see.
@@ -30,6 +32,13 @@ class RecordingController(Controller):
 
     def _keep(self, temperatures: Temperatures) -> None:
         self.last = temperatures
+
+    def kept(self, mask: Tensor | None) -> Temperatures | None:
+        """The last temperatures without those of places that the call's mask left out; waits for the device."""
+        if (last := self.last) is None or mask is None or last.student.shape != mask.shape:
+            return last  # a rule that compares samples has not seen those places at all
+        guarded = None if last.guarded is None else last.guarded[mask]
+        return Temperatures(last.student[mask], last.teacher[mask], last.weight[mask], guarded)
 
 
 def soft_part(method: Method) -> tuple[Method, float]:
