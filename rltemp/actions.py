@@ -76,9 +76,9 @@ class ActionScale:
         if tuple(action.shape) != (needed := (*reference.student.shape, self.size)):
             raise BadInputError(f"actions have shape {tuple(action.shape)}, needed: {needed}")
         action = action.clamp(-1.0, 1.0)
-        factors = torch.exp(action[..., :2] * math.log(self.ratio))
-        student, student_factor = self._bounded(reference.student, factors[..., 0])
-        teacher, teacher_factor = self._bounded(reference.teacher, factors[..., 1])
+        factors = torch.exp(action[..., :2] * math.log(self.ratio)).movedim(-1, 0)
+        pair, factors = self._bounded(torch.stack([reference.student, reference.teacher]), factors)
+        (student, teacher), (student_factor, teacher_factor) = pair.unbind(0), factors.unbind(0)
         weight = reference.weight * student_factor * teacher_factor
         if self.balanced:
             weight = weight * balance(signals, Temperatures(student, teacher, weight))
@@ -87,7 +87,7 @@ class ActionScale:
         return Temperatures(student=student, teacher=teacher, weight=weight, guarded=reference.guarded)
 
     def _bounded(self, reference: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
-        """The temperature, and its factor; a quotient of temperatures would round the reference's gradient."""
+        """The temperatures, and their factors; a quotient of temperatures would round the reference's gradient."""
         low, high = reference.clamp(max=self.minimum), reference.clamp(min=self.maximum)
         moved = reference * factor
         bounded = torch.minimum(torch.maximum(moved, low), high)

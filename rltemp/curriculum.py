@@ -14,13 +14,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from rltemp.checks import fraction, positive
 from rltemp.errors import BadInputError
-from rltemp.types import Signals, TemperatureRule, Temperatures, full_precision, scatter
+from rltemp.types import Signals, TemperatureRule, Temperatures, full_precision
 
 HIDDEN = 32
 """Hidden units of the per-sample network."""
@@ -34,6 +35,8 @@ class LearnedRule(nn.Module):
         span: Of the range, > 0: temperatures lie between `start` and `start + span`.
         ramp: Fraction of the run over which the reversed gradient grows from nothing to its full size.
     """
+
+    takes_masks = True
 
     def __init__(self, name: str, start: float, span: float, ramp: float) -> None:
         super().__init__()
@@ -65,12 +68,10 @@ class LearnedRule(nn.Module):
     def forward(self, signals: Signals) -> Temperatures:
         """Temperatures `[...]`; T = 1 and weight 0 where the mask has no sample."""
         if (mask := signals.mask) is not None:
-            inner = self(signals.samples())
-            student = scatter(inner.student, mask, 1.0)
-            return Temperatures(student, student, scatter(inner.weight, mask, 0.0))
+            return self.forward(replace(signals.made_safe(), mask=None)).within(mask)
         logit = self.logits(signals).to(signals.dtype)
         # Same value, gradient times the factor: what a gradient-reversal layer is.
-        reversed_logit = torch.lerp(logit.detach(), logit, self.reversal(signals.progress))
+        reversed_logit = torch.lerp(logit.detach(), logit, self.reversal(float(signals.progress)))
         temperature = torch.sigmoid(reversed_logit).mul(self.span).add(self.start)
         return Temperatures(temperature, temperature, temperature.square())
 

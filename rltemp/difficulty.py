@@ -15,7 +15,7 @@ from torch.linalg import vector_norm
 from rltemp.blocks import logsumexp, rowwise
 from rltemp.checks import fraction, positive
 from rltemp.errors import BadInputError
-from rltemp.types import Signals, TemperatureRule, Temperatures, full_precision
+from rltemp.types import Signals, TemperatureRule, Temperatures, full_precision, per_sample
 
 _LEAST_DISTANCE = 1e-6
 """Distances below count as this: two equal distributions are as far apart as any other two equal ones."""
@@ -149,6 +149,7 @@ def random(minimum: float = 1.0, maximum: float = 10.0, seed: int = 0) -> Temper
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise BadInputError(f"random: seed must be an integer of 0 or more; got {seed!r}")
 
+    @per_sample
     def rule(signals: Signals) -> Temperatures:
         exponent = _hashed_uniform(signals, seed).mul_(math.log(highest / lowest))
         return _same(exponent.exp_().mul_(lowest).to(full_precision(signals.teacher_logits).dtype))
@@ -176,7 +177,7 @@ def _hashed_uniform(signals: Signals, seed: int) -> Tensor:
     bits = signals.teacher_logits.detach()[..., :_HASHED_CLASSES].float().view(torch.int32)
     # Every word has a factor of its own; int64 wraps around.
     hashed = bits.long().mul_(_FACTORS[: bits.shape[-1]].to(bits.device)).sum(-1)
-    for salt in (seed * 2_654_435_761 % 2**31, round(signals.progress * 2**40)):
+    for salt in (seed * 2_654_435_761 % 2**31, round(float(signals.progress) * 2**40)):
         hashed = _mixed(hashed.bitwise_xor_(salt) if salt else hashed)
     return hashed.bitwise_right_shift_(11).bitwise_and_(2**48 - 1).double().mul_(2.0**-48)
 

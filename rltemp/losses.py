@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from rltemp.checks import check_shape
 from rltemp.divergences import forward_kl, log_softmax, softened_kl
 from rltemp.errors import BadInputError
-from rltemp.types import Divergence, Signals, Temperatures, full_precision, scatter
+from rltemp.types import Divergence, Signals, Temperatures, full_precision
 
 
 def kd_loss(signals: Signals, temperatures: Temperatures, divergence: Divergence = forward_kl) -> Tensor:
@@ -38,8 +40,8 @@ def kd_loss(signals: Signals, temperatures: Temperatures, divergence: Divergence
     if temperatures.student.dim() and temperatures.student.shape != signals.shape:
         check_shape(temperatures, signals.shape, "a temperature rule")
     if (mask := signals.mask) is not None:
-        kept = (value[mask] for value in (temperatures.student, temperatures.teacher, temperatures.weight))
-        return scatter(kd_loss(signals.samples(), Temperatures(*kept), divergence), mask, 0.0)
+        alone = replace(signals.made_safe(), mask=None)
+        return kd_loss(alone, temperatures.within(mask), divergence).masked_fill(~mask, 0.0)
     student, teacher = signals.student_logits, signals.teacher_logits
     if divergence is forward_kl:
         return softened_kl(student, teacher, temperatures.student, temperatures.teacher, temperatures.weight)
@@ -57,7 +59,7 @@ def cross_entropy(signals: Signals) -> Tensor:
     """
     if signals.labels is None:
         raise BadInputError("cross-entropy needs labels; these signals carry none")
-    if signals.mask is not None:
-        return scatter(cross_entropy(signals.samples()), signals.mask, 0.0)
+    if (mask := signals.mask) is not None:
+        return cross_entropy(replace(signals.made_safe(), mask=None)).masked_fill(~mask, 0.0)
     log_probs = log_softmax(full_precision(signals.student_logits))
     return -log_probs.gather(-1, signals.labels.unsqueeze(-1)).squeeze(-1)

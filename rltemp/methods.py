@@ -20,7 +20,7 @@ from rltemp.checks import bounds_of, check_shape, check_temperatures, fraction, 
 from rltemp.divergences import forward_kl
 from rltemp.errors import BadInputError
 from rltemp.losses import cross_entropy, kd_loss
-from rltemp.types import Divergence, Signals, TemperatureRule, Temperatures, full_precision, scatter
+from rltemp.types import TAKES_MASKS, Divergence, Signals, TemperatureRule, Temperatures, full_precision, scatter
 
 PLAIN_TEMPERATURE, PLAIN_CE_WEIGHT, PLAIN_KD_WEIGHT = 4.0, 0.1, 0.9
 """Plain distillation as CIFAR-100 recipes have it; what `matched:` matches."""
@@ -74,9 +74,17 @@ class Method:
             BadInputError: Where the rule answers a temperature that is not positive and finite, or out of the bounds
                 that it states, or not one value a sample; or where labels are needed and missing.
         """
-        if signals.mask is not None:
-            return scatter(self.loss(signals.samples()), signals.mask, 0.0)
+        if (mask := signals.mask) is not None:
+            if self.rule is not None and not getattr(self.rule, TAKES_MASKS, False):
+                return scatter(self.loss(signals.samples()), mask, 0.0)
+            return self._objective(signals.made_safe()).masked_fill(~mask, 0.0)
+        return self._objective(signals)
+
+    def _objective(self, signals: Signals) -> Tensor:
         hard, soft = self._shares(signals.progress)
+        if isinstance(soft, Tensor):  # nobody looks at it
+            divergences = (self._match(signals) if self.matched else soft) * self.soft(signals)
+            return divergences + hard * cross_entropy(signals)
         if not hard and not soft:  # a warm-up's first step without labels: zero, with a graph to go back through
             return 0.0 * full_precision(signals.student_logits).sum(-1)
         if not soft:
@@ -91,17 +99,23 @@ class Method:
         temperatures = self.rule(signals)
         if not getattr(self.rule, CHECKED, False):
             check_shape(temperatures, signals.shape, self.name)
-            check_temperatures(temperatures, self.name, bounds_of(self.rule))
+            if not torch.compiler.is_compiling():  # a compiled step looks at no value
+                check_temperatures(temperatures, self.name, bounds_of(self.rule))
         soft = self.kd_weight * kd_loss(signals, temperatures, self.divergence)
         if self.plain_kd_weight:
             plain = uniform(signals, self.plain_temperature)
             soft = soft + self.plain_kd_weight * kd_loss(signals, plain, self.divergence)
         return soft
 
-    def _shares(self, progress: float) -> tuple[float, float]:
+    def _shares(self, progress: float | Tensor) -> tuple[float | Tensor, float | Tensor]:
         """What the cross-entropy and the divergences are multiplied by at this point of the run."""
         if self.rule is None:
             return self.ce_weight, 0.0
+        if isinstance(progress, Tensor) and (self.warmup or self.switch is not None):
+            if self.switch is None:
+                return self.ce_weight, (progress / self.warmup).clamp(max=1.0)
+            late = (progress >= self.switch).float()
+            return self.ce_weight * late, 1 - late
         if self.switch is not None:
             return (0.0, 1.0) if progress < self.switch else (self.ce_weight, 0.0)
         return self.ce_weight, min(progress / self.warmup, 1.0) if self.warmup else 1.0
@@ -113,7 +127,7 @@ class Method:
         with torch.enable_grad():
             plain = PLAIN_KD_WEIGHT * kd_loss(seen, uniform(seen, PLAIN_TEMPERATURE))
             lengths = [
-                signals.groups(torch.autograd.grad(loss.sum(), logits)[0].norm(dim=-1)).mean(-1)
+                signals.means(torch.autograd.grad(loss.sum(), logits)[0].norm(dim=-1)).squeeze(-1)
                 for loss in (plain, self.soft(seen))
             ]
         # Where the method does not pull at all, nothing can be matched.
@@ -131,7 +145,7 @@ def watch(method: Method, on_temperatures: Callable[[Temperatures], None]) -> Me
         on_temperatures(temperatures.detach())
         return temperatures
 
-    for name in ("bounds", CHECKED):
+    for name in ("bounds", CHECKED, TAKES_MASKS):
         if hasattr(inner, name):
             setattr(rule, name, getattr(inner, name))
     return replace(method, rule=rule)

@@ -16,7 +16,7 @@ from rltemp.loading import reference_method
 from rltemp.manifest import PolicyManifest
 from rltemp.methods import Method
 from rltemp.policy_file import forward, read_policy
-from rltemp.types import Signals, Temperatures
+from rltemp.types import TAKES_MASKS, Signals, Temperatures
 
 KNOWN_FEATURES = {name: (feature.version, feature.unit) for name, feature in FEATURES.items()}
 """The (version, unit) of every feature that this code computes."""
@@ -36,6 +36,7 @@ class Policy:
         self.manifest = manifest
         self.scale = ActionScale(**manifest.action.model_dump(exclude={"mapping"}))
         self.reference = reference_method(manifest.reference)
+        self.takes_masks = getattr(self.reference.rule, TAKES_MASKS, False)
         self._names = [feature.name for feature in manifest.features]
         self._weights = dict(weights)
         self._mean = torch.tensor([feature.mean for feature in manifest.features])
@@ -68,6 +69,7 @@ class Policy:
         """Temperatures `[...]` for signals of any leading shape."""
         rule = self.reference.rule
         assert rule is not None  # checked by `reference_method`
+        signals = signals.made_safe()
         return self.scale.apply(signals, rule(signals), self.action(signals))
 
     @torch.no_grad()
@@ -76,7 +78,8 @@ class Policy:
         observation = featurize(signals, self._names)
         if self._mean.device != observation.device:
             self._move(observation.device)
-        return forward(self._weights, self.manifest.activation, (observation - self._mean) / self._std)
+        with torch.autocast(observation.device.type, enabled=False):
+            return forward(self._weights, self.manifest.activation, (observation - self._mean) / self._std)
 
     def _move(self, device: torch.device) -> None:
         self._weights = {name: value.to(device) for name, value in self._weights.items()}

@@ -56,7 +56,7 @@ class Recording:
 
         def watched(signals: Signals) -> Temperatures:
             found = rule(signals)
-            self._keep(signals.progress, torch.stack([found.student, found.teacher, found.weight], -1).detach())
+            self._keep(float(signals.progress), torch.stack([found.student, found.teacher, found.weight], -1).detach())
             return found
 
         return replace(method, rule=watched)
@@ -92,7 +92,7 @@ def constant(recording: Recording) -> TemperatureRule:
 def scheduled(recording: Recording) -> TemperatureRule:
     """One pair of temperatures and one weight for all samples of a step: the recording's mean of that step."""
     means = recording.schedule().tolist()
-    return lambda signals: Temperatures(*map(signals.full, means[round(signals.progress * len(means))]))
+    return lambda signals: Temperatures(*map(signals.full, means[round(float(signals.progress) * len(means))]))
 
 
 def marginal(recording: Recording) -> TemperatureRule:

@@ -57,7 +57,7 @@ class Recorder:
         drawn = drawn.to(temperatures.teacher.device)
         margin = featurize(signals, ["teacher_margin"]).flatten()[drawn] + 1  # the feature is the margin less one
         student, teacher = temperatures.student.flatten()[drawn], temperatures.teacher.flatten()[drawn]
-        progress = torch.full_like(student, signals.progress)
+        progress = torch.full_like(student, float(signals.progress))
         self._kept.append(torch.stack([progress, margin, student, teacher], -1).cpu())
         reference = self.policy.reference.rule
         assert reference is not None  # a policy's reference has temperatures, checked where it is loaded

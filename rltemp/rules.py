@@ -4,6 +4,8 @@ A rule maps `Signals` to `Temperatures`. To add one: write a factory whose param
 into `RULES`, and give it one hand-worked test (docs/add-a-rule.md). The lines `Formula:` to `Guard:` of its docstring
 are what `rltemp rules` shows and what the contract in tests/test_rules.py holds it to.
 
+A rule that looks at each sample alone says so by `@per_sample`: then a mask costs no wait for the device.
+
 Rules do not detach: where the published code lets gradient through the student's temperature, so does the rule;
 whoever wants constants calls `Temperatures.detach()`.
 """
@@ -23,7 +25,7 @@ from rltemp.errors import BadInputError
 from rltemp.schedules import annealing, cosine_schedule, linear_schedule, step_schedule
 from rltemp.sharpness import dtkd, dtkd_exact, dtkd_logsumexp
 from rltemp.spread import atkd, lskd, normkd
-from rltemp.types import Signals, TemperatureRule, Temperatures, full_precision, scatter
+from rltemp.types import TAKES_MASKS, Signals, TemperatureRule, Temperatures, full_precision, per_sample, scatter
 
 
 def fixed(temperature: float = 4.0) -> TemperatureRule:
@@ -41,6 +43,7 @@ def fixed(temperature: float = 4.0) -> TemperatureRule:
     """
     value = positive(temperature, "fixed", "temperature")
 
+    @per_sample
     def rule(signals: Signals) -> Temperatures:
         same = signals.full(value)
         return Temperatures(student=same, teacher=same, weight=signals.full(value * value))
@@ -63,6 +66,7 @@ def ttm(gamma: float = 0.25) -> TemperatureRule:
     """
     value = _power(gamma, "ttm")
 
+    @per_sample
     def rule(signals: Signals) -> Temperatures:
         one = signals.full(1.0)
         return Temperatures(student=one, teacher=signals.full(1 / value), weight=one)
@@ -89,6 +93,7 @@ def wttm(gamma: float = 0.25) -> TemperatureRule:
     def uniformity(logits: Tensor) -> Tensor:
         return (value * log_softmax(full_precision(logits))).exp().sum(-1)  # no power is above 1
 
+    @per_sample
     def rule(signals: Signals) -> Temperatures:
         weight = rowwise(uniformity, signals.teacher_logits)
         return Temperatures(student=signals.full(1.0), teacher=signals.full(1 / value), weight=weight)
@@ -97,18 +102,24 @@ def wttm(gamma: float = 0.25) -> TemperatureRule:
 
 
 def masked(rule: TemperatureRule) -> TemperatureRule:
-    """Return the rule made to look at the samples of a mask alone; T = 1 and weight 0 stand where there is none."""
+    """Return the rule made to look at the samples of a mask alone; T = 1 and weight 0 stand where there is none.
+
+    A rule that does not say that it takes masks may compare samples: those of the mask are gathered for it, whose
+    number the host has to wait for.
+    """
     if isinstance(rule, LearnedRule):
         return rule  # does so itself, and must stay the module whose parameters an optimizer has
 
     def over_samples(signals: Signals) -> Temperatures:
         if (mask := signals.mask) is None:
             return rule(signals)
+        if getattr(rule, TAKES_MASKS, False):
+            return rule(signals.made_safe()).within(mask)
         found = rule(signals.samples())
         student, teacher = (scatter(value, mask, 1.0) for value in (found.student, found.teacher))
         return Temperatures(student, teacher, scatter(found.weight, mask, 0.0))
 
-    return over_samples
+    return per_sample(over_samples)
 
 
 def _power(gamma: float, owner: str) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from rltemp.checks import fraction, positive
 from rltemp.errors import BadInputError
-from rltemp.types import Signals, TemperatureRule, Temperatures
+from rltemp.types import Signals, TemperatureRule, Temperatures, per_sample
 
 
 def linear_schedule(start: float = 8.0, end: float = 1.0) -> TemperatureRule:
@@ -92,8 +92,9 @@ def annealing(maximum: int = 10, until: float = 10 / 13) -> TemperatureRule:
     if fraction(until, "annealing", "until") == 0:
         raise BadInputError("annealing: until must be above 0; got 0")
 
+    @per_sample
     def rule(signals: Signals) -> Temperatures:
-        stage = min(int(signals.progress / until * maximum) + 1, maximum)
+        stage = min(int(float(signals.progress) / until * maximum) + 1, maximum)
         one = signals.full(1.0)
         return Temperatures(student=one, teacher=signals.full(maximum / stage), weight=one)
 
@@ -101,8 +102,9 @@ def annealing(maximum: int = 10, until: float = 10 / 13) -> TemperatureRule:
 
 
 def _scheduled(temperature: Callable[[float], float]) -> TemperatureRule:
+    @per_sample
     def rule(signals: Signals) -> Temperatures:
-        value = temperature(signals.progress)
+        value = temperature(float(signals.progress))
         same = signals.full(value)
         return Temperatures(student=same, teacher=same, weight=signals.full(value * value))
 

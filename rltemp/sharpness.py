@@ -11,7 +11,7 @@ from torch import Tensor
 from rltemp.blocks import LARGEST, LOGSUMEXP, Formula, Slopes, rowwise
 from rltemp.checks import not_negative, positive, switch
 from rltemp.errors import BadInputError
-from rltemp.types import Signals, TemperatureRule, Temperatures, full_precision
+from rltemp.types import Signals, TemperatureRule, Temperatures, full_precision, per_sample
 
 _HALVINGS = 26
 """Of the bisection: 2^-26 of its range is below what float32 resolves."""
@@ -85,6 +85,7 @@ def dtkd_exact(reference: float = 4.0) -> TemperatureRule:
     """
     value = positive(reference, "dtkd_exact", "reference")
 
+    @per_sample
     @torch.no_grad()
     def rule(signals: Signals) -> Temperatures:
         shift = rowwise(partial(_meeting, value), signals.teacher_logits, signals.student_logits)
@@ -131,6 +132,7 @@ def _shared(
 
     formula = _shared_formula(value, sharpness, (lowest, highest) if guard else None)
 
+    @per_sample
     def rule(signals: Signals) -> Temperatures:
         return Temperatures(*rowwise(formula, signals.student_logits, signals.teacher_logits))
 

@@ -167,7 +167,7 @@ def _rows(signals: Signals, temperatures: Temperatures | None, drawn: Tensor) ->
     given = [] if temperatures is None else [first(temperatures.teacher), first(temperatures.student)]
     teacher_by, student_by = given or [torch.full_like(student[:, 0], math.nan)] * 2
     columns = (
-        torch.full_like(student[:, 0], signals.progress),
+        torch.full_like(student[:, 0], float(signals.progress)),
         featurize(Signals(student, teacher), ["teacher_margin"])[:, 0] + 1,  # the feature is the margin less one
         torch.full_like(student[:, 0], math.nan)
         if labels is None

@@ -13,7 +13,7 @@ from torch.linalg import vector_norm
 from rltemp.blocks import Formula, Slopes, rowwise
 from rltemp.checks import positive, switch
 from rltemp.names import lookup
-from rltemp.types import Signals, TemperatureRule, Temperatures, full_precision
+from rltemp.types import Signals, TemperatureRule, Temperatures, full_precision, per_sample
 
 LOWEST_DEVIATION = 0.01
 """Logits that deviate by less are taken to deviate by this much: a temperature then stays above zero, and a step in
@@ -44,6 +44,7 @@ def normkd(temperature: float = 2.0, published: bool = False) -> TemperatureRule
 
     formula = _in_proportion(value, floor)
 
+    @per_sample
     def rule(signals: Signals) -> Temperatures:
         student, teacher, *guarded = rowwise(formula, signals.student_logits, signals.teacher_logits)
         return Temperatures(student, teacher, teacher.square(), *guarded)
@@ -76,6 +77,7 @@ def lskd(temperature: float = 2.0, divisor: Literal["K-1", "K"] = "K-1", publish
 
     formula = _in_proportion(value, floor, correction, eps)
 
+    @per_sample
     def rule(signals: Signals) -> Temperatures:
         student, teacher, *guarded = rowwise(formula, signals.student_logits, signals.teacher_logits)
         return Temperatures(student, teacher, torch.full_like(teacher, value * value), *guarded)
@@ -119,6 +121,7 @@ def atkd(
 
     formula = _in_proportion(shared, floor, eps=eps)
 
+    @per_sample
     def rule(signals: Signals) -> Temperatures:
         student, teacher, factor, *guarded = rowwise(formula, signals.student_logits, signals.teacher_logits)
         return Temperatures(student, teacher, factor.square(), *guarded)

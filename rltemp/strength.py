@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rltemp.divergences import log_softmax
+from rltemp.blocks import rowwise
 from rltemp.types import Signals, Temperatures, full_precision
 
 BALANCE_TEMPERATURE = 4.0
@@ -24,10 +24,14 @@ def gradient_length(signals: Signals, temperatures: Temperatures) -> Tensor:
     >>> round(gradient_length(signals, Temperatures(two, two, two * two)).item(), 4)  # 2 * 0.2311 * sqrt(2)
     0.6535
     """
-    student = full_precision(signals.student_logits.detach()) / temperatures.student.unsqueeze(-1)
-    teacher = full_precision(signals.teacher_logits.detach()) / temperatures.teacher.unsqueeze(-1)
-    difference = log_softmax(student).exp() - log_softmax(teacher).exp()
-    return temperatures.weight / temperatures.student * difference.square_().sum(-1).sqrt_()
+    distance: Tensor = rowwise(
+        _distance,
+        signals.student_logits.detach(),
+        signals.teacher_logits.detach(),
+        temperatures.student,
+        temperatures.teacher,
+    )
+    return temperatures.weight / temperatures.student * distance
 
 
 @torch.no_grad()
@@ -36,16 +40,32 @@ def balance(signals: Signals, temperatures: Temperatures) -> Tensor:
 
     Where it does not pull at all the factor is 0: nothing can be balanced there.
     """
-    same = signals.full(BALANCE_TEMPERATURE)
-    plain = _mean(signals, gradient_length(signals, Temperatures(same, same, same.square())))
-    length = _mean(signals, gradient_length(signals, temperatures))
+    logits = signals.student_logits.detach(), signals.teacher_logits.detach()
+    plain, own = rowwise(_both_distances, *logits, temperatures.student, temperatures.teacher)
+    plain = signals.means(plain).mul_(BALANCE_TEMPERATURE)  # its weight is T^2
+    length = signals.means(temperatures.weight / temperatures.student * own)
     factor = torch.where(length > 0, plain / length.clamp(min=1e-30), 0.0)
     rows = factor.expand(-1, signals.shape.numel() // len(factor))
     return rows.reshape(signals.shape)
 
 
-def _mean(signals: Signals, lengths: Tensor) -> Tensor:
-    """The mean over each student's batch, `[G, 1]`; samples that the mask leaves out do not count."""
-    if signals.mask is None:
-        return signals.groups(lengths).mean(1, keepdim=True)
-    return lengths[signals.mask].mean().view(1, 1)
+def _both_distances(student: Tensor, teacher: Tensor, student_t: Tensor, teacher_t: Tensor) -> tuple[Tensor, Tensor]:
+    """`_distance` at the balance's own temperature and at the given ones."""
+    plain = torch.full_like(student_t, BALANCE_TEMPERATURE)
+    found = _distance(student, teacher, torch.stack([plain, student_t]), torch.stack([plain, teacher_t]))
+    return found[0], found[1]
+
+
+def _distance(student: Tensor, teacher: Tensor, student_t: Tensor, teacher_t: Tensor) -> Tensor:
+    """Length of softmax(student / T_s) - softmax(teacher / T_t), `[K, ...]` for temperatures of that shape."""
+    (q, all_q), (p, all_p) = _exponentials(student, student_t), _exponentials(teacher, teacher_t)
+    difference = torch.addcmul(q, p, all_q / all_p, value=-1)
+    length: Tensor = torch.linalg.vector_norm(difference, dim=-1)
+    return length / all_q.squeeze(-1)
+
+
+def _exponentials(logits: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
+    """A softened softmax's numerators `[K, ..., C]` and denominator `[K, ..., 1]`."""
+    logits = full_precision(logits)
+    terms = (logits - logits.amax(-1, keepdim=True)).mul(temperature.reciprocal().unsqueeze(-1)).exp_()
+    return terms, terms.sum(-1, keepdim=True)

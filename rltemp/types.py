@@ -7,7 +7,8 @@ Shapes: C is the number of classes and always the last axis of logits; `...` is 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -23,11 +24,13 @@ class Signals:
         student_logits: `[..., C]`, with the student's graph attached.
         teacher_logits: `[..., C]`, no graph.
         labels: `[...]` integers in 0..C-1, or None where the loop has none (rules that need them say so).
-        progress: How much of the run is done, 0 (first step) to 1 (after the last).
+        progress: How much of the run is done, 0 (first step) to 1 (after the last): a number, or a tensor of one, whose
+            value is not looked at, so that no step waits for it and no compiled step is compiled anew.
         mask: `[...]` bool, False where there is no sample (padding of a token batch); None: all are samples. What
             stands in such a place, nan among it, reaches neither a loss nor a gradient.
         stacked: The first axis counts students of a stack that know nothing of each other: a rule that compares a
             sample with its batch then compares it with the batch of its own student.
+        safe: What stands in the places that the mask leaves out has been made harmless; see `made_safe`.
 
     Raises:
         BadInputError: Where shapes disagree; the message names the fields and both shapes.
@@ -36,9 +39,10 @@ class Signals:
     student_logits: Tensor
     teacher_logits: Tensor
     labels: Tensor | None = None
-    progress: float = 0.0
+    progress: float | Tensor = 0.0
     mask: Tensor | None = None
     stacked: bool = False
+    safe: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         student, teacher = self.student_logits.shape, self.teacher_logits.shape
@@ -62,7 +66,10 @@ class Signals:
                 f"a stack needs logits [S, ..., C] and no mask; got shape {tuple(student)}"
                 f"{'' if self.mask is None else ' and a mask'}"
             )
-        if not 0.0 <= self.progress <= 1.0:
+        if isinstance(self.progress, Tensor):
+            if self.progress.numel() != 1:
+                raise BadInputError(f"progress must be one number; got shape {tuple(self.progress.shape)}")
+        elif not 0.0 <= self.progress <= 1.0:
             raise BadInputError(f"progress must be between 0 and 1; got {self.progress}")
 
     @property
@@ -81,13 +88,36 @@ class Signals:
         exact = self.student_logits.dtype == torch.float64 or self.teacher_logits.dtype == torch.float64
         return torch.float64 if exact else torch.float32
 
-    def full(self, value: float) -> Tensor:
+    def full(self, value: float | Tensor) -> Tensor:
         """`value` once per sample, float32 (float64 for float64 logits), on the logits' device."""
+        if isinstance(value, Tensor):
+            return value.detach().to(self.student_logits.device, self.dtype).reshape(()).expand(self.shape)
         return torch.full(self.shape, float(value), dtype=self.dtype, device=self.student_logits.device)
 
     def groups(self, values: Tensor) -> Tensor:
         """Values `[...]` as `[G, N]`: a row for each batch whose samples may be compared, one or one a student."""
         return values.flatten(1) if self.stacked else values.reshape(1, -1)
+
+    def means(self, values: Tensor) -> Tensor:
+        """The mean of values `[...]` over each batch, `[G, 1]`, of the samples that the mask leaves; 0 over none."""
+        if self.mask is None:
+            return self.groups(values).mean(1, keepdim=True)
+        kept = values.masked_fill(~self.mask, 0.0)
+        return (kept.sum() / self.mask.sum().clamp(min=1)).view(1, 1)
+
+    def made_safe(self) -> Signals:
+        """The same with zeros for logits and labels where the mask has no sample: finite, and without a gradient.
+
+        No shape depends on the mask, so no step waits for its device, as `samples` has to.
+        """
+        if self.mask is None or self.safe:
+            return self
+        out = ~self.mask
+        student, teacher = (
+            each.masked_fill(out.unsqueeze(-1), 0.0) for each in (self.student_logits, self.teacher_logits)
+        )
+        labels = None if self.labels is None else self.labels.masked_fill(out, 0)
+        return replace(self, student_logits=student, teacher_logits=teacher, labels=labels, safe=True)
 
     def samples(self) -> Signals:
         """The samples that the mask leaves, as `[M, C]` without a mask; the whole, where there is none."""
@@ -132,9 +162,28 @@ class Temperatures:
         """The same numbers as constants of the graph."""
         return replace(self, student=self.student.detach(), teacher=self.teacher.detach(), weight=self.weight.detach())
 
+    def within(self, mask: Tensor) -> Temperatures:
+        """The same where the mask is true; T = 1 and weight 0 elsewhere, without a gradient."""
+        out = ~mask
+        student, teacher = self.student.masked_fill(out, 1.0), self.teacher.masked_fill(out, 1.0)
+        guarded = None if self.guarded is None else self.guarded & mask
+        return Temperatures(student, teacher, self.weight.masked_fill(out, 0.0), guarded)
+
 
 TemperatureRule = Callable[[Signals], Temperatures]
 Divergence = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
+
+
+TAKES_MASKS = "takes_masks"
+"""Attribute of a rule that may be called with a mask: it looks at each sample alone, or at those of the mask alone."""
+
+Rule = TypeVar("Rule", bound=TemperatureRule)
+
+
+def per_sample(rule: Rule) -> Rule:
+    """Say of a rule that its answer for a sample depends on no other: then no mask has to take samples out."""
+    setattr(rule, TAKES_MASKS, True)
+    return rule
 
 
 def full_precision(logits: Tensor) -> Tensor:

@@ -49,7 +49,8 @@ def made(name: str, kind: str) -> Method:
 
 def assert_the_mask_is_kept(loss: Tensor, alone: Tensor, signals: Signals, compact: Signals) -> None:
     mask = mask_of(signals)
-    torch.testing.assert_close(loss[mask], alone)
+    # Rows lie elsewhere in the vector registers; T^2 is up to 240 times the divergence's last digit.
+    torch.testing.assert_close(loss[mask], alone, rtol=1e-5, atol=5e-5)
     assert loss.shape == signals.shape
     assert (loss[~mask] == 0).all()
     gradient, wanted = (

@@ -135,7 +135,7 @@ class Controller:
         mask: Tensor | None = None,
     ) -> Signals:
         """The arguments of a call as `rltemp.Signals`, with the teacher's graph cut."""
-        return Signals(student_logits, teacher_logits.detach(), labels, float(progress), mask)
+        return Signals(student_logits, teacher_logits.detach(), labels, progress, mask)
 
     def _temperatures(self, signals: Signals) -> Temperatures:
         alone = replace(signals, student_logits=signals.student_logits.detach())
