@@ -211,7 +211,8 @@ def write(out: Path, setting: dict[str, Any], cells: list[dict[str, Any]]) -> No
 def summary(cells: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Every method's means with standard errors, and its paired differences from no teacher, T = 4 and the best T.
 
-    The best T is that of the highest mean on the validation pictures; the differences are on the test pictures.
+    The best T has the highest mean on the validation pictures, over the seeds that all T have; the differences are on
+    the test pictures.
     """
     by_method: dict[str, dict[int, dict[str, Any]]] = {}
     for cell in cells:
@@ -220,8 +221,9 @@ def summary(cells: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         method: {name: mean_and_error([cell[name] for cell in found.values()]) for name in MEASURES}
         for method, found in by_method.items()
     }
-    grid = [method for method in means if method.startswith(FIXED)]
-    best = max(grid, key=lambda method: means[method]["validation_map"][0], default=None)
+    grid = {method: found for method, found in by_method.items() if method.startswith(FIXED)}
+    common = set.intersection(*map(set, grid.values())) if grid else set()
+    best = max(grid, key=lambda method: sum(grid[method][seed]["validation_map"] for seed in common), default=None)
     return {
         method: {"n": len(by_method[method]), **means[method], "best_fixed": method == best}
         | {f"minus_{base}": difference(by_method[method], by_method[base]) for base in bases(method, best, means)}

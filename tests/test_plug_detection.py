@@ -299,6 +299,21 @@ def test_boxes_enclose_their_shapes_to_the_pixel() -> None:
         assert abs((x1 - x0) - (y1 - y0)) <= 6, "a shape is about as wide as high"
 
 
+def test_shapes_look_as_they_are_called() -> None:
+    random, masks = np.random.default_rng(0), {}
+    for label, name in enumerate(SHAPES, 1):
+        _, found = scene(np.array([label] * 3), random, 96)
+        mask = max(found, key=np.sum)  # the largest is the easiest to tell
+        x0, y0, x1, y1 = box(mask)
+        masks[name] = mask[y0:y1, x0:x1]
+    middle = {name: mask[mask.shape[0] // 2, mask.shape[1] // 2] for name, mask in masks.items()}
+    assert [name for name in SHAPES if not middle[name]] == ["ring"]
+    filled = {name: mask.mean() for name, mask in masks.items()}
+    assert max(filled["cross"], filled["star"]) < min(filled["square"], filled["circle"], filled["hexagon"])
+    upper, lower = np.array_split(masks["triangle"], 2)
+    assert upper.sum() < 0.7 * lower.sum()
+
+
 def test_boxes_are_where_the_pictures_have_their_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rltemp.shapes.NOISE", 0.0)
     monkeypatch.setattr("rltemp.shapes.CONTRAST", 150.0)
