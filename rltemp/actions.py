@@ -88,8 +88,6 @@ class ActionScale:
 
     def _bounded(self, reference: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
         """The temperatures, and their factors; a quotient of temperatures would round the reference's gradient."""
-        low, high = reference.clamp(max=self.minimum), reference.clamp(min=self.maximum)
         moved = reference * factor
-        bounded = torch.minimum(torch.maximum(moved, low), high)
-        inside = bounded == moved
-        return torch.where(inside, moved, bounded), torch.where(inside, factor, bounded / reference)
+        bounded = moved.clamp(reference.clamp(max=self.minimum), reference.clamp(min=self.maximum))
+        return bounded, torch.where(bounded == moved, factor, bounded / reference)

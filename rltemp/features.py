@@ -67,10 +67,10 @@ class Statistics:
 
     @_Once
     def margins(self) -> tuple[Tensor, ...]:
-        """The largest minus the second logit, in standard deviations, of the student and of the teacher, `[...]`."""
+        """The largest minus the second logit, in standard deviations, minus 1, of both, `[...]`."""
         values, indices = self.largest
         others = self.pair.scatter(-1, indices, -math.inf).amax(-1)
-        return ((values.squeeze(-1) - others) / self._stds).unbind(0)
+        return ((values.squeeze(-1) - others) / self._stds).sub_(1).unbind(0)
 
     @_Once
     def spreads(self) -> tuple[Tensor, ...]:
@@ -117,12 +117,12 @@ def progress(s: Statistics) -> Tensor:
 
 def student_margin(s: Statistics) -> Tensor:
     """The student's largest logit minus its second, in standard deviations of its logits, minus 1."""
-    return s.margins[0] - 1
+    return s.margins[0]
 
 
 def teacher_margin(s: Statistics) -> Tensor:
     """The teacher's largest logit minus its second, in standard deviations of its logits, minus 1."""
-    return s.margins[1] - 1
+    return s.margins[1]
 
 
 def student_spread(s: Statistics) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,8 +79,10 @@ class Policy:
         observation = featurize(signals, self._names)
         if self._mean.device != observation.device:
             self._move(observation.device)
-        with torch.autocast(observation.device.type, enabled=False):
-            return forward(self._weights, self.manifest.activation, (observation - self._mean) / self._std)
+        normalised = (observation - self._mean) / self._std
+        kind = observation.device.type
+        with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
+            return forward(self._weights, self.manifest.activation, normalised)
 
     def _move(self, device: torch.device) -> None:
         self._weights = {name: value.to(device) for name, value in self._weights.items()}

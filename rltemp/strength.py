@@ -42,11 +42,17 @@ def balance(signals: Signals, temperatures: Temperatures) -> Tensor:
     """
     logits = signals.student_logits.detach(), signals.teacher_logits.detach()
     plain, own = rowwise(_both_distances, *logits, temperatures.student, temperatures.teacher)
-    plain = signals.means(plain).mul_(BALANCE_TEMPERATURE)  # its weight is T^2
-    length = signals.means(temperatures.weight / temperatures.student * own)
-    factor = torch.where(length > 0, plain / length.clamp(min=1e-30), 0.0)
-    rows = factor.expand(-1, signals.shape.numel() // len(factor))
-    return rows.reshape(signals.shape)
+    # At T = 4 the weight is 16, and a gradient 4 times the distance. Over nothing at all the factor is 0.
+    wanted, length = (
+        signals.means(plain * BALANCE_TEMPERATURE),
+        signals.means(temperatures.weight / temperatures.student * own),
+    )
+    factor = (wanted / length).nan_to_num_(nan=0.0, posinf=0.0)
+    return (
+        factor.view(-1, *[1] * (len(signals.shape) - 1)).expand(signals.shape)
+        if signals.stacked
+        else factor.view(()).expand(signals.shape)
+    )
 
 
 def _both_distances(student: Tensor, teacher: Tensor, student_t: Tensor, teacher_t: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """What everything around the student costs: ratios of step times, interleaved in one process and thread.
 
-    python scripts/bench.py [--quick] [--only rules|training]
+    python scripts/bench.py [--quick] [--only rules|training|plugs]
 
 Needs no download: the CIFAR-sized problem is random pixels. A ratio is the median over rounds in which both
 sides run one after the other, so that another job on the machine slows both.
@@ -9,17 +9,20 @@ sides run one after the other, so that another job on the machine slows both.
 from __future__ import annotations
 
 import argparse
+import copy
 import itertools
 import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from rltemp import Signals, kd_loss
@@ -32,6 +35,8 @@ from rltemp.loading import load_method
 from rltemp.manifest import PolicyAction, PolicyFeature
 from rltemp.methods import Method
 from rltemp.models import seeded_model
+from rltemp.plugs import Controller
+from rltemp.policy import Policy
 from rltemp.policy_file import write_policy
 from rltemp.problem import Problem
 from rltemp.rules import RULES
@@ -48,15 +53,17 @@ def main() -> None:
     """Measure, and print one line a result."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a few rounds only: shows that it runs")
-    parser.add_argument("--only", choices=("rules", "training"), help="one half of the measurements")
+    parser.add_argument("--only", choices=("rules", "training", "plugs"), help="a part of the measurements")
     options = parser.parse_args()
     rounds = 3 if options.quick else 15
     torch.set_num_threads(1)
     print(f"{processor()}, 1 thread; Python {platform.python_version()}, torch {torch.__version__}\n")
-    if options.only != "training":
+    if options.only in (None, "rules"):
         _show_rules(QUICK_SHAPES if options.quick else SHAPES, rounds)
-    if options.only != "rules":
+    if options.only in (None, "training"):
         _show_training(rounds)
+    if options.only in (None, "plugs"):
+        _show_plugs(options.quick, rounds)
 
 
 def _show_training(rounds: int) -> None:
@@ -68,6 +75,93 @@ def _show_training(rounds: int) -> None:
     ratio, rate = alone_to_stacked(prepare(load_task("digits")), 2 if rounds == 3 else 7)
     _show(f"{STUDENTS} digits students one by one / as one stack", ratio, ">= 10")
     print(f"{'stacked training, steps of one student per second':62} {rate:7,.0f}")
+
+
+def _show_plugs(quick: bool, rounds: int) -> None:
+    print(f"{'':64} ratio   target")
+    for name, ratio in policies_to_dtkd(200 if quick else 2000).items():
+        _show(f"{name} / DTKD's own rule, [128, 100], one after the other", ratio, "<= 3")
+    for kind in ("", "compiled", "bfloat16", "compiled bfloat16"):
+        _show(f"step under a policy / at a fixed temperature, {kind or 'plain'}", plug_step(kind, rounds), "<= 1.02")
+    print("(ResNet-20 to ResNet-8, 32 x 32, 100 classes, batch 128)\n")
+    shape = (2, 256, 8192) if quick else (4, 512, 32000)
+    for name, ratio in plug_memory(shape):
+        _show(f"peak memory of {name} under a policy / plain, {list(shape)}", ratio, "<= 1.10")
+
+
+def policies_to_dtkd(rounds: int) -> dict[str, float]:
+    """Time of `rule(signals)` over that of DTKD's own, call by call in turn, as a loop has other code between."""
+    generator = torch.Generator().manual_seed(0)
+    student = (2 * torch.randn(128, 100, generator=generator)).requires_grad_()
+    signals = Signals(student, 3 * torch.randn(128, 100, generator=generator), progress=0.3)
+    policy = load_method("universal").rule
+    assert isinstance(policy, Policy)
+    unbalanced = copy.copy(policy)
+    unbalanced.scale = replace(policy.scale, balanced=False)
+    compiled = torch.compile(policy, fullgraph=True)
+    rules = {"universal": policy, "universal, not balanced": unbalanced, "universal, compiled": compiled}
+    return {
+        name: _ratio(lambda rule=rule: rule(signals), lambda: RULES["dtkd"]()(signals), rounds, 1)  # type: ignore[misc]
+        for name, rule in rules.items()
+    }
+
+
+def plug_step(kind: str, rounds: int) -> float:
+    """A whole step in a plain PyTorch loop with a policy plugged in over the same at a fixed temperature."""
+    problem = cifar_sized_problem()
+    images, labels = torch.randn(128, 3, 32, 32), torch.randint(0, 100, (128,))
+
+    def stepper(name: str) -> Callable[[], object]:
+        controller, student = Controller(name), seeded_model("resnet8", (3, 32, 32), 100, 0)
+        optimizer = torch.optim.SGD(student.parameters(), lr=0.05, momentum=0.9)
+
+        def loss(progress: Tensor) -> Tensor:
+            with torch.no_grad():
+                teacher_logits = problem.teacher(images)
+            return controller.objective(student(images), teacher_logits, labels, progress).mean()
+
+        forward = torch.compile(loss) if "compiled" in kind else loss
+
+        def step() -> None:
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled="bfloat16" in kind):
+                found = forward(torch.tensor(0.3))
+            optimizer.zero_grad()
+            found.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+
+        return step
+
+    return _ratio(stepper("universal"), stepper("fixed:4"), rounds)
+
+
+def plug_memory(shape: tuple[int, ...]) -> list[tuple[str, float]]:
+    """Peak memory of losses under a policy, forward and backward, over that of plain distillation in plain PyTorch."""
+    generator = torch.Generator().manual_seed(0)
+    student = (2 * torch.randn(shape, generator=generator)).requires_grad_()
+    teacher = 3 * torch.randn(shape, generator=generator)
+    labels, controller = torch.zeros(shape[:-1], dtype=torch.long), Controller("universal")
+    mask = torch.rand(shape[:-1], generator=generator) < 0.7
+
+    def peak(loss: Callable[[], Tensor]) -> int:
+        def call() -> None:
+            loss().backward()  # type: ignore[no-untyped-call]
+            student.grad = None
+
+        return peak_memory(call)
+
+    plain = peak(lambda: plain_kd(student, teacher, 4.0))
+    calls = {
+        "divergence": lambda: controller.kd(student, teacher, None, 0.3).mean(),
+        "objective": lambda: controller.objective(student, teacher, labels, 0.3).mean(),
+        "objective with a mask": lambda: controller.objective(student, teacher, labels, 0.3, mask).mean(),
+    }
+    return [(name, peak(call) / plain) for name, call in calls.items()]
+
+
+def plain_kd(student: Tensor, teacher: Tensor, scale: float) -> Tensor:
+    """Plain distillation in plain PyTorch."""
+    log_q, p = F.log_softmax(student / scale, -1), F.softmax(teacher / scale, -1)
+    return F.kl_div(log_q, p, reduction="batchmean") * scale * scale
 
 
 def _show_rules(shapes: tuple[tuple[int, int], ...], rounds: int) -> None:
@@ -95,8 +189,7 @@ def rule_to_plain(name: str, shape: tuple[int, int], rounds: int) -> tuple[float
         student.grad = None
 
     def plain() -> None:
-        log_q, p = F.log_softmax(student / scale, -1), F.softmax(teacher / scale, -1)
-        (F.kl_div(log_q, p, reduction="batchmean") * scale * scale).backward()  # type: ignore[no-untyped-call]
+        plain_kd(student, teacher, scale).backward()  # type: ignore[no-untyped-call]
         student.grad = None
 
     large = student.numel() > 2**17

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import sys
 import warnings
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rltemp import BadInputError, Method, Signals, kd_loss, load_method, load_rule, plugs
 from rltemp.plugs import Controller, HostVersionWarning
+from rltemp.policy import Policy
 
 SHAPES = {"images": ((12,), 10), "tokens": ((3, 6), 32), "proposals": ((2, 9), 4)}
 NAMES = ["universal", "dtkd", "fixed:4"]
@@ -108,3 +115,142 @@ def test_a_host_of_another_version_is_named_and_a_missing_one_refused() -> None:
         plugs.tested_with("torch", ">=2.0")
     with pytest.raises(BadInputError, match=r"needs no-such-host .* not installed"):
         plugs.tested_with("no-such-host", ">=1")
+
+
+WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "masked_scatter", "index.Tensor", "is_nonzero", "_to_copy")
+"""Operations whose result's shape or value the host has to wait for; a copy to another type on one device is none."""
+
+
+class NoWait(TorchDispatchMode):
+    """Fails where an operation makes the host wait for the logits' device."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(func)
+        moved = (kwargs or {}).get("device") if "_to_copy" in name else "cpu"
+        assert not any(f".{wait}" in name for wait in WAITS if wait != "_to_copy"), name
+        assert moved is None or torch.device(moved).type == "cpu", name
+        return func(*args, **(kwargs or {}))
+
+
+def with_nothing_off_the_mask(kind: str) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
+    """Logits and labels with nan and -100 where the mask is false; the samples of the mask alone; and the mask."""
+    student, teacher, labels = drawn(kind)
+    mask = torch.rand(labels.shape, generator=torch.Generator().manual_seed(1)) < 0.6
+    alone = student.detach()[mask].requires_grad_(), teacher[mask], labels[mask]
+    student = student.detach().masked_fill(~mask[..., None], torch.nan).requires_grad_()
+    return (student, teacher.masked_fill(~mask[..., None], torch.nan), labels.masked_fill(~mask, -100)), alone, mask
+
+
+@pytest.mark.parametrize("kind", sorted(SHAPES))
+@pytest.mark.parametrize("name", [*NAMES, "ttm", "wttm", "normkd", "matched:dtkd"])
+def test_what_stands_off_the_mask_reaches_nothing_and_no_step_waits(name: str, kind: str) -> None:
+    whole, alone, mask = with_nothing_off_the_mask(kind)
+    controller = Controller(name)
+    with NoWait():
+        found = controller(*whole, 0.5, mask)
+        losses = [controller.kd(*whole, 0.5, mask), controller.objective(*whole, 0.5, mask)]
+    assert (found.student[~mask] == 1).all()
+    assert (found.weight[~mask] == 0).all()
+    torch.testing.assert_close(found.weight[mask], controller(*alone, 0.5).weight, rtol=1e-5, atol=1e-5)
+    for loss, wanted in zip(losses, (controller.kd(*alone, 0.5), controller.objective(*alone, 0.5)), strict=True):
+        assert (loss[~mask] == 0).all()
+        torch.testing.assert_close(loss[mask], wanted, rtol=1e-5, atol=1e-5)
+        (gradient,), (expected,) = (
+            torch.autograd.grad(value.sum(), of[0]) for value, of in ((loss, whole), (wanted, alone))
+        )
+        torch.testing.assert_close(gradient[mask], expected, rtol=1e-5, atol=1e-5)
+        assert (gradient[~mask] == 0).all()
+
+
+def test_a_wait_would_be_noticed() -> None:
+    _, _, labels = drawn()
+    with NoWait(), pytest.raises(AssertionError):
+        labels.max().item()
+    with NoWait(), pytest.raises(AssertionError):
+        labels[labels > 3]
+
+
+@pytest.mark.parametrize("what", ["kd", "objective"])
+@pytest.mark.parametrize("name", ["universal", "dtkd", "ttm"])
+def test_a_compiled_loss_has_no_graph_break_and_is_not_compiled_anew_as_the_run_goes_on(name: str, what: str) -> None:
+    student, teacher, labels = drawn()
+    controller, counter = Controller(name), CompileCounter()
+    torch.compiler.reset()
+
+    def step(progress: float | Tensor, mask: Tensor | None = None) -> Tensor:
+        loss: Tensor = getattr(controller, what)(student, teacher, labels, progress, mask)
+        return loss
+
+    compiled = torch.compile(step, backend=counter, fullgraph=True)
+    for done in range(10):
+        torch.testing.assert_close(compiled(torch.tensor(done / 10)), step(done / 10))
+    assert counter.frame_count == 1
+    for done in range(10):
+        torch.testing.assert_close(compiled(done / 10 + 0.05), step(done / 10 + 0.05))
+    assert counter.frame_count <= 4, "of a float: as a constant, as a variable, and beyond a warm-up"
+    mask = torch.arange(12) < 7
+    torch.testing.assert_close(compiled(torch.tensor(0.5), mask), step(0.5, mask))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", NAMES)
+def test_autocast_changes_no_number(name: str, dtype: torch.dtype) -> None:
+    student, teacher, labels = drawn("tokens", dtype)
+    controller = Controller(name)
+    wanted = controller(student, teacher, labels, 0.3), controller.objective(student, teacher, labels, 0.3)
+    single = controller(student.float(), teacher.float(), labels, 0.3)
+    with torch.autocast("cpu", dtype=dtype):
+        found = controller(student, teacher, labels, 0.3), controller.objective(student, teacher, labels, 0.3)
+    for field in ("student", "teacher", "weight"):
+        assert torch.equal(getattr(found[0], field), getattr(wanted[0], field))
+        torch.testing.assert_close(getattr(found[0], field), getattr(single, field))
+    assert torch.equal(found[1], wanted[1])
+    assert found[1].dtype == torch.float32
+
+
+def test_temperatures_stay_within_the_policys_bounds_whatever_the_logits() -> None:
+    controller = Controller("universal")
+    assert isinstance(controller.method.rule, Policy)
+    low, high = controller.method.rule.limits
+    for scale in (1e-4, 1.0, 1e3):
+        student, teacher, _ = drawn("tokens")
+        found = controller(scale * student, scale * teacher)
+        for value in (found.student, found.teacher):
+            assert low <= value.min() <= value.max() <= high
+
+
+def test_a_rule_of_ones_own_that_compares_samples_sees_those_of_the_mask_and_is_checked() -> None:
+    def softest(signals: Signals) -> Any:
+        return copy.copy(load_rule("fixed:4")(signals)) if signals.mask is None else pytest.fail("a mask arrived")
+
+    whole, alone, mask = with_nothing_off_the_mask("tokens")
+    torch.testing.assert_close(
+        Controller(softest).kd(*whole, 0.5, mask)[mask], Controller("fixed:4").kd(*alone), rtol=1e-5, atol=1e-5
+    )
+
+    def negative(signals: Signals) -> Any:
+        found = load_rule("fixed:4")(signals)
+        return replace(found, student=-found.student)
+
+    for call in (Controller(negative), Controller(negative).kd, Controller(negative).objective):
+        with pytest.raises(
+            BadInputError, match=r"student temperature must be finite and above 0; got -4.0 for sample 0"
+        ):
+            call(*alone)
+
+
+def peaks(shape: tuple[int, ...]) -> dict[str, float]:
+    """Peak memory of losses under a policy, forward and backward, over plain distillation's."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+    from bench import plug_memory
+
+    return dict(plug_memory(shape))
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 256, 8192), pytest.param((4, 512, 32000), marks=pytest.mark.slow)], ids=["small", "whole"]
+)
+def test_a_policy_takes_no_more_memory_than_plain_distillation(shape: tuple[int, ...]) -> None:
+    found = peaks(shape)
+    assert {name: ratio for name, ratio in found.items() if ratio > 1.1} == {}
+    assert found["objective"] > 0.1, "nothing was measured"

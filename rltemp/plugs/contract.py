@@ -11,16 +11,17 @@ import warnings
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 
+import torch
 from packaging.specifiers import SpecifierSet
 from torch import Tensor
 
-from rltemp.checks import positive
+from rltemp.checks import bounds_of, check_shape, check_temperatures, positive
 from rltemp.errors import BadInputError
 from rltemp.loading import load_method
 from rltemp.losses import kd_loss
-from rltemp.methods import Method
+from rltemp.methods import CHECKED, Method
 from rltemp.rules import masked
-from rltemp.types import Signals, TemperatureRule, Temperatures
+from rltemp.types import TAKES_MASKS, Signals, TemperatureRule, Temperatures, per_sample
 
 
 class Controller:
@@ -50,7 +51,7 @@ class Controller:
             raise BadInputError(
                 f"{self.method.name!r} trains without a teacher and has no temperatures; give a rule or a policy"
             )
-        self._rule = masked(self.method.rule)
+        self._method = replace(self.method, rule=_looked_at(self.method))
 
     def __call__(
         self,
@@ -88,7 +89,7 @@ class Controller:
         mask: Tensor | None = None,
     ) -> Tensor:
         """The method's whole objective for every sample, `[...]`, in nats: what `rltemp distill` minimises."""
-        return self.method.loss(self.signals(student_logits, teacher_logits, labels, progress, mask))
+        return self._method.loss(self.signals(student_logits, teacher_logits, labels, progress, mask))
 
     def rescaled(
         self,
@@ -138,9 +139,31 @@ class Controller:
         return Signals(student_logits, teacher_logits.detach(), labels, progress, mask)
 
     def _temperatures(self, signals: Signals) -> Temperatures:
-        alone = replace(signals, student_logits=signals.student_logits.detach())
-        found = self._rule(alone).detach()
+        rule = self._method.rule
+        assert rule is not None  # checked above
+        found = rule(replace(signals, student_logits=signals.student_logits.detach())).detach()
         return Temperatures(found.student.float(), found.teacher.float(), found.weight.float(), found.guarded)
+
+
+def _looked_at(method: Method) -> TemperatureRule:
+    """The method's rule, its answer off the mask made harmless and, where it is not one of rltemp's own, checked.
+
+    A rule of rltemp's keeps the law by itself, but for logits that are not finite: those are left to the loop, whose
+    gradient scaler may want to see them.
+    """
+    inner = method.rule
+    assert inner is not None  # checked where the method came from
+    own, rule = getattr(inner, TAKES_MASKS, False), masked(inner)
+
+    def answer(signals: Signals) -> Temperatures:
+        found = rule(signals)
+        check_shape(found, signals.shape, method.name)
+        if not own and not torch.compiler.is_compiling():
+            check_temperatures(found, method.name, bounds_of(inner))
+        return found
+
+    setattr(answer, CHECKED, True)
+    return per_sample(answer)
 
 
 class HostVersionWarning(UserWarning):
