@@ -38,8 +38,8 @@ from rltemp.stats import mean_and_error, paired_difference
 
 NONE, PLAIN, FIXED = "none", "fixed:4", "fixed:"
 METHODS = (NONE, "fixed:1", "fixed:2", PLAIN, "fixed:8", "dtkd", "universal", "matched:dtkd", "matched:universal")
-STUDENT = {"width": 8, "depth": 1, "hidden": 64}
-TEACHER = {"width": 24, "depth": 3, "hidden": 128}
+STUDENT = {"width": 8, "depth": 1, "hidden": 64, "points": 1}
+TEACHER = {"width": 24, "depth": 3, "hidden": 128, "points": 2}
 SEEDS = {"teacher": 1, "train": 2, "validation": 3, "test": 4}
 """Of the pictures; no two parts share one."""
 
@@ -51,10 +51,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), help="as `rltemp methods` names them")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--images", type=int, default=768, help="that students learn from")
-    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--teacher-images", type=int, default=4096)
     parser.add_argument("--teacher-epochs", type=int, default=8)
-    parser.add_argument("--held-out", type=int, default=500, help="pictures of validation and of test, each")
+    parser.add_argument("--held-out", type=int, default=300, help="pictures of validation and of test, each")
     parser.add_argument("--weight", type=float, default=1.0, help="of loss_kd beside the detector's own losses")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -124,8 +124,12 @@ def cell_of(
     return cell
 
 
-def detector(width: int, depth: int, hidden: int) -> FasterRCNN:
-    """A Faster R-CNN for pictures of 64 pixels: one feature map, a quarter as wide, and `2 * width` channels."""
+def detector(width: int, depth: int, hidden: int, points: int) -> FasterRCNN:
+    """A Faster R-CNN for pictures of 64 pixels.
+
+    It has one feature map, a quarter as wide, of `2 * width` channels, and pools 5 x 5 values from it for a proposal,
+    each from `points` x `points` places.
+    """
     channels = 2 * width
     shapes = [(3, width, 2), (width, channels, 2), *[(channels, channels, 1)] * depth]
     backbone = nn.Sequential(
@@ -142,7 +146,7 @@ def detector(width: int, depth: int, hidden: int) -> FasterRCNN:
         image_mean=[0.5] * 3,
         image_std=[0.25] * 3,
         rpn_anchor_generator=AnchorGenerator(((8, 13, 20),), ((1.0,),)),
-        box_roi_pool=MultiScaleRoIAlign(["0"], 5, 2),
+        box_roi_pool=MultiScaleRoIAlign(["0"], 5, points),
         box_head=TwoMLPHead(channels * 25, hidden),
         box_predictor=FastRCNNPredictor(hidden, NUM_CLASSES),
         rpn_pre_nms_top_n_train=200,
