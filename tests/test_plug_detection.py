@@ -246,6 +246,21 @@ def test_pictures_of_several_sizes_and_without_shapes_are_right(networks: tuple[
     assert len(distillation.counts) == len(images)
 
 
+def test_half_precision_changes_no_more_than_its_rounding(networks: tuple[FasterRCNN, FasterRCNN]) -> None:
+    student, teacher = networks
+    alike = copy.deepcopy(student)
+    found = []
+    for network, half in ((student, False), (alike, True)):
+        distillation = DetectorDistillation(network, teacher, "universal")
+        torch.manual_seed(3)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            found.append(network(*batch())["loss_kd"])
+        assert distillation.temperatures is not None
+        assert found[-1].dtype == distillation.temperatures.student.dtype == torch.float32
+    assert found[1].item() == pytest.approx(found[0].item(), rel=0.05)
+    found[1].backward()
+
+
 def test_a_batch_without_any_proposal_is_a_step_of_zero_and_not_of_nan(
     networks: tuple[FasterRCNN, FasterRCNN],
 ) -> None:
