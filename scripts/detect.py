@@ -1,0 +1,282 @@
+"""Distil a small Faster R-CNN on rendered shapes under several temperature rules, and compare mean average precision.
+
+    python scripts/detect.py --out runs/detect
+
+trains a teacher, then for every seed a student under every method: the same initial weights, batches and pictures, so
+that methods are compared pair by pair. What is in the folder already is not trained again: the same command goes on
+where it stopped, with more `--seeds` or `--methods` too. It writes results.csv, result.json and table.md. Needs the
+extra `detection` (torchmetrics, pycocotools).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.ops import MultiScaleRoIAlign
+
+from rltemp.errors import BadInputError, TrainingDivergedError
+from rltemp.files import atomic_write
+from rltemp.loading import load_method
+from rltemp.plugs.detection import DetectorDistillation
+from rltemp.runs import processor
+from rltemp.shapes import NUM_CLASSES, Scenes, scenes
+from rltemp.stats import mean_and_error, paired_difference
+
+NONE, PLAIN, FIXED = "none", "fixed:4", "fixed:"
+METHODS = (NONE, "fixed:1", "fixed:2", PLAIN, "fixed:8", "dtkd", "universal", "matched:dtkd", "matched:universal")
+STUDENT = {"width": 8, "depth": 1, "hidden": 64, "points": 1}
+TEACHER = {"width": 24, "depth": 3, "hidden": 128, "points": 2}
+SEEDS = {"teacher": 1, "train": 2, "validation": 3, "test": 4}
+"""Of the pictures; no two parts share one."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the command line, by default the process's own, and do it."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder of the teacher, the cells and the tables")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), help="as `rltemp methods` names them")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=768, help="that students learn from")
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--teacher-images", type=int, default=4096)
+    parser.add_argument("--teacher-epochs", type=int, default=8)
+    parser.add_argument("--held-out", type=int, default=300, help="pictures of validation and of test, each")
+    parser.add_argument("--weight", type=float, default=0.1, help="of loss_kd beside the detector's own losses")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    try:
+        run(options)
+    except (BadInputError, TrainingDivergedError) as error:
+        print(f"detect.py: {error}", file=sys.stderr)
+        sys.exit(4 if isinstance(error, TrainingDivergedError) else 2)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train what is missing, cell by cell, and write the tables after each."""
+    for method in options.methods:
+        load_method(method)  # a wrong name is known before anything is trained
+    options.out.mkdir(parents=True, exist_ok=True)
+    held_out = {part: scenes(options.held_out, SEEDS[part]) for part in ("validation", "test")}
+    setting, teacher = prepare(options, held_out["test"])
+    data, file = scenes(options.images, SEEDS["train"]), options.out / "cells.jsonl"
+    cells = [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.is_file() else []
+    for seed in range(options.seeds):
+        for method in options.methods:
+            if not any((cell["method"], cell["seed"]) == (method, seed) for cell in cells):
+                cells.append(cell_of(method, seed, teacher, data, held_out, options))
+                with file.open("a", encoding="utf-8") as lines:
+                    lines.write(json.dumps(cells[-1]) + "\n")
+                write(options.out, setting, cells)
+    write(options.out, setting, cells)
+    print((options.out / "table.md").read_text("utf-8"))
+
+
+def prepare(options: argparse.Namespace, test: Scenes) -> tuple[dict[str, Any], FasterRCNN]:
+    """The setting, which must be that of the folder, and the teacher, trained where the folder has none."""
+    names = ("images", "epochs", "teacher_images", "teacher_epochs", "held_out", "weight")
+    asked = {name: getattr(options, name) for name in names} | {"student": STUDENT, "teacher": TEACHER}
+    file, weights = options.out / "setting.json", options.out / "teacher.safetensors"
+    teacher = detector(**TEACHER)
+    if file.is_file() and weights.is_file():
+        setting = json.loads(file.read_text("utf-8"))
+        if any(setting[name] != value for name, value in asked.items()):
+            raise BadInputError(f"{options.out} holds results of another setting, {setting}; asked for: {asked}")
+        teacher.load_state_dict(load_file(weights))
+        return setting, teacher
+    torch.manual_seed(0)
+    teacher = detector(**TEACHER)
+    train(teacher, scenes(options.teacher_images, SEEDS["teacher"]), options.teacher_epochs, learning_rate=0.003)
+    setting = asked | {"processor": processor(), "torch": torch.__version__}
+    setting |= {f"teacher_{name}": value for name, value in evaluate(teacher, test).items()}
+    atomic_write(weights, save(teacher.state_dict()))
+    atomic_write(file, json.dumps(setting, indent=2).encode())
+    return setting, teacher
+
+
+def cell_of(
+    method: str, seed: int, teacher: FasterRCNN, data: Scenes, held_out: dict[str, Scenes], options: argparse.Namespace
+) -> dict[str, Any]:
+    """Train one student and measure it."""
+    torch.manual_seed(1000 + seed)
+    student = detector(**STUDENT)
+    distillation = None if method == NONE else DetectorDistillation(student, teacher, method, options.weight)
+    started = time.process_time()
+    train(student, data, options.epochs, learning_rate=0.004, distillation=distillation)
+    cell: dict[str, Any] = {"method": method, "seed": seed, "seconds": round(time.process_time() - started, 1)}
+    if distillation is not None:
+        distillation.remove()
+    for part, found in held_out.items():
+        cell |= {f"{part}_{name}": value for name, value in evaluate(student, found).items()}
+    return cell
+
+
+def detector(width: int, depth: int, hidden: int, points: int) -> FasterRCNN:
+    """A Faster R-CNN for pictures of 64 pixels.
+
+    It has one feature map, a quarter as wide, of `2 * width` channels, and pools 5 x 5 values from it for a proposal,
+    each from `points` x `points` places.
+    """
+    channels = 2 * width
+    shapes = [(3, width, 2), (width, channels, 2), *[(channels, channels, 1)] * depth]
+    backbone = nn.Sequential(
+        *(
+            nn.Sequential(nn.Conv2d(i, o, 3, stride, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU(inplace=True))
+            for i, o, stride in shapes
+        )
+    )
+    backbone.out_channels = channels  # type: ignore[assignment]  # where torchvision looks for it
+    return FasterRCNN(
+        backbone,
+        min_size=64,
+        max_size=64,
+        image_mean=[0.5] * 3,
+        image_std=[0.25] * 3,
+        rpn_anchor_generator=AnchorGenerator(((8, 13, 20),), ((1.0,),)),
+        box_roi_pool=MultiScaleRoIAlign(["0"], 5, points),
+        box_head=TwoMLPHead(channels * 25, hidden),
+        box_predictor=FastRCNNPredictor(hidden, NUM_CLASSES),
+        rpn_pre_nms_top_n_train=200,
+        rpn_post_nms_top_n_train=60,
+        rpn_pre_nms_top_n_test=100,
+        rpn_post_nms_top_n_test=30,
+        rpn_batch_size_per_image=64,
+        box_batch_size_per_image=32,
+        box_detections_per_img=20,
+    )
+
+
+def train(
+    network: FasterRCNN,
+    data: Scenes,
+    epochs: int,
+    learning_rate: float,
+    distillation: DetectorDistillation | None = None,
+    batch_size: int = 16,
+) -> None:
+    """Train in place: AdamW, one cycle of the learning rate, whole batches in an order that the global seed sets."""
+    network.train()
+    order = torch.cat([torch.randperm(len(data))[: len(data) // batch_size * batch_size] for _ in range(epochs)])
+    batches = torch.split(order, batch_size)
+    optimizer = torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, len(batches) + 1, pct_start=0.1)
+    for step, places in enumerate(batches):
+        if distillation is not None:
+            distillation.progress = step / len(batches)
+        loss = torch.stack(list(network(*data.batch(places)).values())).sum()
+        if not loss.isfinite():
+            raise TrainingDivergedError(f"the loss is {loss.item()} at step {step} of {len(batches)}")
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        optimizer.step()
+        schedule.step()
+
+
+def evaluate(network: FasterRCNN, data: Scenes) -> dict[str, float]:
+    """COCO's mean average precision, over overlaps of 0.5 to 0.95 and at 0.5, in percent."""
+    from torchmetrics.detection import MeanAveragePrecision
+
+    network.eval()
+    metric = MeanAveragePrecision()
+    with torch.no_grad():
+        for places in torch.split(torch.arange(len(data)), 64):
+            images, targets = data.batch(places)
+            metric.update(network(images), targets)
+    found = metric.compute()
+    return {name: round(100 * found[name].item(), 3) for name in ("map", "map_50")}
+
+
+def write(out: Path, setting: dict[str, Any], cells: list[dict[str, Any]]) -> None:
+    """The three files of results."""
+    text = io.StringIO()
+    rows = csv.DictWriter(text, list(cells[0]) if cells else [])
+    rows.writeheader()
+    rows.writerows(cells)
+    atomic_write(out / "results.csv", text.getvalue().encode())
+    found = summary(cells)
+    atomic_write(out / "result.json", json.dumps({"setting": setting, "methods": found}, indent=2).encode())
+    atomic_write(out / "table.md", table(setting, found).encode())
+
+
+def summary(cells: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Every method's means with standard errors, and its paired differences from no teacher, T = 4 and the best T.
+
+    The best T has the highest mean on the validation pictures, over the seeds that all T have; the differences are on
+    the test pictures.
+    """
+    by_method: dict[str, dict[int, dict[str, Any]]] = {}
+    for cell in cells:
+        by_method.setdefault(cell["method"], {})[cell["seed"]] = cell
+    means = {
+        method: {name: mean_and_error([cell[name] for cell in found.values()]) for name in MEASURES}
+        for method, found in by_method.items()
+    }
+    grid = {method: found for method, found in by_method.items() if method.startswith(FIXED)}
+    common = set.intersection(*map(set, grid.values())) if grid else set()
+    best = max(grid, key=lambda method: sum(grid[method][seed]["validation_map"] for seed in common), default=None)
+    return {
+        method: {"n": len(by_method[method]), **means[method], "best_fixed": method == best}
+        | {f"minus_{base}": difference(by_method[method], by_method[base]) for base in bases(method, best, means)}
+        for method in means
+    }
+
+
+MEASURES = ("test_map", "test_map_50", "validation_map", "seconds")
+
+
+def bases(method: str, best: str | None, known: dict[str, Any]) -> list[str]:
+    """What a method is compared with."""
+    return [base for base in dict.fromkeys((NONE, PLAIN, best)) if base in known and base != method]
+
+
+def difference(one: dict[int, dict[str, Any]], other: dict[int, dict[str, Any]]) -> dict[str, float]:
+    """Paired over the seeds that both have."""
+    seeds = sorted(one.keys() & other.keys())
+    first, second = ([found[seed]["test_map"] for seed in seeds] for found in (one, other))
+    pair = paired_difference(first, second)
+    return {"mean": pair.mean, "low": pair.low, "high": pair.high, "n": pair.n}
+
+
+def table(setting: dict[str, Any], found: dict[str, dict[str, Any]]) -> str:
+    """The summary as markdown."""
+    best = next((method for method in found if found[method]["best_fixed"]), PLAIN)
+    columns = list(dict.fromkeys((NONE, PLAIN, best)))
+    head = ["method", "n", "mAP", "mAP at 0.5", *(f"- {base}" for base in columns), "validation mAP"]
+    lines = [
+        f"Teacher: mAP {setting['teacher_map']:.1f}, at 0.5 {setting['teacher_map_50']:.1f}; loss_kd at weight "
+        f"{setting['weight']:g}. Test mAP in percent, mean ± standard error over n students; differences in points, "
+        f"paired by seed, with 95 % intervals. Best fixed T on the validation pictures: {best}. "
+        f"{setting['processor']}, one thread, torch {setting['torch']}.",
+        "",
+        f"| {' | '.join(head)} |",
+        f"|{'---|' * len(head)}",
+    ]
+    for method, row in found.items():
+        values = [method, str(row["n"]), *(f"{row[name][0]:.2f} ± {row[name][1]:.2f}" for name in MEASURES[:2])]
+        values += [interval(row.get(f"minus_{base}")) for base in columns]
+        values += [f"{row['validation_map'][0]:.2f}"]
+        lines.append(f"| {' | '.join(values)} |")
+    return "\n".join([*lines, ""])
+
+
+def interval(pair: dict[str, float] | None) -> str:
+    """A difference with its interval."""
+    return "" if pair is None else f"{pair['mean']:+.2f} [{pair['low']:+.2f}, {pair['high']:+.2f}]"
+
+
+if __name__ == "__main__":
+    main()
