@@ -106,9 +106,7 @@ class Connection(HttpToolsProtocol):
             return
         went_on = self.in_head
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self.refuse(HTTPStatus.BAD_REQUEST, "this server speaks HTTP/1.1 alone; send no Upgrade and no CONNECT")
+            self._parse(data)
         except httptools.HttpParserError:
             self.refuse(HTTPStatus.BAD_REQUEST, "this is no HTTP/1.1 request")
         if self.in_head and went_on:
@@ -186,6 +184,14 @@ class Connection(HttpToolsProtocol):
         self.flow.resume_reading()
         self.due = self.loop.time() + LINGER
 
+    def _parse(self, data: bytes) -> None:
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as asked:  # not granted: what follows is HTTP/1.1 too
+                data = data[asked.args[0] :]
+
     def _expire(self) -> None:
         if self.in_head or self.in_body:
             part, seconds = ("body", self.limits.body_seconds) if self.in_body else ("head", self.limits.head_seconds)
@@ -208,6 +214,8 @@ class Connection(HttpToolsProtocol):
         """What is wrong with the headers, if something is."""
         if len(self.pipeline) >= self.limits.pipelined:
             return HTTPStatus.BAD_REQUEST, "too many requests ahead of their answers"
+        if self.parser.get_http_version() not in ("1.0", "1.1"):
+            return HTTPStatus.BAD_REQUEST, "this server speaks HTTP/1.1"
         size, hosts = len(self.url), 0
         for name, value in self.headers:
             size += len(name) + len(value)
@@ -215,6 +223,8 @@ class Connection(HttpToolsProtocol):
                 return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, self._too_large()
             if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
                 return HTTPStatus.NOT_IMPLEMENTED, "the only transfer encoding known here is chunked"
+            if name in (b"content-length", b"transfer-encoding") and self.parser.should_upgrade():
+                return HTTPStatus.BAD_REQUEST, "this server speaks HTTP/1.1 alone; send bodies without Upgrade"
             hosts += name == b"host"
         if size > self.limits.head_bytes:
             return self._large_head()
