@@ -14,7 +14,6 @@ from starlette.exceptions import HTTPException
 import rltemp
 from rltemp.service import schema
 from rltemp.service.bodies import read_body
-from rltemp.service.limits import Limits
 from rltemp.service.metrics import CONTENT_TYPE, Metrics
 from rltemp.service.models import PolicyModel, Port
 from rltemp.service.refusals import Refusal
@@ -50,15 +49,12 @@ def failures(*codes: int) -> dict[int | str, dict[str, Any]]:
     return {code: {"model": schema.Failure, "description": _TEXTS[code]} for code in codes}
 
 
-def application(
-    repository: Repository, metrics: Metrics, limits: Limits, closed: bool, routers: Sequence[APIRouter] = ()
-) -> FastAPI:
+def application(repository: Repository, metrics: Metrics, closed: bool, routers: Sequence[APIRouter] = ()) -> FastAPI:
     """FastAPI's application.
 
     Args:
         repository: What is served.
         metrics: Shown at /metrics.
-        limits: Of a request's body.
         closed: Whether a token is needed, for the schema.
         routers: Further routes.
     """
@@ -69,7 +65,7 @@ def application(
         redoc_url=None,
     )
     app.include_router(health(repository))
-    for router in (models(repository), inference(), administration(repository, metrics, limits), *routers):
+    for router in (models(repository), inference(), administration(repository, metrics), *routers):
         app.include_router(router, responses=failures(401) if closed else {})
     app.openapi = lambda: openapi(app, closed)  # type: ignore[method-assign]  # as FastAPI's manual has it
     app.add_exception_handler(Refusal, _refused)
@@ -198,7 +194,7 @@ def inference() -> APIRouter:
     return router
 
 
-def administration(repository: Repository, metrics: Metrics, limits: Limits) -> APIRouter:
+def administration(repository: Repository, metrics: Metrics) -> APIRouter:
     """The list of models, and what Prometheus asks for."""
     router = APIRouter(tags=["administration"])
     body = {
@@ -223,7 +219,7 @@ def administration(repository: Repository, metrics: Metrics, limits: Limits) -> 
     )
     async def index(request: Request) -> list[dict[str, str]]:
         """List the policies in every version, and the rules at their defaults; all of them are ready."""
-        _check_index(await read_body(request.receive, request.scope["headers"], 4096, limits.body_seconds))
+        _check_index(await read_body(request.receive, 4096))
         return [
             {"name": model.name, "version": model.version, "state": "READY", "reason": ""}
             for model in repository.index()
