@@ -63,6 +63,7 @@ def application(
         version=rltemp.__version__,
         description="Temperatures for knowledge distillation: Open Inference Protocol v2 with binary tensors.",
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.include_router(health(repository))
     for router in (models(repository), inference(), administration(repository, metrics, limits), *routers):
@@ -298,6 +299,6 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 
 def _failed(request: Request, refusal: Refusal) -> Response:
-    request.scope["state"]["refuse"] = refusal
+    request.scope["state"]["refuse"] = refusal.with_traceback(None)
     body = failure_body(refusal.message)
     return Response(body, refusal.status, refusal.headers, "application/json")
