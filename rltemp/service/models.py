@@ -192,7 +192,7 @@ class PolicyModel:
                     f"this policy moves around {self.manifest.reference}, which needs the logits; send reference "
                     "[samples, 3], its student temperature, teacher temperature and weight, or ask for action alone"
                 )
-            return np.broadcast_to(self._reference, (samples, 3))
+            return self._reference[None]
         if raw.shape != (samples, 3):
             raise _content(f"reference has shape {list(raw.shape)}; needed: [{samples}, 3]")
         with np.errstate(over="ignore"):
@@ -257,16 +257,15 @@ class Scale:
         """`TEMPERATURES` by name, `[N]` each.
 
         Args:
-            reference: `[N, 3]`: student temperature, teacher temperature, weight; float32.
+            reference: `[N, 3]`, or `[1, 3]` for all samples: student temperature, teacher temperature, weight; float32.
             action: `[N, A]`, within [-1, 1].
         """
         factors = np.exp(action * self._logs)
         before = reference[:, :2]
-        moved = before * factors[:, :2]
         low, high = np.minimum(before, self._scale.minimum), np.maximum(before, self._scale.maximum)
-        bounded = np.minimum(np.maximum(moved, low), high).astype(np.float32, copy=False)
+        bounded = np.minimum(np.maximum(before * factors[:, :2], low), high)
         with np.errstate(over="ignore", invalid="ignore"):
-            taken = np.where(bounded == moved, factors[:, :2], bounded / before)
+            taken = bounded / before
             weight = reference[:, 2] * taken[:, 0] * taken[:, 1]
             if self._scale.size == 3:
                 weight = weight * factors[:, 2]

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from typing import Any
 
@@ -24,6 +25,8 @@ Array = np.ndarray[Any, Any]
 DATATYPES = {"FP16": "<f2", "FP32": "<f4", "FP64": "<f8", "INT32": "<i4", "INT64": "<i8"}
 MAX_JSON_BYTES = 2 * 2**20
 """Of JSON in one request: reading it takes a hundred times as long as the same numbers in bytes."""
+KNOWN_BYTES = 2**11
+"""Of a JSON object that is remembered."""
 MAX_ELEMENTS = 2**31
 """A tensor without elements may have sizes beside its 0, but none that NumPy could not count."""
 MAX_RANK = 8
@@ -67,11 +70,8 @@ def decode(body: bytes, header_length: int | None = None) -> InferRequest:
         raise _content(f"Inference-Header-Content-Length is {length}, the body has {len(body)} bytes")
     if length > MAX_JSON_BYTES:
         raise Refusal(413, f"{length} bytes of JSON, {MAX_JSON_BYTES} at most; send tensors as bytes", "too_large")
-    raw = _object(_json(body[:length]), "request", _REQUEST, ("inputs",))
-    parameters = _parameters(raw, "request", {"binary_data_output": bool})
-    binary = bool(parameters.get("binary_data_output", False))
-    identity = _text(raw["id"], "id") if "id" in raw else None
-    return InferRequest(identity, _inputs(raw["inputs"], body, length), _outputs(raw, binary), binary)
+    head = (_known_head if length <= KNOWN_BYTES else _head)(body[:length])
+    return InferRequest(head.id, _arrays(head.inputs, body, length), head.outputs, head.binary)
 
 
 def encode(model: str, version: str, outputs: Mapping[str, Array], request: InferRequest) -> tuple[bytes, int | None]:
@@ -133,15 +133,48 @@ def _json(text: bytes) -> Any:
         raise Refusal(400, f"the request is not JSON ({error}); send one object", "syntax") from None
 
 
-def _inputs(raw: Any, body: bytes, offset: int) -> dict[str, Array]:
+@dataclass(frozen=True)
+class _Input:
+    """A tensor as the JSON object announces it: its array, or the size of its bytes."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    size: int
+    array: Array | None
+
+
+@dataclass(frozen=True)
+class _Head:
+    """The JSON object of a request, read and checked."""
+
+    id: str | None
+    inputs: tuple[_Input, ...]
+    outputs: dict[str, bool] | None
+    binary: bool
+
+
+def _head(text: bytes) -> _Head:
+    raw = _object(_json(text), "request", _REQUEST, ("inputs",))
+    parameters = _parameters(raw, "request", {"binary_data_output": bool})
+    binary = bool(parameters.get("binary_data_output", False))
+    identity = _text(raw["id"], "id") if "id" in raw else None
+    return _Head(identity, _inputs(raw["inputs"]), _outputs(raw, binary), binary)
+
+
+_known_head = lru_cache(256)(_head)
+"""A training run sends the same object with every step, and other bytes behind it."""
+
+
+def _inputs(raw: Any) -> tuple[_Input, ...]:
     if not isinstance(raw, list):
         raise _schema(f"inputs is {_said(raw)}; send a list of tensors")
-    arrays: dict[str, Array] = {}
+    found: dict[str, _Input] = {}
     for index, item in enumerate(raw):
         where = f"inputs[{index}]"
         entry = _object(item, where, _TENSOR, ("name", "shape", "datatype"))
         name = _text(entry["name"], f"{where}.name")
-        if name in arrays:
+        if name in found:
             raise _schema(f"input {name!r} is given twice")
         shape = _shape(entry["shape"], name)
         datatype = entry["datatype"]
@@ -150,12 +183,23 @@ def _inputs(raw: Any, body: bytes, offset: int) -> dict[str, Array]:
         size = _parameters(entry, name, {"binary_data_size": int}).get("binary_data_size")
         if (size is None) == ("data" not in entry):
             raise _schema(f"{name} needs either data or parameters.binary_data_size")
-        if size is None:
-            arrays[name] = _listed(name, entry["data"], datatype, shape)
+        array = _listed(name, entry["data"], datatype, shape) if size is None else None
+        if array is not None:
+            check_finite(name, array)
+            array.flags.writeable = False  # it may be used again
+        found[name] = _Input(name, datatype, shape, size or 0, array)
+    return tuple(found.values())
+
+
+def _arrays(inputs: Sequence[_Input], body: bytes, offset: int) -> dict[str, Array]:
+    arrays: dict[str, Array] = {}
+    for one in inputs:
+        if one.array is None:
+            arrays[one.name] = _binary(one.name, body, offset, one.size, one.datatype, one.shape)
+            check_finite(one.name, arrays[one.name])
         else:
-            arrays[name] = _binary(name, body, offset, size, datatype, shape)
-            offset += size
-        check_finite(name, arrays[name])
+            arrays[one.name] = one.array
+        offset += one.size
     if offset != len(body):
         raise _content(f"{len(body) - offset} bytes are left behind the last tensor")
     return arrays
