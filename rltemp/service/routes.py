@@ -63,6 +63,7 @@ def application(repository: Repository, metrics: Metrics, closed: bool, routers:
         version=rltemp.__version__,
         description="Temperatures for knowledge distillation: Open Inference Protocol v2 with binary tensors.",
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.include_router(health(repository))
     for router in (models(repository), inference(), administration(repository, metrics), *routers):
@@ -314,6 +315,6 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 
 def _failed(request: Request, refusal: Refusal) -> Response:
-    request.scope["state"]["refuse"] = refusal
+    request.scope["state"]["refuse"] = refusal.with_traceback(None)
     body = failure_body(refusal.message)
     return Response(body, refusal.status, refusal.headers, "application/json")
