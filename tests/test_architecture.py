@@ -16,7 +16,8 @@ CORE = sorted((ROOT / "rltemp").glob("*.py"))
 ENVS = sorted((ROOT / "envs").glob("*.py"))
 AGENTS = sorted((ROOT / "agents").glob("*.py"))
 PLUGS = sorted((ROOT / "rltemp" / "plugs").glob("*.py"))
-SOURCE = [*CORE, *ENVS, *AGENTS, *PLUGS, *sorted((ROOT / "scripts").glob("*.py"))]
+SERVICE = sorted((ROOT / "rltemp" / "service").glob("*.py"))
+SOURCE = [*CORE, *ENVS, *AGENTS, *PLUGS, *SERVICE, *sorted((ROOT / "scripts").glob("*.py"))]
 TOP = {"cli.py", "commands.py", "policy_commands.py", "export_command.py", "__main__.py"}
 """The command line: files of the core that may look at everything."""
 
@@ -66,6 +67,12 @@ def test_nobody_imports_the_command_line() -> None:
     assert offences(below, "rltemp.cli", "rltemp.__main__") == []
 
 
+def test_nobody_but_a_script_imports_the_service() -> None:
+    below = [file for file in SOURCE if file.parent.name not in ("service", "scripts")]
+    assert len(SERVICE) > 10
+    assert offences(below, "rltemp.service", "fastapi", "starlette", "uvicorn", "prometheus_client") == []
+
+
 def test_the_folders_envs_and_agents_are_imported_by_their_installed_names() -> None:
     assert offences(SOURCE, "envs", "agents") == []
 
@@ -75,11 +82,9 @@ def test_every_package_is_declared_and_mapped() -> None:
     found = {file.parent.name for file in ROOT.glob("*/__init__.py")}
     nested = {f"{file.parent.relative_to(ROOT)}".replace("/", ".") for file in ROOT.glob("rltemp/*/__init__.py")}
     assert {"rltemp"} | nested == set(setuptools["packages"]) == set(setuptools["package-dir"])
-    inside = {
-        f"{file.parent.relative_to(ROOT)}" for file in ROOT.glob("rltemp/*/__init__.py") if not file.parent.is_symlink()
-    }
-    assert found | inside == set(setuptools["package-dir"].values())
-    assert found == {"rltemp", "envs", "agents"}
+    folders = set(setuptools["package-dir"].values())
+    assert found == {folder.partition("/")[0] for folder in folders} == {"rltemp", "envs", "agents"}
+    assert all((ROOT / folder / "__init__.py").is_file() for folder in folders)
     assert not [*ROOT.glob("envs/*/*.py"), *ROOT.glob("agents/*/*.py")], "both folders are flat"
 
 
