@@ -26,8 +26,9 @@ VERSION = f"{MODEL}/versions/{{version}}"
 BINARY = "application/octet-stream"
 EXTENSIONS = ["binary_tensor_data", "model_repository", "rltemp_policy"]
 
-Name = Annotated[str, Path(description="a policy's name, or a rule as in `rltemp methods`: dtkd, fixed:4")]
-Version = Annotated[str, Path(description="a version; without one, the newest")]
+_MODELS = ["universal", "dtkd", "fixed:4"]
+Name = Annotated[str, Path(description="A policy's name, or a rule as in `rltemp methods`.", examples=_MODELS)]
+Version = Annotated[str, Path(description="A version; without one, the newest.", examples=["1"])]
 
 _BYTES = {BINARY: {"schema": {"type": "string", "format": "binary"}}}
 _TEXTS = {
