@@ -138,11 +138,35 @@ def read_policy(path: str | Path, known_features: KnownFeatures | None = None, s
     path = Path(path)
     try:
         data = read_bytes(path)
+    except ArtifactRefusedError as error:
+        raise _refused(path, error) from None
+    return check_policy(data, path, known_features, sha256)
+
+
+def check_policy(
+    data: bytes, path: Path, known_features: KnownFeatures | None = None, sha256: str | None = None
+) -> PolicyFile:
+    """Check a policy file's bytes, wherever they come from; the same checks as `read_policy`'s.
+
+    Args:
+        data: All of them.
+        path: What to call them in a message.
+        known_features: As `read_policy` has it.
+        sha256: As `read_policy` has it.
+
+    Raises:
+        ArtifactRefusedError: Where a check fails.
+    """
+    try:
         refuse_other_formats(data, path)
         _check_pin(data, sha256)
         return _decode(data, known_features)
     except ArtifactRefusedError as error:
-        raise ArtifactRefusedError(one_line(f"policy file {path.name}: {error}")) from None
+        raise _refused(path, error) from None
+
+
+def _refused(path: Path, error: ArtifactRefusedError) -> ArtifactRefusedError:
+    return ArtifactRefusedError(one_line(f"policy file {path.name}: {error}"))
 
 
 def _decode(data: bytes, known_features: KnownFeatures | None) -> PolicyFile:
