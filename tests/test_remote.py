@@ -36,7 +36,7 @@ MODES = ("features", "weights")
 PATIENT = 5.0  # seconds, on a machine that may be busy; what a deadline does is test_fault_controller.py's
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "of-logits": {"reference": "dtkd:reference=2", "names": ("student_margin", "agreement")},
+    "of-logits": {"reference": "dtkd:reference=2", "features": ("student_margin", "student_loss")},
     "full": {"reference": "fixed:2", "balanced": True, "weight_ratio": 2.0},
 }
 
@@ -45,7 +45,7 @@ KINDS: dict[str, dict[str, Any]] = {
 def policies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Around a constant; around what depends on the logits; balanced, with a weight of its own."""
     folder = tmp_path_factory.mktemp("policies")
-    return {name: random_policy(folder / f"{name}.safetensors", **options) for name, options in KINDS.items()}
+    return {name: random_policy(folder / f"{name}.safetensors", 6, **options) for name, options in KINDS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +170,7 @@ def test_the_method_has_the_loss_weights_of_the_policys_reference(service: Serve
 def test_a_new_version_takes_effect_between_steps_and_is_counted(
     own_service: str, repository: Repository, tmp_path: Path, mode: Any
 ) -> None:
-    second = random_policy(tmp_path / "second.safetensors", seed=2)
+    second = random_policy(tmp_path / "second.safetensors", 6, seed=2)
     with RemoteRule(own_service, "learned", mode=mode, deadline=PATIENT, follow=0.02) as remote:
         before = values(remote(signals(5, 4)))
         seen = remote.seen.versions
@@ -189,7 +189,7 @@ def test_a_new_version_takes_effect_between_steps_and_is_counted(
 def test_every_answer_is_whole_while_versions_change(own_service: str, repository: Repository, tmp_path: Path) -> None:
     """Policies around other references, by other features of one number: no step mixes two."""
     files = [
-        random_policy(tmp_path / f"{index}.safetensors", seed=index, reference=f"fixed:{index + 2}")
+        random_policy(tmp_path / f"{index}.safetensors", 6, seed=index, reference=f"fixed:{index + 2}")
         for index in range(6)
     ]
     given, name = signals(5, 4), "mixed"
