@@ -59,8 +59,8 @@ def test_nobody_imports_the_command_line() -> None:
     assert offences(below, "rltemp.cli", "rltemp.__main__") == []
 
 
-def test_nobody_imports_the_service() -> None:
-    below = [file for file in SOURCE if file not in SERVICE]
+def test_nobody_but_a_script_imports_the_service() -> None:
+    below = [file for file in SOURCE if file.parent.name not in ("service", "scripts")]
     assert len(SERVICE) > 10
     assert offences(below, "rltemp.service", "fastapi", "starlette", "uvicorn", "prometheus_client") == []
 
