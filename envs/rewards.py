@@ -119,3 +119,6 @@ POTENTIALS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 WORST: dict[str, float] = {"margin": 0.0, "log_odds": -6.9, "log_likelihood": -20.0}
 """The potential of a student whose numbers are not finite."""
+
+BEST: dict[str, float] = {"margin": 1.0, "log_odds": 6.91, "log_likelihood": 0.0}
+"""No potential is above this."""
