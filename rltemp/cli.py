@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("rltemp.commands:Compare", "compare rules over many students, paired by seed"),
     "study": ("rltemp.commands:Study", "tell whether a policy wins, over what, and by which part of it"),
     "explain": ("rltemp.commands:Explain", "show why a policy sets the temperatures it sets"),
+    "serve": ("rltemp.service.commands:Serve", "serve rules and policies over HTTP, for runs in other processes"),
     "policy show": ("rltemp.file_commands:PolicyShow", "check a policy file and print what it says about itself"),
     "policy import": ("rltemp.file_commands:PolicyImport", "make a policy file of Stable-Baselines3's weights, safely"),
     "rules": ("rltemp.commands:Rules", "list every temperature rule and every divergence"),
@@ -98,6 +99,8 @@ def parse(command: str, words: Sequence[str]) -> Any:
         BadInputError: Where the command or an option is not known, or the configuration cannot be used.
     """
     kind = import_attribute(lookup(COMMANDS, command, "command")[0])
+    if hasattr(kind, "check_words"):
+        kind.check_words(words)  # before anything could repeat them
     said = io.StringIO()
     try:
         with redirect_stderr(said):

@@ -15,7 +15,7 @@ from rltemp.features import FEATURES, featurize
 from rltemp.loading import reference_method
 from rltemp.manifest import PolicyManifest
 from rltemp.methods import Method
-from rltemp.policy_file import forward, read_policy
+from rltemp.policy_file import PolicyFile, forward, read_policy
 from rltemp.types import Signals, Temperatures
 
 KNOWN_FEATURES = {name: (feature.version, feature.unit) for name, feature in FEATURES.items()}
@@ -54,11 +54,19 @@ class Policy:
             ArtifactRefusedError: Where it fails a check; the message names the check and the way out.
             BadInputError: Where there is no such file.
         """
-        file = read_policy(path, KNOWN_FEATURES, sha256)
+        return cls.of(read_policy(path, KNOWN_FEATURES, sha256), path.name)
+
+    @classmethod
+    def of(cls, file: PolicyFile, name: str) -> Policy:
+        """The policy of a file that passed its checks; `name` is what to call it.
+
+        Raises:
+            ArtifactRefusedError: Where its reference is none that this code has.
+        """
         try:
             return cls(file.manifest, file.weights)
         except BadInputError as error:
-            raise ArtifactRefusedError(one_line(f"policy file {path.name}: {error}")) from None
+            raise ArtifactRefusedError(one_line(f"policy file {name}: {error}")) from None
 
     def method(self, name: str) -> Method:
         """What a run under this policy minimises: its reference method, with the policy as the rule."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 MAX_DEPTH = 8
@@ -12,8 +13,16 @@ _BRACKETS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|([\[{\]}])', re.DOTA
 _STEPS = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 
-def parse(text: str) -> Any:
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a number of JSON; write null")
+
+
+def parse(text: str, constant: Callable[[str], Any] = _refuse_constant) -> Any:
     """Return the value of a JSON text of at most 8 levels, in time linear in its length.
+
+    Args:
+        text: The JSON.
+        constant: What stands for NaN, Infinity and -Infinity, which are refused by default.
 
     >>> parse('{"a": 1, "a": 2}')
     Traceback (most recent call last):
@@ -28,7 +37,7 @@ def parse(text: str) -> Any:
         depth += _STEPS.get(bracket[1], 0)
         if depth > MAX_DEPTH:
             raise ValueError(f"it nests deeper than {MAX_DEPTH} levels")
-    return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant, parse_int=_integer)
+    return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=constant, parse_int=_integer)
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -38,10 +47,6 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"key {key[:80]!r} is given twice")
         result[key] = value
     return result
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a number of JSON; write null")
 
 
 def _integer(digits: str) -> int:

@@ -80,11 +80,12 @@ class Process:
         while (code := self.poll()) is None:
             if time.monotonic() > deadline:
                 self.send(signal.SIGKILL)
-                raise TimeoutError(f"process still ran after {timeout} s: {self._read('out')}{self._read('err')}")
+                raise TimeoutError(f"process still ran after {timeout} s: {self.read('out')}{self.read('err')}")
             time.sleep(0.002)
-        return code, self._read("out"), self._read("err")
+        return code, self.read("out"), self.read("err")
 
-    def _read(self, name: str) -> str:
+    def read(self, name: str) -> str:
+        """What it has written so far, to `out` or `err`."""
         with contextlib.suppress(FileNotFoundError):
             return (self._output / name).read_text()
         return ""

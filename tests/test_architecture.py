@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[1]
 CORE = sorted((ROOT / "rltemp").glob("*.py"))
 ENVS = sorted((ROOT / "envs").glob("*.py"))
 AGENTS = sorted((ROOT / "agents").glob("*.py"))
-SOURCE = [*CORE, *ENVS, *AGENTS, *sorted((ROOT / "scripts").glob("*.py"))]
+SERVICE = sorted((ROOT / "rltemp" / "service").glob("*.py"))
+SOURCE = [*CORE, *ENVS, *AGENTS, *SERVICE, *sorted((ROOT / "scripts").glob("*.py"))]
 TOP = {"cli.py", "commands.py", "policy_commands.py", "__main__.py"}
 """The command line: files of the core that may look at everything."""
 
@@ -58,6 +59,12 @@ def test_nobody_imports_the_command_line() -> None:
     assert offences(below, "rltemp.cli", "rltemp.__main__") == []
 
 
+def test_nobody_imports_the_service() -> None:
+    below = [file for file in SOURCE if file not in SERVICE]
+    assert len(SERVICE) > 10
+    assert offences(below, "rltemp.service", "fastapi", "starlette", "uvicorn", "prometheus_client") == []
+
+
 def test_the_folders_envs_and_agents_are_imported_by_their_installed_names() -> None:
     assert offences(SOURCE, "envs", "agents") == []
 
@@ -67,7 +74,9 @@ def test_every_package_is_declared_and_mapped() -> None:
     found = {file.parent.name for file in ROOT.glob("*/__init__.py")}
     nested = {f"{file.parent.relative_to(ROOT)}".replace("/", ".") for file in ROOT.glob("rltemp/*/__init__.py")}
     assert {"rltemp"} | nested == set(setuptools["packages"]) == set(setuptools["package-dir"])
-    assert found == set(setuptools["package-dir"].values()) == {"rltemp", "envs", "agents"}
+    folders = set(setuptools["package-dir"].values())
+    assert found == {folder.partition("/")[0] for folder in folders} == {"rltemp", "envs", "agents"}
+    assert all((ROOT / folder / "__init__.py").is_file() for folder in folders)
     assert not [*ROOT.glob("envs/*/*.py"), *ROOT.glob("agents/*/*.py")], "both folders are flat"
 
 
