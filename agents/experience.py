@@ -12,7 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from rltemp.agents.learner import FinishedRun, log_probability
-from rltemp.envs.rewards import BEST, WORST
+from rltemp.envs.rewards import BEST, WORST, Potential
 from rltemp.errors import BadInputError
 
 MAX_LOOKS = 1000
@@ -57,7 +57,7 @@ class Record(_Strict):
 class Report(_Strict):
     """What one process reports at once."""
 
-    potential: Literal["margin", "log_odds", "log_likelihood"] = Field(description="What the rewards measure.")
+    potential: Potential = Field(description="What the rewards measure.")
     records: list[Record] = Field(min_length=1, max_length=MAX_RECORDS)
 
 

@@ -57,7 +57,7 @@ class LearnerConfig:
                 positive(getattr(self, field.name), "learning", field.name)
         if not 0 <= self.averaging < 1 or not 0 < self.clip <= 1 or self.students_per_update < 2:
             raise BadInputError(
-                "learning: averaging must be in [0, 1), clip above 0 and at most 1, students_per_update at least 2; got "
+                "learning: averaging must be in [0, 1), clip in (0, 1], students_per_update at least 2; got "
                 f"{self.averaging}, {self.clip} and {self.students_per_update}"
             )
         if not 0 <= self.max_staleness <= 100:

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from rltemp.data import random_stream
 from rltemp.distill import Distillation
 from rltemp.envs.assignments import OneTask
 from rltemp.envs.episode import FIRST_TRAINING_SEED, Decision, Episode
-from rltemp.envs.rewards import POTENTIALS
+from rltemp.envs.rewards import POTENTIALS, Potential
 from rltemp.errors import ArtifactRefusedError, BadInputError
 from rltemp.loading import reference_method
 from rltemp.manifest import canonical_json
@@ -49,7 +50,7 @@ class Centre:
 
     version: int
     exploration: float
-    potential: str
+    potential: Potential
     network: SampleNetwork
     decision: Decision
 
@@ -73,7 +74,7 @@ class Centre:
             decision = Decision(reference_method(manifest.reference), features, scale)
         except BadInputError as error:
             raise ArtifactRefusedError(f"{name}: {error}") from None
-        return cls(version, exploration, str(potential), network_of(file), decision)
+        return cls(version, exploration, cast(Potential, potential), network_of(file), decision)
 
     def draw(self, students: int, generator: torch.Generator) -> Tensor:
         """Weights `[S, P]`, in mirrored pairs: what a pair shares cancels out."""
@@ -151,9 +152,7 @@ class Runs:
         )
         return Episode(run, centre.decision, probe, max(1, -(-run.steps // self.looks)))
 
-    def _records(
-        self, centre: Centre, seed: int, drawn: Tensor, observations: Tensor, rewards: Tensor
-    ) -> list[Record]:
+    def _records(self, centre: Centre, seed: int, drawn: Tensor, observations: Tensor, rewards: Tensor) -> list[Record]:
         likelihoods = log_probability(drawn.cpu(), centre.network.weights.detach().cpu(), centre.exploration).tolist()
         group = f"{self.name}/{seed}" if self.replicas > 1 else self.name
         return [

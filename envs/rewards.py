@@ -12,6 +12,7 @@ To add a potential: a function from probe logits and labels to one number a stud
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ from torch.nn import functional as F
 
 from rltemp.distill import Distillation
 from rltemp.types import Signals
+
+Potential = Literal["margin", "log_odds", "log_likelihood"]
+"""Names of `POTENTIALS`."""
 
 MARGIN_SLOPE = 20.0
 """Slope of the smooth accuracy, per standard deviation of a sample's logits."""

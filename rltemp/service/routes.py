@@ -32,6 +32,7 @@ _TEXTS = {
     401: "The token is missing or wrong.",
     404: "There is no such model or version.",
     405: "The method is not allowed.",
+    409: "Another content came before for the same run and look.",
     408: "The request took too long to come.",
     413: "The request is too long.",
     415: "The body's type is not read.",
