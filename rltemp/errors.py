@@ -26,6 +26,14 @@ class TrainingDivergedError(TrainingStoppedError):
     """A training run produced numbers that are not finite and was stopped (exit code 4)."""
 
 
+class ExchangeFailedError(Exception):
+    """A service gave no whole and good answer in time; the text says why. It may work another time."""
+
+
+class RequestRefusedError(Exception):
+    """A service says that a request is a mistake (a 4xx status): it would say so again."""
+
+
 class InterruptedRunError(KeyboardInterrupt):
     """A signal asked the process to stop (exit code 128 + the signal's number).
 
