@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,47 +22,14 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
-from rltemp.agents.config import PolicyConfig
+from rltemp.agents.config import LearnerConfig
 from rltemp.agents.network import RunBuffer, RunPolicy, SampleNetwork
-from rltemp.checks import positive
-from rltemp.errors import BadInputError, TrainingDivergedError, of_this_run
+from rltemp.errors import TrainingDivergedError, of_this_run
 from rltemp.features import LIMIT
 from rltemp.policy_file import PolicyFile
 
 Array = NDArray[np.float32]
 State = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class LearnerConfig:
-    """How a policy is learned from runs as they come in."""
-
-    students_per_update: int = PolicyConfig.students
-    """Finished runs that an update learns from, at least."""
-    learning_rate: float = PolicyConfig.learning_rate
-    """Of every update: there is no last one towards which it could fall."""
-    passes: int = PolicyConfig.passes
-    """PPO's passes over the runs of one update."""
-    clip: float = PolicyConfig.clip
-    """PPO's bound on how far an update moves a decision's probability, as a fraction."""
-    exploration: float = PolicyConfig.exploration
-    """Standard deviation of the draw of the policy's weights."""
-    averaging: float = 0.8
-    """Weight of the past in the running mean of the policy's weights, 0 to below 1."""
-    max_staleness: int = 2
-    """How many versions a run's draw may be older than the newest; the versions that are kept."""
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            if field.name not in ("averaging", "max_staleness"):
-                positive(getattr(self, field.name), "learning", field.name)
-        if not 0 <= self.averaging < 1 or not 0 < self.clip <= 1 or self.students_per_update < 2:
-            raise BadInputError(
-                "learning: averaging must be in [0, 1), clip in (0, 1], students_per_update at least 2; got "
-                f"{self.averaging}, {self.clip} and {self.students_per_update}"
-            )
-        if not 0 <= self.max_staleness <= 100:
-            raise BadInputError(f"learning: max_staleness must be 0 to 100; got {self.max_staleness}")
 
 
 @dataclass(frozen=True)
@@ -148,14 +116,15 @@ class Learner:
         }
 
     def state(self) -> State:
-        """Everything that what follows depends on."""
-        return {
+        """Everything that what follows depends on; a copy."""
+        live = {
             "policy": self._policy.state_dict(),
             "optimizer": self._policy.optimizer.state_dict(),
             "mean": self.mean,
             "version": self.version,
             "runs": self.runs,
         }
+        return deepcopy(live)
 
     def restore(self, state: State) -> None:
         """Go on from what `state` gave.
@@ -196,7 +165,7 @@ def advantages(improvements: Array, groups: Sequence[str]) -> Array:
     less the group's whole mean, a run of a group of two would count half (a group of n, 1 - 1/n).
 
     >>> advantages(np.array([3.0, 1.0, 5.0, 2.0, 2.0], np.float32), ["a", "a", "b", "b", "b"]).round(3).tolist()
-    [0.899, -0.899, 1.348, -0.674, -0.674]
+    [0.965, -0.965, 1.447, -0.723, -0.723]
 
     Args:
         improvements: `[N]`.

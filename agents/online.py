@@ -8,7 +8,6 @@ service, or whatever stands for it, gives a `Centre` and takes a `Report`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -29,7 +28,6 @@ from rltemp.envs.episode import FIRST_TRAINING_SEED, Decision, Episode
 from rltemp.envs.rewards import POTENTIALS, Potential
 from rltemp.errors import ArtifactRefusedError, BadInputError
 from rltemp.loading import reference_method
-from rltemp.manifest import canonical_json
 from rltemp.policy import KNOWN_FEATURES
 from rltemp.policy_file import check_policy
 from rltemp.population import StackedStudent
@@ -195,18 +193,3 @@ def _trained(episode: Episode, network: SampleNetwork, drawn: Tensor) -> tuple[T
             if not run.done:
                 observations.append(episode.observation.mean(-2))
     return torch.stack(observations).cpu(), torch.stack(rewards).cpu()
-
-
-def task_name(identity: object) -> str:
-    """A name for what determines a task, as `rltemp.identities.problem_identity` has it."""
-    return canonical_json(identity)
-
-
-def best(outcome: Outcome) -> int:
-    """Which student of a run is best on validation data; the first of several."""
-    return int(outcome.validation_accuracy.argmax())
-
-
-def means(values: Sequence[float]) -> float:
-    """Their mean."""
-    return float(np.mean(values))

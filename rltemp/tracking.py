@@ -51,6 +51,11 @@ TAGS: dict[str, str] = {
     "reward/validation_gain": "the same minus that of the reference's students (smooth accuracy, -1 to 1)",
     "alarm/at_bounds": "samples with both temperatures within 1 % of the policy's bounds (fraction, 0 to 1)",
     "alarm/collapsed": "whether there has been an alarm about a collapsed policy (0 or 1)",
+    "online/version": "version of the learned policy that a run's draws were around (count, from 1)",
+    "online/improvement": "change of the potential over a run, mean over its students (0 to 1 is the whole range)",
+    "online/validation_accuracy": "accuracy on the validation part after a run, mean over its students (fraction)",
+    "online/waiting_records": "records that wait for the service at the end of a run (count)",
+    "time/run_seconds": "wall time of a run (seconds)",
     "calibration/explained": "variance of the rewards that the calibration's model explains (fraction, at most 1)",
 }
 

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rltemp.agents.config import LearnerConfig
 from rltemp.agents.experience import Ledger, Receipt, Report
-from rltemp.agents.learner import Learner, LearnerConfig, network_of
+from rltemp.agents.learner import Learner, network_of
 from rltemp.checkpoints import Checkpoints
 from rltemp.errors import ArtifactRefusedError, BadInputError
 from rltemp.locks import hold
@@ -144,11 +145,11 @@ class Learning:
                 "with another --state"
             )
         self.learner.restore(saved["learner"])
-        self.ledger.restore(saved["ledger"])
         for number, files in sorted(saved["files"].items()):
             policy, centre = (bytes(files[kind].numpy()) for kind in ("policy", "centre"))
             read = check_policy(centre, Path(f"{self.name} {number}"))
             self._publish(Published(int(number), policy, centre, read.sha256), network_of(read).weights.detach())
+        self.ledger.restore(saved["ledger"])  # of versions that it knows by now
 
     def _work(self) -> None:
         changed = self.ledger.changed
