@@ -186,7 +186,7 @@ def test_a_record_that_cannot_be_right_is_refused_by_name(change: dict[str, Any]
 
 def test_rewards_that_sum_to_more_than_the_potential_has_are_refused() -> None:
     taken, centre = ledger()
-    with pytest.raises(BadInputError, match="sum to 1.2"):
+    with pytest.raises(BadInputError, match=r"sum to 1\.2"):
         taken.take(report(records(centre, 1, [[0.6, 0.6]])))
     with pytest.raises(BadInputError, match="log_odds"):
         taken.take(Report(potential="log_odds", records=records(centre, 1, [[0.6]])))
@@ -195,7 +195,7 @@ def test_rewards_that_sum_to_more_than_the_potential_has_are_refused() -> None:
 def test_numbers_that_are_not_finite_and_texts_do_not_pass_the_schema() -> None:
     good = records(torch.zeros(27), 1, [[0.5]])[0].model_dump()
     for change in ({"reward": float("nan")}, {"action": [float("inf")] * 27}, {"reward": "0.5"}, {"reward": True}):
-        with pytest.raises(ValueError, match="1 validation error|27 validation errors"):
+        with pytest.raises(ValueError, match=r"validation error"):
             Record.model_validate({**good, **change})
 
 
@@ -287,7 +287,7 @@ def test_a_service_that_was_killed_goes_on_with_the_same_bytes(learning: Any) ->
 
 def test_the_state_of_other_settings_is_refused(learning: Any) -> None:
     learning()
-    with pytest.raises(ArtifactRefusedError, match="exploration 0.1 -> 0.2"):
+    with pytest.raises(ArtifactRefusedError, match=r"exploration 0\.1 -> 0\.2"):
         learning(exploration=0.2)
 
 
