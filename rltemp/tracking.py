@@ -51,6 +51,10 @@ TAGS: dict[str, str] = {
     "reward/validation_gain": "the same minus that of the reference's students (smooth accuracy, -1 to 1)",
     "alarm/at_bounds": "samples with both temperatures within 1 % of the policy's bounds (fraction, 0 to 1)",
     "alarm/collapsed": "whether there has been an alarm about a collapsed policy (0 or 1)",
+    "controller/fallback_steps": "steps so far that a controller's answer was missing for (count)",
+    "controller/round_trip_ms": "the last answer of a controller, from question to answer (milliseconds)",
+    "controller/policy_version": "version of the policy that gave the last answer (number)",
+    "controller/open": "whether a controller is not asked, because it failed (0 or 1)",
     "calibration/explained": "variance of the rewards that the calibration's model explains (fraction, at most 1)",
 }
 
