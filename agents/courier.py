@@ -10,8 +10,10 @@ import random
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
+from pathlib import Path
 from urllib.parse import quote
 
+from rltemp.addresses import read_token
 from rltemp.agents.experience import Receipt, Report
 from rltemp.agents.online import Centre
 from rltemp.errors import ArtifactRefusedError, BadInputError, one_line
@@ -22,6 +24,18 @@ DEADLINE = 5.0
 WAITING_BYTES = 16 * 2**20
 SHORTEST, LONGEST = 1.0, 60.0
 """Seconds of the pauses while the service is away; drawn at random up to a bound that doubles."""
+
+
+def courier(url: str, model: str, token_file: Path | None, say: Callable[[str], None]) -> Courier:
+    """A courier to the service at a URL, begun.
+
+    Raises:
+        BadInputError: Where URL, token file or model cannot be used; a service that is away is none of these.
+    """
+    exchange = Exchange(url, None if token_file is None else read_token(token_file))
+    made = Courier(exchange, model, say)
+    made.begin()
+    return made
 
 
 class Courier:

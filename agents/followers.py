@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from rltemp.agents.courier import Courier
 from rltemp.agents.online import Centre, Runs
@@ -16,6 +16,7 @@ from rltemp.console import Bar
 from rltemp.distill import Distillation, train
 from rltemp.envs.episode import FIRST_TRAINING_SEED
 from rltemp.methods import Method
+from rltemp.models import build_model
 from rltemp.population import StackedStudent
 from rltemp.problem import Problem, evaluate
 from rltemp.tracking import Tracker
@@ -55,8 +56,11 @@ class Follower:
             self.rows, self.student = saved["rows"], saved["student"]
         self.tracker = Tracker(out, saved["events"] if saved else 0)
 
-    def train(self, seed: int, count: int) -> None:
+    def train(self, seed: int, count: int) -> nn.Module:
         """Train `count` runs, of the seeds from `seed` on.
+
+        Returns:
+            The student of the last that is best on validation data.
 
         Raises:
             InterruptedRunError: Where a signal came; what is saved goes on.
@@ -71,6 +75,10 @@ class Follower:
                 bar(done + 1, count)
                 self.checkpoints.tick(done + 1, self._state)
         self.courier.close(LAST_PATIENCE)
+        dataset = self.problem.dataset
+        student = build_model(self.problem.task.student, dataset.image_shape, dataset.num_classes)
+        student.load_state_dict(self.student)
+        return student.to(self.problem.device)
 
     def result(self) -> dict[str, Any]:
         """What `result.json` says beside the kept student's accuracies."""

@@ -27,7 +27,9 @@ from rltemp.envs.assignments import OneTask
 from rltemp.envs.episode import FIRST_TRAINING_SEED, Decision, Episode
 from rltemp.envs.rewards import POTENTIALS, Potential
 from rltemp.errors import ArtifactRefusedError, BadInputError
+from rltemp.identities import problem_identity
 from rltemp.loading import reference_method
+from rltemp.manifest import canonical_json
 from rltemp.policy import KNOWN_FEATURES
 from rltemp.policy_file import check_policy
 from rltemp.population import StackedStudent
@@ -107,18 +109,19 @@ class Runs:
         problem: The task, loaded.
         replicas: Students of a run. One alone is judged against the single students of all runs of this task: an
             unbiased baseline, and a noisy one, since starts and batches differ.
-        name: What determines the task, for the names of runs: the same runs of two processes are the same.
         looks: How often a run looks at its probe samples.
     """
 
-    def __init__(self, problem: Problem, replicas: int, name: str, looks: int = PolicyConfig.looks) -> None:
+    def __init__(self, problem: Problem, replicas: int, looks: int = PolicyConfig.looks) -> None:
         if problem.dataset.augment:
             # Teacher logits of a redrawn pool cannot be kept where views change.
             raise BadInputError("--learn needs a task whose images are not augmented")
         self.problem = problem
         self.replicas = replicas
         self.looks = looks
-        self.name = hashlib.sha256(f"{name} {replicas} {looks}".encode()).hexdigest()[:12]
+        # The same runs of two processes have the same names, and are learned from once.
+        what = canonical_json([problem_identity(problem), replicas, looks])
+        self.name = hashlib.sha256(what.encode()).hexdigest()[:12]
         self._source = OneTask(problem, redraw=True)
 
     def run(self, centre: Centre, seed: int) -> Outcome:

@@ -71,7 +71,6 @@ class Breaker:
     Attributes:
         state: closed, open, or refused.
         openings: How often it has opened.
-        slow: How many answers were slow.
     """
 
     def __init__(
@@ -84,7 +83,7 @@ class Breaker:
         draw: Callable[[float, float], float] | None = None,
     ) -> None:
         self.state: State = "closed"
-        self.openings = self.slow = 0
+        self.openings = 0
         self._probe, self._patience, self._on_change, self._clock = probe, patience, on_change, clock
         # Not the global generator: a run's random numbers must not depend on how often a service was away.
         self._draw = draw or random.Random().uniform
@@ -103,12 +102,13 @@ class Breaker:
                 self._start_probing()
         return self.state == "closed"
 
-    def answered(self, seconds: float) -> None:
-        """Tell of a good answer, and how long it took."""
+    def answered(self, seconds: float) -> bool:
+        """Tell of a good answer, and how long it took; whether that was slow."""
         self._calls += 1
-        if seconds > self._patience.slowest:
-            self.slow += 1
+        slow = seconds > self._patience.slowest
+        if slow:
             self._trouble(min(seconds / self._patience.deadline, 1.0), f"it took {1000 * seconds:.0f} ms to answer")
+        return slow
 
     def failed(self, reason: str) -> None:
         """Tell of a call that failed."""

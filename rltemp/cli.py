@@ -141,7 +141,8 @@ def _saved(kind: type[Any], command: str, words: Sequence[str]) -> list[str]:
 def _refuse_code(options: Any, words: Sequence[str]) -> None:
     """Refuse a rule that runs its user's own code where the user did not type it: it came out of a file."""
     typed = {*words, *(word.partition("=")[2] for word in words)}
-    for name in ("rule", "rules"):
+    names = ("fallback",) if getattr(options, "controller", None) else ("rule", "rules")
+    for name in names:  # a controller's model is a name that nothing is imported by
         given = getattr(options, name, ())
         for spec in (given,) if isinstance(given, str) else given:
             if imports_code(spec) and spec not in typed:

@@ -18,10 +18,12 @@ from typing import Any, Literal
 from torch import nn
 
 from rltemp import catalogue
-from rltemp.console import say, show_entries, show_next
+from rltemp.addresses import Server
+from rltemp.console import say, show_entries, show_next, warn
 from rltemp.controls import CONTROLS
 from rltemp.errors import BadInputError
 from rltemp.loading import SHIPPED, load_method
+from rltemp.methods import Method
 from rltemp.names import shareable
 from rltemp.options import RunOptions, TaskOptions, at_least
 from rltemp.problem import Problem, evaluate
@@ -73,7 +75,22 @@ class Distill(TaskOptions):
     """Steps from one entry in the TensorBoard log to the next."""
     strict: bool = False
     """Stop at the first number that is not finite and the first temperature that must not be, rather than pass over a
-    few such batches and use T = 4 for such samples, and count them."""
+    few such batches and use T = 4 for such samples, and count them; and where a controller does not answer."""
+    controller: str | None = None
+    """URL of a temperature controller (rltemp serve), as in http://127.0.0.1:8000; --rule then names its model."""
+    controller_token_file: Path | None = None
+    """A file with the token that the controller asks for."""
+    controller_mode: Literal["features", "weights"] = "features"
+    """Send features in every step, or pull the policy's weights and follow them."""
+    fallback: str | None = None
+    """The rule that stands in while the controller is away; by default the policy's reference."""
+    learn: bool = False
+    """Take part in learning the controller's policy (rltemp serve --learn): runs one after another, each under draws
+    around its newest version, and report what became of them."""
+    runs: int = 1
+    """With --learn: runs, of this seed and those that follow; processes side by side need other seeds."""
+    replicas: int = 8
+    """With --learn: students of a run, which differ by their draws alone; they are judged against each other."""
 
     command = "distill"
 
@@ -81,6 +98,10 @@ class Distill(TaskOptions):
         """Do it and return the result."""
         at_least(1, log_every=self.log_every)
         at_least(0, seed=self.seed)
+        at_least(1, runs=self.runs, replicas=self.replicas)
+        self._check_controller()
+        if self.learn:
+            return self._take_part()
         with assembled(self.torch_device()) as team:
             result = self.look()[1] if team.first else None
             if team.agreed(result is None):
@@ -91,8 +112,8 @@ class Distill(TaskOptions):
 
     def _train(self, team: Team) -> dict[str, Any] | None:
         """Train the student; its result, from the process that writes files."""
-        out, method, problem = self.folder(), load_method(self.rule), team.in_turn(self.problem)
         with contextlib.ExitStack() as kept:
+            out, method, problem = self.folder(), self._method(team, kept), team.in_turn(self.problem)
             if team.first:
                 self.open()
             else:
@@ -100,14 +121,42 @@ class Distill(TaskOptions):
             started = time.monotonic()
             say(f"Training {problem.task.student} under {self.rule}{team.each}.")
             together = {} if team.size == 1 else {"processes": str(team.size)}
-            checkpoints = self.checkpoints(problem, self.rule, together, reader=not team.first)
+            file = self.fallback if self.controller else self.rule
+            checkpoints = self.checkpoints(problem, file, together, reader=not team.first)
             settings = self.seed, out, self.log_every, checkpoints, self.strict, team
             run = TrackedRun(problem, method, *settings)
             student = run.train()
         if not team.first:
             return None
         save_weights(student, out / "student.safetensors", {"task": shareable(self.task), "rule": shareable(self.rule)})
-        found = {**self._result(problem, student), **run.counts(), **problem.teacher_mark, **checkpoints.mark()}
+        found = {**self._result(problem, student), **run.counts(), **problem.teacher_mark, **run.mark()}
+        return self.finish(found, started, resumed_at=checkpoints.resumed_at)
+
+    def _take_part(self) -> dict[str, Any]:
+        """Train runs for the controller's policy, and show what came out."""
+        result = self.look()[1]
+        if result is None:
+            result = self._follow()
+        with showing(self.folder()):
+            say(f"{len(result['runs'])} runs; records: {result['controller']['records']}.")
+        self._show(result)
+        return result
+
+    def _follow(self) -> dict[str, Any]:
+        from rltemp.agents.courier import courier  # SB3 takes a second
+        from rltemp.agents.followers import Follower, Runs
+
+        out, fallback, problem = self.folder(), load_method(self.fallback or "fixed:4"), self.problem()
+        runs = Runs(problem, self.replicas)
+        carrier = courier(str(self.controller), self.rule, self.controller_token_file, warn)
+        self.open()
+        started = time.monotonic()
+        say(f"Training {self.runs} runs of {self.replicas} {problem.task.student} for {self.rule}.")
+        checkpoints = self.checkpoints(problem, self.fallback, unit="run", share=0)
+        follower = Follower(problem, runs, carrier, fallback, out, checkpoints)
+        student = follower.train(self.seed, self.runs)
+        save_weights(student, out / "student.safetensors", {"task": shareable(self.task), "rule": shareable(self.rule)})
+        found = {**self._result(problem, student), **follower.result(), **problem.teacher_mark, **checkpoints.mark()}
         return self.finish(found, started, resumed_at=checkpoints.resumed_at)
 
     def _show(self, result: dict[str, Any]) -> None:
@@ -117,8 +166,38 @@ class Distill(TaskOptions):
                 f"Student {result['student']} under {self.rule}: {100 * result['test_accuracy']:.2f} % test "
                 f"accuracy (its teacher {100 * result['teacher_accuracy']:.2f} %)."
             )
-        rules = " ".join(dict.fromkeys(["fixed:4", "dtkd", self.rule]))
+        rules = " ".join(dict.fromkeys(["fixed:4", "dtkd", *([] if self.controller else [self.rule])]))
         show_next(out, f"tensorboard --logdir {out}", f"rltemp compare {self.task_words()} --rules {rules}")
+
+    def _check_controller(self) -> None:
+        """Refuse what cannot be asked before it is written into a configuration."""
+        if self.controller is not None:
+            Server.of(self.controller)
+        elif self.fallback is not None or self.controller_token_file is not None:
+            raise BadInputError("--fallback and --controller-token-file go with --controller URL")
+        if self.learn and self.controller is None:
+            raise BadInputError("--learn needs --controller URL, of a service that was started with --learn")
+        if not self.learn and self.runs > 1:
+            raise BadInputError("--runs goes with --learn; without it, `rltemp compare` trains many students")
+
+    def _method(self, team: Team, kept: contextlib.ExitStack) -> Method:
+        """What the run minimises; threads of a controller's rule end with `kept`."""
+        if self.controller is None:
+            return load_method(self.rule)
+        from rltemp.remote import RemoteRule  # with what TLS needs, for those who ask
+
+        if team.size > 1:
+            raise BadInputError("--controller answers one process; without torchrun, or with a policy's file")
+        rule = RemoteRule(
+            self.controller,
+            self.rule,
+            mode=self.controller_mode,
+            token_file=self.controller_token_file,
+            fallback=self.fallback,
+            strict=self.strict,
+            tell=warn,
+        )
+        return kept.enter_context(rule).method(self.rule)
 
     def _result(self, problem: Problem, student: nn.Module) -> dict[str, Any]:
         dataset = problem.dataset

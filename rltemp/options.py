@@ -38,6 +38,7 @@ NOT_CONFIGURATION = (
     "ray",
     "html",
     "only_missing",
+    "controller_token_file",
 )
 OF_THE_TASK = (
     "student",

@@ -9,13 +9,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rltemp.checkpoints import Checkpoints, State
+from rltemp.checkpoints import INEXACT, Checkpoints, State
 from rltemp.console import Bar, warn
 from rltemp.distill import Distillation, train
 from rltemp.errors import TrainingDivergedError
 from rltemp.guards import RunGuard
 from rltemp.methods import GuardCount, Method, watch
 from rltemp.problem import Problem, predict
+from rltemp.remote import RemoteRule
+from rltemp.safe_temperatures import DEGRADED
 from rltemp.team import ALONE, Team
 from rltemp.tracking import Tracker, step_scalars, validation_scalars
 from rltemp.types import Signals
@@ -49,6 +51,7 @@ class TrackedRun:
         self.run = Distillation(problem, seed, team=team)
         self.guard = RunGuard(out, warn, strict=strict)
         self.guards = GuardCount()
+        self.controller = method.rule if isinstance(method.rule, RemoteRule) else None
         self.method = watch(self.guard.watch(self.run.attach(method)), self.guards)
         self.log_every = log_every
         self.checkpoints = checkpoints
@@ -57,6 +60,8 @@ class TrackedRun:
             self.run.restore(saved["run"])
             self.guard.restore(saved["guard"])
             self.guards.restore(saved["guards"])
+            if self.controller is not None:
+                self.controller.restore(saved["controller"])
         self.tracker = Tracker(out, saved["events"] if saved and team.first else 0)
         self._clock = 0.0, 0
 
@@ -82,12 +87,32 @@ class TrackedRun:
 
     def state(self) -> State:
         """What a checkpoint holds; the log is on the disk as far as this."""
-        guards = {"guard": self.guard.state(), "guards": self.guards.state()}
-        return {"run": self.run.state(), **guards, "events": self.tracker.flush()}
+        counts = {"guard": self.guard.state(), "guards": self.guards.state()}
+        if self.controller is not None:
+            counts["controller"] = self.controller.seen.state()
+        return {"run": self.run.state(), **counts, "events": self.tracker.flush()}
 
     def counts(self) -> dict[str, Any]:
         """What a result says of guards and faults."""
-        return {"guarded_fraction": self.guards.fraction, **self.guard.counts()}
+        found = {"guarded_fraction": self.guards.fraction, **self.guard.counts()}
+        if (controller := self.controller) is not None:
+            found["fallback_steps"] += controller.seen.fallback_steps
+            found["degraded"] = found["fallback_steps"] > DEGRADED * controller.seen.steps
+            found["controller"] = controller.counts()
+        return found
+
+    def mark(self) -> dict[str, str]:
+        """What a result says of a continuation that was not exact; nothing where it was.
+
+        Under a controller it is, where all answers came, of one version: others cannot be had again.
+        """
+        found = self.checkpoints.mark()
+        resumed = self.checkpoints.resumed_at is not None
+        if self.controller is not None and resumed and not self.controller.seen.repeatable:
+            seen = self.controller.seen
+            said = f"answers of a controller: {len(seen.versions)} versions, {seen.fallback_steps} steps without one"
+            found[INEXACT] = ", ".join([*found.values(), said])
+        return found
 
     def _after_step(self, run: Distillation, signals: Signals, loss: Tensor) -> None:
         self.bar(run.step, run.steps)
@@ -109,6 +134,8 @@ class TrackedRun:
         self.tracker.scalars(values, run.step)
         if self.guards.last is not None:
             self.tracker.temperatures(self.guards.last, run.step)
+        if self.controller is not None:
+            self.tracker.scalars(self.controller.scalars(), run.step)
         self._clock = time.perf_counter(), run.step
 
     def _validate(self) -> None:
