@@ -16,8 +16,8 @@ from urllib.parse import quote
 from rltemp.addresses import read_token
 from rltemp.agents.experience import Receipt, Report
 from rltemp.agents.online import Centre
-from rltemp.errors import ArtifactRefusedError, BadInputError, one_line
-from rltemp.exchange import Answer, Exchange, ExchangeFailedError, RequestRefusedError
+from rltemp.errors import ArtifactRefusedError, BadInputError, ExchangeFailedError, RequestRefusedError, one_line
+from rltemp.exchange import Answer, Exchange
 
 DEADLINE = 5.0
 """Seconds of one exchange; nobody waits for it that long."""
