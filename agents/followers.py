@@ -22,7 +22,7 @@ from rltemp.problem import Problem, evaluate
 from rltemp.tracking import Tracker
 
 PATIENCE = 0.25
-"""Seconds that a run may wait for the service before it begins, while the service answers."""
+"""Seconds that a run may wait for the service; it does not wait for one that is away."""
 LAST_PATIENCE = 2.0
 """Seconds at the end for what was not carried yet."""
 
@@ -39,16 +39,25 @@ class Follower:
         fallback: What a run is trained by while there has never been a version.
         out: The run folder, for TensorBoard.
         checkpoints: Where it goes on from; one after each run.
+        patience: Seconds that a run may wait for the service before it begins, while the service answers.
     """
 
     def __init__(
-        self, problem: Problem, runs: Runs, courier: Courier, fallback: Method, out: Path, checkpoints: Checkpoints
+        self,
+        problem: Problem,
+        runs: Runs,
+        courier: Courier,
+        fallback: Method,
+        out: Path,
+        checkpoints: Checkpoints,
+        patience: float = PATIENCE,
     ) -> None:
         self.problem = problem
         self.runs = runs
         self.courier = courier
         self.fallback = fallback
         self.checkpoints = checkpoints
+        self.patience = patience
         self.rows: list[Row] = []
         self.student: dict[str, Tensor] = {}
         saved = checkpoints.resume()
@@ -68,7 +77,7 @@ class Follower:
         with self.checkpoints, self.tracker, Bar("runs") as bar:
             while len(self.rows) < count:
                 done = len(self.rows)
-                self.courier.settle(PATIENCE)
+                self.courier.settle(self.patience)
                 row = self._row(self.courier.newest, seed + done)
                 self.rows.append(row)
                 self.tracker.scalars(self._scalars(row), done)

@@ -143,7 +143,7 @@ def _refuse_code(options: Any, words: Sequence[str]) -> None:
     typed = {*words, *(word.partition("=")[2] for word in words)}
     names = ("fallback",) if getattr(options, "controller", None) else ("rule", "rules")
     for name in names:  # a controller's model is a name that nothing is imported by
-        given = getattr(options, name, ())
+        given = getattr(options, name, None) or ()
         for spec in (given,) if isinstance(given, str) else given:
             if imports_code(spec) and spec not in typed:
                 raise BadInputError(

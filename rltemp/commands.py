@@ -82,6 +82,8 @@ class Distill(TaskOptions):
     """A file with the token that the controller asks for."""
     controller_mode: Literal["features", "weights"] = "features"
     """Send features in every step, or pull the policy's weights and follow them."""
+    controller_deadline: float | None = None
+    """Seconds that an answer may take; by default 0.05 from this machine, 0.25 from elsewhere."""
     fallback: str | None = None
     """The rule that stands in while the controller is away; by default the policy's reference."""
     learn: bool = False
@@ -144,7 +146,8 @@ class Distill(TaskOptions):
 
     def _follow(self) -> dict[str, Any]:
         from rltemp.agents.courier import courier  # SB3 takes a second
-        from rltemp.agents.followers import Follower, Runs
+        from rltemp.agents.followers import PATIENCE, Follower
+        from rltemp.agents.online import Runs
 
         out, fallback, problem = self.folder(), load_method(self.fallback or "fixed:4"), self.problem()
         runs = Runs(problem, self.replicas)
@@ -153,7 +156,7 @@ class Distill(TaskOptions):
         started = time.monotonic()
         say(f"Training {self.runs} runs of {self.replicas} {problem.task.student} for {self.rule}.")
         checkpoints = self.checkpoints(problem, self.fallback, unit="run", share=0)
-        follower = Follower(problem, runs, carrier, fallback, out, checkpoints)
+        follower = Follower(problem, runs, carrier, fallback, out, checkpoints, self.controller_deadline or PATIENCE)
         student = follower.train(self.seed, self.runs)
         save_weights(student, out / "student.safetensors", {"task": shareable(self.task), "rule": shareable(self.rule)})
         found = {**self._result(problem, student), **follower.result(), **problem.teacher_mark, **checkpoints.mark()}
@@ -173,8 +176,10 @@ class Distill(TaskOptions):
         """Refuse what cannot be asked before it is written into a configuration."""
         if self.controller is not None:
             Server.of(self.controller)
-        elif self.fallback is not None or self.controller_token_file is not None:
-            raise BadInputError("--fallback and --controller-token-file go with --controller URL")
+        elif any(value is not None for value in (self.fallback, self.controller_token_file, self.controller_deadline)):
+            raise BadInputError(
+                "--fallback, --controller-token-file and --controller-deadline go with --controller URL"
+            )
         if self.learn and self.controller is None:
             raise BadInputError("--learn needs --controller URL, of a service that was started with --learn")
         if not self.learn and self.runs > 1:
@@ -194,6 +199,7 @@ class Distill(TaskOptions):
             mode=self.controller_mode,
             token_file=self.controller_token_file,
             fallback=self.fallback,
+            deadline=self.controller_deadline,
             strict=self.strict,
             tell=warn,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def random_policy(
     generator = torch.Generator().manual_seed(seed)
     widths = (len(names), 6, known.size)
     weights = {}
-    for index, (inputs, outputs) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+    for index, (inputs, outputs) in enumerate(pairwise(widths)):
         weights[f"{index}.weight"] = scale * torch.randn(outputs, inputs, generator=generator)
         weights[f"{index}.bias"] = scale * 0.1 * torch.randn(outputs, generator=generator)
     features = [
