@@ -1,4 +1,4 @@
-"""Policy files of every kind, with weights drawn at random."""
+"""Policy files for tests, of random weights."""
 
 from __future__ import annotations
 
@@ -8,49 +8,49 @@ from typing import Any
 
 import torch
 
-from rltemp.features import FEATURES
+from rltemp.features import DEFAULT_FEATURES, FEATURES
 from rltemp.manifest import PolicyAction, PolicyFeature
 from rltemp.policy_file import write_policy
-
-NAMES = ("progress", "student_margin", "teacher_spread", "student_loss")
 
 
 def random_policy(
     path: Path,
-    *,
-    seed: int = 0,
-    names: tuple[str, ...] = NAMES,
+    *hidden: int,
     reference: str = "fixed:4",
-    scale: float = 1.0,
+    activation: str = "tanh",
+    features: tuple[str, ...] = DEFAULT_FEATURES,
+    seed: int = 0,
+    gain: float = 1.0,
     **action: Any,
 ) -> Path:
-    """Write a policy of two layers.
+    """Write a policy file.
 
     Args:
-        path: The file.
-        seed: Of its weights.
-        names: Its features.
+        path: Where.
+        *hidden: Widths of its hidden layers.
         reference: The method that it moves around.
-        scale: Of its weights: how far it moves.
-        **action: As `PolicyAction` has it.
+        activation: Between layers.
+        features: Their names.
+        seed: Of the weights.
+        gain: Of the weights; a large one drives actions out of [-1, 1].
+        **action: Fields of `PolicyAction`.
     """
-    known = PolicyAction(**{"ratio": 4.0, "minimum": 0.5, "maximum": 20.0, **action})
     generator = torch.Generator().manual_seed(seed)
-    widths = (len(names), 6, known.size)
+    scale = PolicyAction(**{"ratio": 4.0, "minimum": 0.5, "maximum": 20.0, **action})
     weights = {}
-    for index, (inputs, outputs) in enumerate(pairwise(widths)):
-        weights[f"{index}.weight"] = scale * torch.randn(outputs, inputs, generator=generator)
-        weights[f"{index}.bias"] = scale * 0.1 * torch.randn(outputs, generator=generator)
-    features = [
-        PolicyFeature(name=name, version=FEATURES[name].version, unit=FEATURES[name].unit, mean=0.1, std=1.5)
-        for name in names
-    ]
+    for index, (inputs, outputs) in enumerate(pairwise((len(features), *hidden, scale.size))):
+        weights[f"{index}.weight"] = gain * torch.randn(outputs, inputs, generator=generator) / inputs**0.5
+        weights[f"{index}.bias"] = gain * torch.randn(outputs, generator=generator) / 4
+    entries = [FEATURES[name] for name in features]
     write_policy(
         path,
         weights=weights,
-        activation="tanh",
-        features=features,
-        action=known,
+        activation=activation,
+        features=[
+            PolicyFeature(name=name, version=entry.version, unit=entry.unit, mean=0.1, std=0.7)
+            for name, entry in zip(features, entries, strict=True)
+        ],
+        action=scale,
         reference=reference,
         created_with={"rltemp": "test"},
     )

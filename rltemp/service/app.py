@@ -15,20 +15,21 @@ import anyio
 import anyio.to_thread
 from fastapi import APIRouter, FastAPI
 
+from rltemp.names import split_spec
 from rltemp.service.bodies import Disconnected, Message, Receive, read_body
 from rltemp.service.limits import Limits
 from rltemp.service.logs import LOGGER, Seldom, event
 from rltemp.service.metrics import Metrics
 from rltemp.service.models import Inference, Model
-from rltemp.service.refusals import Refusal
-from rltemp.service.replies import Send, failure, reply
-from rltemp.service.repository import Repository
+from rltemp.service.refusals import Reason, Refusal
+from rltemp.service.replies import Send, failure, failure_body, reply
+from rltemp.service.repository import Repository, rule_names
 from rltemp.service.routes import application
 from rltemp.service.tensors import decode, encode
 from rltemp.service.tokens import allowed
 
-IN_LOOP = 2**18
-"""Bytes of a request that are worked on between two others; more go to a thread, so that nobody waits for them."""
+IN_LOOP, JSON_IN_LOOP = 5 * 2**16, 2**15
+"""Bytes of a request that is worked on between two others, which takes 1 ms; a larger one goes to a thread."""
 THREADS = 2
 """Large requests at once."""
 
@@ -65,7 +66,7 @@ class Service:
         self._log_requests = log_requests
         self._seldom = Seldom()
         self._threads: anyio.CapacityLimiter | None = None
-        self.app: FastAPI = application(repository, self.metrics, self.limits, token is not None, routers)
+        self.app: FastAPI = application(repository, self.metrics, token is not None, routers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection."""
@@ -94,16 +95,23 @@ class Service:
         except Exception:
             LOGGER.exception("internal error", extra={"path": path[:200]})
             if not answer.status:
-                await failure(answer, Refusal(500, "internal error", "content"))
+                await reply(answer, 500, failure_body("internal error"), b"application/json")
         self._account(scope, name, tail, answer.status, started, refusal)
+
+    def refused(self, status: int) -> None:
+        """Count a request that the host refused before it came here."""
+        reasons: dict[int, Reason] = {408: "too_slow", 413: "too_large", 431: "too_large", 503: "overloaded"}
+        reason = reasons.get(status, "syntax")
+        self.metrics.answered("none", "", status)
+        self._refused(Refusal(status, "refused by the host", reason), "")
 
     async def _infer(
         self, scope: Scope, receive: Receive, send: Send, name: str, version: str | None, started: float
     ) -> None:
         model = self.repository.find(name, version)
         length = header_length(scope["headers"])
-        body = await read_body(receive, scope["headers"], self.limits.request_bytes, self.limits.body_seconds)
-        if len(body) <= IN_LOOP:
+        body = await read_body(receive, self.limits.request_bytes)
+        if len(body) <= (JSON_IN_LOOP if length is None else IN_LOOP):
             data, header, found = infer(model, body, length)
         else:
             if self._threads is None:
@@ -123,24 +131,24 @@ class Service:
         kind = self._kind(name)
         self.metrics.answered(route_of(scope["path"], name, tail), kind, status)
         if refusal is not None:
-            self.metrics.refused(refusal)
-            if (passed := self._seldom.due(refusal.reason)) is not None:
-                event(
-                    "refused", code=status, reason=refusal.reason, error=refusal.message[:300], model=kind, more=passed
-                )
+            self._refused(refusal, kind)
         if self._log_requests:
             seconds = round(time.perf_counter() - started, 6)
             path = scope["path"][:300]
             event("request", method=scope["method"], path=path, code=status, seconds=seconds)
 
+    def _refused(self, refusal: Refusal, model: str) -> None:
+        self.metrics.refused(refusal)
+        if (passed := self._seldom.due(refusal.reason)) is not None:
+            error = refusal.message[:300]
+            event("refused", code=refusal.status, reason=refusal.reason, error=error, model=model, more=passed)
+
     def _kind(self, name: str | None) -> str:
         """A model's name where it is one of few, for the metrics."""
-        if name is None:
-            return ""
-        try:
-            return self.repository.find(name).kind
-        except Refusal:
-            return "other"
+        if name is None or name in self.repository.policies():
+            return name or ""
+        kind = split_spec(name)[0]
+        return kind if kind in rule_names() else "other"
 
 
 class _Watched:

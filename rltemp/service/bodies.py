@@ -1,11 +1,9 @@
-"""A request's body off the stream, of bounded size and within a bounded time."""
+"""A request's body off the stream; how long it may take to come is the host's affair (`rltemp.service.connection`)."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
-
-import anyio
 
 from rltemp.service.refusals import Refusal
 
@@ -17,38 +15,27 @@ class Disconnected(Exception):  # noqa: N818  # an event, not an error
     """The client left before its request was there."""
 
 
-async def read_body(receive: Receive, headers: Iterable[tuple[bytes, bytes]], limit: int, deadline: float) -> bytes:
-    """Read a body.
+async def read_body(receive: Receive, limit: int) -> bytes:
+    """Read a body of at most `limit` bytes.
 
     Args:
         receive: Of the ASGI connection.
-        headers: Of the request, names in lower case.
-        limit: Bytes, at most.
-        deadline: Seconds, for all of it.
+        limit: Of the host, or a smaller one of this route.
 
     Raises:
-        Refusal: 413 where it is longer, 408 where it takes longer.
+        Refusal: 413 where it is longer; the rest is not read.
         Disconnected: Where the client left.
     """
-    for name, value in headers:
-        if name == b"content-length" and (not value.isdigit() or int(value[:20]) > limit):
-            raise _too_large(limit)
     parts: list[bytes] = []
-    size = 0
-    with anyio.move_on_after(deadline):
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise Disconnected
-            part = message.get("body", b"")
-            size += len(part)
-            if size > limit:
-                raise _too_large(limit)
-            parts.append(part)
-            if not message.get("more_body", False):
-                return parts[0] if len(parts) == 1 else b"".join(parts)
-    raise Refusal(408, f"the body did not come within {deadline:g} s", "too_slow", {"connection": "close"})
-
-
-def _too_large(limit: int) -> Refusal:
-    return Refusal(413, f"the body is longer than {limit} bytes", "too_large", {"connection": "close"})
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Disconnected
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise Refusal(413, f"the body is larger than {limit:,} bytes", "too_large")
+        parts.append(part)
+        more = message.get("more_body", False)
+    return parts[0] if len(parts) == 1 else b"".join(parts)

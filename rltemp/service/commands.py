@@ -128,7 +128,7 @@ class Serve(RunOptions):
             say(f"Serving {', '.join(policies)} and every closed-form rule at {url}")
 
         try:
-            host.serve(service, self.host, self.port, limits=limits, on_ready=ready)
+            host.serve(service, self.host, self.port, limits=limits, on_ready=ready, on_refusal=service.refused)
         finally:
             if learning:
                 learning.stop()

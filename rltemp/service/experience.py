@@ -44,7 +44,7 @@ def learning_routes(learning: Learning, limits: Limits) -> APIRouter:
         kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise Refusal(415, "send Content-Type application/json", "media_type")
-        data = await read_body(request.receive, request.scope["headers"], limits.request_bytes, limits.body_seconds)
+        data = await read_body(request.receive, limits.request_bytes)
         return await to_thread.run_sync(taken, learning, data)
 
     file: dict[int | str, dict[str, Any]] = {

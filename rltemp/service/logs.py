@@ -16,11 +16,8 @@ REPEATED = 1.0
 def to_stderr() -> None:
     """Send everything that this process logs from here on to stderr, as JSON."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        JsonFormatter(
-            "%(asctime)s %(levelname)s %(name)s %(message)s", rename_fields={"asctime": "time", "levelname": "level"}
-        )
-    )
+    renamed = {"asctime": "time", "levelname": "level", "message": "event"}
+    handler.setFormatter(JsonFormatter("%(asctime)s %(levelname)s %(name)s %(message)s", rename_fields=renamed))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)

@@ -177,14 +177,13 @@ class PolicyModel:
         columns = len(self.manifest.features)
         if raw.ndim != 2 or raw.shape[1] != columns:
             raise _content(f"features have shape {list(raw.shape)}; needed: [samples, {columns}]")
-        features = raw.astype(np.float32, copy=False)
-        if features.size and not np.abs(features).max() <= LIMIT:
-            index = int(np.argmax(~(np.abs(features) <= LIMIT)))
+        if raw.size and not np.abs(raw).max() <= LIMIT:
+            index = int(np.argmax(~(np.abs(raw) <= LIMIT)))
             value = float(raw.flat[index])
             raise _content(
                 f"{place('features', index, raw.shape)} is {value:g}; features are clipped to [-{LIMIT:g}, {LIMIT:g}]"
             )
-        return features
+        return raw.astype(np.float32, copy=False)
 
     def _references(self, inputs: Mapping[str, Array], samples: int) -> Array:
         if (raw := inputs.get("reference")) is None:

@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Path, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 import rltemp
 from rltemp.service import schema
 from rltemp.service.bodies import read_body
-from rltemp.service.limits import Limits
 from rltemp.service.metrics import CONTENT_TYPE, Metrics
 from rltemp.service.models import PolicyModel, Port
 from rltemp.service.refusals import Refusal
@@ -21,12 +21,15 @@ from rltemp.service.replies import failure_body
 from rltemp.service.repository import Repository
 from rltemp.strict_json import parse
 
+MODEL = "/v2/models/{model}"
+VERSION = f"{MODEL}/versions/{{version}}"
+BINARY = "application/octet-stream"
 EXTENSIONS = ["binary_tensor_data", "model_repository", "rltemp_policy"]
 
 Name = Annotated[str, Path(description="a policy's name, or a rule as in `rltemp methods`: dtkd, fixed:4")]
 Version = Annotated[str, Path(description="a version; without one, the newest")]
 
-_BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_BYTES = {BINARY: {"schema": {"type": "string", "format": "binary"}}}
 _TEXTS = {
     400: "The content cannot be used.",
     401: "The token is missing or wrong.",
@@ -47,15 +50,12 @@ def failures(*codes: int) -> dict[int | str, dict[str, Any]]:
     return {code: {"model": schema.Failure, "description": _TEXTS[code]} for code in codes}
 
 
-def application(
-    repository: Repository, metrics: Metrics, limits: Limits, closed: bool, routers: Sequence[APIRouter] = ()
-) -> FastAPI:
+def application(repository: Repository, metrics: Metrics, closed: bool, routers: Sequence[APIRouter] = ()) -> FastAPI:
     """FastAPI's application.
 
     Args:
         repository: What is served.
         metrics: Shown at /metrics.
-        limits: Of a request's body.
         closed: Whether a token is needed, for the schema.
         routers: Further routes.
     """
@@ -66,8 +66,9 @@ def application(
         redoc_url=None,
     )
     app.include_router(health(repository))
-    for router in (models(repository), inference(), administration(repository, metrics, limits), *routers):
+    for router in (models(repository), inference(), administration(repository, metrics), *routers):
         app.include_router(router, responses=failures(401) if closed else {})
+    app.openapi = lambda: openapi(app, closed)  # type: ignore[method-assign]  # as FastAPI's manual has it
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -88,14 +89,12 @@ def health(repository: Repository) -> APIRouter:
         """Tell that requests are answered."""
         return {"ready": True}
 
-    @router.get("/v2/models/{model}/ready", response_model=schema.ModelReady, responses=failures(404))
+    @router.get(f"{MODEL}/ready", response_model=schema.ModelReady, responses=failures(404, 422))
     async def model_ready(model: Name) -> dict[str, Any]:
         """Tell that a model is served."""
         return _is_ready(model, None)
 
-    @router.get(
-        "/v2/models/{model}/versions/{version}/ready", response_model=schema.ModelReady, responses=failures(404)
-    )
+    @router.get(f"{VERSION}/ready", response_model=schema.ModelReady, responses=failures(404, 422))
     async def version_ready(model: Name, version: Version) -> dict[str, Any]:
         """Tell that a version of a model is served."""
         return _is_ready(model, version)
@@ -119,28 +118,28 @@ def models(repository: Repository) -> APIRouter:
         """Describe the server."""
         return {"name": "rltemp", "version": rltemp.__version__, "extensions": EXTENSIONS}
 
-    @router.get("/v2/models/{model}", response_model=schema.ModelMetadata, responses=failures(404))
+    @router.get(MODEL, response_model=schema.ModelMetadata, responses=failures(404, 422))
     async def metadata(model: Name) -> dict[str, Any]:
         """Describe a model's inputs and outputs."""
         return describe(repository, model, None)
 
-    @router.get("/v2/models/{model}/versions/{version}", response_model=schema.ModelMetadata, responses=failures(404))
+    @router.get(VERSION, response_model=schema.ModelMetadata, responses=failures(404, 422))
     async def version_metadata(model: Name, version: Version) -> dict[str, Any]:
         """Describe a version of a model."""
         return describe(repository, model, version)
 
     file: dict[int | str, dict[str, Any]] = {
-        200: {"content": _BINARY, "description": "A safetensors file; `rltemp.policy_file` checks and reads it."},
+        200: {"content": _BYTES, "description": "A safetensors file; `rltemp.policy_file` checks and reads it."},
         304: {"description": "It is the one that If-None-Match names."},
-        **failures(404),
+        **failures(404, 422),
     }
 
-    @router.get("/v2/models/{model}/policy", response_class=Response, responses=file)
+    @router.get(f"{MODEL}/policy", response_class=Response, responses=file)
     async def policy(model: Name, request: Request) -> Response:
         """Send a policy's file; its ETag is its SHA-256."""
         return _policy(model, None, request)
 
-    @router.get("/v2/models/{model}/versions/{version}/policy", response_class=Response, responses=file)
+    @router.get(f"{VERSION}/policy", response_class=Response, responses=file)
     async def version_policy(model: Name, version: Version, request: Request) -> Response:
         """Send a version of a policy's file."""
         return _policy(model, version, request)
@@ -152,7 +151,7 @@ def models(repository: Repository) -> APIRouter:
         headers = {"etag": f'"{model.sha256}"', "rltemp-model-version": model.version}
         if _matches(request.headers.get("if-none-match", ""), model.sha256):
             return Response(status_code=304, headers=headers)
-        return Response(model.data, media_type="application/octet-stream", headers=headers)
+        return Response(model.data, media_type=BINARY, headers=headers)
 
     return router
 
@@ -171,11 +170,11 @@ def inference() -> APIRouter:
         "required": True,
         "content": {
             "application/json": {"schema": {"$ref": "#/components/schemas/InferRequestBody"}},
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            **_BYTES,
         },
     }
     answers: dict[int | str, dict[str, Any]] = {
-        200: {"model": schema.InferAnswer, "content": _BINARY, "description": "JSON, or JSON with tensors behind it."},
+        200: {"model": schema.InferAnswer, "content": _BYTES, "description": "JSON, or JSON with tensors behind it."},
         **failures(400, 404, 408, 413, 415, 422, 503),
     }
     documented = {"parameters": [length], "requestBody": body}
@@ -189,14 +188,14 @@ def inference() -> APIRouter:
         raise AssertionError("answered by Service")
 
     for path, endpoint in (
-        ("/v2/models/{model}/infer", infer),
-        ("/v2/models/{model}/versions/{version}/infer", version_infer),
+        (f"{MODEL}/infer", infer),
+        (f"{VERSION}/infer", version_infer),
     ):
         router.add_api_route(path, endpoint, methods=["POST"], responses=answers, openapi_extra=documented)
     return router
 
 
-def administration(repository: Repository, metrics: Metrics, limits: Limits) -> APIRouter:
+def administration(repository: Repository, metrics: Metrics) -> APIRouter:
     """The list of models, and what Prometheus asks for."""
     router = APIRouter(tags=["administration"])
     body = {
@@ -221,7 +220,7 @@ def administration(repository: Repository, metrics: Metrics, limits: Limits) -> 
     )
     async def index(request: Request) -> list[dict[str, str]]:
         """List the policies in every version, and the rules at their defaults; all of them are ready."""
-        _check_index(await read_body(request.receive, request.scope["headers"], 4096, limits.body_seconds))
+        _check_index(await read_body(request.receive, 4096))
         return [
             {"name": model.name, "version": model.version, "state": "READY", "reason": ""}
             for model in repository.index()
@@ -238,6 +237,23 @@ def administration(repository: Repository, metrics: Metrics, limits: Limits) -> 
         return Response(metrics.text(policies), headers={"content-type": CONTENT_TYPE})
 
     return router
+
+
+def openapi(app: FastAPI, closed: bool) -> dict[str, Any]:
+    """The schema of all routes: FastAPI's, with what it cannot see, the body of inference and the token."""
+    if app.openapi_schema is None:
+        found = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        parts = found["components"]
+        body = schema.InferRequestBody.model_json_schema(ref_template="#/components/schemas/{model}")
+        parts["schemas"] |= {**body.pop("$defs"), "InferRequestBody": body}
+        if closed:
+            parts["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+            found["security"] = [{"token": []}]
+            for operation in (item for path in found["paths"].values() for item in path.values()):
+                if "health" in operation["tags"]:
+                    operation["security"] = []
+        app.openapi_schema = found
+    return app.openapi_schema
 
 
 def describe(repository: Repository, name: str, version: str | None) -> dict[str, Any]:

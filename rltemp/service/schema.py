@@ -5,13 +5,23 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
+from typing_extensions import TypeAliasType
 
 Datatype = Literal["FP16", "FP32", "FP64", "INT32", "INT64"]
-Numbers = list[Any]
+Numbers = TypeAliasType("Numbers", "list[int | float | Numbers]")
+Missing = SkipJsonSchema[None]
+"""A member that may be left out, but not be null."""
+
+
+def _without_defaults(found: dict[str, Any]) -> None:
+    """What may be left out has no value then."""
+    for entry in found.get("properties", {}).values():
+        entry.pop("default", None)
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_without_defaults)
 
 
 class Failure(_Strict):
@@ -90,8 +100,8 @@ class InputTensor(_Strict):
     name: str = Field(max_length=256)
     shape: list[int] = Field(max_length=8)
     datatype: Datatype
-    parameters: InputParameters | None = None
-    data: Numbers | None = None
+    parameters: InputParameters | Missing = None
+    data: Numbers | Missing = None
 
 
 class OutputParameters(_Strict):
@@ -104,7 +114,7 @@ class RequestedOutput(_Strict):
     """An output that is asked for."""
 
     name: str = Field(max_length=256)
-    parameters: OutputParameters | None = None
+    parameters: OutputParameters | Missing = None
 
 
 class RequestParameters(_Strict):
@@ -116,10 +126,10 @@ class RequestParameters(_Strict):
 class InferRequestBody(_Strict):
     """A request for inference."""
 
-    id: str | None = Field(default=None, max_length=256)
-    parameters: RequestParameters | None = None
+    id: str | Missing = Field(default=None, max_length=256)
+    parameters: RequestParameters | Missing = None
     inputs: list[InputTensor]
-    outputs: list[RequestedOutput] | None = None
+    outputs: list[RequestedOutput] | Missing = None
 
 
 class OutputTensor(_Strict):
@@ -128,8 +138,8 @@ class OutputTensor(_Strict):
     name: str
     datatype: Literal["FP32"]
     shape: list[int]
-    parameters: InputParameters | None = None
-    data: Numbers | None = None
+    parameters: InputParameters | Missing = None
+    data: Numbers | Missing = None
 
 
 class InferAnswer(_Strict):
@@ -137,5 +147,5 @@ class InferAnswer(_Strict):
 
     model_name: str
     model_version: str
-    id: str | None = None
+    id: str | Missing = None
     outputs: list[OutputTensor]

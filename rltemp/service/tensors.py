@@ -70,7 +70,8 @@ def decode(body: bytes, header_length: int | None = None) -> InferRequest:
     raw = _object(_json(body[:length]), "request", _REQUEST, ("inputs",))
     parameters = _parameters(raw, "request", {"binary_data_output": bool})
     binary = bool(parameters.get("binary_data_output", False))
-    return InferRequest(_id(raw.get("id")), _inputs(raw["inputs"], body, length), _outputs(raw, binary), binary)
+    identity = _text(raw["id"], "id") if "id" in raw else None
+    return InferRequest(identity, _inputs(raw["inputs"], body, length), _outputs(raw, binary), binary)
 
 
 def encode(model: str, version: str, outputs: Mapping[str, Array], request: InferRequest) -> tuple[bytes, int | None]:
@@ -260,10 +261,6 @@ def _text(raw: Any, where: str) -> str:
     if not isinstance(raw, str) or len(raw) > MAX_ID:
         raise _schema(f"{where} is {_said(raw)}; send a text of at most {MAX_ID} characters")
     return raw
-
-
-def _id(raw: Any) -> str | None:
-    return None if raw is None else _text(raw, "id")
 
 
 def _said(value: Any) -> str:
