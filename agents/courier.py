@@ -16,8 +16,9 @@ from urllib.parse import quote
 from rltemp.addresses import read_token
 from rltemp.agents.experience import Receipt, Report
 from rltemp.agents.online import Centre
+from rltemp.connection import Answer
 from rltemp.errors import ArtifactRefusedError, BadInputError, ExchangeFailedError, RequestRefusedError, one_line
-from rltemp.exchange import Answer, Exchange
+from rltemp.exchange import Exchange
 
 DEADLINE = 5.0
 """Seconds of one exchange; nobody waits for it that long."""
