@@ -113,9 +113,6 @@ class Runs:
     """
 
     def __init__(self, problem: Problem, replicas: int, looks: int = PolicyConfig.looks) -> None:
-        if problem.dataset.augment:
-            # Teacher logits of a redrawn pool cannot be kept where views change.
-            raise BadInputError("--learn needs a task whose images are not augmented")
         self.problem = problem
         self.replicas = replicas
         self.looks = looks

@@ -28,7 +28,7 @@ from rltemp.names import shareable
 from rltemp.options import RunOptions, TaskOptions, at_least
 from rltemp.problem import Problem, evaluate
 from rltemp.runs import showing
-from rltemp.team import Team, assembled
+from rltemp.team import Team, assembled, started_together
 from rltemp.tracked import TrackedRun
 from rltemp.weights import save_weights
 
@@ -136,6 +136,8 @@ class Distill(TaskOptions):
 
     def _take_part(self) -> dict[str, Any]:
         """Train runs for the controller's policy, and show what came out."""
+        if started_together():
+            raise BadInputError("--learn trains many small students; start it without torchrun, in as many processes")
         result = self.look()[1]
         if result is None:
             result = self._follow()
