@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import re
 import signal
 import sys
 import threading
@@ -232,6 +233,26 @@ def test_metrics_move_with_what_is_asked(service: Served) -> None:
     sha256 = read_policy(SHIPPED["universal"]).sha256
     assert after[f'rltemp_policy_info{{model="universal",sha256="{sha256}",version="1"}}'] == 1
     assert not [name for name in after if "no-such-model" in name], "a label that clients choose is without bound"
+
+
+def test_the_manual_lists_every_metric_with_its_labels() -> None:
+    from rltemp.service.metrics import Metrics
+    from rltemp.service.models import PolicyModel
+    from rltemp.service.refusals import Refusal
+
+    metrics = Metrics()
+    metrics.answered("infer", "dtkd", 200)
+    metrics.inferred("universal", 0.1, 1, 1)
+    metrics.refused(Refusal(400, "", "non_finite", values=1))
+    text = metrics.text([PolicyModel("universal", SHIPPED["universal"].read_bytes())]).decode()
+    names = [name for name in re.findall(r"^# TYPE (\w+) ", text, re.MULTILINE) if not name.endswith("_created")]
+    found = {}
+    for name in names:
+        (labels,) = set(re.findall(rf"^{name}(?:_count)?(?:{{(.*)}})? ", text, re.MULTILINE))
+        found[name] = sorted(re.findall(r'(\w+)="', labels))
+    manual = (Path(__file__).parent.parent / "docs" / "service.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(rltemp_\w+)` \| (.*?) ?\|", manual, re.MULTILINE)
+    assert {name: sorted(filter(None, labels.split(", "))) for name, labels in rows} == found
 
 
 def test_the_host_counts_what_it_refuses(service: Served) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -160,3 +163,14 @@ def test_a_connection_survives_a_refusal_and_many_requests_go_at_once(service: S
                 request.get_result()
     assert answered == 20
     client.close()
+
+
+def test_the_examples_of_the_manual_run_as_they_stand(service: Served) -> None:
+    manual = (Path(__file__).parent.parent / "docs" / "service.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", manual, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(code.replace("127.0.0.1:8000", service.address), "service.md", "exec"), names)
+    assert names["temperatures"].shape == (128,)
+    path, body = re.findall(r"```sh\ncurl -s http://127.0.0.1:8000(\S+) .*? -d '(.*?)'\n```", manual, re.DOTALL)[0]
+    (answer,) = re.findall(r"```json\n(.*?)```", manual, re.DOTALL)
+    assert json.loads(service.request("POST", path, body.encode())[2]) == json.loads(answer)

@@ -1,7 +1,7 @@
 """The served models: named arrays in, named arrays out.
 
 A rule answers logits, through torch, as it does in process. A policy answers logits likewise, or the features that a
-client has computed beside its logits, in NumPy: sixteen numbers a sample on the wire in place of thousands.
+client has computed beside its logits, in NumPy: a few numbers a sample on the wire in place of thousands.
 """
 
 from __future__ import annotations
