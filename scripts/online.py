@@ -76,13 +76,10 @@ def learn(options: argparse.Namespace) -> None:
     started = time.monotonic()
     with service(options.out, options.processes * options.replicas * 2) as url:
         exchange = Exchange(url)
-        words = ("--controller", url, "--learn", "--rule", MODEL, "--task", options.task, "--runs", str(options.runs))
+        words = ["--controller", url, "--learn", "--rule", MODEL, "--task", options.task]
+        words += ["--runs", str(options.runs), "--replicas", str(options.replicas)]
         running = [
-            subprocess.Popen(
-                [*RLTEMP, "distill", *words, "--replicas", str(options.replicas), "--seed", str(1000 * place)]
-                + ["--out", str(options.out / f"process-{place}")],
-                stdout=subprocess.DEVNULL,
-            )
+            subprocess.Popen([*RLTEMP, "distill", *words, *own(options.out, place)], stdout=subprocess.DEVNULL)
             for place in range(options.processes)
         ]
         while any(process.poll() is None for process in running):
@@ -99,6 +96,11 @@ def learn(options: argparse.Namespace) -> None:
     }
     (options.out / "learned.json").write_text(json.dumps(learned))
     kept.rename(options.out / "versions")
+
+
+def own(out: Path, place: int) -> list[str]:
+    """The options that a process does not share: its seeds and its folder."""
+    return ["--seed", str(1000 * place), "--out", str(out / f"process-{place}")]
 
 
 @contextlib.contextmanager

@@ -139,7 +139,7 @@ def test_a_service_that_is_away_costs_nothing_but_its_records(tmp_path: Path, te
     words = ("distill", "--task", "digits", "--epochs", 1, "--learn", "--rule", "online", "--runs", 3, "--replicas", 2)
     out = tmp_path / "out"
     process = start(*words, "--controller", "http://127.0.0.1:9", "--out", out, cache=teacher_cache)
-    returned, said, warned = finish(process)
+    returned, _, warned = finish(process)
     assert returned == 0, warned
     assert warned.count("\n") == 1
     assert "does not take part" in warned

@@ -19,7 +19,7 @@ from rltemp.service.bodies import read_body
 from rltemp.service.learning import Learning, Published, StoppedError
 from rltemp.service.limits import Limits
 from rltemp.service.refusals import Refusal
-from rltemp.service.routes import Name, Version, failures
+from rltemp.service.routes import MODEL, VERSION, Name, Version, failures
 from rltemp.strict_json import parse
 
 
@@ -33,7 +33,7 @@ def learning_routes(learning: Learning, limits: Limits) -> APIRouter:
     body = {"required": True, "content": {"application/json": {"schema": schema}}}
 
     @router.post(
-        "/v2/models/{model}/experience",
+        f"{MODEL}/experience",
         response_model=Receipt,
         responses=failures(400, 404, 408, 409, 413, 415, 422, 503),
         openapi_extra={"requestBody": body},
@@ -56,13 +56,13 @@ def learning_routes(learning: Learning, limits: Limits) -> APIRouter:
         **failures(404),
     }
 
-    @router.get("/v2/models/{model}/centre", response_class=Response, responses=file)
+    @router.get(f"{MODEL}/centre", response_class=Response, responses=file)
     async def centre(model: Name, request: Request) -> Response:
         """Send what the next draws are to be around."""
         _check_model(model)
         return _centre(learning.find(), request)
 
-    @router.get("/v2/models/{model}/versions/{version}/centre", response_class=Response, responses=file)
+    @router.get(f"{VERSION}/centre", response_class=Response, responses=file)
     async def version_centre(model: Name, version: Version, request: Request) -> Response:
         """Send what the draws of a version are around."""
         _check_model(model)
