@@ -18,12 +18,13 @@ from rltemp.stats import Paired, paired_difference
 
 pytest.importorskip("fastapi", reason="rltemp[serve] is not installed")
 
-from processes import Process, code, finish, start
+from processes import Process, code, curves, finish, kill_after_a_checkpoint, resumed_at, start
 from reports import judged
 from services import serving
 
 import rltemp.agents.online as online
 from rltemp.cli import main
+from rltemp.runs import read_json
 
 ONLINE = runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "online.py"))
 """The experiment; its `better` is what both tests ask."""
@@ -135,6 +136,44 @@ def test_with_draws_of_no_width_every_student_is_the_references(digits: Problem)
     assert wide.improvement[0] != wide.improvement[1]
 
 
+SHORT = ("distill", "--task", "digits", "--epochs", 2, "--learn", "--rule", "online", "--replicas", 8)
+LEARN = ("--learn", "online", "--learning.students-per-update")
+
+
+def test_runs_follow_the_versions_that_they_make(tmp_path: Path, teacher_cache: Path) -> None:
+    out = tmp_path / "out"
+    with serving(*LEARN, 8, "--state", tmp_path / "state") as service:
+        words = (*SHORT, "--controller", service.url, "--controller-deadline", 5, "--runs", 4, "--out", out)
+        returned, said, warned = finish(start(*words, cache=teacher_cache))
+        assert (returned, warned) == (0, ""), said
+        status, headers, _ = service.request("GET", "/v2/models/online/policy")
+        assert (status, headers["rltemp-model-version"]) == (200, "5")
+    result = read_json(out / "result.json")
+    assert result["controller"]["records"] == {"accepted": 128, "known": 0, "stale": 0, "refused": 0, "dropped": 0}
+    assert [row["seed"] for row in result["runs"]] == [0, 1, 2, 3]
+    assert result["runs"][0]["version"] == 1
+    assert result["runs"][3]["version"] > 1
+    assert result["test_accuracy"] == pytest.approx(result["runs"][3]["kept_test_accuracy"])
+    found = curves(out)
+    assert [step for step, _ in found["online/improvement"]] == [0, 1, 2, 3]
+    assert [value for _, value in found["online/version"]] == [row["version"] for row in result["runs"]]
+
+
+def test_the_same_runs_count_once_and_a_killed_process_goes_on(tmp_path: Path, teacher_cache: Path) -> None:
+    with serving(*LEARN, 1000, "--state", tmp_path / "state") as service:
+        words = (*SHORT, "--controller", service.url, "--controller-deadline", 5, "--runs", 3, "--out")
+        assert finish(start(*words, tmp_path / "a", cache=teacher_cache))[0] == 0
+        killed = start(*words, tmp_path / "b", cache=teacher_cache)
+        kill_after_a_checkpoint(killed, tmp_path / "b" / "checkpoints")
+        returned, said, _ = finish(start(*words, tmp_path / "b", cache=teacher_cache))
+        assert (returned, resumed_at(said) > 0) == (0, True)
+    first, second = (read_json(tmp_path / name / "result.json") for name in "ab")
+    assert first["runs"] == second["runs"]
+    assert first["controller"]["records"]["accepted"] == 96
+    assert second["controller"]["records"]["accepted"] == 0
+    assert second["controller"]["records"]["known"] > 0
+
+
 def test_a_service_that_is_away_costs_nothing_but_its_records(tmp_path: Path, teacher_cache: Path) -> None:
     words = ("distill", "--task", "digits", "--epochs", 1, "--learn", "--rule", "online", "--runs", 3, "--replicas", 2)
     out = tmp_path / "out"
@@ -143,8 +182,6 @@ def test_a_service_that_is_away_costs_nothing_but_its_records(tmp_path: Path, te
     assert returned == 0, warned
     assert warned.count("\n") == 1
     assert "does not take part" in warned
-    from rltemp.runs import read_json
-
     controller = read_json(out / "result.json")["controller"]
     assert controller["fallback_runs"] == 3
     assert controller["failures"] > 0
