@@ -1,9 +1,9 @@
-"""How a policy is trained: `PolicyConfig`, and `PRESETS`, which are sets of its options by name."""
+"""How a policy is trained: `PolicyConfig`, `PRESETS`, sets of its options by name, and `LearnerConfig`, online."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from rltemp.checks import positive
@@ -25,6 +25,9 @@ ABOVE_ZERO = (
     "validation_students",
     "collapse_updates",
 )
+
+
+ABOVE_ZERO_ONLINE = "students_per_update", "learning_rate", "passes", "exploration"
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,38 @@ class PolicyConfig:
                     f"train-policy: {name} has no effect where a run is one decision; got {getattr(self, name)}. "
                     "Add --agent sample, or leave it out"
                 )
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """How a policy is learned from runs as they come in."""
+
+    students_per_update: int = PolicyConfig.students
+    """Finished runs that an update learns from, at least."""
+    learning_rate: float = PolicyConfig.learning_rate
+    """Of every update: there is no last one towards which it could fall."""
+    passes: int = PolicyConfig.passes
+    """PPO's passes over the runs of one update."""
+    clip: float = PolicyConfig.clip
+    """PPO's bound on how far an update moves a decision's probability, as a fraction."""
+    exploration: float = PolicyConfig.exploration
+    """Standard deviation of the draw of the policy's weights."""
+    averaging: float = 0.8
+    """Weight of the past in the running mean of the policy's weights, 0 to below 1."""
+    max_staleness: int = 2
+    """How many versions a run's draw may be older than the newest; the versions that are kept."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if field.name in ABOVE_ZERO_ONLINE:
+                positive(getattr(self, field.name), "learning", field.name)
+        if not 0 <= self.averaging < 1 or not 0 < self.clip <= 1 or self.students_per_update < 2:
+            raise BadInputError(
+                "learning: averaging must be in [0, 1), clip in (0, 1], students_per_update at least 2; got "
+                f"{self.averaging}, {self.clip} and {self.students_per_update}"
+            )
+        if not 0 <= self.max_staleness <= 100:
+            raise BadInputError(f"learning: max_staleness must be 0 to 100; got {self.max_staleness}")
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -12,6 +12,7 @@ To add a potential: a function from probe logits and labels to one number a stud
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ from torch.nn import functional as F
 
 from rltemp.distill import Distillation
 from rltemp.types import Signals
+
+Potential = Literal["margin", "log_odds", "log_likelihood"]
+"""Names of `POTENTIALS`."""
 
 MARGIN_SLOPE = 20.0
 """Slope of the smooth accuracy, per standard deviation of a sample's logits."""
@@ -119,3 +123,6 @@ POTENTIALS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 WORST: dict[str, float] = {"margin": 0.0, "log_odds": -6.9, "log_likelihood": -20.0}
 """The potential of a student whose numbers are not finite."""
+
+BEST: dict[str, float] = {"margin": 1.0, "log_odds": 6.91, "log_likelihood": 0.0}
+"""No potential is above this."""

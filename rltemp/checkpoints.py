@@ -157,6 +157,11 @@ class Checkpoints:
         ended = time.monotonic()
         self._due = ended + self.share * (ended - started)
 
+    @property
+    def saved(self) -> int | None:
+        """The step of the last checkpoint that was written or read."""
+        return self._saved
+
     def remove(self) -> None:
         """Forget all that is saved."""
         shutil.rmtree(self.folder, ignore_errors=True)

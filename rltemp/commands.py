@@ -28,7 +28,7 @@ from rltemp.names import shareable
 from rltemp.options import RunOptions, TaskOptions, at_least
 from rltemp.problem import Problem, evaluate
 from rltemp.runs import showing
-from rltemp.team import Team, assembled
+from rltemp.team import Team, assembled, started_together
 from rltemp.tracked import TrackedRun
 from rltemp.weights import save_weights
 
@@ -86,6 +86,13 @@ class Distill(TaskOptions):
     """Seconds that an answer may take; by default 0.05 from this machine, 0.25 from elsewhere."""
     fallback: str | None = None
     """The rule that stands in while the controller is away; by default the policy's reference."""
+    learn: bool = False
+    """Take part in learning the controller's policy (rltemp serve --learn): runs one after another, each under draws
+    around its newest version, and report what became of them."""
+    runs: int = 1
+    """With --learn: runs, of this seed and those that follow; processes side by side need other seeds."""
+    replicas: int = 8
+    """With --learn: students of a run, which differ by their draws alone; they are judged against each other."""
 
     command = "distill"
 
@@ -93,7 +100,10 @@ class Distill(TaskOptions):
         """Do it and return the result."""
         at_least(1, log_every=self.log_every)
         at_least(0, seed=self.seed)
+        at_least(1, runs=self.runs, replicas=self.replicas)
         self._check_controller()
+        if self.learn:
+            return self._take_part()
         with assembled(self.torch_device()) as team:
             result = self.look()[1] if team.first else None
             if team.agreed(result is None):
@@ -124,6 +134,36 @@ class Distill(TaskOptions):
         found = {**self._result(problem, student), **run.counts(), **problem.teacher_mark, **run.mark()}
         return self.finish(found, started, resumed_at=checkpoints.resumed_at, **run.timing())
 
+    def _take_part(self) -> dict[str, Any]:
+        """Train runs for the controller's policy, and show what came out."""
+        if started_together():
+            raise BadInputError("--learn trains many small students; start it without torchrun, in as many processes")
+        result = self.look()[1]
+        if result is None:
+            result = self._follow()
+        with showing(self.folder()):
+            say(f"{len(result['runs'])} runs; records: {result['controller']['records']}.")
+        self._show(result)
+        return result
+
+    def _follow(self) -> dict[str, Any]:
+        from rltemp.agents.courier import courier  # SB3 takes a second
+        from rltemp.agents.followers import PATIENCE, Follower
+        from rltemp.agents.online import Runs
+
+        out, fallback, problem = self.folder(), load_method(self.fallback or "fixed:4"), self.problem()
+        runs = Runs(problem, self.replicas)
+        carrier = courier(str(self.controller), self.rule, self.controller_token_file, warn)
+        self.open()
+        started = time.monotonic()
+        say(f"Training {self.runs} runs of {self.replicas} {problem.task.student} for {self.rule}.")
+        checkpoints = self.checkpoints(problem, self.fallback, unit="run", share=0)
+        follower = Follower(problem, runs, carrier, fallback, out, checkpoints, self.controller_deadline or PATIENCE)
+        student = follower.train(self.seed, self.runs)
+        save_weights(student, out / "student.safetensors", {"task": shareable(self.task), "rule": shareable(self.rule)})
+        found = {**self._result(problem, student), **follower.result(), **problem.teacher_mark, **checkpoints.mark()}
+        return self.finish(found, started, resumed_at=checkpoints.resumed_at)
+
     def _show(self, result: dict[str, Any]) -> None:
         out = self.folder()
         with showing(out):
@@ -142,6 +182,10 @@ class Distill(TaskOptions):
             raise BadInputError(
                 "--fallback, --controller-token-file and --controller-deadline go with --controller URL"
             )
+        if self.learn and self.controller is None:
+            raise BadInputError("--learn needs --controller URL, of a service that was started with --learn")
+        if not self.learn and self.runs > 1:
+            raise BadInputError("--runs goes with --learn; without it, `rltemp compare` trains many students")
 
     def _method(self, team: Team, kept: contextlib.ExitStack) -> Method:
         """What the run minimises; threads of a controller's rule end with `kept`."""

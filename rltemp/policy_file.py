@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,8 +75,29 @@ def forward(weights: Mapping[str, Tensor], activation: str, observation: Tensor)
     return hidden
 
 
-def write_policy(
-    path: str | Path,
+def write_policy(path: str | Path, **content: Any) -> str:
+    """Write a policy file atomically, once its bytes have passed every check of `read_policy`.
+
+    Args:
+        path: Where.
+        **content: As `encode_policy` takes it.
+
+    Returns:
+        The policy's SHA-256, as `PolicyFile.sha256`.
+
+    Raises:
+        BadInputError: Where a field or a weight cannot go into a policy file; nothing is written then.
+    """
+    path = Path(path)
+    try:
+        data, sha256 = encode_policy(**content)
+    except BadInputError as error:
+        raise BadInputError(one_line(f"cannot write policy file {path.name}: {error}")) from None
+    atomic_write(path, data)
+    return sha256
+
+
+def encode_policy(
     *,
     weights: Mapping[str, Tensor],
     activation: str,
@@ -85,19 +107,15 @@ def write_policy(
     provenance: Mapping[str, str | int | float] | None = None,
     created_with: Mapping[str, str] | None = None,
     self_test_seed: int = 0,
-) -> str:
-    """Write a policy file atomically, once its bytes have passed every check of `read_policy`.
+) -> tuple[bytes, str]:
+    """The bytes of a policy file, which have passed every check of `read_policy`, and the policy's SHA-256.
 
     The same arguments give the same bytes. `created_with` defaults to the installed versions of what matters;
     the other fields are `PolicyManifest`'s.
 
-    Returns:
-        The policy's SHA-256, as `PolicyFile.sha256`.
-
     Raises:
-        BadInputError: Where a field or a weight cannot go into a policy file; nothing is written then.
+        BadInputError: Where a field or a weight cannot go into a policy file.
     """
-    path = Path(path)
     try:
         tensors = {name: weights[name].detach().to("cpu", torch.float32) for name in sorted(weights)}
         layers = _layers(tensors, action.size)
@@ -117,10 +135,8 @@ def write_policy(
         data = pack(manifest, tensors)
         policy = _decode(data, None)
     except ValueError as error:
-        problem = describe(error) if isinstance(error, ValidationError) else error
-        raise BadInputError(one_line(f"cannot write policy file {path.name}: {problem}")) from None
-    atomic_write(path, data)
-    return policy.sha256
+        raise BadInputError(describe(error) if isinstance(error, ValidationError) else str(error)) from None
+    return data, policy.sha256
 
 
 def read_policy(path: str | Path, known_features: KnownFeatures | None = None, sha256: str | None = None) -> PolicyFile:

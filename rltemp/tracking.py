@@ -55,6 +55,11 @@ TAGS: dict[str, str] = {
     "controller/round_trip_ms": "the last answer of a controller, from question to answer (milliseconds)",
     "controller/policy_version": "version of the policy that gave the last answer (number)",
     "controller/open": "whether a controller is not asked, because it failed (0 or 1)",
+    "online/version": "version of the learned policy that a run's draws were around (count, from 1)",
+    "online/improvement": "change of the potential over a run, mean over its students (0 to 1 is the whole range)",
+    "online/validation_accuracy": "accuracy on the validation part after a run, mean over its students (fraction)",
+    "online/waiting_records": "records that wait for the service at the end of a run (count)",
+    "time/run_seconds": "wall time of a run (seconds)",
     "calibration/explained": "variance of the rewards that the calibration's model explains (fraction, at most 1)",
 }
 

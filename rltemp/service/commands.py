@@ -3,14 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import rltemp
+from rltemp.agents.config import LearnerConfig
 from rltemp.console import say
 from rltemp.errors import BadInputError
 from rltemp.libraries import import_library
+from rltemp.loading import named_policy, reference_method
 from rltemp.options import RunOptions, at_least
+from rltemp.policy import KNOWN_FEATURES
+from rltemp.policy_file import PolicyFile, read_policy
+
+if TYPE_CHECKING:
+    from rltemp.service.learning import Learning
+    from rltemp.service.repository import Repository
+
+
+@dataclass(frozen=True)
+class LearningOptions(LearnerConfig):
+    """How a policy is learned; with --learn."""
+
+    start: str = "universal"
+    """A policy file, or a shipped policy: the learned one has its features, their normalisation and its network."""
+    reference: str = "fixed:4"
+    """The method that the learned policy moves around, and its version 1."""
+    keep_weights: bool = False
+    """Begin as the policy --learning.start, its weights and its reference, rather than as --learning.reference."""
+    potential: Literal["margin", "log_odds", "log_likelihood"] = "margin"
+    """What the improvement of a student is measured by."""
+
+    def layout(self) -> PolicyFile:
+        """A policy file with the features, the network, the action and the reference of all versions.
+
+        Raises:
+            BadInputError: Where there is no such file or reference.
+            ArtifactRefusedError: Where the file fails a check.
+        """
+        path, sha256 = named_policy(self.start)
+        file = read_policy(path, KNOWN_FEATURES, sha256)
+        if self.keep_weights:
+            return file
+        reference_method(self.reference)
+        action = file.manifest.action.model_copy(update={"balanced": False})
+        manifest = file.manifest.model_copy(update={"reference": self.reference, "action": action})
+        return replace(file, manifest=manifest)
 
 
 @dataclass(frozen=True)
@@ -31,6 +70,11 @@ class Serve(RunOptions):
     """Seconds within which a request has to arrive."""
     log_requests: bool = False
     """Log a line for every request."""
+    learn: str | None = None
+    """Learn a policy under this name from what `rltemp distill --controller URL --learn` reports; needs --state."""
+    state: Path | None = None
+    """Folder of what is learned; the same command goes on from it."""
+    learning: LearningOptions = field(default_factory=LearningOptions)
 
     command = "serve"
 
@@ -54,6 +98,7 @@ class Serve(RunOptions):
         _check_libraries()
         from rltemp.service import host, logs, tokens
         from rltemp.service.app import Service
+        from rltemp.service.experience import LearningCollector, learning_routes
         from rltemp.service.limits import Limits
         from rltemp.service.repository import Repository
 
@@ -64,7 +109,18 @@ class Serve(RunOptions):
             request_bytes=int(self.max_request_mib * 2**20), body_seconds=self.timeout, head_seconds=self.timeout
         )
         logs.to_stderr()
-        service = Service(repository, limits=limits, token=token, log_requests=self.log_requests)
+        learning = self._learning(repository)
+        service = Service(
+            repository,
+            limits=limits,
+            token=token,
+            log_requests=self.log_requests,
+            routers=[learning_routes(learning, limits)] if learning else [],
+        )
+
+        if learning:
+            service.metrics.registry.register(LearningCollector(learning))
+            learning.start()
 
         def ready(url: str) -> None:
             policies = {name: versions[-1].sha256 for name, versions in repository.policies().items()}
@@ -74,7 +130,26 @@ class Serve(RunOptions):
         try:
             host.serve(service, self.host, self.port, limits=limits, on_ready=ready, on_refusal=service.refused)
         finally:
+            if learning:
+                learning.stop()
             logs.event("stop")
+
+    def _learning(self, repository: Repository) -> Learning | None:
+        """The model that learns, where one is wanted."""
+        if self.learn is None:
+            return None
+        if self.state is None:
+            raise BadInputError("--learn needs --state FOLDER, where it keeps what is learned")
+        from rltemp.service.learning import Learning
+        from rltemp.service.repository import check_name
+
+        options = self.learning
+        name = check_name(self.learn)
+        if name in repository.policies():
+            raise BadInputError(f"--learn {name}: a policy is served under this name already. Give another")
+        return Learning(
+            name, options.layout(), options, self.state, repository, options.potential, options.keep_weights
+        )
 
 
 def _named(models: Sequence[str]) -> dict[str, str]:

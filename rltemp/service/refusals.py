@@ -11,6 +11,7 @@ Reason = Literal[
     "content",
     "non_finite",
     "unknown_model",
+    "conflict",
     "unknown_route",
     "unauthorized",
     "media_type",

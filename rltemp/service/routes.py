@@ -36,6 +36,7 @@ _TEXTS = {
     401: "The token is missing or wrong.",
     404: "There is no such model or version.",
     405: "The method is not allowed.",
+    409: "Another content came before for the same run and look.",
     408: "The request took too long to come.",
     413: "The request is too long.",
     415: "The body's type is not read.",
@@ -67,7 +68,7 @@ def application(repository: Repository, metrics: Metrics, closed: bool, routers:
         redirect_slashes=False,
     )
     app.include_router(health(repository))
-    for router in (models(repository), inference(), administration(repository, metrics), *routers):
+    for router in (models(repository, bool(routers)), inference(), administration(repository, metrics), *routers):
         app.include_router(router, responses=failures(401) if closed else {})
     app.openapi = lambda: openapi(app, closed)  # type: ignore[method-assign]  # as FastAPI's manual has it
     app.add_exception_handler(Refusal, _refused)
@@ -110,14 +111,15 @@ def health(repository: Repository) -> APIRouter:
     return router
 
 
-def models(repository: Repository) -> APIRouter:
+def models(repository: Repository, learns: bool) -> APIRouter:
     """What there is to ask, and the policies themselves."""
     router = APIRouter(tags=["models"])
 
     @router.get("/v2", response_model=schema.Server)
     async def server() -> dict[str, Any]:
         """Describe the server."""
-        return {"name": "rltemp", "version": rltemp.__version__, "extensions": EXTENSIONS}
+        extensions = [*EXTENSIONS, "rltemp_experience"] if learns else EXTENSIONS
+        return {"name": "rltemp", "version": rltemp.__version__, "extensions": extensions}
 
     @router.get(MODEL, response_model=schema.ModelMetadata, responses=failures(404, 422))
     async def metadata(model: Name) -> dict[str, Any]:

@@ -1,0 +1,143 @@
+"""`rltemp distill --learn`: runs one after another, each under the newest version of a policy that learns from them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from rltemp.agents.courier import Courier
+from rltemp.agents.online import Centre, Runs
+from rltemp.checkpoints import Checkpoints, State
+from rltemp.console import Bar
+from rltemp.distill import Distillation, train
+from rltemp.envs.episode import FIRST_TRAINING_SEED
+from rltemp.methods import Method
+from rltemp.models import build_model
+from rltemp.population import StackedStudent
+from rltemp.problem import Problem, evaluate
+from rltemp.tracking import Tracker
+
+PATIENCE = 0.25
+"""Seconds that a run may wait for the service; it does not wait for one that is away."""
+LAST_PATIENCE = 2.0
+"""Seconds at the end for what was not carried yet."""
+
+Row = dict[str, Any]
+
+
+class Follower:
+    """Trains runs of seeds that follow each other, and reports each to a courier.
+
+    Args:
+        problem: The task, loaded.
+        runs: Trains one.
+        courier: Brings versions and takes reports; begun already.
+        fallback: What a run is trained by while there has never been a version.
+        out: The run folder, for TensorBoard.
+        checkpoints: Where it goes on from; one after each run.
+        patience: Seconds that a run may wait for the service before it begins, while the service answers.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        runs: Runs,
+        courier: Courier,
+        fallback: Method,
+        out: Path,
+        checkpoints: Checkpoints,
+        patience: float = PATIENCE,
+    ) -> None:
+        self.problem = problem
+        self.runs = runs
+        self.courier = courier
+        self.fallback = fallback
+        self.checkpoints = checkpoints
+        self.patience = patience
+        self.rows: list[Row] = []
+        self.student: dict[str, Tensor] = {}
+        saved = checkpoints.resume()
+        if saved is not None:
+            self.rows, self.student = saved["rows"], saved["student"]
+        self.tracker = Tracker(out, saved["events"] if saved else 0)
+
+    def train(self, seed: int, count: int) -> nn.Module:
+        """Train `count` runs, of the seeds from `seed` on.
+
+        Returns:
+            The student of the last that is best on validation data.
+
+        Raises:
+            InterruptedRunError: Where a signal came; what is saved goes on.
+        """
+        with self.checkpoints, self.tracker, Bar("runs") as bar:
+            while len(self.rows) < count:
+                done = len(self.rows)
+                self.courier.settle(self.patience)
+                row = self._row(self.courier.newest, seed + done)
+                self.rows.append(row)
+                self.tracker.scalars(self._scalars(row), done)
+                bar(done + 1, count)
+                self.checkpoints.tick(done + 1, self._state)
+        self.courier.close(LAST_PATIENCE)
+        dataset = self.problem.dataset
+        student = build_model(self.problem.task.student, dataset.image_shape, dataset.num_classes)
+        student.load_state_dict(self.student)
+        return student.to(self.problem.device)
+
+    def result(self) -> dict[str, Any]:
+        """What `result.json` says beside the kept student's accuracies."""
+        counts = self.courier.counts
+        fates = ("accepted", "known", "stale", "refused", "dropped")
+        versions = [row["version"] for row in self.rows if row["version"] is not None]
+        return {
+            "runs": self.rows,
+            "controller": {
+                "versions": sorted(set(versions)),
+                "records": {fate: counts[fate] for fate in fates},
+                "failures": counts["failures"],
+                "fallback_runs": len(self.rows) - len(versions),
+            },
+        }
+
+    def _row(self, centre: Centre | None, seed: int) -> Row:
+        started = time.perf_counter()
+        if centre is None:
+            student, improvement = self._without(seed), None
+            parts = self.problem.dataset.validation, self.problem.dataset.test
+            validation, test = (evaluate(student, self.problem.dataset, part) for part in parts)
+        else:
+            outcome = self.runs.run(centre, seed)
+            self.courier.post(outcome.report)
+            student, improvement = outcome.student, float(outcome.improvement.mean())
+            validation, test = outcome.validation_accuracy, outcome.test_accuracy
+        best = int(validation.argmax())
+        self.student = student.unstack(best)
+        self._seconds = time.perf_counter() - started
+        return {
+            "seed": seed,
+            "version": None if centre is None else centre.version,
+            "improvement": improvement,
+            "validation_accuracy": float(validation.mean()),
+            "test_accuracy": float(test.mean()),
+            "kept_validation_accuracy": float(validation[best]),
+            "kept_test_accuracy": float(test[best]),
+        }
+
+    def _without(self, seed: int) -> StackedStudent:
+        run = Distillation(self.problem, [FIRST_TRAINING_SEED + seed])
+        student = train(run, self.fallback)
+        assert isinstance(student, StackedStudent)  # seeds are a sequence
+        return student
+
+    def _scalars(self, row: Mapping[str, Any]) -> dict[str, float]:
+        found = {f"online/{name}": row[name] for name in ("version", "improvement", "validation_accuracy")}
+        waiting = {"online/waiting_records": float(self.courier.waiting), "time/run_seconds": self._seconds}
+        return {name: float(value) for name, value in {**found, **waiting}.items() if value is not None}
+
+    def _state(self) -> State:
+        return {"rows": self.rows, "student": self.student, "events": self.tracker.flush()}

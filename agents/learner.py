@@ -1,0 +1,258 @@
+"""Learning from runs that others made: PPO on what they report, without an environment of its own.
+
+A decision is the draw of a policy's weights for one student's run, as in `rltemp.agents.network`; a run's return is the
+improvement of its student. A run is judged against the others of its group, which share its start and its batches: its
+advantage is its return less the mean return of the others. The groups need not be of one size. Each update gives a new
+version: the centre, around which the next draws are, and the running mean of the centres, which is what is served.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3 import PPO
+from stable_baselines3.common.logger import Logger
+from torch import Tensor
+
+from rltemp.agents.config import LearnerConfig
+from rltemp.agents.network import RunBuffer, RunPolicy, SampleNetwork
+from rltemp.errors import TrainingDivergedError, of_this_run
+from rltemp.features import LIMIT
+from rltemp.policy_file import PolicyFile
+
+Array = NDArray[np.float32]
+State = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """One student's run, as the learner needs it.
+
+    Args:
+        group: Runs of one group share their start and their batches.
+        observation: Mean features of its first batch, `[F]`.
+        action: The drawn weights, `[P]`.
+        log_probability: Of the draw, under the version that it was drawn from.
+        improvement: Of the student's potential over the run; the sum of its rewards.
+    """
+
+    group: str
+    observation: Array
+    action: Array
+    log_probability: float
+    improvement: float
+
+
+class Learner:
+    """A policy that gets better by the runs that are made under it.
+
+    Args:
+        layout: Features, their normalisation, network and action; every version of the policy has these.
+        config: How it learns.
+        keep_weights: Begin with the layout's weights rather than with the reference rule (a last layer of zeros).
+
+    Attributes:
+        version: 1 before the first update, one more with each.
+        mean: The running mean of the weights, `[P]`.
+        runs: That were learned from.
+    """
+
+    def __init__(self, layout: PolicyFile, config: LearnerConfig, keep_weights: bool = False) -> None:
+        self.config = config
+        self.layout = layout.manifest
+        network = network_of(layout)
+        start = network.weights.detach().clone()
+        if not keep_weights:
+            inside, out = layout.manifest.layers[-1]
+            start[-out * (inside + 1) :] = 0.0
+        self._ppo = _ppo(network, layout.manifest.action.size, config)
+        with torch.no_grad():
+            self._policy.network.weights.copy_(start)
+        self.mean = start
+        self.version = 1
+        self.runs = 0
+
+    @property
+    def centre(self) -> Tensor:
+        """What the next draws are around, `[P]`; a copy."""
+        return self._policy.network.weights.detach().clone()
+
+    def tensors(self, weights: Tensor) -> dict[str, Tensor]:
+        """Flat weights `[P]` as a policy file has them."""
+        return named_layers(self._policy.network, weights)
+
+    def update(self, runs: Sequence[FinishedRun]) -> dict[str, float]:
+        """Learn from runs, each in a group of two or more, and be the next version.
+
+        Returns:
+            What TensorBoard and metrics want to know of the update.
+
+        Raises:
+            TrainingDivergedError: Where the weights are not finite afterwards; the learner is of no use then.
+        """
+        buffer = self._ppo.rollout_buffer
+        assert isinstance(buffer, GroupBuffer)  # `_ppo` gives no other
+        buffer.fill(runs)
+        self._ppo.train()
+        if not bool(self.centre.isfinite().all()):
+            raise TrainingDivergedError(f"the update after version {self.version} gave weights that are not finite")
+        self.mean = self.config.averaging * self.mean + (1 - self.config.averaging) * self.centre
+        self.version += 1
+        self.runs += len(runs)
+        improvements = np.array([run.improvement for run in runs])
+        found = {name: float(value) for name, value in self._ppo.logger.name_to_value.items()}
+        return {
+            "improvement": float(improvements.mean()),
+            "clip_fraction": found["train/clip_fraction"],
+            "kl": found["train/approx_kl"],
+        }
+
+    def state(self) -> State:
+        """Everything that what follows depends on; a copy."""
+        live = {
+            "policy": self._policy.state_dict(),
+            "optimizer": self._policy.optimizer.state_dict(),
+            "mean": self.mean,
+            "version": self.version,
+            "runs": self.runs,
+        }
+        return deepcopy(live)
+
+    def restore(self, state: State) -> None:
+        """Go on from what `state` gave.
+
+        Raises:
+            ArtifactRefusedError: Where it is another policy's.
+        """
+        with of_this_run("online policy"):
+            self._policy.load_state_dict(state["policy"])
+            self._policy.optimizer.load_state_dict(state["optimizer"])
+            self.mean, self.version, self.runs = state["mean"], int(state["version"]), int(state["runs"])
+
+    @property
+    def _policy(self) -> RunPolicy:
+        policy = self._ppo.policy
+        assert isinstance(policy, RunPolicy)  # as above
+        return policy
+
+
+class GroupBuffer(RunBuffer):
+    """Runs that are finished, in groups of any size from two up: a run is one decision, and one row."""
+
+    def fill(self, runs: Sequence[FinishedRun]) -> None:
+        """Hold these runs and no others; see `advantages`."""
+        self.observations = np.stack([run.observation for run in runs])
+        self.drawn = torch.from_numpy(np.stack([run.action for run in runs]))
+        self.log_probs = np.array([run.log_probability for run in runs], np.float32)
+        self.returns = np.array([run.improvement for run in runs], np.float32)
+        self.values = np.zeros(len(runs), np.float32)
+        self.advantages = advantages(self.returns, [run.group for run in runs])
+        self.full = True
+
+
+def advantages(improvements: Array, groups: Sequence[str]) -> Array:
+    """Each run's improvement less the mean of the others of its group, in units of the root mean square of all.
+
+    To leave a run out of its own baseline keeps the gradient unbiased in a group of any size, with one scale for all:
+    less the group's whole mean, a run of a group of two would count half (a group of n, 1 - 1/n).
+
+    >>> advantages(np.array([3.0, 1.0, 5.0, 2.0, 2.0], np.float32), ["a", "a", "b", "b", "b"]).round(3).tolist()
+    [0.965, -0.965, 1.447, -0.723, -0.723]
+
+    Args:
+        improvements: `[N]`.
+        groups: N names; every one at least twice.
+
+    Returns:
+        `[N]`.
+    """
+    _, place = np.unique(np.asarray(groups), return_inverse=True)
+    size = np.bincount(place)
+    if size.min() < 2:
+        raise ValueError("a run without another of its group cannot be judged")
+    mean = np.bincount(place, improvements) / size
+    left = (improvements - mean[place]) * (size / (size - 1))[place]
+    return (left / max(float(np.sqrt(np.mean(left**2))), 1e-8)).astype(np.float32)
+
+
+def network_of(policy: PolicyFile) -> SampleNetwork:
+    """The network of a policy file, with its weights as one flat vector."""
+    manifest = policy.manifest
+    features = manifest.features
+    mean, std = (torch.tensor([getattr(feature, name) for feature in features]) for name in ("mean", "std"))
+    hidden = [out for _, out in manifest.layers[:-1]]
+    with torch.random.fork_rng(devices=[]):
+        network = SampleNetwork(mean, std, hidden, manifest.activation, actions=manifest.action.size)
+    ordered = [policy.weights[f"{i}.{kind}"].flatten() for i in range(len(manifest.layers)) for kind in KINDS]
+    with torch.no_grad():
+        network.weights.copy_(torch.cat(ordered))
+    return network
+
+
+KINDS = ("weight", "bias")
+
+
+def named_layers(network: SampleNetwork, weights: Tensor) -> dict[str, Tensor]:
+    """Flat weights `[P]` by the names that a policy file has for them."""
+    layers = enumerate(network.layers(weights.detach()[None]))
+    return {
+        f"{position}.{kind}": tensor[0].contiguous()
+        for position, layer in layers
+        for kind, tensor in zip(KINDS, layer, strict=True)
+    }
+
+
+def log_probability(action: Tensor, centre: Tensor, exploration: float) -> Tensor:
+    """Of draws `[..., P]` of independent normal weights around a centre `[P]`: `[...]`, in nats."""
+    deviations = (action.double() - centre.double()) / exploration
+    return -0.5 * deviations.square().sum(-1) - len(centre) * (math.log(exploration) + 0.5 * math.log(2 * math.pi))
+
+
+def _ppo(network: SampleNetwork, actions: int, config: LearnerConfig) -> PPO:
+    """SB3's PPO on runs that come from elsewhere: set up as SB3 does it where it loads a model without environment."""
+    ppo = PPO(
+        RunPolicy,
+        None,  # type: ignore[arg-type]  # as its own `load` does
+        n_steps=1,
+        n_epochs=config.passes,
+        learning_rate=config.learning_rate,
+        clip_range=config.clip,
+        normalize_advantage=False,
+        vf_coef=0.0,
+        max_grad_norm=math.inf,
+        rollout_buffer_class=GroupBuffer,
+        rollout_buffer_kwargs={"batch_size": 1, "replicas": 1},
+        policy_kwargs={
+            "network": _layout(network, actions),
+            "batch_size": 1,
+            "exploration": config.exploration,
+            "optimizer_kwargs": {"betas": (0.9, 0.99)},
+        },
+        device="cpu",
+        _init_setup_model=False,
+    )
+    ppo.observation_space = spaces.Box(-LIMIT, LIMIT, (len(network.mean),), np.float32)
+    ppo.action_space = spaces.Box(-1.0, 1.0, (actions,), np.float32)
+    ppo.n_envs = 1
+    with torch.random.fork_rng(devices=[]):
+        ppo._setup_model()
+    ppo.set_logger(Logger(folder=None, output_formats=[]))
+    return ppo
+
+
+def _layout(network: SampleNetwork, actions: int) -> Mapping[str, Any]:
+    return {
+        "mean": network.mean,
+        "std": network.std,
+        "hidden": network.widths[1:-1],
+        "activation": network.activation,
+        "actions": actions,
+    }

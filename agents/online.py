@@ -1,0 +1,195 @@
+"""Runs for a policy that others learn from: each trains a few students under draws around the newest version's centre.
+
+A run's students share initial weights, samples and batches and differ by their draws alone, as a group of
+`rltemp.agents.train` does; what they report is what `rltemp.agents.experience` takes. Nothing here knows a network: a
+service, or whatever stands for it, gives a `Centre` and takes a `Report`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rltemp.actions import ActionScale
+from rltemp.agents.config import PolicyConfig
+from rltemp.agents.experience import Record, Report
+from rltemp.agents.learner import log_probability, network_of
+from rltemp.agents.network import SampleNetwork
+from rltemp.data import random_stream
+from rltemp.distill import Distillation
+from rltemp.envs.assignments import OneTask
+from rltemp.envs.episode import FIRST_TRAINING_SEED, Decision, Episode
+from rltemp.envs.rewards import POTENTIALS, Potential
+from rltemp.errors import ArtifactRefusedError, BadInputError
+from rltemp.identities import problem_identity
+from rltemp.loading import reference_method
+from rltemp.manifest import canonical_json
+from rltemp.policy import KNOWN_FEATURES
+from rltemp.policy_file import check_policy
+from rltemp.population import StackedStudent
+from rltemp.problem import Problem, evaluate
+
+
+@dataclass(frozen=True)
+class Centre:
+    """What draws are around: one version of a policy that is being learned.
+
+    Args:
+        version: Its number.
+        exploration: Standard deviation of a draw.
+        potential: What the students' progress is measured by.
+        network: The policy's network, with the centre's weights.
+        decision: The reference, the features and the action's scale.
+    """
+
+    version: int
+    exploration: float
+    potential: Potential
+    network: SampleNetwork
+    decision: Decision
+
+    @classmethod
+    def of(cls, data: bytes, name: str) -> Centre:
+        """Read it from a policy file's bytes, which pass every check first; `name` is what to call it.
+
+        Raises:
+            ArtifactRefusedError: Where a check fails, or the file is no centre.
+        """
+        file = check_policy(data, Path(name), KNOWN_FEATURES)
+        manifest, said = file.manifest, file.manifest.provenance
+        version, exploration, potential = (said.get(key) for key in ("version", "exploration", "potential"))
+        if not (isinstance(version, int) and version >= 1 and isinstance(exploration, float) and 0 < exploration < 100):
+            raise ArtifactRefusedError(f"{name} is no centre of exploration: it has no version and no exploration")
+        if potential not in POTENTIALS:
+            raise ArtifactRefusedError(f"{name} is learned from the potential {potential!r}, which is not known here")
+        features = tuple(feature.name for feature in manifest.features)
+        scale = ActionScale(**manifest.action.model_dump(exclude={"mapping"}))
+        try:
+            decision = Decision(reference_method(manifest.reference), features, scale)
+        except BadInputError as error:
+            raise ArtifactRefusedError(f"{name}: {error}") from None
+        return cls(version, exploration, cast(Potential, potential), network_of(file), decision)
+
+    def draw(self, students: int, generator: torch.Generator) -> Tensor:
+        """Weights `[S, P]`, in mirrored pairs: what a pair shares cancels out."""
+        centre = self.network.weights.detach()
+        half = torch.randn((students + 1) // 2, len(centre), generator=generator) * self.exploration
+        return centre + torch.stack([half, -half], 1).flatten(0, 1)[:students]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to.
+
+    Args:
+        report: For the learner.
+        student: The stack that was trained.
+        improvement: Of each student's potential, `[S]`.
+        validation_accuracy: `[S]`.
+        test_accuracy: `[S]`.
+    """
+
+    report: Report
+    student: StackedStudent
+    improvement: Tensor
+    validation_accuracy: Tensor
+    test_accuracy: Tensor
+
+
+class Runs:
+    """Trains runs on one task.
+
+    Args:
+        problem: The task, loaded.
+        replicas: Students of a run. One alone is judged against the single students of all runs of this task: an
+            unbiased baseline, and a noisy one, since starts and batches differ.
+        looks: How often a run looks at its probe samples.
+    """
+
+    def __init__(self, problem: Problem, replicas: int, looks: int = PolicyConfig.looks) -> None:
+        self.problem = problem
+        self.replicas = replicas
+        self.looks = looks
+        # The same runs of two processes have the same names, and are learned from once.
+        what = canonical_json([problem_identity(problem), replicas, looks])
+        self.name = hashlib.sha256(what.encode()).hexdigest()[:12]
+        self._source = OneTask(problem, redraw=True)
+
+    def run(self, centre: Centre, seed: int) -> Outcome:
+        """Train the students of one seed under draws around a centre; the same arguments give the same outcome."""
+        episode = self._begin(centre, seed)
+        drawn = centre.draw(self.replicas, random_stream(seed, "draws", centre.version)).to(self.problem.device)
+        observations, rewards = _trained(episode, centre.network, drawn)
+        student, dataset = episode.run.student, self.problem.dataset
+        assert isinstance(student, StackedStudent)  # seeds are a sequence
+        records = self._records(centre, seed, drawn, observations, rewards)
+        return Outcome(
+            Report(potential=centre.potential, records=records),
+            student,
+            rewards.sum(0),
+            evaluate(student, dataset, dataset.validation),
+            evaluate(student, dataset, dataset.test),
+        )
+
+    def _begin(self, centre: Centre, seed: int) -> Episode:
+        given = self._source.draw(np.random.default_rng(seed), 1)
+        train, probe = (part.expand(self.replicas, -1).to(self.problem.device) for part in (given.train, given.probe))
+        task = replace(self.problem.task, metric=centre.potential)
+        run = Distillation(
+            replace(self.problem, task=task),
+            [FIRST_TRAINING_SEED + seed] * self.replicas,
+            train=given.pool,
+            subset=train,
+            teacher_logits=given.teacher_logits,
+        )
+        return Episode(run, centre.decision, probe, max(1, -(-run.steps // self.looks)))
+
+    def _records(self, centre: Centre, seed: int, drawn: Tensor, observations: Tensor, rewards: Tensor) -> list[Record]:
+        likelihoods = log_probability(drawn.cpu(), centre.network.weights.detach().cpu(), centre.exploration).tolist()
+        group = f"{self.name}/{seed}" if self.replicas > 1 else self.name
+        return [
+            Record(
+                run=f"{self.name}/{seed}/{centre.version}/{student}",
+                step=look,
+                steps=len(rewards),
+                policy_version=centre.version,
+                group=group,
+                observation=observations[look, student].tolist(),
+                action=weights,
+                log_probability=likelihoods[student],
+                reward=float(rewards[look, student]),
+            )
+            for student, weights in enumerate(drawn.tolist())
+            for look in range(len(rewards))
+        ]
+
+
+def _trained(episode: Episode, network: SampleNetwork, drawn: Tensor) -> tuple[Tensor, Tensor]:
+    """Train to the end: mean observations at the start of each stretch `[L, S, F]`, and its rewards `[L, S]`.
+
+    A student that diverges has lost what it had; the fresh one in its place earns nothing more for the draw.
+    """
+    observations, rewards, run = [], [], episode.run
+    earned, lost = torch.zeros_like(episode.potential), torch.zeros_like(episode.diverged)
+    network = network.to(drawn.device)
+    with torch.no_grad():
+        observations.append(episode.observation.mean(-2))
+    while not run.done:
+        with torch.no_grad():
+            action = network(episode.observation, drawn)
+        earned += torch.where(lost, 0.0, episode.step(action))
+        if bool(episode.diverged.any()):
+            lost |= episode.diverged
+            episode.recover()
+        if run.done or run.step % episode.reward_interval == 0:
+            rewards.append(earned)
+            earned = torch.zeros_like(earned)
+            if not run.done:
+                observations.append(episode.observation.mean(-2))
+    return torch.stack(observations).cpu(), torch.stack(rewards).cpu()
