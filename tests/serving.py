@@ -10,7 +10,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,8 +96,14 @@ class Service:
 
 
 @contextlib.contextmanager
-def served(app: Any, **limits: Any) -> Iterator[Service]:
-    """An application on a free port of the loopback, in a process of its own; ended with SIGTERM."""
+def served(app: Any, prepare: Callable[[], object] | None = None, **limits: Any) -> Iterator[Service]:
+    """An application on a free port of the loopback, in a process of its own; ended with SIGTERM.
+
+    Args:
+        app: The application.
+        prepare: Called in that process first.
+        limits: Those of `Limits` that are not the defaults.
+    """
     with tempfile.TemporaryDirectory() as folder:
         said = Path(folder) / "url"
 
@@ -105,7 +111,12 @@ def served(app: Any, **limits: Any) -> Iterator[Service]:
             (said.parent / "part").write_text(url)
             (said.parent / "part").rename(said)
 
-        process = Process(lambda: _serve(app, Limits(**limits), ready))
+        def work() -> None:
+            if prepare is not None:
+                prepare()
+            _serve(app, Limits(**limits), ready)
+
+        process = Process(work)
         try:
             deadline = time.monotonic() + 60
             while not said.exists():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import statistics
 import threading
 import time
 from collections.abc import Iterator
@@ -71,6 +72,18 @@ def test_a_body_arrives_whole_however_it_is_cut(echoes: Service) -> None:
     assert answer.body == body
     (answer,) = echoes.ask(post(Transfer_Encoding="chunked", Connection="close"), chunked(b"ab", b"cd", b""))
     assert answer.body == b"abcd"
+
+
+def test_an_answer_is_sent_without_waiting_for_the_clients_receipts(echoes: Service) -> None:
+    times = []
+    with echoes.connect() as client:
+        for _ in range(20):
+            begin = time.perf_counter()
+            client.sendall(request("POST", "/", b"abc"))
+            while not client.recv(2**16).endswith(b"abc"):
+                pass
+            times.append(time.perf_counter() - begin)
+    assert statistics.median(times) < 0.03, "40 ms are those of a delayed acknowledgement"
 
 
 def test_a_connection_carries_several_requests_also_ahead_of_their_answers(echoes: Service) -> None:
@@ -199,6 +212,24 @@ def test_more_connections_than_allowed_are_refused_and_room_comes_back(echoes: S
     finally:
         for client in crowd:
             client.close()
+
+
+def test_where_the_system_allows_fewer_descriptors_fewer_connections_are_taken() -> None:
+    resource = pytest.importorskip("resource", reason="Windows counts no descriptors")
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
+
+    with served(echo, prepare=limited) as service:
+        crowd = [service.connect() for _ in range(250)]
+        try:
+            time.sleep(0.5)
+            assert 80 < sum(closed_within(client, 0.005) for client in crowd) < 150
+        finally:
+            for client in crowd:
+                client.close()
+        time.sleep(0.3)
+        assert service.send("POST", "/", b"a").status == 200
 
 
 def test_a_client_that_expects_100_hears_it_only_where_its_body_is_wanted(echoes: Service) -> None:

@@ -93,6 +93,7 @@ class Connection(HttpToolsProtocol):
         self.due = self.loop.time() + self.limits.head_seconds
         if len(self.connections) > self.limits.connections:
             self.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections; try again in a moment")
+            transport.close()  # to linger takes the descriptor that is missing
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Give back what requests that will not be answered hold."""

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import uvicorn
@@ -47,7 +48,8 @@ def serve(
         BadInputError: Where the address cannot be listened on.
         InterruptedRunError: After the last answer, with the signal that asked the server to stop.
     """
-    _raise_descriptors(limits.connections + SPARE)
+    room = _descriptors(limits.connections + SPARE) - SPARE
+    limits = replace(limits, connections=min(limits.connections, max(room, 1)))
     listener = _listen(host, port)
     connection = functools.partial(
         Connection, limits=limits, budget=Budget(limits.bytes_in_flight), on_refusal=on_refusal
@@ -100,7 +102,9 @@ def url(listener: socket.socket) -> str:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # Named TCP, or asyncio leaves Nagle's algorithm on, and an answer's body waits 40 ms for the head's receipt.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
@@ -111,11 +115,14 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _raise_descriptors(needed: int) -> None:
-    """Let this process open as many files as its clients may need, where the system lets it."""
-    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows counts no descriptors
+def _descriptors(wanted: int) -> int:
+    """Let this process open as many files as its clients may need, where the system lets it; how many it does let."""
+    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows counts none
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if soft < needed:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (needed if hard < 0 else min(needed, hard), hard))
+        if soft < wanted:
+            soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        return soft
+    return wanted
