@@ -71,7 +71,7 @@ RUN = online.Runs.run
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0])
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_two_processes_at_once_make_the_policy_better(
     digits: Problem, tmp_path: Path, teacher_cache: Path, seed: int
 ) -> None:
@@ -82,7 +82,7 @@ def test_two_processes_at_once_make_the_policy_better(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0])
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_rewards_that_say_the_opposite_do_not(digits: Problem, tmp_path: Path, teacher_cache: Path, seed: int) -> None:
     files = learned(tmp_path, seed, teacher_cache, negated)
     found = gain(digits, files)
