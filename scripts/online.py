@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 from rltemp.compare import default_stack, train_arm
 from rltemp.exchange import Exchange
 from rltemp.files import atomic_write
+from rltemp.picture import BLUE, GREY
+from rltemp.policy_file import read_policy
 from rltemp.problem import Problem
 from rltemp.runs import processor
 from rltemp.stats import Paired, paired_difference
@@ -61,13 +63,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     line = json.loads((options.out / "learned.json").read_text())
     results = {**line, "machine": processor(), "torch": torch.__version__, "first_seed": seeds.start}
     results["points"] = [
-        {"version": version, "accuracy": 100 * float(accuracy[version].mean()), **interval(gain)}
+        {"version": version, "students": learned_from(files[version])}
+        | {"accuracy": 100 * float(accuracy[version].mean()), **interval(gain)}
         for version, gain in gains.items()
     ]
     atomic_write(options.out / "online.json", (json.dumps(results, indent=1) + "\n").encode())
-    plot(gains, options)
+    plot(gains, {version: learned_from(files[version]) for version in gains}, options)
     for point in results["points"]:
-        print("version {version}: {accuracy:.2f} %, {mean:+.2f} [{low:+.2f}, {high:+.2f}]".format(**point))
+        print(
+            "version {version} of {students} students: {accuracy:.2f} %, {mean:+.2f} [{low:+.2f}, {high:+.2f}]".format(
+                **point
+            )
+        )
 
 
 def learn(options: argparse.Namespace) -> None:
@@ -146,6 +153,11 @@ def evaluate(problem: Problem, files: Mapping[int, Path], seeds: Sequence[int]) 
     return {version: train_arm(problem, str(file), seeds, stack).test_accuracy for version, file in files.items()}
 
 
+def learned_from(file: Path) -> int:
+    """How many students a version was learned from, as its file says."""
+    return int(read_policy(file).manifest.provenance["runs_learned_from"])
+
+
 def better(gain: Paired) -> bool:
     """Whether the students of one version are better than those of another beyond doubt."""
     return gain.low > 0
@@ -156,15 +168,14 @@ def interval(gain: Paired) -> dict[str, float]:
     return {"mean": gain.mean, "low": gain.low, "high": gain.high}
 
 
-def plot(gains: Mapping[int, Paired], options: argparse.Namespace) -> None:
+def plot(gains: Mapping[int, Paired], students: Mapping[int, int], options: argparse.Namespace) -> None:
     """Draw the gains over the students that were learned from."""
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
-    students = [(version - 1) * options.processes * options.replicas * 2 for version in gains]
     means = np.array([gain.mean for gain in gains.values()])
     bounds = np.array([[gain.mean - gain.low, gain.high - gain.mean] for gain in gains.values()]).T
-    axes.axhline(0, color="0.6", linewidth=1)
-    axes.errorbar(students, means, bounds, marker="o", capsize=3)
+    axes.axhline(0, color=GREY, linewidth=1)
+    axes.errorbar(list(students.values()), means, bounds, marker="o", capsize=3, color=BLUE)
     axes.set_xlabel(f"students of {options.processes} processes that were learned from")
     axes.set_ylabel("test accuracy minus version 1\n(points, 95 % interval)")
     axes.set_title(f"{options.task}: {options.seeds} students that nothing was learned from", fontsize=10)

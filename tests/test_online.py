@@ -71,7 +71,7 @@ RUN = online.Runs.run
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0])
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_two_processes_at_once_make_the_policy_better(
     digits: Problem, tmp_path: Path, teacher_cache: Path, seed: int
 ) -> None:
@@ -82,7 +82,7 @@ def test_two_processes_at_once_make_the_policy_better(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0])
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_rewards_that_say_the_opposite_do_not(digits: Problem, tmp_path: Path, teacher_cache: Path, seed: int) -> None:
     files = learned(tmp_path, seed, teacher_cache, negated)
     found = gain(digits, files)
@@ -221,17 +221,24 @@ def test_reports_wait_for_a_service_that_comes_back_and_the_oldest_go_first(monk
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--learn",), "--learn needs --controller"),
-        (("--runs", 3), "--runs goes with --learn"),
-        (("--learn", "--controller", "http://127.0.0.1:9", "--runs", 0), "--runs must be at least 1"),
+        (("distill", "--learn"), "--learn needs --controller"),
+        (("distill", "--runs", 3), "--runs goes with --learn"),
+        (("distill", "--learn", "--controller", "http://127.0.0.1:9", "--runs", 0), "--runs must be at least 1"),
+        (("serve", "--learn", "mine"), "--learn needs --state"),
+        (("serve", "--learn", "universal", "--state", "FOLDER"), "a policy is served under this name already"),
+        (("serve", "--learn", "dtkd", "--state", "FOLDER"), "is a closed-form rule's name"),
+        (("serve", "--learn", "mine", "--state", "FOLDER", "--learning.clip", 2), "clip in (0, 1]"),
+        (("serve", "--learn", "mine", "--state", "FOLDER", "--learning.reference", "dtkt"), "did you mean 'dtkd'"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(
     words: tuple[object, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert code("distill", *words, "--out", tmp_path / "out") == 2
+    out = tmp_path / "out"
+    given = [out if word == "FOLDER" else word for word in words]
+    assert code(*given, *(("--out", out) if words[0] == "distill" else ("--port", 0))) == 2
     assert message in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    assert not out.exists()
 
 
 def test_a_model_that_nothing_is_learned_under_is_a_mistake(tmp_path: Path, teacher_cache: Path) -> None:
