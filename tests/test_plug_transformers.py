@@ -180,9 +180,12 @@ def test_means_of_the_temperatures_are_logged_and_those_of_evaluation_are_not_am
         wanted = getattr(found, name)[first.mask].mean().item()
         assert logged(trainer, f"temperature/{name}_mean")[0] == pytest.approx(wanted, rel=1e-5)
     assert len(logged(trainer, "temperature/student_mean")) == STEPS
-    evaluated = trainer.evaluate(texts(8))
-    assert trainer.temperature_means.take() == {}
-    assert not [name for name in evaluated if "temperature" in name]
+    trainer.args.max_steps, trainer.args.logging_steps = 4, 3
+    trainer.args.eval_strategy, trainer.args.eval_steps, trainer.eval_dataset = "steps", 2, texts(8)
+    trainer.train()
+    tagged = {entry["step"] for entry in trainer.state.log_history if "temperature/student_mean" in entry}
+    evaluated = {entry["step"] for entry in trainer.state.log_history if "eval_loss" in entry}
+    assert (tagged, evaluated) == ({3}, {2, 4})
 
 
 def test_the_loss_of_an_evaluation_is_the_objective_at_the_end_of_the_run(tmp_path: Path) -> None:

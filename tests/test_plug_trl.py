@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -236,6 +238,41 @@ def test_no_more_logits_exist_at_once_than_a_chunk_has(name: str, tmp_path: Path
     with Largest() as largest:
         trainer._tempered(tokens, kept, arguments)
     assert 8 * 512 <= largest.numbers < 96 * 512 / 4
+
+
+PROGRAM = """
+import resource
+import sys
+from types import SimpleNamespace
+
+import torch
+from trl.trainer.distillation_trainer import ChunkedDivergenceFunction
+
+from rltemp.plugs import Controller
+from rltemp.plugs.trl import DistillationTrainerMixin
+
+tokens, words, width = 1024, 32000, 128
+rows, head = torch.randn(tokens, width, requires_grad=True), (torch.randn(words, width) / 11).requires_grad_()
+arguments = [rows, head, None, rows.detach(), head.detach(), None, 0.0, 1.0, 1.0, None, 1.0, None]
+before, weight = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 1.0
+if sys.argv[1] == "plug":
+    plug = object.__new__(DistillationTrainerMixin)
+    plug.controller, plug.model = Controller("universal"), SimpleNamespace(training=False)
+    plug.state = SimpleNamespace(global_step=0, max_steps=1)
+    found, arguments = plug._tempered(torch.zeros(tokens, dtype=torch.long), torch.ones(tokens) > 0, arguments)
+    weight = found.weight
+(weight * ChunkedDivergenceFunction.apply(*arguments)[0]).sum().backward()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.slow
+def test_a_loss_under_the_plug_has_the_peak_memory_of_the_hosts_own() -> None:
+    host, plug = (
+        int(subprocess.run([sys.executable, "-c", PROGRAM, which], check=True, capture_output=True).stdout)
+        for which in ("host", "plug")
+    )
+    assert plug < 1.1 * host
 
 
 @pytest.mark.parametrize(("change", "has"), [("bias", "a bias"), ("softcap", "a soft cap"), ("weight", "no weights")])
