@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,7 +42,9 @@ def trained(folder: Path, monkeypatch: pytest.MonkeyPatch, *changes: tuple[str, 
         code = code.replace(before, after)
     student, teacher = (OfBatch(network) for network in networks())
     loader = DataLoader(flat(batches()), batch_size=BATCH)
-    exec(compile(code, "textbrewer.md", "exec"), {"student": student, "teacher": teacher, "loader": loader})
+    names: dict[str, Any] = {"student": student, "teacher": teacher, "loader": loader}
+    exec(compile(code, "textbrewer.md", "exec"), names)
+    names["distiller"].tb_writer.close()  # TextBrewer leaves its log to be written some time
     log = scalars(folder / "textbrewer_logs")
     return {tag.removeprefix("scalar/"): [value for _, value in found] for tag, found in log.items()}
 
