@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from sklearn.datasets import load_digits
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,6 +23,17 @@ BATCH, STEPS, LEARNING_RATE = 24, 8, 0.05
 
 Batches = list[tuple[Tensor, Tensor]]
 Loss = Callable[[Method, Signals], Tensor]
+
+
+def host(module: str) -> Any:
+    """Import a host, or skip the tests that need it: it is not installed, or it cannot be imported.
+
+    A torchvision that does not fit its torch raises a RuntimeError, which ends the import of many hosts.
+    """
+    try:
+        return import_module(module)
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"needs {module}: {error}", allow_module_level=True)
 
 
 def batches() -> Batches:
@@ -81,6 +96,13 @@ def own_loop(
 def differs(found: list[float], other: list[float]) -> bool:
     """Whether two runs are apart by far more than rounding."""
     return max(abs(a - b) for a, b in zip(found, other, strict=True)) > 1e-3
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Every number of a TensorBoard log with its step, by tag."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}, purge_orphaned_data=False)
+    events.Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
 def blocks(page: str, language: str = "python") -> list[str]:

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hosts import RULES, batches, blocks, differs, flat, networks, own_loop
-from processes import curves
+from hosts import RULES, batches, blocks, differs, flat, host, networks, own_loop, scalars
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from rltemp import BadInputError, Signals, load_method
@@ -16,12 +15,7 @@ from rltemp.plugs import HostVersionWarning
 from rltemp.plugs.lightning import Distillation
 from rltemp.tracking import TAGS
 
-# A torchvision that does not fit its torch fails on import with a RuntimeError, and lightning with it.
-try:
-    lightning = pytest.importorskip("lightning", reason="lightning is not installed", exc_type=ImportError)
-except RuntimeError as error:
-    pytest.skip(f"lightning cannot be imported: {error}", allow_module_level=True)
-
+lightning = host("lightning")
 MODULE, FABRIC = blocks("lightning")
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 
@@ -104,7 +98,7 @@ def test_two_processes_end_with_the_mean_of_both_halves_gradients() -> None:
 
 def test_the_page_runs_and_tensorboard_has_the_temperatures(folder: Path) -> None:
     run(MODULE)
-    found = curves(folder / "lightning_logs" / "version_0")
+    found = scalars(folder / "lightning_logs" / "version_0")
     numbers = {tag for tag in TAGS if tag.startswith("temperature/")} - {"temperature/teacher", "temperature/student"}
     assert numbers <= set(found)
     means = found["temperature/student_mean"]
@@ -115,7 +109,7 @@ def test_the_page_runs_and_tensorboard_has_the_temperatures(folder: Path) -> Non
 
 def test_the_page_of_fabric_has_the_same_losses_and_logs_the_temperatures(folder: Path) -> None:
     run(FABRIC)
-    found = curves(next((folder / "fabric_logs").rglob("events.*")).parent)
+    found = scalars(next((folder / "fabric_logs").rglob("events.*")).parent)
     wanted = own_loop("universal")
     assert [value for _, value in found["kd/loss"]] == pytest.approx([wanted[0], wanted[5]], rel=1e-5)
     assert found["temperature/teacher_mean"][0] != found["temperature/teacher_mean"][1]
@@ -147,7 +141,7 @@ def test_under_a_mask_neither_the_loss_nor_the_log_has_what_is_padding(rule: str
 
     options = {**QUIET, "logger": True, "log_every_n_steps": 1, "max_epochs": 1, "accelerator": "cpu"}
     lightning.Trainer(**options).fit(Tokens(), DataLoader(flat(batches()), batch_size=24))
-    found = curves(folder / "lightning_logs" / "version_0")["temperature/student_mean"]
+    found = scalars(folder / "lightning_logs" / "version_0")["temperature/student_mean"]
     assert [value for _, value in found] == pytest.approx([mean for _, mean in wanted], rel=1e-5)
     assert len(wanted) == 8
 
@@ -169,7 +163,7 @@ def test_a_rule_that_has_to_learn_is_refused() -> None:
 
 
 def test_lightning_under_its_older_name_needs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    older = pytest.importorskip("pytorch_lightning", reason="pytorch_lightning is not installed")
+    older = host("pytorch_lightning")
     asked: list[str] = []
     monkeypatch.setattr("rltemp.plugs.contract.version", lambda host: asked.append(host) or "2.6.0")
     monkeypatch.setattr(lightning, "LightningModule", older.LightningModule)

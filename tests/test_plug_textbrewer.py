@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from hosts import BATCH, RULES, batches, blocks, differs, flat, networks, own_loop
-from processes import curves
+from hosts import BATCH, RULES, batches, blocks, differs, flat, host, networks, own_loop, scalars
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -17,7 +17,7 @@ from rltemp import BadInputError, Method, Signals, load_method
 from rltemp.plugs import HostVersionWarning
 from rltemp.plugs.textbrewer import register
 
-textbrewer = pytest.importorskip("textbrewer", reason="textbrewer is not installed", exc_type=ImportError)
+textbrewer = host("textbrewer")
 
 (CODE,) = blocks("textbrewer")
 
@@ -42,8 +42,10 @@ def trained(folder: Path, monkeypatch: pytest.MonkeyPatch, *changes: tuple[str, 
         code = code.replace(before, after)
     student, teacher = (OfBatch(network) for network in networks())
     loader = DataLoader(flat(batches()), batch_size=BATCH)
-    exec(compile(code, "textbrewer.md", "exec"), {"student": student, "teacher": teacher, "loader": loader})
-    log = curves(folder / "textbrewer_logs")
+    names: dict[str, Any] = {"student": student, "teacher": teacher, "loader": loader}
+    exec(compile(code, "textbrewer.md", "exec"), names)
+    names["distiller"].tb_writer.close()  # TextBrewer leaves its log to be written some time
+    log = scalars(folder / "textbrewer_logs")
     return {tag.removeprefix("scalar/"): [value for _, value in found] for tag, found in log.items()}
 
 

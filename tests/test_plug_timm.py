@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hosts import LEARNING_RATE, ROOT, RULES, STEPS, batches, blocks, differs, networks, own_loop
+from hosts import LEARNING_RATE, ROOT, RULES, STEPS, batches, blocks, differs, host, networks, own_loop
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,11 +18,7 @@ from rltemp import BadInputError
 from rltemp.plugs import HostVersionWarning
 from rltemp.plugs.timm import distillation_task, main, task_class
 
-try:
-    task_module = pytest.importorskip("timm.task", reason="timm is not installed", exc_type=ImportError)
-except RuntimeError as error:  # a torchvision that does not fit its torch
-    pytest.skip(f"timm cannot be imported: {error}", allow_module_level=True)
-
+task_module = host("timm.task")
 (CODE,) = blocks("timm")
 
 
@@ -104,6 +100,15 @@ def test_at_fixed_temperatures_and_timms_weights_the_task_is_timms_own() -> None
 def test_progress_counts_optimizer_steps_under_accumulation() -> None:
     found = loop(distillation_task(*classifiers(), verbose=False), epochs=2, accumulate=4)
     assert found == pytest.approx(own_loop("universal", epochs=2, accumulate=4), rel=1e-5)
+
+
+def test_an_optimizer_that_is_followed_twice_counts_once() -> None:
+    student, teacher = classifiers()
+    task, optimizer = distillation_task(student, teacher, verbose=False), torch.optim.SGD(student.parameters(), 0.1)
+    for _ in range(2):
+        task.follow(optimizer, 10)
+    optimizer.step()
+    assert task.updates == 1
 
 
 def test_a_resumed_task_goes_on_where_the_checkpoint_was() -> None:

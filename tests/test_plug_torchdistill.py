@@ -8,21 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from hosts import RULES, batches, blocks, differs, flat, networks, own_loop
+from hosts import RULES, batches, blocks, differs, flat, host, networks, own_loop
 from torch import Tensor
 from torch.nn import functional as F
 
 from rltemp import BadInputError, Method, Signals, kd_loss
 from rltemp.plugs import HostVersionWarning
 
-try:
-    distillation = pytest.importorskip(
-        "torchdistill.core.distillation", reason="torchdistill is not installed", exc_type=ImportError
-    )
-except RuntimeError as error:  # a torchvision that does not fit its torch
-    pytest.skip(f"torchdistill cannot be imported: {error}", allow_module_level=True)
-from torchdistill.common.main_util import import_dependencies
-from torchdistill.common.yaml_util import load_yaml_file
+distillation = host("torchdistill.core.distillation")
+main_util, yaml_util = host("torchdistill.common.main_util"), host("torchdistill.common.yaml_util")
 
 (YAML,) = blocks("torchdistill", "yaml")
 
@@ -34,8 +28,8 @@ def boxed(folder: Path, *changes: tuple[str, str], stages: int = 0) -> Any:
         assert before in text, f"{before!r} is not in the page"
         text = text.replace(before, after)
     (folder / "digits.yaml").write_text(text, "utf-8")
-    config = load_yaml_file(str(folder / "digits.yaml"))
-    import_dependencies(config["dependencies"])
+    config = yaml_util.load_yaml_file(str(folder / "digits.yaml"))
+    main_util.import_dependencies(config["dependencies"])
     training = config["train"]
     if stages:
         training = {f"stage{stage + 1}": copy.deepcopy(training) for stage in range(stages)}

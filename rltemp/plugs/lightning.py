@@ -20,7 +20,6 @@ from rltemp.methods import Method
 from rltemp.plugs.contract import tested_with
 from rltemp.plugs.recording import RecordingController
 from rltemp.tracking import temperature_scalars
-from rltemp.types import TemperatureRule
 
 TESTED = ">=2.5,<2.7"
 
@@ -29,10 +28,11 @@ class Distillation:
     """Gives a `LightningModule` the method `distillation_loss`; stands before it among the bases.
 
     Attributes:
-        method: As `rltemp.plugs.Controller` takes it; a subclass or an instance sets its own.
+        method: What `rltemp.load_method` reads, or a `Method` (a rule of yours is one as `Method("mine", rule)`); a
+            subclass or an instance sets its own.
     """
 
-    method: str | Method | TemperatureRule = "universal"
+    method: str | Method = "universal"
     _controller: RecordingController | None = None
 
     # What a LightningModule brings.

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from rltemp.errors import ArtifactRefusedError, BadInputError
 from rltemp.methods import Method
@@ -39,8 +40,16 @@ class TemperatureMixin(nn.Module):
     task_loss_weight: float
     distill_loss_weight: float
 
-    def __init__(self, *args: Any, rule: str | Method | TemperatureRule = "universal", **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        student_model: nn.Module,
+        teacher_model: Any,
+        criterion: nn.Module | None = None,
+        *,
+        rule: str | Method | TemperatureRule = "universal",
+        **options: Any,
+    ) -> None:
+        super().__init__(student_model, teacher_model, criterion, **options)
         method = Controller(rule).method
         soft, weight = soft_part(method)
         # timm's weights where they are given, else the method's; `kd_loss` is at weight 1, as timm's own.
@@ -48,13 +57,15 @@ class TemperatureMixin(nn.Module):
             self.task_loss_weight, self.distill_loss_weight = method.ce_weight, weight
         self.controller = RecordingController(soft)
         self.updates, self.total_updates = 0, 0
+        self._hook: RemovableHandle | None = None
 
     def follow(self, optimizer: torch.optim.Optimizer, total_updates: int) -> None:
         """Count the optimizer's steps, of `total_updates` in the run: that is the progress which rules see."""
         if total_updates < 1:
             raise BadInputError(f"total_updates must be at least 1; got {total_updates}")
-        self.total_updates = total_updates
-        optimizer.register_step_post_hook(self._count)
+        if self._hook is not None:  # of another optimizer, or of this one: no step is counted twice
+            self._hook.remove()
+        self.total_updates, self._hook = total_updates, optimizer.register_step_post_hook(self._count)
 
     def _count(self, *_: Any) -> None:
         self.updates += 1
@@ -89,18 +100,27 @@ class TemperatureMixin(nn.Module):
 
 @functools.cache
 def task_class() -> type[TemperatureMixin]:
-    """Timm's `LogitDistillationTask` with temperatures."""
+    """The class: timm's `LogitDistillationTask` with temperatures."""
     tested_with("timm", TESTED)
     from timm.task import LogitDistillationTask
 
     return type("TemperatureDistillationTask", (TemperatureMixin, LogitDistillationTask), {})
 
 
-def distillation_task(*args: Any, rule: str | Method | TemperatureRule = "universal", **options: Any) -> Any:
-    """Timm's `LogitDistillationTask(*args, **options)` at a rule's temperatures.
+def distillation_task(
+    student_model: nn.Module,
+    teacher_model: Any,
+    criterion: nn.Module | None = None,
+    *,
+    rule: str | Method | TemperatureRule = "universal",
+    **options: Any,
+) -> Any:
+    """Make timm's `LogitDistillationTask` at a rule's temperatures.
 
     Args:
-        *args: As timm's task has them.
+        student_model: As timm's task has it.
+        teacher_model: As timm's task has it: a module or a name.
+        criterion: As timm's task has it.
         rule: As `rltemp.plugs.Controller` takes it.
         **options: As timm's task has them. `distill_loss_weight` and `task_loss_weight` are the method's own where
             neither is given; `temperature` has no effect.
@@ -108,7 +128,7 @@ def distillation_task(*args: Any, rule: str | Method | TemperatureRule = "univer
     Returns:
         The task. `task.follow(optimizer, total_updates)` must be called before the first step.
     """
-    return task_class()(*args, rule=rule, **options)
+    return task_class()(student_model, teacher_model, criterion, rule=rule, **options)
 
 
 def launch(script: str, arguments: Sequence[str], rule: str) -> None:
