@@ -38,6 +38,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "explain": ("rltemp.commands:Explain", "show why a policy sets the temperatures it sets"),
     "policy show": ("rltemp.file_commands:PolicyShow", "check a policy file and print what it says about itself"),
     "policy import": ("rltemp.file_commands:PolicyImport", "make a policy file of Stable-Baselines3's weights, safely"),
+    "policy export": (
+        "rltemp.export_command:PolicyExport",
+        "write a policy for hosts without rltemp: torch.export, ONNX",
+    ),
     "rules": ("rltemp.commands:Rules", "list every temperature rule and every divergence"),
     "methods": ("rltemp.commands:Methods", "list every method: a rule with its paper's loss weights"),
 }

@@ -227,7 +227,10 @@ def featurize(signals: Signals, names: Sequence[str]) -> Tensor:
 
 def _entropy(s: Statistics, network: int) -> Tensor:
     negative = (s.probs[network] * s.log_probs[network]).sum(-1)
-    return negative.mul_(-2 / math.log(s.pair.shape[-1])).sub_(1)
+    classes = s.pair.shape[-1]
+    if torch.compiler.is_compiling():  # the number of classes may be a variable, of which `math` would make a constant
+        return negative * (-2 / s.pair.new_full((), classes).log()) - 1
+    return negative.mul_(-2 / math.log(classes)).sub_(1)
 
 
 def _nll(log_probs: Tensor, labels: Tensor) -> Tensor:

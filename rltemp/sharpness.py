@@ -147,7 +147,7 @@ def _shared_formula(reference: float, sharpness: Formula, bounds: tuple[float, f
             factor = 2 * reference / (x + y)
             return y * factor, x * factor, x * y * factor.square()
         # Two equal numbers stand in before anything is divided: zero times inf would be nan in the gradient.
-        unsafe = torch.fmin(x, y.detach()) <= 0
+        unsafe = (x <= 0) | (y.detach() <= 0)
         x, y = x.masked_fill(unsafe, 1.0), y.masked_fill(unsafe, 1.0)
         factor = 2 * reference / (x + y)
         wanted = y * factor, x * factor

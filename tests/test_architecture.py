@@ -17,7 +17,7 @@ ENVS = sorted((ROOT / "envs").glob("*.py"))
 AGENTS = sorted((ROOT / "agents").glob("*.py"))
 PLUGS = sorted((ROOT / "rltemp" / "plugs").glob("*.py"))
 SOURCE = [*CORE, *ENVS, *AGENTS, *PLUGS, *sorted((ROOT / "scripts").glob("*.py"))]
-TOP = {"cli.py", "commands.py", "policy_commands.py", "__main__.py"}
+TOP = {"cli.py", "commands.py", "policy_commands.py", "export_command.py", "__main__.py"}
 """The command line: files of the core that may look at everything."""
 
 # Python 3.10 has none of its own; pytest brings this one.

@@ -88,6 +88,7 @@ POLICY_DOORS: dict[str, Door] = {
     "study --rules": command("study", *TOY, "--rules", "FILE", "--out", "OUT"),
     "explain --rules": command("explain", *TOY, "--rules", "FILE", "--out", "OUT"),
     "policy show": command("policy", "show", "FILE"),
+    "policy export": command("policy", "export", "FILE", "--out", "OUT"),
     "policy import": command("policy", "import", "--arch", "64,64", "FILE", "--out", "OUT"),
 }
 OTHER_DOORS: dict[str, Door] = {

@@ -170,8 +170,7 @@ def test_a_wait_would_be_noticed() -> None:
         labels[labels > 3]
 
 
-@pytest.mark.parametrize("what", ["kd", "objective"])
-@pytest.mark.parametrize("name", ["universal", "dtkd", "ttm"])
+@pytest.mark.parametrize(("name", "what"), [("universal", "objective"), ("dtkd", "objective"), ("ttm", "kd")])
 def test_a_compiled_loss_has_no_graph_break_and_is_not_compiled_anew_as_the_run_goes_on(name: str, what: str) -> None:
     student, teacher, labels = drawn()
     controller, counter = Controller(name), CompileCounter()

@@ -51,7 +51,12 @@ def test_every_module_is_in_it_once_under_the_name_it_is_imported_by(wheel: Path
     assert len(names) == len(set(names))
     expected = {
         f"{prefix}{file.name}"
-        for folder, prefix in (("rltemp", "rltemp/"), ("envs", "rltemp/envs/"), ("agents", "rltemp/agents/"))
+        for folder, prefix in (
+            ("rltemp", "rltemp/"),
+            ("rltemp/plugs", "rltemp/plugs/"),
+            ("envs", "rltemp/envs/"),
+            ("agents", "rltemp/agents/"),
+        )
         for file in (ROOT / folder).glob("*.py")
     }
     assert {name for name in names if name.endswith(".py")} == expected
