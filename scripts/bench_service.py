@@ -2,8 +2,8 @@
 
     python scripts/bench_service.py [--quick] [--minutes 10]
 
-A server is started in a process of its own, and with it two bare endpoints that answer the same bytes for the same
-bytes: one on the server itself, one as a route of FastAPI. All are asked in turn over kept connections, so that another
+A server is started in a process of its own, and with it two bare endpoints that answer as many bytes for the same bytes:
+one on the server itself (ASGI), one as a route of FastAPI. All are asked in turn over kept connections, so that another
 job on the machine slows all of them: a ratio is that of medians, the round trip's own numbers want an idle machine.
 """
 
@@ -64,7 +64,7 @@ def _show_trips(url: str, rounds: int) -> None:
     asked["features [256, ...] for actions"] = features(256, columns, "action")
     asked["logits [256, 100]"] = logits(256, 100)
     print(f"round trips of one client, {rounds} each; milliseconds")
-    print(f"{'':36}{'p50':>8}{'p90':>8}{'p99':>8}{'over bare':>12}{'over a bare route of FastAPI':>30}")
+    print(f"{'':36}{'p50':>8}{'p90':>8}{'p99':>8}{'over bare ASGI':>16}{'over a bare route':>20}")
     for name, (body, length) in asked.items():
         with contextlib.ExitStack() as stack:
             infer = stack.enter_context(Client(url, f"/v2/models/{MODEL}/infer", body, length))
@@ -73,8 +73,8 @@ def _show_trips(url: str, rounds: int) -> None:
             times = interleaved([infer, bare, route], rounds)
         middle = [statistics.median(each) for each in times]
         spread = "".join(f"{1e3 * value:8.3f}" for value in np.quantile(times[0], [0.5, 0.9, 0.99]))
-        print(f"{name:36}{spread}{middle[0] / middle[1]:12.2f}{middle[0] / middle[2]:30.2f}", flush=True)
-    print("(targets: 256 samples of features at most 1.5 over bare; features at most 1 ms at p50)\n")
+        print(f"{name:36}{spread}{middle[0] / middle[1]:16.2f}{middle[0] / middle[2]:20.2f}", flush=True)
+    print("(targets: 256 samples of features at most 1.5 over a bare route of FastAPI; features at most 1 ms at p50)\n")
 
 
 def _show_crowd(url: str, pid: int, seconds: float) -> None:

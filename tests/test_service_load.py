@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import runpy
 import statistics
@@ -67,24 +68,22 @@ def test_64_clients_for_minutes_leave_the_memory_flat(controller: Service) -> No
 
 @pytest.mark.faults
 def test_64_clients_with_8_mib_each_do_not_eat_the_memory(controller: Service) -> None:
-    before = controller.memory()
-    clients = [controller.connect() for _ in range(CLIENTS)]
-    try:
+    before, held = controller.memory(), []
+    for _ in range(5):
+        clients = [controller.connect() for _ in range(CLIENTS)]
         for client in clients:
             client.settimeout(0.5)
             head = request("POST", DTKD, headers=[("Content-Length", str(8 * 2**20))])
-            try:
+            with contextlib.suppress(OSError):  # refused in the middle
                 client.sendall(head + bytes(8 * 2**20 - 1))
-            except OSError:
-                continue  # refused in the middle
-        held = controller.memory() - before
+        held.append((controller.memory() - before) / 2**20)
         assert controller.send("GET", "/v2/health/ready").status == 200
-        assert held <= (64 + CLIENTS + 32) * 2**20, "what is bounded, what is not counted, and room to move"
-    finally:
         for client in clients:
             client.close()
-    time.sleep(1)
-    assert controller.memory() - before <= 32 * 2**20
+        time.sleep(0.5)
+    print("MiB held", [round(size, 1) for size in held])
+    assert max(held) <= 64 + CLIENTS / 16 + 16, "what is bounded, what is not counted, and room to move"
+    assert held[-1] <= held[0] + 8, "the system's allocator may keep what was freed, and uses it again"
 
 
 @pytest.mark.faults
