@@ -423,7 +423,7 @@ def test_an_answer_that_is_not_exactly_what_was_asked_for_is_none(header: dict[s
             answer(text + tail, length, {"action": (2, 2)})
 
 
-def test_two_thousand_mutilated_answers_and_descriptions_are_failures_and_nothing_else(
+def test_two_thousand_mutilated_answers_and_descriptions_are_failures_at_worst(
     policies: dict[str, Path],
 ) -> None:
     draw = random.Random(0)
