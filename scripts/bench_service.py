@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -50,7 +50,7 @@ def main() -> None:
         serve()
         return
     libraries = ", ".join(f"{name} {version(name)}" for name in ("fastapi", "uvicorn", "httptools", "numpy", "torch"))
-    print(f"{processor()}; Python {platform.python_version()}, {libraries}, {_loop()}\n")
+    print(f"{processor()}; Python {platform.python_version()}, {libraries}\n")
     with served() as (url, process):
         _show_trips(url, 50 if options.quick else 2000)
         _show_crowd(url, process.pid, 0.5 if options.quick else 5.0)
@@ -296,12 +296,6 @@ def serve() -> None:
             await service(scope, receive, send)
 
     host(application, "127.0.0.1", 0, limits=limits, on_ready=lambda url: print(url, flush=True))
-
-
-def _loop() -> str:
-    with contextlib.suppress(PackageNotFoundError):
-        return f"uvloop {version('uvloop')}"
-    return "asyncio's own loop"
 
 
 if __name__ == "__main__":

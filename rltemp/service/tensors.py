@@ -23,7 +23,7 @@ from rltemp.strict_json import parse
 Array = np.ndarray[Any, Any]
 
 DATATYPES = {"FP16": "<f2", "FP32": "<f4", "FP64": "<f8", "INT32": "<i4", "INT64": "<i8"}
-MAX_JSON_BYTES = 2 * 2**20
+MAX_JSON_BYTES = 2**20
 """Of JSON in one request: reading it takes a hundred times as long as the same numbers in bytes."""
 MAX_ELEMENTS = 2**31
 """A tensor without elements may have sizes beside its 0, but none that NumPy could not count."""
