@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +26,10 @@ import uvicorn
 from services import Served, serving
 
 from rltemp import Signals, Temperatures, kd_loss, load_method, load_rule
+from rltemp.breaker import Patience
+from rltemp.controller import Controller
 from rltemp.errors import BadInputError, ExchangeFailedError, TrainingStoppedError
+from rltemp.policy_file import read_policy
 from rltemp.remote import RemoteRule, remote_method
 from rltemp.remote_counts import FURTHER, MOST_VERSIONS, RemoteCounts
 from rltemp.service.app import Service
@@ -282,6 +286,26 @@ def test_without_a_controller_the_run_starts_under_fixed_4_and_says_so_or_strict
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_a_controller_that_comes_later_is_followed_and_the_loss_weights_stay(mode: Any) -> None:
+    with RawServer() as gone:
+        pass
+    said: list[str] = []
+    patience = Patience(PATIENT, shortest=0.02, longest=0.1)
+    with RemoteRule(gone.url, "universal", mode=mode, deadline=PATIENT, patience=patience, tell=said.append) as remote:
+        method, given = remote.method("universal"), signals(5, 4)
+        plain = load_method("fixed:4")
+        torch.testing.assert_close(method.loss(given), plain.loss(given))
+        with serving("--port", gone.port):
+            until(lambda: remote.breaker.closed)
+            torch.testing.assert_close(values(remote(given)), values(load_rule("universal")(given)))
+            assert (method.ce_weight, method.kd_weight) == (plain.ce_weight, plain.kd_weight)
+            assert remote.limits is not None
+            counts = remote.counts()
+    assert (counts["fallback_steps"], counts["versions"], counts["openings"]) == (1, {"1": 1}, 1)
+    assert said[1:] == [f"controller {gone.url} (universal): it is back"]
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_a_given_fallback_stands_in_and_strictly_nothing_does(policies: dict[str, Path], mode: Any) -> None:
     given = signals(5, 4)
     with serving("--models", f"dtkd-like={policies['of-logits']}") as served:
@@ -397,6 +421,42 @@ def test_an_answer_that_is_not_exactly_what_was_asked_for_is_none(header: dict[s
     for length in (None, "", "-1", "x", "99999999999", str(len(text) + len(tail) + 1), "1"):
         with pytest.raises(ExchangeFailedError):
             answer(text + tail, length, {"action": (2, 2)})
+
+
+def test_two_thousand_mutilated_answers_and_descriptions_are_failures_at_worst(
+    policies: dict[str, Path],
+) -> None:
+    draw = random.Random(0)
+    entry = {"name": "action", "datatype": "FP32", "shape": [4, 2], "parameters": {"binary_data_size": 32}}
+    head = json.dumps({"model_version": "1", "outputs": [entry]}).encode()
+    manifest = read_policy(policies["plain"]).manifest.to_json()
+    told = {"kind": "policy", "manifest": manifest, "sha256": 64 * "0", "version": "1"}
+    whole = json.dumps({"versions": ["1"], "parameters": told}).encode()
+
+    def mutilated(data: bytes) -> bytes:
+        changed = bytearray(data)
+        for _ in range(draw.choice((1, 1, 3, 20))):
+            place = draw.randrange(len(changed))
+            new = draw.choice((b"", b"[", b"{", b"null", b"1e999", b"-1", b"true", b"\xff", b'"', b"0"))
+            changed[place : place + draw.randrange(8)] = new or bytes([draw.randrange(256)])
+        return bytes(changed)
+
+    taken = 0
+    for _ in range(2000):
+        with contextlib.suppress(ExchangeFailedError):
+            answer(mutilated(head + bytes(32)), str(len(head)), {"action": (4, 2)})
+            taken += 1
+    with RawServer() as server:
+        controller = Controller(server.url, "universal")
+        for _ in range(300):
+            server.behaviour = answers(http(mutilated(whole)))
+            with contextlib.suppress(ExchangeFailedError):
+                controller.describe(PATIENT)
+                taken += 1
+        server.behaviour = answers(http(whole))
+        assert controller.describe(PATIENT).version == "1"
+        controller.exchange.close()
+    assert taken < 400  # some harm nothing
 
 
 def test_versions_without_end_are_counted_in_bounded_room() -> None:
