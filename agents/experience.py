@@ -29,6 +29,8 @@ FARTHEST = 8.0
 """Standard deviations that a drawn weight can be from its centre; one draw in 10^15 is farther."""
 TOLERANCE = 1e-3
 """Nats a weight that a reported log-probability may be off: draws and centres are rounded to float32."""
+REPORT_BYTES = 2**20
+"""A report that is longer is carried in parts."""
 KEPT_BYTES = 64 * 2**20
 KEPT_RUNS = 4096
 
@@ -59,6 +61,16 @@ class Report(_Strict):
 
     potential: Potential = Field(description="What the rewards measure.")
     records: list[Record] = Field(min_length=1, max_length=MAX_RECORDS)
+
+
+def parts(report: Report) -> list[Report]:
+    """The report in pieces of about `REPORT_BYTES` as JSON, one record at least; records of a run stay in order."""
+    count = len(report.records)
+    each = max(1, REPORT_BYTES * count // len(report.model_dump_json()))
+    return [
+        Report(potential=report.potential, records=report.records[start : start + each])
+        for start in range(0, count, each)
+    ]
 
 
 class Receipt(_Strict):
