@@ -252,7 +252,7 @@ def test_what_is_refused_leaves_what_is_served(tmp_path: Path) -> None:
 
 
 def test_an_answer_is_whole_from_one_version_while_others_are_published(tmp_path: Path) -> None:
-    files = [random_policy(tmp_path / f"{seed}.safetensors", seed=seed).read_bytes() for seed in range(40)]
+    files = [random_policy(tmp_path / f"{seed}.safetensors", seed=seed).read_bytes() for seed in range(20)]
     features = {"features": np.full((1, 8), 0.3, "<f4")}
     expected = {}
     for version, data in enumerate(files, 1):
@@ -267,7 +267,7 @@ def test_an_answer_is_whole_from_one_version_while_others_are_published(tmp_path
     writer = threading.Thread(target=publish)
     writer.start()
     seen = set()
-    while writer.is_alive() or "40" not in seen:
+    while writer.is_alive() or "20" not in seen:
         model = repository.find("mine")
         seen.add(model.version)
         assert model.infer(features, None).outputs["weight"].item() == expected[model.version]

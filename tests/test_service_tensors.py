@@ -200,3 +200,18 @@ def test_an_answer_repeats_the_id_and_holds_its_numbers_in_either_form() -> None
     assert (none["shape"], none["parameters"]) == ([0], {"binary_data_size": 0})
     np.testing.assert_array_equal(np.frombuffer(body[length:], "<f4"), outputs["action"][0])
     assert encode("dtkd", "1", outputs, InferRequest(None, {}, None, binary=False))[1] is None
+
+
+def test_the_same_object_before_other_bytes_is_other_numbers() -> None:
+    for value in (1.0, 2.0, 3.0):
+        array = np.full((2, 2), value, "<f4")
+        np.testing.assert_array_equal(decode(*binary({"features": array})).inputs["features"], array)
+    with pytest.raises(Refusal, match=r"features\[0\]\[0\] is NaN"):
+        decode(*binary({"features": np.full((2, 2), np.nan, "<f4")}))
+
+
+def test_numbers_that_are_remembered_cannot_be_changed() -> None:
+    found = decode(listed()).inputs["features"]
+    with pytest.raises(ValueError, match="read-only"):
+        found[0, 0] = 7.0
+    np.testing.assert_array_equal(decode(listed()).inputs["features"], [[1, 2.5]])

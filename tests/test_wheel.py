@@ -49,11 +49,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_module_is_in_it_once_under_the_name_it_is_imported_by(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert len(names) == len(set(names))
-    expected = {
-        f"{prefix}{file.name}"
-        for folder, prefix in (("rltemp", "rltemp/"), ("envs", "rltemp/envs/"), ("agents", "rltemp/agents/"))
-        for file in (ROOT / folder).glob("*.py")
-    }
+    folders = [ROOT / "rltemp", *(file.parent for file in ROOT.glob("rltemp/*/__init__.py"))]
+    expected = {f"{file.relative_to(ROOT)}" for folder in folders for file in folder.glob("*.py")}
     assert {name for name in names if name.endswith(".py")} == expected
     assert {
         "rltemp/py.typed",

@@ -88,7 +88,7 @@ class Service:
                 await self.app(scope, receive, answer)
                 refusal = scope["state"]["refuse"]
         except Refusal as error:
-            refusal = error
+            refusal = error.with_traceback(None)  # whose frames would keep the request until the next collection
             await failure(answer, error)
         except Disconnected:
             answer.status = 499

@@ -222,7 +222,7 @@ class Connection(HttpToolsProtocol):
             if name == b"content-length" and int(value) > self.limits.request_bytes:
                 return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, self._too_large()
             if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
-                return HTTPStatus.NOT_IMPLEMENTED, "the only transfer encoding known here is chunked"
+                return HTTPStatus.BAD_REQUEST, "the only transfer encoding known here is chunked"
             if name in (b"content-length", b"transfer-encoding") and self.parser.should_upgrade():
                 return HTTPStatus.BAD_REQUEST, "this server speaks HTTP/1.1 alone; send bodies without Upgrade"
             hosts += name == b"host"

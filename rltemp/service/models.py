@@ -169,15 +169,16 @@ class PolicyModel:
         action, clamped = clipped(self._network(features))
         if outputs is not None and set(outputs) <= {"action"}:
             return Inference({"action": action}, clamped)
-        found = self._scale(self._references(inputs, len(features)), action)
-        check_answer(found)
+        with np.errstate(over="ignore"):
+            found = self._scale(self._references(inputs, len(features)), action)
+        check_answer(found, ("weight",))  # the others lie within bounds
         return Inference(chosen({**found, "action": action}, outputs), clamped)
 
     def _features(self, raw: Array) -> Array:
         columns = len(self.manifest.features)
         if raw.ndim != 2 or raw.shape[1] != columns:
             raise _content(f"features have shape {list(raw.shape)}; needed: [samples, {columns}]")
-        if raw.size and not np.abs(raw).max() <= LIMIT:
+        if raw.size and not (raw.max() <= LIMIT and raw.min() >= -LIMIT):
             index = int(np.argmax(~(np.abs(raw) <= LIMIT)))
             value = float(raw.flat[index])
             raise _content(
@@ -192,7 +193,7 @@ class PolicyModel:
                     f"this policy moves around {self.manifest.reference}, which needs the logits; send reference "
                     "[samples, 3], its student temperature, teacher temperature and weight, or ask for action alone"
                 )
-            return np.broadcast_to(self._reference, (samples, 3))
+            return self._reference
         if raw.shape != (samples, 3):
             raise _content(f"reference has shape {list(raw.shape)}; needed: [{samples}, 3]")
         with np.errstate(over="ignore"):
@@ -249,41 +250,39 @@ class Scale:
     """`ActionScale.apply` in NumPy, without its balance."""
 
     def __init__(self, scale: ActionScale) -> None:
-        self._scale = scale
-        self._logs = np.array([math.log(scale.ratio)] * 2 + [math.log(scale.weight_ratio)] * (scale.size - 2))
-        self._logs = self._logs.astype(np.float32)
+        logs = [math.log(scale.ratio)] * 2 + [math.log(scale.weight_ratio)] * (scale.size - 2)
+        self._logs = np.array(logs, np.float32)
+        self._minimum, self._maximum = np.float32(scale.minimum), np.float32(scale.maximum)
 
     def __call__(self, reference: Array, action: Array) -> dict[str, Array]:
         """`TEMPERATURES` by name, `[N]` each.
 
         Args:
-            reference: `[N, 3]`: student temperature, teacher temperature, weight; float32.
+            reference: `[N, 3]`, or `[1, 3]` for all: student temperature, teacher temperature, weight; float32.
             action: `[N, A]`, within [-1, 1].
         """
         factors = np.exp(action * self._logs)
         before = reference[:, :2]
-        moved = before * factors[:, :2]
-        low, high = np.minimum(before, self._scale.minimum), np.maximum(before, self._scale.maximum)
-        bounded = np.minimum(np.maximum(moved, low), high).astype(np.float32, copy=False)
-        with np.errstate(over="ignore", invalid="ignore"):
-            taken = np.where(bounded == moved, factors[:, :2], bounded / before)
-            weight = reference[:, 2] * taken[:, 0] * taken[:, 1]
-            if self._scale.size == 3:
-                weight = weight * factors[:, 2]
-        return dict(zip(TEMPERATURES, (bounded[:, 0], bounded[:, 1], weight), strict=True))
+        low, high = np.minimum(before, self._minimum), np.maximum(before, self._maximum)
+        after = np.minimum(np.maximum(before * factors[:, :2], low), high)
+        moved = after / before
+        weight = reference[:, 2] * moved[:, 0] * moved[:, 1]
+        if factors.shape[1] == 3:
+            weight = weight * factors[:, 2]
+        return dict(zip(TEMPERATURES, (after[:, 0], after[:, 1], weight), strict=True))
 
 
 def constant_reference(spec: str) -> Array | None:
-    """Student temperature, teacher temperature and weight of a reference that is the same for all samples, `[3]`.
+    """Student temperature, teacher temperature and weight of a reference that is the same for all samples, `[1, 3]`.
 
     >>> constant_reference("fixed:2"), constant_reference("dtkd")
-    (array([2., 2., 4.], dtype=float32), None)
+    (array([[2., 2., 4.]], dtype=float32), None)
     """
     rule = reference_method(spec).rule
     if rule is None or split_spec(spec)[0] not in CONSTANT_REFERENCES:
         return None
     found = rule(Signals(torch.zeros(1, 2), torch.zeros(1, 2)))
-    return np.array([value.item() for value in (found.student, found.teacher, found.weight)], np.float32)
+    return np.array([[value.item() for value in (found.student, found.teacher, found.weight)]], np.float32)
 
 
 def answer(rule: TemperatureRule, signals: Signals) -> Temperatures:
@@ -343,27 +342,32 @@ def check_names(model: Model, inputs: Mapping[str, Array], outputs: Sequence[str
     Raises:
         Refusal: Naming what it has.
     """
-    known = {port.name: port for port in model.inputs}
     for name, array in inputs.items():
-        if name not in known:
-            raise _content(f"unknown input {name[:80]!r}; this model has {', '.join(known)}")
-        kind = "i" if known[name].datatypes == INTEGERS else "f"
+        if (port := _find(model.inputs, name)) is None:
+            raise _content(f"unknown input {name[:80]!r}; this model has {_names(model.inputs)}")
+        kind = "i" if port.datatypes is INTEGERS else "f"
         if array.dtype.kind != kind:
-            allowed = ", ".join(known[name].datatypes)
-            raise _content(f"{name} needs {_KINDS[kind]}; send one of {allowed}")
-    answers = {port.name for port in model.outputs}
+            raise _content(f"{name} needs {_KINDS[kind]}; send one of {', '.join(port.datatypes)}")
     for name in outputs or ():
-        if name not in answers:
-            raise _content(f"unknown output {name[:80]!r}; this model has {', '.join(sorted(answers))}")
+        if _find(model.outputs, name) is None:
+            raise _content(f"unknown output {name[:80]!r}; this model has {_names(model.outputs)}")
 
 
-def check_answer(arrays: Mapping[str, Array]) -> None:
+def _find(ports: Sequence[Port], name: str) -> Port | None:
+    return next((port for port in ports if port.name == name), None)
+
+
+def _names(ports: Sequence[Port]) -> str:
+    return ", ".join(port.name for port in ports)
+
+
+def check_answer(arrays: Mapping[str, Array], names: Sequence[str] = TEMPERATURES) -> None:
     """Refuse a request whose finite inputs have no finite answer: logits near the largest float.
 
     Raises:
         Refusal: Naming the first sample.
     """
-    for name in TEMPERATURES:
+    for name in names:
         values = arrays[name]
         good = np.isfinite(values) & ((values >= 0) if name == "weight" else (values > 0))
         if not good.all():
@@ -379,7 +383,7 @@ def chosen(arrays: Mapping[str, Array], outputs: Sequence[str] | None) -> dict[s
 
 def clipped(action: Array) -> tuple[Array, int]:
     """Actions within [-1, 1], and how many of their numbers were not."""
-    inside = np.clip(action, -1.0, 1.0)
+    inside = np.minimum(np.maximum(action, -1.0), 1.0)  # `np.clip` takes three times as long for a small batch
     return inside, int(np.count_nonzero(inside != action))
 
 

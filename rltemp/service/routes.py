@@ -26,8 +26,9 @@ VERSION = f"{MODEL}/versions/{{version}}"
 BINARY = "application/octet-stream"
 EXTENSIONS = ["binary_tensor_data", "model_repository", "rltemp_policy"]
 
-Name = Annotated[str, Path(description="a policy's name, or a rule as in `rltemp methods`: dtkd, fixed:4")]
-Version = Annotated[str, Path(description="a version; without one, the newest")]
+_MODELS = ["universal", "dtkd", "fixed:4"]
+Name = Annotated[str, Path(description="A policy's name, or a rule as in `rltemp methods`.", examples=_MODELS)]
+Version = Annotated[str, Path(description="A version; without one, the newest.", examples=["1"])]
 
 _BYTES = {BINARY: {"schema": {"type": "string", "format": "binary"}}}
 _TEXTS = {
@@ -64,6 +65,7 @@ def application(repository: Repository, metrics: Metrics, closed: bool, routers:
         version=rltemp.__version__,
         description="Temperatures for knowledge distillation: Open Inference Protocol v2 with binary tensors.",
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.include_router(health(repository))
     for router in (models(repository, bool(routers)), inference(), administration(repository, metrics), *routers):
@@ -316,6 +318,6 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 
 def _failed(request: Request, refusal: Refusal) -> Response:
-    request.scope["state"]["refuse"] = refusal
+    request.scope["state"]["refuse"] = refusal.with_traceback(None)
     body = failure_body(refusal.message)
     return Response(body, refusal.status, refusal.headers, "application/json")

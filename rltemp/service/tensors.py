@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from typing import Any
 
@@ -22,12 +23,14 @@ from rltemp.strict_json import parse
 Array = np.ndarray[Any, Any]
 
 DATATYPES = {"FP16": "<f2", "FP32": "<f4", "FP64": "<f8", "INT32": "<i4", "INT64": "<i8"}
-MAX_JSON_BYTES = 2 * 2**20
+MAX_JSON_BYTES = 2**20
 """Of JSON in one request: reading it takes a hundred times as long as the same numbers in bytes."""
 MAX_ELEMENTS = 2**31
 """A tensor without elements may have sizes beside its 0, but none that NumPy could not count."""
 MAX_RANK = 8
 MAX_ID = 256
+REMEMBERED_BYTES = 2048
+"""Of JSON objects that are remembered, with what they mean."""
 
 _REQUEST = {"id", "parameters", "inputs", "outputs"}
 _TENSOR = {"name", "shape", "datatype", "parameters", "data"}
@@ -67,11 +70,9 @@ def decode(body: bytes, header_length: int | None = None) -> InferRequest:
         raise _content(f"Inference-Header-Content-Length is {length}, the body has {len(body)} bytes")
     if length > MAX_JSON_BYTES:
         raise Refusal(413, f"{length} bytes of JSON, {MAX_JSON_BYTES} at most; send tensors as bytes", "too_large")
-    raw = _object(_json(body[:length]), "request", _REQUEST, ("inputs",))
-    parameters = _parameters(raw, "request", {"binary_data_output": bool})
-    binary = bool(parameters.get("binary_data_output", False))
-    identity = _text(raw["id"], "id") if "id" in raw else None
-    return InferRequest(identity, _inputs(raw["inputs"], body, length), _outputs(raw, binary), binary)
+    # A training step sends the same object again and again, before other bytes.
+    header = (_remembered if length <= REMEMBERED_BYTES else _header)(body[:length])
+    return InferRequest(header.id, _arrays(header.tensors, body, length), header.outputs, header.binary)
 
 
 def encode(model: str, version: str, outputs: Mapping[str, Array], request: InferRequest) -> tuple[bytes, int | None]:
@@ -83,21 +84,39 @@ def encode(model: str, version: str, outputs: Mapping[str, Array], request: Infe
         outputs: Arrays by name, float32.
         request: What is answered: it says which arrays go as bytes.
     """
-    entries: list[dict[str, Any]] = []
+    wanted = request.outputs or {}
+    entries: list[tuple[str, tuple[int, ...], int | list[Any]]] = []
     tail: list[bytes] = []
     for name, array in outputs.items():
-        entry: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": list(array.shape)}
-        if (request.outputs or {}).get(name, request.binary):
+        data: int | list[Any]
+        if wanted.get(name, request.binary):
             tail.append(array.astype("<f4", copy=False).tobytes())
-            entry["parameters"] = {"binary_data_size": len(tail[-1])}
+            data = len(tail[-1])
         else:
-            entry["data"] = array.ravel().tolist()
-        entries.append(entry)
-    answer: dict[str, Any] = {"model_name": model, "model_version": version}
-    if request.id is not None:
-        answer["id"] = request.id
-    header = json.dumps({**answer, "outputs": entries}, separators=(",", ":"), allow_nan=False).encode()
+            data = array.ravel().tolist()
+        entries.append((name, array.shape, data))
+    if len(tail) < len(entries):
+        header = _answer(model, version, request.id, entries)
+    else:
+        header = _remembered_answer(model, version, request.id, tuple(entries))
     return b"".join([header, *tail]), len(header) if tail else None
+
+
+def _answer(
+    model: str, version: str, identity: str | None, entries: Iterable[tuple[str, tuple[int, ...], int | list[Any]]]
+) -> bytes:
+    """The JSON object of an answer, whose outputs are given by name, shape, and number of bytes or numbers."""
+    outputs: list[dict[str, Any]] = []
+    for name, shape, data in entries:
+        content = {"data": data} if isinstance(data, list) else {"parameters": {"binary_data_size": data}}
+        outputs.append({"name": name, "datatype": "FP32", "shape": shape, **content})
+    answer: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": outputs}
+    if identity is not None:
+        answer["id"] = identity
+    return json.dumps(answer, separators=(",", ":"), allow_nan=False).encode()
+
+
+_remembered_answer = lru_cache(256)(_answer)
 
 
 def place(name: str, index: int, shape: Sequence[int]) -> str:
@@ -133,42 +152,77 @@ def _json(text: bytes) -> Any:
         raise Refusal(400, f"the request is not JSON ({error}); send one object", "syntax") from None
 
 
-def _inputs(raw: Any, body: bytes, offset: int) -> dict[str, Array]:
-    if not isinstance(raw, list):
-        raise _schema(f"inputs is {_said(raw)}; send a list of tensors")
-    arrays: dict[str, Array] = {}
-    for index, item in enumerate(raw):
-        where = f"inputs[{index}]"
-        entry = _object(item, where, _TENSOR, ("name", "shape", "datatype"))
-        name = _text(entry["name"], f"{where}.name")
-        if name in arrays:
+@dataclass(frozen=True)
+class _Tensor:
+    """An input as the JSON object states it; `array` is None where its bytes follow."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: np.dtype[Any]
+    count: int
+    array: Array | None
+
+
+@dataclass(frozen=True)
+class _Header:
+    id: str | None
+    tensors: tuple[_Tensor, ...]
+    outputs: dict[str, bool] | None
+    binary: bool
+
+
+def _header(text: bytes) -> _Header:
+    raw = _object(_json(text), "request", _REQUEST, ("inputs",))
+    binary = bool(_parameters(raw, "request", {"binary_data_output": bool}).get("binary_data_output", False))
+    identity = _text(raw["id"], "id") if "id" in raw else None
+    if not isinstance(raw["inputs"], list):
+        raise _schema(f"inputs is {_said(raw['inputs'])}; send a list of tensors")
+    tensors = tuple(_tensor(item, f"inputs[{index}]") for index, item in enumerate(raw["inputs"]))
+    names = [tensor.name for tensor in tensors]
+    for index, name in enumerate(names):
+        if name in names[:index]:
             raise _schema(f"input {name!r} is given twice")
-        shape = _shape(entry["shape"], name)
-        datatype = entry["datatype"]
-        if not isinstance(datatype, str) or datatype not in DATATYPES:
-            raise _schema(f"{name} has datatype {_said(datatype)}; send one of {', '.join(DATATYPES)}")
-        size = _parameters(entry, name, {"binary_data_size": int}).get("binary_data_size")
-        if (size is None) == ("data" not in entry):
-            raise _schema(f"{name} needs either data or parameters.binary_data_size")
-        if size is None:
-            arrays[name] = _listed(name, entry["data"], datatype, shape)
-        else:
-            arrays[name] = _binary(name, body, offset, size, datatype, shape)
+    return _Header(identity, tensors, _outputs(raw, binary), binary)
+
+
+_remembered = lru_cache(256)(_header)
+
+
+def _tensor(item: Any, where: str) -> _Tensor:
+    entry = _object(item, where, _TENSOR, ("name", "shape", "datatype"))
+    name = _text(entry["name"], f"{where}.name")
+    shape = _shape(entry["shape"], name)
+    datatype = entry["datatype"]
+    if not isinstance(datatype, str) or datatype not in DATATYPES:
+        raise _schema(f"{name} has datatype {_said(datatype)}; send one of {', '.join(DATATYPES)}")
+    kind, count = np.dtype(DATATYPES[datatype]), math.prod(shape)
+    size = _parameters(entry, name, {"binary_data_size": int}).get("binary_data_size")
+    if (size is None) == ("data" not in entry):
+        raise _schema(f"{name} needs either data or parameters.binary_data_size")
+    if size is None:
+        return _Tensor(name, shape, kind, count, _listed(name, entry["data"], datatype, shape))
+    if size != count * kind.itemsize:
+        needed = f"{datatype} of shape {list(shape)} has {count * kind.itemsize} bytes"
+        raise _content(f"{name} has binary_data_size {size}; {needed}")
+    return _Tensor(name, shape, kind, count, None)
+
+
+def _arrays(tensors: Sequence[_Tensor], body: bytes, offset: int) -> dict[str, Array]:
+    """The arrays of the tensors: those that are stated, and those whose bytes stand in the body from `offset` on."""
+    arrays: dict[str, Array] = {}
+    for tensor in tensors:
+        array = tensor.array
+        if array is None:
+            size = tensor.count * tensor.kind.itemsize
+            if offset + size > len(body):
+                raise _content(f"{tensor.name} has {size} bytes, of which {max(len(body) - offset, 0)} came")
+            array = np.frombuffer(body, tensor.kind, tensor.count, offset).reshape(tensor.shape)
+            check_finite(tensor.name, array)
             offset += size
-        check_finite(name, arrays[name])
+        arrays[tensor.name] = array
     if offset != len(body):
         raise _content(f"{len(body) - offset} bytes are left behind the last tensor")
     return arrays
-
-
-def _binary(name: str, body: bytes, offset: int, size: int, datatype: str, shape: tuple[int, ...]) -> Array:
-    kind = np.dtype(DATATYPES[datatype])
-    needed = math.prod(shape) * kind.itemsize
-    if size != needed:
-        raise _content(f"{name} has binary_data_size {size}; {datatype} of shape {list(shape)} has {needed} bytes")
-    if offset + size > len(body):
-        raise _content(f"{name} has {size} bytes, of which {max(len(body) - offset, 0)} came")
-    return np.frombuffer(body, kind, math.prod(shape), offset).reshape(shape)
 
 
 def _listed(name: str, data: Any, datatype: str, shape: tuple[int, ...]) -> Array:
@@ -191,6 +245,7 @@ def _listed(name: str, data: Any, datatype: str, shape: tuple[int, ...]) -> Arra
     if lost.any():
         index = int(np.argmax(lost))
         raise _content(f"{place(name, index, shape)} is {values[index]!r}, which {datatype} does not hold")
+    array.flags.writeable = False  # it may be remembered
     return array.reshape(shape)
 
 
