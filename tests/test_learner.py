@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import threading
 import time
@@ -219,6 +220,10 @@ def test_the_oldest_runs_expire_where_there_are_too_many(monkeypatch: pytest.Mon
         taken.take(report(records(centre, 1, [[0.1], [0.2]], seed)))
     assert taken.counts["expired_runs"] == 12
     assert len(taken.finished()) == 8
+    monkeypatch.setattr("rltemp.agents.experience.KEPT_BYTES", 10_000)
+    taken.take(report(records(centre, 1, [[0.0] * 30] * 2, seed=99)))
+    assert taken.counts["expired_runs"] == 13, "a run of 30 looks takes more than 8,000 bytes"
+    assert len(taken.finished()) == 0
 
 
 # The thread beside the request handler
@@ -411,6 +416,10 @@ def test_reports_over_http_are_answered_learned_from_and_survive_a_kill(tmp_path
         metrics = service.request("GET", "/metrics")[2].decode()
         assert 'rltemp_experience_records_total{fate="accepted",model="online"} 32.0' in metrics
         assert 'rltemp_learning_version{model="online"} 2.0' in metrics
+        manual = (Path(__file__).parents[1] / "docs" / "service.md").read_text("utf-8")
+        told = re.findall(r"^# TYPE (rltemp_(?:experience|learning)_\w+)", metrics, re.MULTILINE)
+        assert len(told) == 7
+        assert [name for name in told if f"`{name}`" not in manual] == []
         served = json.loads(service.request("GET", "/openapi.json")[2])
         assert "/v2/models/{model}/experience" in served["paths"]
         service.process.send(signal.SIGKILL)
