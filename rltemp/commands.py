@@ -132,7 +132,7 @@ class Distill(TaskOptions):
             return None
         save_weights(student, out / "student.safetensors", {"task": shareable(self.task), "rule": shareable(self.rule)})
         found = {**self._result(problem, student), **run.counts(), **problem.teacher_mark, **run.mark()}
-        return self.finish(found, started, resumed_at=checkpoints.resumed_at)
+        return self.finish(found, started, resumed_at=checkpoints.resumed_at, **run.timing())
 
     def _take_part(self) -> dict[str, Any]:
         """Train runs for the controller's policy, and show what came out."""

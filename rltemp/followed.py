@@ -12,7 +12,7 @@ from typing import Literal
 
 from rltemp.asked import Ask, AskedPolicy, asked_rule, sample_question
 from rltemp.controller import Controller, Description
-from rltemp.errors import BadInputError, ExchangeFailedError
+from rltemp.errors import BadInputError, ExchangeFailedError, RequestRefusedError
 from rltemp.methods import Method
 from rltemp.policy import Policy
 
@@ -64,16 +64,12 @@ class Followed:
             ExchangeFailedError: Where there is no good answer.
             RequestRefusedError: Where the controller calls the question a mistake.
         """
-        known = self.known
-        if self._mode == "weights" and known is not None:
-            if known.sha256 is not None:  # a closed-form rule stays what it is
-                self._pull(known.sha256)
-            return
-        found = self._controller.describe(LOOK_DEADLINE)
-        if self._mode == "weights" and found.rule is None:
-            self._pull(None)
-        elif known is None or (known.version, known.sha256) != (found.version, found.sha256):
-            self.known = self._made(found)
+        try:
+            self._look()
+        except (ExchangeFailedError, RequestRefusedError):
+            raise
+        except Exception as error:  # whatever a service makes of the readers: no reason to end a run
+            raise ExchangeFailedError(f"what it says of the model cannot be used ({type(error).__name__})") from error
 
     def probe(self, deadline: float) -> float:
         """Look, and ask as a step would; returns the seconds that the latter took.
@@ -93,6 +89,18 @@ class Followed:
     def close(self) -> None:
         """End its connection."""
         self._controller.exchange.close()
+
+    def _look(self) -> None:
+        known = self.known
+        if self._mode == "weights" and known is not None:
+            if known.sha256 is not None:  # a closed-form rule stays what it is
+                self._pull(known.sha256)
+            return
+        found = self._controller.describe(LOOK_DEADLINE)
+        if self._mode == "weights" and found.rule is None:
+            self._pull(None)
+        elif known is None or (known.version, known.sha256) != (found.version, found.sha256):
+            self.known = self._made(found)
 
     def _pull(self, sha256: str | None) -> None:
         found = self._controller.policy(sha256, LOOK_DEADLINE)

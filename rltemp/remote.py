@@ -95,6 +95,7 @@ class RemoteRule:
         self.seen = RemoteCounts()
         self._tell, self._why = tell, ""
         self._last_version, self._last_seconds = "", 0.0
+        self._waited = self._lost = 0.0
         self._controller, aside = Controller(url, model, token), Controller(url, model, token)
         local = self._controller.exchange.server.loopback
         default = LOCAL_DEADLINE if local else REMOTE_DEADLINE
@@ -144,6 +145,10 @@ class RemoteRule:
         known = self._followed.known
         what = {"model": self.model, "mode": self.mode, "sha256": None if known is None else known.sha256}
         return {**what, **self.seen.state(), "state": self.breaker.state}
+
+    def timing(self) -> dict[str, float]:
+        """What the clock says: seconds that steps have waited for answers, and those of failed and slow calls alone."""
+        return {"controller_seconds": self._waited, "controller_seconds_lost": self._lost}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on counting from `seen.state()` of an earlier part of the run."""
@@ -212,6 +217,7 @@ class RemoteRule:
             version, found = self._controller.infer(inputs, outputs, self.deadline)
             check(**found)
         except (ExchangeFailedError, RequestRefusedError) as error:
+            self._spent(time.perf_counter() - began, True)
             self.seen.failures += 1
             self._why = str(error)
             if isinstance(error, RequestRefusedError):
@@ -220,12 +226,18 @@ class RemoteRule:
                 self.breaker.failed(self._why)
             raise ExchangeFailedError(self._why) from None
         self._last_seconds = time.perf_counter() - began
-        self.seen.slow += self.breaker.answered(self._last_seconds)
+        slow = self.breaker.answered(self._last_seconds)
+        self._spent(self._last_seconds, slow)
+        self.seen.slow += slow
         self._used(version)
         known = self._followed.known
         if known is not None and version != known.version:
             self._follower.wake()  # a look at what it is does not belong into a step
         return found
+
+    def _spent(self, seconds: float, lost: bool) -> None:
+        self._waited += seconds
+        self._lost += seconds * lost
 
     def _used(self, version: str) -> None:
         self.seen.used(version)

@@ -101,6 +101,10 @@ class TrackedRun:
             found["controller"] = controller.counts()
         return found
 
+    def timing(self) -> dict[str, float]:
+        """What the clock says of a controller."""
+        return {} if self.controller is None else self.controller.timing()
+
     def mark(self) -> dict[str, str]:
         """What a result says of a continuation that was not exact; nothing where it was.
 

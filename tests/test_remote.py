@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +26,10 @@ import uvicorn
 from services import Served, serving
 
 from rltemp import Signals, Temperatures, kd_loss, load_method, load_rule
+from rltemp.breaker import Patience
+from rltemp.controller import Controller
 from rltemp.errors import BadInputError, ExchangeFailedError, TrainingStoppedError
+from rltemp.policy_file import read_policy
 from rltemp.remote import RemoteRule, remote_method
 from rltemp.remote_counts import FURTHER, MOST_VERSIONS, RemoteCounts
 from rltemp.service.app import Service
@@ -36,7 +40,7 @@ MODES = ("features", "weights")
 PATIENT = 5.0  # seconds, on a machine that may be busy; what a deadline does is test_fault_controller.py's
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "of-logits": {"reference": "dtkd:reference=2", "names": ("student_margin", "agreement")},
+    "of-logits": {"reference": "dtkd:reference=2", "features": ("student_margin", "student_loss")},
     "full": {"reference": "fixed:2", "balanced": True, "weight_ratio": 2.0},
 }
 
@@ -45,7 +49,7 @@ KINDS: dict[str, dict[str, Any]] = {
 def policies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Around a constant; around what depends on the logits; balanced, with a weight of its own."""
     folder = tmp_path_factory.mktemp("policies")
-    return {name: random_policy(folder / f"{name}.safetensors", **options) for name, options in KINDS.items()}
+    return {name: random_policy(folder / f"{name}.safetensors", 6, **options) for name, options in KINDS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +174,7 @@ def test_the_method_has_the_loss_weights_of_the_policys_reference(service: Serve
 def test_a_new_version_takes_effect_between_steps_and_is_counted(
     own_service: str, repository: Repository, tmp_path: Path, mode: Any
 ) -> None:
-    second = random_policy(tmp_path / "second.safetensors", seed=2)
+    second = random_policy(tmp_path / "second.safetensors", 6, seed=2)
     with RemoteRule(own_service, "learned", mode=mode, deadline=PATIENT, follow=0.02) as remote:
         before = values(remote(signals(5, 4)))
         seen = remote.seen.versions
@@ -186,10 +190,21 @@ def test_a_new_version_takes_effect_between_steps_and_is_counted(
     assert not torch.allclose(now, before)
 
 
+def test_the_three_lines_of_the_manual_train_under_the_service(service: Served) -> None:
+    manual = (Path(__file__).parent.parent / "docs" / "service.md").read_text("utf-8")
+    section = manual.split("## From a training run")[1]
+    lines = section.split("```python\n")[1].split("```")[0].replace("http://127.0.0.1:8000", service.url)
+    names: dict[str, Any] = {"signals": signals(6, 4)}
+    exec(compile(lines, "service.md", "exec"), names)
+    torch.testing.assert_close(names["loss"], load_method("universal").loss(names["signals"]).mean())
+    assert names["method"].rule.counts()["steps"] == 1
+    names["method"].rule.close()
+
+
 def test_every_answer_is_whole_while_versions_change(own_service: str, repository: Repository, tmp_path: Path) -> None:
     """Policies around other references, by other features of one number: no step mixes two."""
     files = [
-        random_policy(tmp_path / f"{index}.safetensors", seed=index, reference=f"fixed:{index + 2}")
+        random_policy(tmp_path / f"{index}.safetensors", 6, seed=index, reference=f"fixed:{index + 2}")
         for index in range(6)
     ]
     given, name = signals(5, 4), "mixed"
@@ -268,6 +283,26 @@ def test_without_a_controller_the_run_starts_under_fixed_4_and_says_so_or_strict
         torch.testing.assert_close(remote.method("x").loss(given), load_method("dtkd").loss(given))
     with pytest.raises(TrainingStoppedError, match="refuses the connection"):
         RemoteRule(gone.url, "universal", strict=True)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_controller_that_comes_later_is_followed_and_the_loss_weights_stay(mode: Any) -> None:
+    with RawServer() as gone:
+        pass
+    said: list[str] = []
+    patience = Patience(PATIENT, shortest=0.02, longest=0.1)
+    with RemoteRule(gone.url, "universal", mode=mode, deadline=PATIENT, patience=patience, tell=said.append) as remote:
+        method, given = remote.method("universal"), signals(5, 4)
+        plain = load_method("fixed:4")
+        torch.testing.assert_close(method.loss(given), plain.loss(given))
+        with serving("--port", gone.port):
+            until(lambda: remote.breaker.closed)
+            torch.testing.assert_close(values(remote(given)), values(load_rule("universal")(given)))
+            assert (method.ce_weight, method.kd_weight) == (plain.ce_weight, plain.kd_weight)
+            assert remote.limits is not None
+            counts = remote.counts()
+    assert (counts["fallback_steps"], counts["versions"], counts["openings"]) == (1, {"1": 1}, 1)
+    assert said[1:] == [f"controller {gone.url} (universal): it is back"]
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -386,6 +421,42 @@ def test_an_answer_that_is_not_exactly_what_was_asked_for_is_none(header: dict[s
     for length in (None, "", "-1", "x", "99999999999", str(len(text) + len(tail) + 1), "1"):
         with pytest.raises(ExchangeFailedError):
             answer(text + tail, length, {"action": (2, 2)})
+
+
+def test_two_thousand_mutilated_answers_and_descriptions_are_failures_at_worst(
+    policies: dict[str, Path],
+) -> None:
+    draw = random.Random(0)
+    entry = {"name": "action", "datatype": "FP32", "shape": [4, 2], "parameters": {"binary_data_size": 32}}
+    head = json.dumps({"model_version": "1", "outputs": [entry]}).encode()
+    manifest = read_policy(policies["plain"]).manifest.to_json()
+    told = {"kind": "policy", "manifest": manifest, "sha256": 64 * "0", "version": "1"}
+    whole = json.dumps({"versions": ["1"], "parameters": told}).encode()
+
+    def mutilated(data: bytes) -> bytes:
+        changed = bytearray(data)
+        for _ in range(draw.choice((1, 1, 3, 20))):
+            place = draw.randrange(len(changed))
+            new = draw.choice((b"", b"[", b"{", b"null", b"1e999", b"-1", b"true", b"\xff", b'"', b"0"))
+            changed[place : place + draw.randrange(8)] = new or bytes([draw.randrange(256)])
+        return bytes(changed)
+
+    taken = 0
+    for _ in range(2000):
+        with contextlib.suppress(ExchangeFailedError):
+            answer(mutilated(head + bytes(32)), str(len(head)), {"action": (4, 2)})
+            taken += 1
+    with RawServer() as server:
+        controller = Controller(server.url, "universal")
+        for _ in range(300):
+            server.behaviour = answers(http(mutilated(whole)))
+            with contextlib.suppress(ExchangeFailedError):
+                controller.describe(PATIENT)
+                taken += 1
+        server.behaviour = answers(http(whole))
+        assert controller.describe(PATIENT).version == "1"
+        controller.exchange.close()
+    assert taken < 400  # some harm nothing
 
 
 def test_versions_without_end_are_counted_in_bounded_room() -> None:

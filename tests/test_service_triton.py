@@ -167,7 +167,7 @@ def test_a_connection_survives_a_refusal_and_many_requests_go_at_once(service: S
 
 def test_the_examples_of_the_manual_run_as_they_stand(service: Served) -> None:
     manual = (Path(__file__).parent.parent / "docs" / "service.md").read_text("utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", manual, re.DOTALL)
+    code, *_ = re.findall(r"```python\n(.*?)```", manual, re.DOTALL)
     names: dict[str, Any] = {}
     exec(compile(code.replace("127.0.0.1:8000", service.address), "service.md", "exec"), names)
     assert names["temperatures"].shape == (128,)
