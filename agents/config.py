@@ -165,8 +165,11 @@ class LearnerConfig:
                 "learning: averaging must be in [0, 1), clip in (0, 1], students_per_update at least 2; got "
                 f"{self.averaging}, {self.clip} and {self.students_per_update}"
             )
-        if not 0 <= self.max_staleness <= 100:
-            raise BadInputError(f"learning: max_staleness must be 0 to 100; got {self.max_staleness}")
+        if not 0 <= self.max_staleness <= 100 or self.students_per_update > 2048:
+            raise BadInputError(
+                "learning: max_staleness must be 0 to 100, students_per_update at most 2048; got "
+                f"{self.max_staleness} and {self.students_per_update}"
+            )
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from rltemp.addresses import read_token
-from rltemp.agents.experience import Receipt, Report
+from rltemp.agents.experience import Receipt, Report, parts
 from rltemp.agents.online import Centre
 from rltemp.connection import Answer
 from rltemp.errors import ArtifactRefusedError, BadInputError, ExchangeFailedError, RequestRefusedError, one_line
@@ -84,10 +84,10 @@ class Courier:
 
     def post(self, report: Report) -> None:
         """Have a report carried; returns at once."""
-        data = report.model_dump_json().encode()
+        pieces = [(part.model_dump_json().encode(), len(part.records)) for part in parts(report)]
         with self._changed:
-            self._waiting.append((data, len(report.records)))
-            self._bytes += len(data)
+            self._waiting.extend(pieces)
+            self._bytes += sum(len(data) for data, _ in pieces)
             while self._bytes > WAITING_BYTES:
                 self._drop_oldest()
             self._wanted = True

@@ -29,7 +29,10 @@ FARTHEST = 8.0
 """Standard deviations that a drawn weight can be from its centre; one draw in 10^15 is farther."""
 TOLERANCE = 1e-3
 """Nats a weight that a reported log-probability may be off: draws and centres are rounded to float32."""
+REPORT_BYTES = 2**19
+"""A report that is longer is carried in parts."""
 KEPT_BYTES = 64 * 2**20
+"""Of all runs that are known, those that were learned from included."""
 KEPT_RUNS = 4096
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,80}$")]
@@ -61,6 +64,16 @@ class Report(_Strict):
     records: list[Record] = Field(min_length=1, max_length=MAX_RECORDS)
 
 
+def parts(report: Report) -> list[Report]:
+    """The report in pieces of about `REPORT_BYTES` as JSON, one record at least; records of a run stay in order."""
+    count = len(report.records)
+    each = max(1, REPORT_BYTES * count // len(report.model_dump_json()))
+    return [
+        Report(potential=report.potential, records=report.records[start : start + each])
+        for start in range(0, count, each)
+    ]
+
+
 class Receipt(_Strict):
     """What became of a report's records."""
 
@@ -86,6 +99,12 @@ class _Book:
     @property
     def complete(self) -> bool:
         return self.record is not None and len(self.rewards) == self.record.steps
+
+    @property
+    def size(self) -> int:
+        """Bytes, about."""
+        numbers = 0 if self.record is None else len(self.record.action) + len(self.record.observation)
+        return 1000 + 250 * len(self.digests) + 32 * numbers
 
 
 class Ledger:
@@ -231,12 +250,13 @@ class Ledger:
         return [book for book in complete if book.record is not None and sizes[book.record.group] > 1]
 
     def _forget_most(self) -> None:
-        """Forget the oldest runs that were not learned from, where there are too many."""
-        waiting = [run for run, book in self._books.items() if book.record is not None]
-        size = 16 * (self.features + max(len(centre) for centre in self._centres.values())) + 1024
-        for run in waiting[: max(0, len(waiting) - min(KEPT_RUNS, KEPT_BYTES // size))]:
-            del self._books[run]
-            self.counts["expired_runs"] += 1
+        """Forget the oldest runs where there are too many, or too large ones."""
+        size = waiting = 0
+        for run, book in reversed(list(self._books.items())):
+            size += book.size
+            waiting += book.record is not None
+            if size > KEPT_BYTES or waiting > KEPT_RUNS:
+                self.counts["expired_runs"] += self._books.pop(run).record is not None
 
 
 def _shared(record: Record) -> tuple[Any, ...]:

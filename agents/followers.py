@@ -60,6 +60,7 @@ class Follower:
         self.patience = patience
         self.rows: list[Row] = []
         self.student: dict[str, Tensor] = {}
+        self._seconds = 0.0
         saved = checkpoints.resume()
         if saved is not None:
             self.rows, self.student = saved["rows"], saved["student"]

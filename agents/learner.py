@@ -31,6 +31,9 @@ from rltemp.policy_file import PolicyFile
 Array = NDArray[np.float32]
 State = dict[str, Any]
 
+KINDS = ("weight", "bias")
+"""Of a layer's tensors, in the order of the flat weights."""
+
 
 @dataclass(frozen=True)
 class FinishedRun:
@@ -195,9 +198,6 @@ def network_of(policy: PolicyFile) -> SampleNetwork:
     with torch.no_grad():
         network.weights.copy_(torch.cat(ordered))
     return network
-
-
-KINDS = ("weight", "bias")
 
 
 def named_layers(network: SampleNetwork, weights: Tensor) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import threading
 import time
@@ -17,7 +18,7 @@ from reports import EXPLORATION, draws, judged, layout, records, report, state_o
 from torch import Tensor
 
 from rltemp.agents.config import LearnerConfig
-from rltemp.agents.experience import ConflictError, Ledger, Receipt, Record, Report
+from rltemp.agents.experience import ConflictError, Ledger, Receipt, Record, Report, parts
 from rltemp.agents.learner import FinishedRun, Learner, advantages, log_probability, network_of
 from rltemp.errors import ArtifactRefusedError, BadInputError
 from rltemp.policy_file import check_policy
@@ -199,6 +200,19 @@ def test_numbers_that_are_not_finite_and_texts_do_not_pass_the_schema() -> None:
             Record.model_validate({**good, **change})
 
 
+def test_a_long_report_goes_in_parts_and_comes_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken, centre = ledger()
+    whole = report(records(centre, 1, [[0.1, 0.2]] * 8))
+    assert parts(whole) == [whole]
+    monkeypatch.setattr("rltemp.agents.experience.REPORT_BYTES", len(whole.model_dump_json()) // 3)
+    pieces = parts(whole)
+    assert len(pieces) > 2
+    assert [record for piece in pieces for record in piece.records] == whole.records
+    for piece in pieces:
+        taken.take(piece)
+    assert len(taken.finished()) == 8
+
+
 def test_the_oldest_runs_expire_where_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rltemp.agents.experience.KEPT_RUNS", 8)
     taken, centre = ledger(least=100)
@@ -206,6 +220,10 @@ def test_the_oldest_runs_expire_where_there_are_too_many(monkeypatch: pytest.Mon
         taken.take(report(records(centre, 1, [[0.1], [0.2]], seed)))
     assert taken.counts["expired_runs"] == 12
     assert len(taken.finished()) == 8
+    monkeypatch.setattr("rltemp.agents.experience.KEPT_BYTES", 10_000)
+    taken.take(report(records(centre, 1, [[0.0] * 30] * 2, seed=99)))
+    assert taken.counts["expired_runs"] == 13, "a run of 30 looks takes more than 8,000 bytes"
+    assert len(taken.finished()) == 0
 
 
 # The thread beside the request handler
@@ -317,6 +335,45 @@ def test_a_version_that_cannot_be_saved_is_not_published(learning: Any, tmp_path
     assert state_of(folder)[-1] == "version-000000003.ckpt"
 
 
+GOOD = report(records(torch.zeros(27), 1, [[0.1], [0.2]])).model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"null", 422),
+        (b"[]", 422),
+        (b"{}", 422),
+        (b"\xff\xfe", 400),
+        (b"[" * 100_000, 400),
+        (b'{"potential": "margin", "records": []}', 422),
+        (b'{"potential": "margin", "potential": "margin", "records": []}', 400),
+        (GOOD.replace("0.2,", "1e999,").replace('"reward":0.2', '"reward":1e999').encode(), 422),
+        (GOOD.replace('"reward":0.2', '"reward":NaN').encode(), 400),
+        (GOOD.replace('"reward":0.2', f'"reward":{10**400}').encode(), 422),
+        (GOOD.replace('"reward":0.2', '"reward":"0.2"').encode(), 422),
+        (GOOD.replace('"reward":0.2', '"reward":true').encode(), 422),
+        (GOOD.replace('"step":0', '"step":0.5').encode(), 422),
+        (GOOD.replace('"policy_version":1', f'"policy_version":{10**30}').encode(), 422),
+        (GOOD.replace('"run":"', '"run":"\\u0000').encode(), 422),
+        (GOOD.replace('"reward":0.2', '"reward":0.2,"more":1').encode(), 422),
+        (GOOD.replace('"reward":0.2', '"reward":-1e308').encode(), 400),
+        (GOOD.replace('"log_probability":', '"log_probability":1e308,"x":').encode(), 422),
+    ],
+)
+def test_whatever_is_sent_is_refused_with_its_code(learning: Any, body: bytes, status: int) -> None:
+    made = learning()
+    from rltemp.service.experience import taken
+    from rltemp.service.refusals import Refusal
+
+    with pytest.raises(Refusal) as refused:
+        taken(made, body)
+    assert refused.value.status == status, refused.value.message
+    assert len(refused.value.message) < 400
+    assert taken(made, GOOD.encode()).accepted == 2, "nothing of it was taken in"
+
+
 # Over HTTP
 
 
@@ -359,6 +416,10 @@ def test_reports_over_http_are_answered_learned_from_and_survive_a_kill(tmp_path
         metrics = service.request("GET", "/metrics")[2].decode()
         assert 'rltemp_experience_records_total{fate="accepted",model="online"} 32.0' in metrics
         assert 'rltemp_learning_version{model="online"} 2.0' in metrics
+        manual = (Path(__file__).parents[1] / "docs" / "service.md").read_text("utf-8")
+        told = re.findall(r"^# TYPE (rltemp_(?:experience|learning)_\w+)", metrics, re.MULTILINE)
+        assert len(told) == 7
+        assert [name for name in told if f"`{name}`" not in manual] == []
         served = json.loads(service.request("GET", "/openapi.json")[2])
         assert "/v2/models/{model}/experience" in served["paths"]
         service.process.send(signal.SIGKILL)

@@ -20,6 +20,7 @@ from rltemp.service.learning import Learning, Published, StoppedError
 from rltemp.service.limits import Limits
 from rltemp.service.refusals import Refusal
 from rltemp.service.routes import MODEL, VERSION, Name, Version, failures
+from rltemp.service.tensors import MAX_JSON_BYTES
 from rltemp.strict_json import parse
 
 
@@ -44,7 +45,7 @@ def learning_routes(learning: Learning, limits: Limits) -> APIRouter:
         kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise Refusal(415, "send Content-Type application/json", "media_type")
-        data = await read_body(request.receive, limits.request_bytes)
+        data = await read_body(request.receive, min(limits.request_bytes, MAX_JSON_BYTES))
         return await to_thread.run_sync(taken, learning, data)
 
     file: dict[int | str, dict[str, Any]] = {
