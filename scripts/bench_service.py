@@ -2,7 +2,7 @@
 
     python scripts/bench_service.py [--quick] [--minutes 10]
 
-A server is started in a process of its own, and with it two bare endpoints that answer as many bytes for the same bytes:
+A server is started in a process of its own, and with it two bare endpoints that answer as many bytes for as many bytes:
 one on the server itself (ASGI), one as a route of FastAPI. All are asked in turn over kept connections, so that another
 job on the machine slows all of them: a ratio is that of medians, the round trip's own numbers want an idle machine.
 """
