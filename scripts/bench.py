@@ -80,7 +80,7 @@ def _show_training(rounds: int) -> None:
 def _show_plugs(quick: bool, rounds: int) -> None:
     print(f"{'':64} ratio   target")
     for name, ratio in policies_to_dtkd(200 if quick else 2000).items():
-        _show(f"{name} / DTKD's own rule, [128, 100], one after the other", ratio, "<= 3")
+        _show(f"{name} / DTKD's own rule, [128, 100]", ratio, "<= 3")
     for kind in ("", "compiled", "bfloat16", "compiled bfloat16"):
         _show(f"step under a policy / at a fixed temperature, {kind or 'plain'}", plug_step(kind, rounds), "<= 1.02")
     print("(ResNet-20 to ResNet-8, 32 x 32, 100 classes, batch 128)\n")

@@ -14,6 +14,7 @@ from rltemp.divergences import DIVERGENCES
 from rltemp.losses import cross_entropy
 from rltemp.recipes import METHODS
 from rltemp.rules import RULES
+from rltemp.types import TAKES_MASKS
 
 # Images [B, C], tokens [B, T, V], proposals [B, A, C]: leading shape and classes.
 SHAPES = {"images": ((12,), 10), "tokens": ((3, 6), 32), "proposals": ((2, 9), 4)}
@@ -111,6 +112,11 @@ def test_a_divergence_and_the_cross_entropy_under_a_mask_are_those_of_the_sample
     losses = [kd_loss(each, answer, divergence) for each, answer in zip((signals, compact), answers, strict=True)]
     assert_the_mask_is_kept(losses[0], losses[1], signals, compact)
     assert_the_mask_is_kept(cross_entropy(signals), cross_entropy(compact), signals, compact)
+
+
+def test_the_rules_that_take_masks_are_those_that_compare_no_samples() -> None:
+    compared = {name for name, factory in RULES.items() if "Batch: compared" in (factory.__doc__ or "")}
+    assert compared == {name for name, factory in RULES.items() if not getattr(factory(), TAKES_MASKS, False)}
 
 
 def test_what_stands_under_the_mask_changes_nothing_for_a_rule_that_compares_samples() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rltemp import BadInputError, Signals, Temperatures
+from rltemp import BadInputError, Signals, Temperatures, load_rule
 
 
 @pytest.mark.parametrize("shape", [(), (5,), (3, 5), (2, 3, 5)])
@@ -106,3 +106,11 @@ def test_detached_temperatures_are_the_same_numbers_without_a_graph() -> None:
     assert detached.guarded is guarded
     assert (detached.student[0], detached.teacher[0], detached.weight[0]) == (2.0, 4.0, 6.0)
     assert not any(tensor.requires_grad for tensor in (detached.student, detached.teacher, detached.weight))
+
+
+def test_progress_may_be_a_tensor_of_one_number_and_of_no_more() -> None:
+    logits = torch.zeros(4, 3)
+    started = load_rule("linear_schedule:8")(Signals(logits, logits, progress=torch.tensor(0.0)))
+    assert started.student.tolist() == [8.0] * 4
+    with pytest.raises(BadInputError, match=r"progress must be one number; got shape \(2,\)"):
+        Signals(logits, logits, progress=torch.zeros(2))
