@@ -203,7 +203,7 @@ def evaluate(network: FasterRCNN, data: Scenes) -> dict[str, float]:
 def write(out: Path, setting: dict[str, Any], cells: list[dict[str, Any]]) -> None:
     """The three files of results."""
     text = io.StringIO()
-    rows = csv.DictWriter(text, list(cells[0]) if cells else [])
+    rows = csv.DictWriter(text, list(cells[0]) if cells else [], lineterminator="\n")
     rows.writeheader()
     rows.writerows(cells)
     atomic_write(out / "results.csv", text.getvalue().encode())
