@@ -167,8 +167,9 @@ def advantages(improvements: Array, groups: Sequence[str]) -> Array:
     To leave a run out of its own baseline keeps the gradient unbiased in a group of any size, with one scale for all:
     less the group's whole mean, a run of a group of two would count half (a group of n, 1 - 1/n).
 
-    >>> advantages(np.array([3.0, 1.0, 5.0, 2.0, 2.0], np.float32), ["a", "a", "b", "b", "b"]).round(3).tolist()
-    [0.965, -0.965, 1.447, -0.723, -0.723]
+    >>> found = advantages(np.array([3.0, 1.0, 5.0, 2.0, 2.0], np.float32), ["a", "a", "b", "b", "b"])
+    >>> [round(value, 3) for value in found.tolist()]
+    [0.964, -0.964, 1.447, -0.723, -0.723]
 
     Args:
         improvements: `[N]`.

@@ -14,6 +14,7 @@ import argparse
 import csv
 import io
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -203,7 +204,7 @@ def evaluate(network: FasterRCNN, data: Scenes) -> dict[str, float]:
 def write(out: Path, setting: dict[str, Any], cells: list[dict[str, Any]]) -> None:
     """The three files of results."""
     text = io.StringIO()
-    rows = csv.DictWriter(text, list(cells[0]) if cells else [])
+    rows = csv.DictWriter(text, list(cells[0]) if cells else [], lineterminator="\n")
     rows.writeheader()
     rows.writerows(cells)
     atomic_write(out / "results.csv", text.getvalue().encode())
@@ -266,16 +267,23 @@ def table(setting: dict[str, Any], found: dict[str, dict[str, Any]]) -> str:
         f"|{'---|' * len(head)}",
     ]
     for method, row in found.items():
-        values = [method, str(row["n"]), *(f"{row[name][0]:.2f} ± {row[name][1]:.2f}" for name in MEASURES[:2])]
+        values = [method, str(row["n"]), *(with_error(*row[name]) for name in MEASURES[:2])]
         values += [interval(row.get(f"minus_{base}")) for base in columns]
         values += [f"{row['validation_map'][0]:.2f}"]
         lines.append(f"| {' | '.join(values)} |")
     return "\n".join([*lines, ""])
 
 
+def with_error(mean: float, error: float) -> str:
+    """A mean, with its standard error where it has one."""
+    return f"{mean:.2f} ± {error:.2f}" if math.isfinite(error) else f"{mean:.2f}"
+
+
 def interval(pair: dict[str, float] | None) -> str:
     """A difference with its interval."""
-    return "" if pair is None else f"{pair['mean']:+.2f} [{pair['low']:+.2f}, {pair['high']:+.2f}]"
+    if pair is None:
+        return ""
+    return f"{pair['mean']:+.2f}" + (f" [{pair['low']:+.2f}, {pair['high']:+.2f}]" if pair["n"] > 1 else "")
 
 
 if __name__ == "__main__":

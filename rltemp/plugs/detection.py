@@ -39,7 +39,7 @@ TESTED = ">=0.29,<0.30"
 class DetectorDistillation:
     """Makes `student(images, targets)` return `loss_kd` beside torchvision's own losses, until it is removed.
 
-    It is four hooks on the student's modules; no class of torchvision's is changed, and a detector in eval mode, the
+    It is five hooks on the student's modules; no class of torchvision's is changed, and a detector in eval mode, the
     weights and the state dict stay as they are. `remove` takes the hooks off: do so before a copy of the whole module
     is made or saved, which would have the teacher in it.
 
