@@ -16,16 +16,18 @@ import anyio.to_thread
 from fastapi import APIRouter, FastAPI
 
 from rltemp.names import split_spec
+from rltemp.service.answers import encode
 from rltemp.service.bodies import Disconnected, Message, Receive, read_body
 from rltemp.service.limits import Limits
 from rltemp.service.logs import LOGGER, Seldom, event
 from rltemp.service.metrics import Metrics
-from rltemp.service.models import Inference, Model
+from rltemp.service.models import Model
+from rltemp.service.ports import Inference
 from rltemp.service.refusals import Reason, Refusal
 from rltemp.service.replies import Send, failure, failure_body, reply
 from rltemp.service.repository import Repository, rule_names
 from rltemp.service.routes import application
-from rltemp.service.tensors import decode, encode
+from rltemp.service.tensors import decode
 from rltemp.service.tokens import allowed
 
 IN_LOOP, JSON_IN_LOOP = 5 * 2**16, 2**15

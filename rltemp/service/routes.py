@@ -15,7 +15,8 @@ import rltemp
 from rltemp.service import schema
 from rltemp.service.bodies import read_body
 from rltemp.service.metrics import CONTENT_TYPE, Metrics
-from rltemp.service.models import PolicyModel, Port
+from rltemp.service.models import PolicyModel
+from rltemp.service.ports import Port
 from rltemp.service.refusals import Refusal
 from rltemp.service.replies import failure_body
 from rltemp.service.repository import Repository

@@ -1,0 +1,164 @@
+"""A policy's answers to features, in NumPy: a few numbers a sample on the wire in place of thousands, and no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+
+from rltemp.actions import ActionScale
+from rltemp.features import LIMIT
+from rltemp.loading import reference_method
+from rltemp.names import split_spec
+from rltemp.policy_file import PolicyFile
+from rltemp.service.arrays import Array, check_finite, place
+from rltemp.service.ports import TEMPERATURES, Inference, chosen
+from rltemp.service.refusals import wrong_content
+from rltemp.service.signals import check_answer
+from rltemp.types import Signals
+
+CONSTANT_REFERENCES = ("fixed", "ttm", "dkd")
+"""Methods whose temperatures are the same for all samples and steps; a policy around another needs `reference`."""
+
+
+class FeaturesModel:
+    """What a policy answers to features that its client has computed beside the logits.
+
+    Args:
+        file: The policy's.
+        scale: Of its actions.
+    """
+
+    def __init__(self, file: PolicyFile, scale: ActionScale) -> None:
+        self._columns = len(file.manifest.features)
+        self._around = file.manifest.reference
+        self._network = Network(file)
+        self._scale = Scale(scale)
+        self._reference = constant_reference(self._around)
+
+    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None) -> Inference:
+        """Temperatures, with the weights before the balance of a balanced policy, and actions where they are asked for.
+
+        Args:
+            inputs: `features` and, where it is needed, `reference`.
+            outputs: Names; None for `TEMPERATURES`.
+
+        Raises:
+            Refusal: Where the inputs cannot be used.
+        """
+        features = self._features(inputs["features"])
+        action, clamped = clipped(self._network(features))
+        if outputs is not None and set(outputs) <= {"action"}:
+            return Inference({"action": action}, clamped)
+        with np.errstate(over="ignore"):
+            found = self._scale(self._references(inputs, len(features)), action)
+        check_answer(found, ("weight",))  # the others lie within bounds
+        return Inference(chosen({**found, "action": action}, outputs), clamped)
+
+    def _features(self, raw: Array) -> Array:
+        if raw.ndim != 2 or raw.shape[1] != self._columns:
+            raise wrong_content(f"features have shape {list(raw.shape)}; needed: [samples, {self._columns}]")
+        if raw.size and not (raw.max() <= LIMIT and raw.min() >= -LIMIT):
+            index = int(np.argmax(~(np.abs(raw) <= LIMIT)))
+            value = float(raw.flat[index])
+            raise wrong_content(
+                f"{place('features', index, raw.shape)} is {value:g}; features are clipped to [-{LIMIT:g}, {LIMIT:g}]"
+            )
+        return raw.astype(np.float32, copy=False)
+
+    def _references(self, inputs: Mapping[str, Array], samples: int) -> Array:
+        if (raw := inputs.get("reference")) is None:
+            if self._reference is None:
+                raise wrong_content(
+                    f"this policy moves around {self._around}, which needs the logits; send reference "
+                    "[samples, 3], its student temperature, teacher temperature and weight, or ask for action alone"
+                )
+            return self._reference
+        if raw.shape != (samples, 3):
+            raise wrong_content(f"reference has shape {list(raw.shape)}; needed: [{samples}, 3]")
+        with np.errstate(over="ignore"):
+            reference = raw.astype(np.float32, copy=False)
+        check_finite("reference", reference)
+        low = (reference <= 0) & (np.arange(3) < 2) | (reference < 0)
+        if low.any():
+            index = int(np.argmax(low))
+            raise wrong_content(
+                f"{place('reference', index, raw.shape)} is {float(raw.flat[index]):g}; temperatures are above 0, "
+                "weights at least 0"
+            )
+        return reference
+
+
+class Network:
+    """The network of a policy file in NumPy, on features that are not normalised yet."""
+
+    def __init__(self, file: PolicyFile) -> None:
+        self._mean = np.array([feature.mean for feature in file.manifest.features], np.float32)
+        self._std = np.array([feature.std for feature in file.manifest.features], np.float32)
+        self._activate: Callable[[Array], Array] = {"tanh": _tanh, "relu": _relu}[file.manifest.activation]
+        self._layers = [
+            (file.weights[f"{index}.weight"].numpy().T.copy(), file.weights[f"{index}.bias"].numpy())
+            for index in range(len(file.manifest.layers))
+        ]
+
+    def __call__(self, features: Array) -> Array:
+        """The action `[N, A]` before clipping, for features `[N, F]`, float32."""
+        hidden = (features - self._mean) / self._std
+        for index, (weight, bias) in enumerate(self._layers):
+            hidden = (self._activate(hidden) if index else hidden) @ weight + bias
+        return hidden
+
+
+class Scale:
+    """`ActionScale.apply` in NumPy, without its balance."""
+
+    def __init__(self, scale: ActionScale) -> None:
+        logs = [math.log(scale.ratio)] * 2 + [math.log(scale.weight_ratio)] * (scale.size - 2)
+        self._logs = np.array(logs, np.float32)
+        self._minimum, self._maximum = np.float32(scale.minimum), np.float32(scale.maximum)
+
+    def __call__(self, reference: Array, action: Array) -> dict[str, Array]:
+        """`TEMPERATURES` by name, `[N]` each.
+
+        Args:
+            reference: `[N, 3]`, or `[1, 3]` for all: student temperature, teacher temperature, weight; float32.
+            action: `[N, A]`, within [-1, 1].
+        """
+        factors = np.exp(action * self._logs)
+        before = reference[:, :2]
+        low, high = np.minimum(before, self._minimum), np.maximum(before, self._maximum)
+        after = np.minimum(np.maximum(before * factors[:, :2], low), high)
+        moved = after / before
+        weight = reference[:, 2] * moved[:, 0] * moved[:, 1]
+        if factors.shape[1] == 3:
+            weight = weight * factors[:, 2]
+        return dict(zip(TEMPERATURES, (after[:, 0], after[:, 1], weight), strict=True))
+
+
+def constant_reference(spec: str) -> Array | None:
+    """Student temperature, teacher temperature and weight of a reference that is the same for all samples, `[1, 3]`.
+
+    >>> constant_reference("fixed:2"), constant_reference("dtkd")
+    (array([[2., 2., 4.]], dtype=float32), None)
+    """
+    rule = reference_method(spec).rule
+    if rule is None or split_spec(spec)[0] not in CONSTANT_REFERENCES:
+        return None
+    found = rule(Signals(torch.zeros(1, 2), torch.zeros(1, 2)))
+    return np.array([[value.item() for value in (found.student, found.teacher, found.weight)]], np.float32)
+
+
+def clipped(action: Array) -> tuple[Array, int]:
+    """Actions within [-1, 1], and how many of their numbers were not."""
+    inside = np.minimum(np.maximum(action, -1.0), 1.0)  # `np.clip` takes three times as long for a small batch
+    return inside, int(np.count_nonzero(inside != action))
+
+
+def _tanh(values: Array) -> Array:
+    return np.tanh(values, out=values)
+
+
+def _relu(values: Array) -> Array:
+    return np.maximum(values, 0.0, out=values)
