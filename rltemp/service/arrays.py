@@ -32,7 +32,9 @@ def check_finite(name: str, array: Array) -> None:
     Raises:
         Refusal: Naming the first.
     """
-    if array.dtype.kind == "f" and not (finite := np.isfinite(array)).all():
+    if array.dtype.kind != "f" or math.isfinite(np.vdot(array, array)):
+        return  # in half the time; large numbers are looked at one by one
+    if not (finite := np.isfinite(array)).all():
         index = int(np.argmin(finite))
         word = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[str(float(array.flat[index]))]
         count = int(array.size - np.count_nonzero(finite))

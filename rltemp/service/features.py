@@ -51,11 +51,11 @@ class FeaturesModel:
         features = self._features(inputs["features"])
         action, clamped = clipped(self._network(features))
         if outputs is not None and set(outputs) <= {"action"}:
-            return Inference({"action": action}, clamped)
+            return Inference({"action": action.T}, clamped)
         with np.errstate(over="ignore"):
             found = self._scale(self._references(inputs, len(features)), action)
         check_answer(found, ("weight",))  # the others lie within bounds
-        return Inference(chosen({**found, "action": action}, outputs), clamped)
+        return Inference(chosen({**found, "action": action.T}, outputs), clamped)
 
     def _features(self, raw: Array) -> Array:
         if raw.ndim != 2 or raw.shape[1] != self._columns:
@@ -69,6 +69,7 @@ class FeaturesModel:
         return raw.astype(np.float32, copy=False)
 
     def _references(self, inputs: Mapping[str, Array], samples: int) -> Array:
+        """`[3, N]`, or `[3, 1]` for all."""
         if (raw := inputs.get("reference")) is None:
             if self._reference is None:
                 raise wrong_content(
@@ -88,26 +89,33 @@ class FeaturesModel:
                 f"{place('reference', index, raw.shape)} is {float(raw.flat[index]):g}; temperatures are above 0, "
                 "weights at least 0"
             )
-        return reference
+        return reference.T
 
 
 class Network:
-    """The network of a policy file in NumPy, on features that are not normalised yet."""
+    """The network of a policy file in NumPy, on features that are not normalised yet.
+
+    Samples are the last axis within: NumPy takes its steps along rows of hundreds rather than of three.
+    """
 
     def __init__(self, file: PolicyFile) -> None:
-        self._mean = np.array([feature.mean for feature in file.manifest.features], np.float32)
-        self._std = np.array([feature.std for feature in file.manifest.features], np.float32)
+        self._mean, self._std = (
+            _column([getattr(feature, name) for feature in file.manifest.features]) for name in ("mean", "std")
+        )
         self._activate: Callable[[Array], Array] = {"tanh": _tanh, "relu": _relu}[file.manifest.activation]
         self._layers = [
-            (file.weights[f"{index}.weight"].numpy().T.copy(), file.weights[f"{index}.bias"].numpy())
+            (file.weights[f"{index}.weight"].numpy().copy(), _column(file.weights[f"{index}.bias"].numpy()))
             for index in range(len(file.manifest.layers))
         ]
 
     def __call__(self, features: Array) -> Array:
-        """The action `[N, A]` before clipping, for features `[N, F]`, float32."""
-        hidden = (features - self._mean) / self._std
+        """The action `[A, N]` before clipping, for features `[N, F]`, float32."""
+        hidden: Array = features.T.copy()
+        hidden -= self._mean
+        hidden /= self._std
         for index, (weight, bias) in enumerate(self._layers):
-            hidden = (self._activate(hidden) if index else hidden) @ weight + bias
+            hidden = weight @ (self._activate(hidden) if index else hidden)
+            hidden += bias
         return hidden
 
 
@@ -115,39 +123,41 @@ class Scale:
     """`ActionScale.apply` in NumPy, without its balance."""
 
     def __init__(self, scale: ActionScale) -> None:
-        logs = [math.log(scale.ratio)] * 2 + [math.log(scale.weight_ratio)] * (scale.size - 2)
-        self._logs = np.array(logs, np.float32)
+        self._logs = _column([math.log(scale.ratio)] * 2 + [math.log(scale.weight_ratio)] * (scale.size - 2))
         self._minimum, self._maximum = np.float32(scale.minimum), np.float32(scale.maximum)
 
     def __call__(self, reference: Array, action: Array) -> dict[str, Array]:
         """`TEMPERATURES` by name, `[N]` each.
 
         Args:
-            reference: `[N, 3]`, or `[1, 3]` for all: student temperature, teacher temperature, weight; float32.
-            action: `[N, A]`, within [-1, 1].
+            reference: `[3, N]`, or `[3, 1]` for all: student temperature, teacher temperature, weight; float32.
+            action: `[A, N]`, within [-1, 1].
         """
         factors = np.exp(action * self._logs)
-        before = reference[:, :2]
-        low, high = np.minimum(before, self._minimum), np.maximum(before, self._maximum)
-        after = np.minimum(np.maximum(before * factors[:, :2], low), high)
-        moved = after / before
-        weight = reference[:, 2] * moved[:, 0] * moved[:, 1]
-        if factors.shape[1] == 3:
-            weight = weight * factors[:, 2]
-        return dict(zip(TEMPERATURES, (after[:, 0], after[:, 1], weight), strict=True))
+        before = reference[:2]
+        after = before * factors[:2]
+        np.maximum(after, np.minimum(before, self._minimum), out=after)
+        np.minimum(after, np.maximum(before, self._maximum), out=after)
+        student, teacher = after / before
+        weight = reference[2] * student * teacher
+        if len(factors) == 3:
+            weight *= factors[2]
+        return dict(zip(TEMPERATURES, (*after, weight), strict=True))
 
 
 def constant_reference(spec: str) -> Array | None:
-    """Student temperature, teacher temperature and weight of a reference that is the same for all samples, `[1, 3]`.
+    """Student temperature, teacher temperature and weight of a reference that is the same for all samples, `[3, 1]`.
 
     >>> constant_reference("fixed:2"), constant_reference("dtkd")
-    (array([[2., 2., 4.]], dtype=float32), None)
+    (array([[2.],
+       [2.],
+       [4.]], dtype=float32), None)
     """
     rule = reference_method(spec).rule
     if rule is None or split_spec(spec)[0] not in CONSTANT_REFERENCES:
         return None
     found = rule(Signals(torch.zeros(1, 2), torch.zeros(1, 2)))
-    return np.array([[value.item() for value in (found.student, found.teacher, found.weight)]], np.float32)
+    return _column([value.item() for value in (found.student, found.teacher, found.weight)])
 
 
 def clipped(action: Array) -> tuple[Array, int]:
@@ -162,3 +172,7 @@ def _tanh(values: Array) -> Array:
 
 def _relu(values: Array) -> Array:
     return np.maximum(values, 0.0, out=values)
+
+
+def _column(values: Sequence[float] | Array) -> Array:
+    return np.array(values, np.float32)[:, None]
