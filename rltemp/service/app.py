@@ -119,8 +119,7 @@ class Service:
             if self._threads is None:
                 self._threads = anyio.CapacityLimiter(THREADS)
             data, header, found = await anyio.to_thread.run_sync(infer, model, body, length, limiter=self._threads)
-        samples = next((len(array) for array in found.outputs.values() if array.ndim), 1)
-        self.metrics.inferred(model.kind, time.perf_counter() - started, samples, found.clamped)
+        self.metrics.inferred(model.kind, time.perf_counter() - started, found.samples, found.clamped)
         if header is None:
             await reply(send, 200, data, b"application/json")
         else:

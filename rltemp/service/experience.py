@@ -18,8 +18,8 @@ from rltemp.manifest import describe
 from rltemp.service.bodies import read_body
 from rltemp.service.learning import Learning, Published, StoppedError
 from rltemp.service.limits import Limits
+from rltemp.service.paths import BYTES, MODEL, VERSION, Name, Version, failures, file_response
 from rltemp.service.refusals import Refusal
-from rltemp.service.routes import MODEL, VERSION, Name, Version, failures
 from rltemp.service.tensors import MAX_JSON_BYTES
 from rltemp.strict_json import parse
 
@@ -50,7 +50,7 @@ def learning_routes(learning: Learning, limits: Limits) -> APIRouter:
 
     file: dict[int | str, dict[str, Any]] = {
         200: {
-            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+            "content": BYTES,
             "description": "A policy file; its provenance has version, exploration (a standard deviation), potential.",
         },
         304: {"description": "It is the one that If-None-Match names."},
@@ -80,10 +80,7 @@ def learning_routes(learning: Learning, limits: Limits) -> APIRouter:
 def _centre(found: Published | None, request: Request) -> Response:
     if found is None:
         raise Refusal(404, "there is no such version, or not any more", "unknown_model")
-    headers = {"etag": f'"{found.sha256}"', "rltemp-model-version": str(found.version)}
-    if found.sha256 in request.headers.get("if-none-match", ""):
-        return Response(status_code=304, headers=headers)
-    return Response(found.centre, media_type="application/octet-stream", headers=headers)
+    return file_response(request, found.centre, found.sha256, str(found.version))
 
 
 def taken(learning: Learning, data: bytes) -> Receipt:

@@ -89,7 +89,8 @@ class FeaturesModel:
                 f"{place('reference', index, raw.shape)} is {float(raw.flat[index]):g}; temperatures are above 0, "
                 "weights at least 0"
             )
-        return reference.T
+        rows: Array = reference.T
+        return rows
 
 
 class Network:
@@ -148,10 +149,8 @@ class Scale:
 def constant_reference(spec: str) -> Array | None:
     """Student temperature, teacher temperature and weight of a reference that is the same for all samples, `[3, 1]`.
 
-    >>> constant_reference("fixed:2"), constant_reference("dtkd")
-    (array([[2.],
-       [2.],
-       [4.]], dtype=float32), None)
+    >>> constant_reference("fixed:2").T, constant_reference("dtkd")
+    (array([[2., 2., 4.]], dtype=float32), None)
     """
     rule = reference_method(spec).rule
     if rule is None or split_spec(spec)[0] not in CONSTANT_REFERENCES:

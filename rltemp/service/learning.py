@@ -93,7 +93,7 @@ class Learning:
             place.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise BadInputError(f"cannot make {place}: {error.strerror}. Choose another --state") from error
-        hold(place)
+        hold(place, "--state")
         # A service goes on with what it has: other versions of a library change an update's last digits.
         self._checkpoints = Checkpoints(place, unit="version", share=0, inexact=True)
         self._published: dict[int, Published] = {}

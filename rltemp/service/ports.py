@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -44,6 +45,12 @@ class Inference:
 
     outputs: dict[str, Array]
     clamped: int = 0
+
+    @property
+    def samples(self) -> int:
+        """How many samples are answered."""
+        name, array = next(iter(self.outputs.items()))
+        return math.prod(array.shape[:-1] if name == "action" else array.shape)
 
 
 def check_inputs(ports: Sequence[Port], inputs: Mapping[str, Array]) -> None:
