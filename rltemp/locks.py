@@ -40,8 +40,12 @@ def owner(path: Path) -> str:
     return "a process that left no name"
 
 
-def hold(folder: Path) -> None:
+def hold(folder: Path, option: str = "--out") -> None:
     """Keep other processes out of a folder until `release`, or until this process ends.
+
+    Args:
+        folder: It is there already.
+        option: Which names another.
 
     Raises:
         BadInputError: Where another process is at work there, naming it, or no lock can be made there.
@@ -52,9 +56,11 @@ def hold(folder: Path) -> None:
     try:
         lock = taken(path)
     except OSError as error:
-        raise BadInputError(f"cannot write into {folder}: {error.strerror or error}. Choose another --out") from error
+        said = error.strerror or error
+        raise BadInputError(f"cannot write into {folder}: {said}. Choose another {option}") from error
     if lock is None:
-        raise BadInputError(f"{folder} is in use by {owner(path)} (lock {LOCK}). Wait for it, or choose another --out")
+        by = owner(path)
+        raise BadInputError(f"{folder} is in use by {by} (lock {LOCK}). Wait for it, or choose another {option}")
     _held[path] = lock
 
 

@@ -17,10 +17,12 @@ from rltemp.features import featurize
 from rltemp.loading import SHIPPED, reference_method
 from rltemp.policy import Policy
 from rltemp.policy_file import forward, read_policy
-from rltemp.service.models import CONSTANT_REFERENCES, TEMPERATURES, PolicyModel
+from rltemp.service.arrays import Array
+from rltemp.service.features import CONSTANT_REFERENCES
+from rltemp.service.models import PolicyModel
+from rltemp.service.ports import TEMPERATURES
 from rltemp.service.refusals import Refusal
 from rltemp.service.repository import KEPT, Repository, rule_names
-from rltemp.service.tensors import Array
 
 REPOSITORY = Repository()
 

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies
 
+from rltemp.service.answers import encode
+from rltemp.service.arrays import DATATYPES, Array
 from rltemp.service.refusals import Refusal
-from rltemp.service.tensors import DATATYPES, MAX_JSON_BYTES, Array, InferRequest, decode, encode
+from rltemp.service.tensors import MAX_JSON_BYTES, InferRequest, decode
 
 
 def tensor(data: Any, *shape: int, name: str = "features", datatype: str = "FP32") -> dict[str, Any]:

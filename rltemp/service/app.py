@@ -16,16 +16,18 @@ import anyio.to_thread
 from fastapi import APIRouter, FastAPI
 
 from rltemp.names import split_spec
+from rltemp.service.answers import encode
 from rltemp.service.bodies import Disconnected, Message, Receive, read_body
 from rltemp.service.limits import Limits
 from rltemp.service.logs import LOGGER, Seldom, event
 from rltemp.service.metrics import Metrics
-from rltemp.service.models import Inference, Model
+from rltemp.service.models import Model
+from rltemp.service.ports import Inference
 from rltemp.service.refusals import Reason, Refusal
 from rltemp.service.replies import Send, failure, failure_body, reply
 from rltemp.service.repository import Repository, rule_names
 from rltemp.service.routes import application
-from rltemp.service.tensors import decode, encode
+from rltemp.service.tensors import decode
 from rltemp.service.tokens import allowed
 
 IN_LOOP, JSON_IN_LOOP = 5 * 2**16, 2**15
@@ -117,8 +119,7 @@ class Service:
             if self._threads is None:
                 self._threads = anyio.CapacityLimiter(THREADS)
             data, header, found = await anyio.to_thread.run_sync(infer, model, body, length, limiter=self._threads)
-        samples = next((len(array) for array in found.outputs.values() if array.ndim), 1)
-        self.metrics.inferred(model.kind, time.perf_counter() - started, samples, found.clamped)
+        self.metrics.inferred(model.kind, time.perf_counter() - started, found.samples, found.clamped)
         if header is None:
             await reply(send, 200, data, b"application/json")
         else:
@@ -201,7 +202,7 @@ def header_length(headers: Sequence[tuple[bytes, bytes]]) -> int | None:
 def route_of(path: str, name: str | None, tail: str | None) -> str:
     """The route of a path, for the metrics: one of few."""
     if name is not None:
-        return tail if tail in ("infer", "policy", "ready", "experience") else "other" if tail else "metadata"
+        return tail if tail in ("infer", "policy", "ready", "experience", "centre") else "other" if tail else "metadata"
     known = {
         "/v2": "server",
         "/v2/health/live": "live",

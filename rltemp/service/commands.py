@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from threadpoolctl import threadpool_limits
+
 import rltemp
 from rltemp.agents.config import LearnerConfig
 from rltemp.console import say
@@ -108,6 +110,7 @@ class Serve(RunOptions):
         limits = Limits(
             request_bytes=int(self.max_request_mib * 2**20), body_seconds=self.timeout, head_seconds=self.timeout
         )
+        threadpool_limits(self.threads)  # of NumPy's BLAS, which torch's own limit does not reach
         logs.to_stderr()
         learning = self._learning(repository)
         service = Service(
@@ -137,6 +140,8 @@ class Serve(RunOptions):
     def _learning(self, repository: Repository) -> Learning | None:
         """The model that learns, where one is wanted."""
         if self.learn is None:
+            if self.state is not None or self.learning != LearningOptions():
+                raise BadInputError("--state and --learning.* go with --learn NAME; without it nothing is learned")
             return None
         if self.state is None:
             raise BadInputError("--learn needs --state FOLDER, where it keeps what is learned")

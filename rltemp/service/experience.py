@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from anyio import to_thread
+from anyio import Lock, to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -18,8 +18,8 @@ from rltemp.manifest import describe
 from rltemp.service.bodies import read_body
 from rltemp.service.learning import Learning, Published, StoppedError
 from rltemp.service.limits import Limits
+from rltemp.service.paths import BYTES, MODEL, VERSION, Name, Version, failures, file_response
 from rltemp.service.refusals import Refusal
-from rltemp.service.routes import MODEL, VERSION, Name, Version, failures
 from rltemp.service.tensors import MAX_JSON_BYTES
 from rltemp.strict_json import parse
 
@@ -32,6 +32,7 @@ def learning_routes(learning: Learning, limits: Limits) -> APIRouter:
     record = {**definitions["Record"]}
     schema["properties"]["records"]["items"] = record
     body = {"required": True, "content": {"application/json": {"schema": schema}}}
+    reading = Lock()  # one report at a time: the numbers of a long one are 30 MiB as objects
 
     @router.post(
         f"{MODEL}/experience",
@@ -46,11 +47,12 @@ def learning_routes(learning: Learning, limits: Limits) -> APIRouter:
         if kind != "application/json":
             raise Refusal(415, "send Content-Type application/json", "media_type")
         data = await read_body(request.receive, min(limits.request_bytes, MAX_JSON_BYTES))
-        return await to_thread.run_sync(taken, learning, data)
+        async with reading:
+            return await to_thread.run_sync(taken, learning, data)
 
     file: dict[int | str, dict[str, Any]] = {
         200: {
-            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+            "content": BYTES,
             "description": "A policy file; its provenance has version, exploration (a standard deviation), potential.",
         },
         304: {"description": "It is the one that If-None-Match names."},
@@ -80,10 +82,7 @@ def learning_routes(learning: Learning, limits: Limits) -> APIRouter:
 def _centre(found: Published | None, request: Request) -> Response:
     if found is None:
         raise Refusal(404, "there is no such version, or not any more", "unknown_model")
-    headers = {"etag": f'"{found.sha256}"', "rltemp-model-version": str(found.version)}
-    if found.sha256 in request.headers.get("if-none-match", ""):
-        return Response(status_code=304, headers=headers)
-    return Response(found.centre, media_type="application/octet-stream", headers=headers)
+    return file_response(request, found.centre, found.sha256, str(found.version))
 
 
 def taken(learning: Learning, data: bytes) -> Receipt:
@@ -121,7 +120,7 @@ class LearningCollector(Collector):
         learning, labels = self._learning, [self._learning.name]
         records = CounterMetricFamily("rltemp_experience_records", "Records by fate.", labels=["model", "fate"])
         runs = CounterMetricFamily("rltemp_experience_runs", "Runs by fate.", labels=["model", "fate"])
-        for name, count in sorted(learning.ledger.counts.items()):
+        for name, count in sorted(dict(learning.ledger.counts).items()):  # a copy: others count on
             fate, _, kind = name.rpartition("_")
             (records if kind == "records" else runs).add_metric([*labels, fate], count)
         yield records

@@ -46,3 +46,13 @@ class Refusal(Exception):  # noqa: N818  # an answer, not an error of the servic
         self.reason: Reason = reason
         self.headers = dict(headers or {})
         self.values = values
+
+
+def wrong_content(message: str) -> Refusal:
+    """Of a request that follows the protocol, with numbers, shapes or names that cannot be used: 400."""
+    return Refusal(400, message, "content")
+
+
+def wrong_schema(message: str) -> Refusal:
+    """Of a request that does not follow the protocol: 422."""
+    return Refusal(422, message, "schema")
