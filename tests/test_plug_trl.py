@@ -241,8 +241,9 @@ def test_no_more_logits_exist_at_once_than_a_chunk_has(name: str, tmp_path: Path
 
 
 PROGRAM = """
-import resource
+import re
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -254,7 +255,11 @@ from rltemp.plugs.trl import DistillationTrainerMixin
 tokens, words, width = 1024, 32000, 128
 rows, head = torch.randn(tokens, width, requires_grad=True), (torch.randn(words, width) / 11).requires_grad_()
 arguments = [rows, head, None, rows.detach(), head.detach(), None, 0.0, 1.0, 1.0, None, 1.0, None]
-before, weight = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 1.0
+def peak():  # not of getrusage, which begins with what the parent had
+    return int(re.search(r"VmHWM:\\s+([0-9]+)", Path("/proc/self/status").read_text())[1])
+
+
+before, weight = peak(), 1.0
 if sys.argv[1] == "plug":
     plug = object.__new__(DistillationTrainerMixin)
     plug.controller, plug.model = Controller("universal"), SimpleNamespace(training=False)
@@ -262,17 +267,18 @@ if sys.argv[1] == "plug":
     found, arguments = plug._tempered(torch.zeros(tokens, dtype=torch.long), torch.ones(tokens) > 0, arguments)
     weight = found.weight
 (weight * ChunkedDivergenceFunction.apply(*arguments)[0]).sum().backward()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(peak() - before)
 """
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux says of a process")
 def test_a_loss_under_the_plug_has_the_peak_memory_of_the_hosts_own() -> None:
     host, plug = (
         int(subprocess.run([sys.executable, "-c", PROGRAM, which], check=True, capture_output=True).stdout)
         for which in ("host", "plug")
     )
-    assert plug < 1.1 * host
+    assert 100_000 < plug < 1.1 * host  # KiB
 
 
 @pytest.mark.parametrize(("change", "has"), [("bias", "a bias"), ("softcap", "a soft cap"), ("weight", "no weights")])
