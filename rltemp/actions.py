@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from rltemp.arrays import NUMPY, TORCH, Arrays, arrays_for
 from rltemp.errors import BadInputError
-from rltemp.strength import balance
+from rltemp.strength import balance, small_balance
 from rltemp.types import Signals, Temperatures
 
 
@@ -75,19 +78,48 @@ class ActionScale:
         """
         if tuple(action.shape) != (needed := (*reference.student.shape, self.size)):
             raise BadInputError(f"actions have shape {tuple(action.shape)}, needed: {needed}")
-        action = action.clamp(-1.0, 1.0)
-        factors = torch.exp(action[..., :2] * math.log(self.ratio)).movedim(-1, 0)
-        pair, factors = self._bounded(torch.stack([reference.student, reference.teacher]), factors)
-        (student, teacher), (student_factor, teacher_factor) = pair.unbind(0), factors.unbind(0)
-        weight = reference.weight * student_factor * teacher_factor
+        student, teacher, weight = reference.student, reference.teacher, reference.weight
+        if self._is_small(signals, student, teacher, weight, action):
+            with np.errstate(all="ignore"):  # as torch does
+                arrays = [each.detach().numpy() for each in (student, teacher, weight, action)]
+                student, teacher, weight = map(torch.from_numpy, self._small(signals, *arrays))
+            return Temperatures(student, teacher, weight, reference.guarded)
+        (student, teacher), weight = self._moved(TORCH, student, teacher, weight, action)
         if self.balanced:
             weight = weight * balance(signals, Temperatures(student, teacher, weight))
-        if self.size == 3:
-            weight = weight * torch.exp(action[..., 2] * math.log(self.weight_ratio))
-        return Temperatures(student=student, teacher=teacher, weight=weight, guarded=reference.guarded)
+        return Temperatures(student, teacher, self._weighted(TORCH, weight, action), reference.guarded)
 
-    def _bounded(self, reference: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+    @staticmethod
+    def _is_small(signals: Signals, *values: Tensor) -> bool:
+        """Tell whether NumPy is the faster one, and may compute it: no graph goes through these values."""
+        if signals.mask is not None or signals.stacked:
+            return False
+        if torch.is_grad_enabled() and any(value.requires_grad for value in values):
+            return False
+        return arrays_for(signals.student_logits, signals.teacher_logits, *values) is NUMPY
+
+    def _small(self, signals: Signals, student: Any, teacher: Any, weight: Any, action: Any) -> tuple[Any, Any, Any]:
+        temperatures, weight = self._moved(NUMPY, student, teacher, weight, action)
+        if self.balanced:
+            weight = weight * np.float32(small_balance(signals, temperatures, weight))
+        return temperatures[0], temperatures[1], self._weighted(NUMPY, weight, action)
+
+    def _moved(self, arrays: Arrays, student: Any, teacher: Any, weight: Any, action: Any) -> tuple[Any, Any]:
+        """Both temperatures, `[2, ...]`, and the weight that keeps T_s T_t what it is."""
+        steps = arrays.stack([action[..., 0], action[..., 1]])
+        factors = arrays.exp(arrays.clip(steps, -1.0, 1.0) * math.log(self.ratio))
+        temperatures, factors = self._bounded(arrays, arrays.stack([student, teacher]), factors)
+        return temperatures, weight * factors[0] * factors[1]
+
+    def _bounded(self, arrays: Arrays, reference: Any, factor: Any) -> tuple[Any, Any]:
         """The temperatures, and their factors; a quotient of temperatures would round the reference's gradient."""
         moved = reference * factor
-        bounded = moved.clamp(reference.clamp(max=self.minimum), reference.clamp(min=self.maximum))
-        return bounded, torch.where(bounded == moved, factor, bounded / reference)
+        low, high = arrays.clip(reference, -math.inf, self.minimum), arrays.clip(reference, self.maximum, math.inf)
+        bounded = arrays.clip(moved, low, high)
+        return bounded, arrays.where(bounded == moved, factor, bounded / reference)
+
+    def _weighted(self, arrays: Arrays, weight: Any, action: Any) -> Any:
+        """The weight under the third number of the action, where there is one."""
+        if self.size < 3:
+            return weight
+        return weight * arrays.exp(arrays.clip(action[..., 2], -1.0, 1.0) * math.log(self.weight_ratio))

@@ -2,8 +2,9 @@
 
 Every feature is invariant to a shift of the logits and to what a new task changes (the number of classes, where that
 makes sense), lies roughly between -1 and 1 and is clipped to `LIMIT`. Features are computed in float32 on detached
-logits. To add one: one function of `Statistics`, one entry in `FEATURES`, one hand-worked test. Raise the version of
-an entry whenever its numbers change: policy files carry it, and a policy of another version is refused.
+logits. To add one: one function of `Statistics` in operations of its `arrays`, which are torch's or NumPy's, one entry
+in `FEATURES`, one hand-worked test. Raise the version of an entry whenever its numbers change: policy files carry it,
+and a policy of another version is refused.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from rltemp.arrays import NUMPY, Arrays, arrays_for
 from rltemp.blocks import rowwise
-from rltemp.divergences import log_softmax
 from rltemp.errors import BadInputError
 from rltemp.names import lookup
 from rltemp.types import Signals
@@ -47,157 +49,159 @@ class _Once(Generic[Value]):
 class Statistics:
     """What several features share of a batch of logits, each computed once and only if asked for.
 
-    `pair` holds the student's and the teacher's logits in float32 without a graph, `[2, ..., C]`: at a hundred classes
-    an operation costs little more on both than on one.
+    Nearly all of it is computed on the student's and the teacher's logits at once: at a hundred classes an operation
+    costs little more on both than on one.
     """
 
-    def __init__(
-        self, student: Tensor, teacher: Tensor, labels: Tensor | None = None, progress: float | Tensor = 0.0
-    ) -> None:
-        self.pair = torch.stack([student.detach().float(), teacher.detach().float()])
-        self.student, self.teacher = self.pair.unbind(0)
+    def __init__(self, arrays: Arrays, pair: Any, labels: Any, progress: float | Tensor) -> None:
+        self.arrays = arrays
+        self.pair = pair
         self.progress = progress
         self._labels = labels
 
     @_Once
-    def largest(self) -> tuple[Tensor, Tensor]:
-        """The largest logits of both, and where they stand, `[2, ..., 1]` each."""
-        values, indices = self.pair.max(-1, keepdim=True)  # a third of the time of `topk`
-        return values, indices
+    def below(self) -> Any:
+        """The logits of both less their largest, `[2, ..., C]`: at most 0."""
+        return self.pair - self.arrays.at(self.pair, self.chosen)[..., None]
 
     @_Once
-    def margins(self) -> tuple[Tensor, ...]:
-        """The largest minus the second logit, in standard deviations, minus 1, of both, `[...]`."""
-        values, indices = self.largest
-        others = self.pair.scatter(-1, indices, -math.inf).amax(-1)
-        return ((values.squeeze(-1) - others) / self._stds).sub_(1).unbind(0)
+    def chosen(self) -> Any:
+        """Where the largest logits of both stand, the first where several are equal, `[2, ..., 1]`."""
+        return self.arrays.place(self.pair)
 
     @_Once
-    def spreads(self) -> tuple[Tensor, ...]:
-        """Natural logarithm of the standard deviation of the logits, halved, of both, `[...]`."""
-        return self._stds.log().mul_(0.5).unbind(0)
+    def gaps(self) -> Any:
+        """The largest minus the second logit, of both, `[2, ...]`."""
+        return -self.arrays.largest_but(self.below, self.chosen)
 
     @_Once
-    def stds(self) -> tuple[Tensor, ...]:
-        """Standard deviation of the logits, of both, `[...]`."""
-        return self._stds.unbind(0)
+    def margins(self) -> Any:
+        """The largest minus the second logit, in standard deviations, minus 1, of both, `[2, ...]`."""
+        return self.gaps / self.stds - 1
 
     @_Once
-    def _stds(self) -> Tensor:
+    def spreads(self) -> Any:
+        """Natural logarithm of the standard deviation of the logits, halved, of both, `[2, ...]`."""
+        return self.arrays.log(self.stds) * 0.5
+
+    @_Once
+    def stds(self) -> Any:
+        """Standard deviation of the logits, of both, `[2, ...]`."""
         # Not torch's `std`, which takes ten times as long. The floor keeps constant logits finite: their margin is 0
         # and their spread a very negative, clipped number.
-        centred = self.pair - self.pair.mean(-1, keepdim=True)
-        return centred.square_().mean(-1).sqrt_().clamp_min_(1e-6)
+        classes = self.pair.shape[-1]
+        centred = self.below - (self.arrays.total(self.below) / classes)[..., None]
+        return self.arrays.clip(self.arrays.length(centred) * classes**-0.5, 1e-6, math.inf)
 
     @_Once
-    def log_probs(self) -> tuple[Tensor, ...]:
-        """Log-probabilities at T = 1, of both, `[..., C]`."""
-        return log_softmax(self.pair).unbind(0)
+    def terms(self) -> Any:
+        """The numerators of the softmax at T = 1, the largest of which is 1, of both, `[2, ..., C]`."""
+        return self.arrays.exp(self.below)
 
     @_Once
-    def probs(self) -> tuple[Tensor, ...]:
-        """Probabilities at T = 1, of both, `[..., C]`."""
-        return tuple(each.exp() for each in self.log_probs)
+    def totals(self) -> Any:
+        """The denominators of the softmax at T = 1, of both, `[2, ...]`."""
+        return self.arrays.total(self.terms)
+
+    @_Once
+    def log_totals(self) -> Any:
+        """Their logarithms: minus the log-probability of the largest logit, of both, `[2, ...]`."""
+        return self.arrays.log(self.totals)
 
     @property
-    def labels(self) -> Tensor:
+    def labels(self) -> Any:
         """Labels, `[...]`; an error where the signals carry none."""
         if self._labels is None:
             raise BadInputError("this policy's features need labels; the signals carry none")
         return self._labels
 
 
-def progress(s: Statistics) -> Tensor:
+def progress(s: Statistics) -> Any:
     """How much of the run is done, from -1 (first step) to 1 (end)."""
-    value = 2 * s.progress - 1
-    if isinstance(value, Tensor):
-        return value.to(s.student).reshape(()).expand(s.student.shape[:-1])
-    return s.student.new_full(s.student.shape[:-1], value)
+    return s.arrays.full(s.pair[0], 2 * s.progress - 1)
 
 
-def student_margin(s: Statistics) -> Tensor:
+def student_margin(s: Statistics) -> Any:
     """The student's largest logit minus its second, in standard deviations of its logits, minus 1."""
     return s.margins[0]
 
 
-def teacher_margin(s: Statistics) -> Tensor:
+def teacher_margin(s: Statistics) -> Any:
     """The teacher's largest logit minus its second, in standard deviations of its logits, minus 1."""
     return s.margins[1]
 
 
-def student_spread(s: Statistics) -> Tensor:
+def student_spread(s: Statistics) -> Any:
     """Natural logarithm of the standard deviation of the student's logits, halved."""
     return s.spreads[0]
 
 
-def teacher_spread(s: Statistics) -> Tensor:
+def teacher_spread(s: Statistics) -> Any:
     """Natural logarithm of the standard deviation of the teacher's logits, halved."""
     return s.spreads[1]
 
 
-def relative_spread(s: Statistics) -> Tensor:
+def relative_spread(s: Statistics) -> Any:
     """Natural logarithm of the student's over the teacher's standard deviation of logits, halved.
 
     Unlike the two spreads themselves it does not tell which task it is: what scales both leaves it alone.
     """
-    return (s.stds[0] / s.stds[1]).log() / 2
+    return s.arrays.log(s.stds[0] / s.stds[1]) / 2
 
 
-def student_entropy(s: Statistics) -> Tensor:
+def student_entropy(s: Statistics) -> Any:
     """Entropy of the student's prediction over its maximum log C, from -1 (certain) to 1 (uniform)."""
     return _entropy(s, 0)
 
 
-def teacher_entropy(s: Statistics) -> Tensor:
+def teacher_entropy(s: Statistics) -> Any:
     """Entropy of the teacher's prediction over its maximum log C, from -1 (certain) to 1 (uniform)."""
     return _entropy(s, 1)
 
 
-def divergence(s: Statistics) -> Tensor:
+def divergence(s: Statistics) -> Any:
     """log(1 + KL(teacher || student)) at T = 1, minus 1; the KL in nats."""
-    student, teacher = s.log_probs
-    kl = (s.probs[1] * (teacher - student)).sum(-1)
-    return kl.clamp_min(0).log1p() - 1
+    mean = s.arrays.dot(s.terms[1], s.below[1] - s.below[0]) / s.totals[1]
+    kl = mean + s.log_totals[0] - s.log_totals[1]
+    return s.arrays.log1p(s.arrays.clip(kl, 0.0, math.inf)) - 1
 
 
-def agreement(s: Statistics) -> Tensor:
+def agreement(s: Statistics) -> Any:
     """Where the teacher's choice stands in the student: its logit minus the student's best other, in deviations."""
-    chosen = s.largest[1][1]
-    others = s.student.scatter(-1, chosen, -math.inf).amax(-1)
-    return (s.student.gather(-1, chosen).squeeze(-1) - others) / s.stds[0]
+    behind = s.arrays.at(s.below[0], s.chosen[1])
+    return s.arrays.where(behind < 0, behind, s.gaps[0]) / s.stds[0]  # its own choice has the second as best other
 
 
-def student_loss(s: Statistics) -> Tensor:
+def student_loss(s: Statistics) -> Any:
     """log(1 + cross-entropy of the student with the label), minus 1; needs labels."""
-    return _nll(s.log_probs[0], s.labels).log1p() - 1
+    return s.arrays.log1p(_nll(s, 0)) - 1
 
 
-def teacher_loss(s: Statistics) -> Tensor:
+def teacher_loss(s: Statistics) -> Any:
     """log(1 + cross-entropy of the teacher with the label), minus 1; needs labels."""
-    return _nll(s.log_probs[1], s.labels).log1p() - 1
+    return s.arrays.log1p(_nll(s, 1)) - 1
 
 
-def student_top_probability(s: Statistics) -> Tensor:
+def student_top_probability(s: Statistics) -> Any:
     """The student's largest probability at T = 1.
 
     With the two below the state of RLKD, Zhang et al. (2024), https://arxiv.org/abs/2407.00115, as the authors' code
     and page have it (the paper's text was not read), but for a slip in that code: see `student_probability_margin`.
     """
-    return s.log_probs[0].amax(-1).exp()
+    return 1 / s.totals[0]
 
 
-def teacher_top_probability(s: Statistics) -> Tensor:
+def teacher_top_probability(s: Statistics) -> Any:
     """The teacher's largest probability at T = 1."""
-    return s.log_probs[1].amax(-1).exp()
+    return 1 / s.totals[1]
 
 
-def student_probability_margin(s: Statistics) -> Tensor:
+def student_probability_margin(s: Statistics) -> Any:
     """The student's largest probability minus its second largest, at T = 1: near 0 where it is unsure.
 
     RLKD's released code subtracts the second *smallest*, which repeats the largest as soon as classes are many.
     """
-    largest = s.largest[1][0]
-    return s.probs[0].gather(-1, largest).squeeze(-1) - s.probs[0].scatter(-1, largest, 0.0).amax(-1)
+    return s.arrays.expm1(-s.gaps[0]) / -s.totals[0]
 
 
 def featurize(signals: Signals, names: Sequence[str]) -> Tensor:
@@ -214,34 +218,41 @@ def featurize(signals: Signals, names: Sequence[str]) -> Tensor:
         BadInputError: Where a feature needs labels and there are none, or a name is unknown.
     """
     computes = [lookup(FEATURES, name, "feature").compute for name in names]
+    student, teacher, labels = signals.student_logits, signals.teacher_logits, signals.labels
+    arrays = arrays_for(student, teacher, labels)
 
-    def columns(student: Tensor, teacher: Tensor, labels: Tensor | None = None) -> tuple[Tensor, ...]:
-        statistics = Statistics(student, teacher, labels, signals.progress)
+    def columns(student: Tensor, teacher: Tensor, labels: Any = None) -> tuple[Any, ...]:
+        statistics = Statistics(arrays, arrays.pair(student, teacher), labels, signals.progress)
         return tuple(compute(statistics) for compute in computes)
 
-    inputs = [signals.student_logits, signals.teacher_logits]
+    if arrays is NUMPY:
+        with np.errstate(all="ignore"):  # as torch does
+            found = np.empty((*signals.shape, len(computes)), np.float32)
+            for index, column in enumerate(columns(student, teacher, None if labels is None else labels.numpy())):
+                found[..., index] = column
+            return torch.from_numpy(NUMPY.clip(found, -LIMIT, LIMIT))
     with torch.no_grad():
-        found = rowwise(columns, *inputs, *([] if signals.labels is None else [signals.labels]))
-        return torch.stack(found, -1).clamp_(-LIMIT, LIMIT)
+        of_samples = rowwise(columns, student, teacher, *([] if labels is None else [labels]))
+        return torch.stack(of_samples, -1).clamp_(-LIMIT, LIMIT)
 
 
-def _entropy(s: Statistics, network: int) -> Tensor:
-    negative = (s.probs[network] * s.log_probs[network]).sum(-1)
-    classes = s.pair.shape[-1]
+def _entropy(s: Statistics, network: int) -> Any:
+    mean = s.arrays.dot(s.terms[network], s.below[network]) / s.totals[network]
+    negative, classes = mean - s.log_totals[network], s.pair.shape[-1]
     if torch.compiler.is_compiling():  # the number of classes may be a variable, of which `math` would make a constant
         return negative * (-2 / s.pair.new_full((), classes).log()) - 1
-    return negative.mul_(-2 / math.log(classes)).sub_(1)
+    return negative * (-2 / math.log(classes)) - 1
 
 
-def _nll(log_probs: Tensor, labels: Tensor) -> Tensor:
-    return -log_probs.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+def _nll(s: Statistics, network: int) -> Any:
+    return s.log_totals[network] - s.arrays.at(s.below[network], s.labels[..., None])
 
 
 @dataclass(frozen=True)
 class Feature:
     """An entry of the feature table: how to compute it, its unit and the version of its definition."""
 
-    compute: Callable[[Statistics], Tensor]
+    compute: Callable[[Statistics], Any]
     unit: str
     version: int = 1
 

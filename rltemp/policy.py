@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rltemp.actions import ActionScale
+from rltemp.arrays import NUMPY, arrays_for
 from rltemp.errors import ArtifactRefusedError, BadInputError, one_line
 from rltemp.features import FEATURES, featurize
 from rltemp.loading import reference_method
@@ -87,10 +89,18 @@ class Policy:
         observation = featurize(signals, self._names)
         if self._mean.device != observation.device:
             self._move(observation.device)
+        if len(self._weights) == 2 and arrays_for(observation) is NUMPY:  # no hidden layer
+            return torch.from_numpy(self._linear(observation.numpy()))
         normalised = (observation - self._mean) / self._std
         kind = observation.device.type
         with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
             return forward(self._weights, self.manifest.activation, normalised)
+
+    def _linear(self, observation: Any) -> Any:
+        weight, bias, mean, std = (
+            each.numpy() for each in (self._weights["0.weight"], self._weights["0.bias"], self._mean, self._std)
+        )
+        return ((observation - mean) / std) @ weight.T + bias
 
     def _move(self, device: torch.device) -> None:
         self._weights = {name: value.to(device) for name, value in self._weights.items()}

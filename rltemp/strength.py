@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from rltemp.arrays import NUMPY, TORCH, Arrays
 from rltemp.blocks import rowwise
 from rltemp.types import Signals, Temperatures, full_precision
 
@@ -24,13 +29,8 @@ def gradient_length(signals: Signals, temperatures: Temperatures) -> Tensor:
     >>> round(gradient_length(signals, Temperatures(two, two, two * two)).item(), 4)  # 2 * 0.2311 * sqrt(2)
     0.6535
     """
-    distance: Tensor = rowwise(
-        _distance,
-        signals.student_logits.detach(),
-        signals.teacher_logits.detach(),
-        temperatures.student,
-        temperatures.teacher,
-    )
+    logits = signals.student_logits.detach(), signals.teacher_logits.detach()
+    distance: Tensor = rowwise(_distance, *logits, temperatures.student, temperatures.teacher)
     return temperatures.weight / temperatures.student * distance
 
 
@@ -55,23 +55,37 @@ def balance(signals: Signals, temperatures: Temperatures) -> Tensor:
     )
 
 
+def small_balance(signals: Signals, temperatures: Any, weight: Any) -> float:
+    """`balance` by NumPy, of a small batch without a mask: temperatures `[2, ...]` of both and weights `[...]`."""
+    pair = NUMPY.pair(signals.student_logits, signals.teacher_logits)
+    both = np.empty((2, *temperatures.shape), np.float32)
+    both[0], both[1] = BALANCE_TEMPERATURE, temperatures
+    plain, own = _distances(NUMPY, pair, both)
+    factor = BALANCE_TEMPERATURE * plain.sum() / (weight / temperatures[0] * own).sum()
+    return float(factor) if math.isfinite(factor) else 0.0
+
+
 def _both_distances(student: Tensor, teacher: Tensor, student_t: Tensor, teacher_t: Tensor) -> tuple[Tensor, Tensor]:
     """`_distance` at the balance's own temperature and at the given ones."""
-    plain = torch.full_like(student_t, BALANCE_TEMPERATURE)
-    found = _distance(student, teacher, torch.stack([plain, student_t]), torch.stack([plain, teacher_t]))
+    own = torch.stack([student_t, teacher_t])
+    pair = torch.stack([full_precision(student), full_precision(teacher)])
+    found = _distances(TORCH, pair, torch.stack([torch.full_like(own, BALANCE_TEMPERATURE), own]))
     return found[0], found[1]
 
 
 def _distance(student: Tensor, teacher: Tensor, student_t: Tensor, teacher_t: Tensor) -> Tensor:
-    """Length of softmax(student / T_s) - softmax(teacher / T_t), `[K, ...]` for temperatures of that shape."""
-    (q, all_q), (p, all_p) = _exponentials(student, student_t), _exponentials(teacher, teacher_t)
-    difference = torch.addcmul(q, p, all_q / all_p, value=-1)
-    length: Tensor = torch.linalg.vector_norm(difference, dim=-1)
-    return length / all_q.squeeze(-1)
+    pair = torch.stack([full_precision(student), full_precision(teacher)])
+    found: Tensor = _distances(TORCH, pair, torch.stack([student_t, teacher_t]).unsqueeze(0))[0]
+    return found
 
 
-def _exponentials(logits: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
-    """A softened softmax's numerators `[K, ..., C]` and denominator `[K, ..., 1]`."""
-    logits = full_precision(logits)
-    terms = (logits - logits.amax(-1, keepdim=True)).mul(temperature.reciprocal().unsqueeze(-1)).exp_()
-    return terms, terms.sum(-1, keepdim=True)
+def _distances(arrays: Arrays, pair: Any, temperatures: Any) -> Any:
+    """Length of softmax(student / T_s) - softmax(teacher / T_t), `[K, ...]`, of `[2, ..., C]` and `[K, 2, ...]`."""
+    below = pair - arrays.largest(pair)[..., None]
+    terms = below * (1 / temperatures)[..., None]
+    arrays.exp(terms, out=terms)
+    totals = arrays.total(terms)
+    student, teacher = terms[:, 0], terms[:, 1]
+    teacher *= (totals[:, 0] / totals[:, 1])[..., None]
+    student -= teacher
+    return arrays.length(student) / totals[:, 0]
