@@ -22,6 +22,7 @@ from torch import Tensor
 from rltemp.agents.learner import FinishedRun, log_probability
 from rltemp.envs.rewards import BEST, WORST, Potential
 from rltemp.errors import BadInputError
+from rltemp.features import LIMIT
 
 MAX_LOOKS = 1000
 MAX_RECORDS = 4096
@@ -225,6 +226,8 @@ class Ledger:
         ):
             if found != needed:
                 raise BadInputError(f"{place}.{name} has {found} numbers; this policy needs {needed}")
+        if not (farthest := max(map(abs, record.observation))) <= LIMIT + TOLERANCE:
+            raise BadInputError(f"{place}.observation holds {farthest:g}; features lie within -{LIMIT:g} and {LIMIT:g}")
         if not abs(record.reward) <= self._range:
             raise BadInputError(
                 f"{place}.reward is {record.reward:g}; {self.potential} changes by {self._range:g} at most"

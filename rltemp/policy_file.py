@@ -152,11 +152,20 @@ def read_policy(path: str | Path, known_features: KnownFeatures | None = None, s
         ArtifactRefusedError: Where a check fails; one line with the file, the check and what to do.
     """
     path = Path(path)
+    return check_policy(read_unchecked(path), path, known_features, sha256)
+
+
+def read_unchecked(path: Path) -> bytes:
+    """A policy file's bytes, for `check_policy`.
+
+    Raises:
+        BadInputError: Where there is no such file.
+        ArtifactRefusedError: Where it cannot be read.
+    """
     try:
-        data = read_bytes(path)
+        return read_bytes(path)
     except ArtifactRefusedError as error:
         raise _refused(path, error) from None
-    return check_policy(data, path, known_features, sha256)
 
 
 def check_policy(

@@ -168,6 +168,10 @@ def test_what_is_too_old_is_stale_and_what_waits_of_it_is_forgotten() -> None:
         ({"reward": 1.5}, r"records\[1\].reward is 1.5; margin changes by 1 at most"),
         ({"action": [0.0] * 26}, r"records\[1\].action has 26 numbers; this policy needs 27"),
         ({"observation": [0.0]}, r"records\[1\].observation has 1 numbers; this policy needs 8"),
+        (
+            {"observation": [0.0] * 7 + [-1e308]},
+            r"records\[1\].observation holds 1e\+308; features lie within",
+        ),
         ({"action": [0.0] * 26 + [5.0]}, r"records\[1\].action\[26\] is 50.0 standard deviations"),
         ({"step": 3}, r"records\[1\].step is 3; its run has 2 looks"),
         ({"step": 1, "reward": -0.95}, None),
@@ -333,6 +337,19 @@ def test_a_version_that_cannot_be_saved_is_not_published(learning: Any, tmp_path
     assert made.version == 3
     assert saved == ["version-000000001.ckpt"]
     assert state_of(folder)[-1] == "version-000000003.ckpt"
+
+
+def test_an_update_that_no_policy_file_can_hold_is_neither_published_nor_saved(learning: Any) -> None:
+    made = learning(learning_rate=1e4)  # weights above 1,000 are refused wherever they are read
+    made.start()
+    for seed in range(2):
+        made.take(judged(centre_of(made, 1), 1, seed, lambda drawn: 0.5 + 0.01 * drawn.sum(-1)))
+    until = time.monotonic() + 30
+    while not made.failure and time.monotonic() < until:
+        time.sleep(0.002)
+    assert "needed: finite, below 1000" in made.failure
+    made.stop()
+    assert (made.version, learning(learning_rate=1e4).version) == (1, 1), "and the service starts again"
 
 
 GOOD = report(records(torch.zeros(27), 1, [[0.1], [0.2]])).model_dump_json()

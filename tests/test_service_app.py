@@ -218,6 +218,7 @@ def test_metrics_move_with_what_is_asked(service: Served) -> None:
     infer(service, "universal", [nan])
     infer(service, "universal", [{**FEATURES, "data": [[9.0] * 8]}])
     infer(service, "no-such-model-ever", LOGITS)
+    infer(service, "fixed:4", [{**one, "shape": [2, 3, 2], "data": list(range(12))} for one in LOGITS])
     after = counts(service)
     moved = {name: after[name] - before.get(name, 0.0) for name in after if after[name] != before.get(name, 0.0)}
     assert moved['rltemp_requests_total{code="200",model="dtkd",route="infer"}'] == 3
@@ -227,6 +228,7 @@ def test_metrics_move_with_what_is_asked(service: Served) -> None:
     assert moved['rltemp_rejections_total{reason="unknown_model"}'] == 1
     assert moved["rltemp_non_finite_inputs_total"] == 2
     assert moved['rltemp_samples_total{model="dtkd"}'] == 6
+    assert moved['rltemp_samples_total{model="fixed"}'] == 6, "of every leading axis"
     assert moved['rltemp_infer_seconds_count{model="dtkd"}'] == 3
     assert 0 < moved['rltemp_infer_seconds_sum{model="dtkd"}'] < 3
     assert moved['rltemp_clamped_actions_total{model="universal"}'] >= 1
@@ -428,6 +430,8 @@ def test_a_token_file_that_others_can_read_is_said_so(tmp_path: Path, capsys: py
         (("--models", "a=universal", "a=universal"), "--models gives 'a' twice"),
         (("--models", "dtkd=universal"), "'dtkd' is a closed-form rule's name"),
         (("--models", "mine=/no/such.safetensors"), "does not exist"),
+        (("--state", "folder"), "--state and --learning.* go with --learn NAME"),
+        (("--learning.clip", "0.3"), "--state and --learning.* go with --learn NAME"),
     ],
 )
 def test_options_that_cannot_be_are_named(
@@ -437,6 +441,27 @@ def test_options_that_cannot_be_are_named(
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
+
+
+def test_a_file_that_is_no_policy_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert code("serve", "--models", f"mine={tmp_path}") == 3
+    assert capsys.readouterr().err.startswith(f"rltemp: policy file {tmp_path.name}: is not a regular file")
+
+
+def test_numpy_has_no_more_threads_than_the_service_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    from rltemp.service import host
+
+    found: list[int] = []
+
+    def serve(*_: Any, **__: Any) -> None:
+        found.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+
+    monkeypatch.setattr(host, "serve", serve)
+    with threadpool_limits(2):
+        assert code("serve", "--port", "0") == 0
+    assert set(found) == {1}
 
 
 def test_a_port_that_is_taken_is_named(service: Served, capsys: pytest.CaptureFixture[str]) -> None:

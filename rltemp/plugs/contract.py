@@ -16,6 +16,7 @@ from packaging.specifiers import SpecifierSet
 from torch import Tensor
 
 from rltemp.checks import bounds_of, check_shape, check_temperatures, positive
+from rltemp.curriculum import LearnedRule
 from rltemp.errors import BadInputError
 from rltemp.loading import load_method
 from rltemp.losses import kd_loss
@@ -164,6 +165,20 @@ def _looked_at(method: Method) -> TemperatureRule:
 
     setattr(answer, CHECKED, True)
     return per_sample(answer)
+
+
+def without_parameters(controller: Controller) -> Controller:
+    """The controller, for a host whose optimizer would not get to see the parameters of its rule.
+
+    Raises:
+        BadInputError: Where its rule learns in every run anew: nothing there would train it.
+    """
+    if isinstance(controller.method.rule, LearnedRule):
+        raise BadInputError(
+            f"{controller.method.name!r} has parameters to learn, which this host would not train: take another "
+            "method, or a loop of your own whose optimizer gets them (rltemp.curriculum says how)"
+        )
+    return controller
 
 
 class HostVersionWarning(UserWarning):

@@ -6,10 +6,9 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from rltemp.curriculum import LearnedRule
 from rltemp.errors import BadInputError
 from rltemp.methods import Method, watch
-from rltemp.plugs.contract import Controller
+from rltemp.plugs.contract import Controller, without_parameters
 from rltemp.types import TemperatureRule, Temperatures
 
 
@@ -22,13 +21,7 @@ class RecordingController(Controller):
 
     def __init__(self, method: str | Method | TemperatureRule = "universal") -> None:
         self.last: Temperatures | None = None
-        method = Controller(method).method
-        if isinstance(method.rule, LearnedRule):
-            raise BadInputError(
-                f"{method.name!r} has parameters to learn, which this host would not train: take another method, or a "
-                "plain loop with rltemp.plugs.Controller whose optimizer gets controller.method.rule.parameters()"
-            )
-        super().__init__(watch(method, self._keep))
+        super().__init__(watch(without_parameters(Controller(method)).method, self._keep))
 
     def _keep(self, temperatures: Temperatures) -> None:
         self.last = temperatures

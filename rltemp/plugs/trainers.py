@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rltemp.curriculum import LearnedRule
 from rltemp.errors import BadInputError
 from rltemp.methods import Method, watch
-from rltemp.plugs.contract import Controller, tested_with
+from rltemp.plugs.contract import Controller, tested_with, without_parameters
 from rltemp.types import TemperatureRule, Temperatures
 
 IGNORED = -100
@@ -24,13 +23,7 @@ def controller_of(given: Controller | str | Method | TemperatureRule) -> Control
     Raises:
         BadInputError: Where its rule learns in every run anew: nothing here would train its parameters.
     """
-    controller = given if isinstance(given, Controller) else Controller(given)
-    if isinstance(controller.method.rule, LearnedRule):
-        raise BadInputError(
-            f"{controller.method.name} learns its temperatures with parameters that are in no optimizer of this host; "
-            "use it in a loop of your own (rltemp.curriculum says how), or give a policy or another rule here"
-        )
-    return controller
+    return without_parameters(given if isinstance(given, Controller) else Controller(given))
 
 
 class Means:

@@ -202,7 +202,7 @@ def header_length(headers: Sequence[tuple[bytes, bytes]]) -> int | None:
 def route_of(path: str, name: str | None, tail: str | None) -> str:
     """The route of a path, for the metrics: one of few."""
     if name is not None:
-        return tail if tail in ("infer", "policy", "ready", "experience") else "other" if tail else "metadata"
+        return tail if tail in ("infer", "policy", "ready", "experience", "centre") else "other" if tail else "metadata"
     known = {
         "/v2": "server",
         "/v2/health/live": "live",

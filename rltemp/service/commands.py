@@ -140,6 +140,8 @@ class Serve(RunOptions):
     def _learning(self, repository: Repository) -> Learning | None:
         """The model that learns, where one is wanted."""
         if self.learn is None:
+            if self.state is not None or self.learning != LearningOptions():
+                raise BadInputError("--state and --learning.* go with --learn NAME; without it nothing is learned")
             return None
         if self.state is None:
             raise BadInputError("--learn needs --state FOLDER, where it keeps what is learned")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from anyio import to_thread
+from anyio import Lock, to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -32,6 +32,7 @@ def learning_routes(learning: Learning, limits: Limits) -> APIRouter:
     record = {**definitions["Record"]}
     schema["properties"]["records"]["items"] = record
     body = {"required": True, "content": {"application/json": {"schema": schema}}}
+    reading = Lock()  # one report at a time: the numbers of a long one are 30 MiB as objects
 
     @router.post(
         f"{MODEL}/experience",
@@ -46,7 +47,8 @@ def learning_routes(learning: Learning, limits: Limits) -> APIRouter:
         if kind != "application/json":
             raise Refusal(415, "send Content-Type application/json", "media_type")
         data = await read_body(request.receive, min(limits.request_bytes, MAX_JSON_BYTES))
-        return await to_thread.run_sync(taken, learning, data)
+        async with reading:
+            return await to_thread.run_sync(taken, learning, data)
 
     file: dict[int | str, dict[str, Any]] = {
         200: {
@@ -118,7 +120,7 @@ class LearningCollector(Collector):
         learning, labels = self._learning, [self._learning.name]
         records = CounterMetricFamily("rltemp_experience_records", "Records by fate.", labels=["model", "fate"])
         runs = CounterMetricFamily("rltemp_experience_runs", "Runs by fate.", labels=["model", "fate"])
-        for name, count in sorted(learning.ledger.counts.items()):
+        for name, count in sorted(dict(learning.ledger.counts).items()):  # a copy: others count on
             fate, _, kind = name.rpartition("_")
             (records if kind == "records" else runs).add_metric([*labels, fate], count)
         yield records

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from rltemp.errors import BadInputError
 from rltemp.loading import SHIPPED, named_policy, reference_method
-from rltemp.policy_bytes import read_bytes
+from rltemp.policy_file import read_unchecked
 from rltemp.recipes import METHODS
 from rltemp.service.models import Model, PolicyModel, RuleModel
 from rltemp.service.refusals import Refusal
@@ -46,7 +46,7 @@ class Repository:
         given = {**{name: name for name in SHIPPED}, **(policies or {})}
         for name, spec in given.items():
             path, sha256 = named_policy(spec)
-            self._add(PolicyModel(check_name(name), read_bytes(path), "1", path, sha256))
+            self._add(PolicyModel(check_name(name), read_unchecked(path), "1", path, sha256))
 
     def publish(self, name: str, data: bytes, version: str) -> PolicyModel:
         """Serve a policy file's bytes as the newest version of a name.
