@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import ipaddress
 import os
@@ -9,12 +10,12 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
+from rltemp import addresses
 from rltemp.console import warn
 from rltemp.errors import BadInputError
 
 SHORTEST = 16
 """Characters of a token."""
-LONGEST = 4096
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -25,23 +26,15 @@ def read_token(path: Path) -> bytes:
     Raises:
         BadInputError: Where there is none that can be used; the message does not show it.
     """
-    try:
-        if not path.is_file():
-            raise BadInputError(
-                f"--token-file {path} is no file; write a token of {SHORTEST} characters or more into one"
-            )
-        mode = path.stat().st_mode
-        with open(path, "rb") as file:
-            token = file.read(LONGEST + 1).strip()
-    except OSError as error:
-        raise BadInputError(f"--token-file {path} cannot be read ({error.strerror})") from None
-    if not SHORTEST <= len(token) <= LONGEST or not all(0x21 <= byte <= 0x7E for byte in token):
+    token = addresses.read_token(path).encode()
+    if len(token) < SHORTEST:
         raise BadInputError(
-            f"--token-file {path} must hold one token of {SHORTEST} to {LONGEST} visible ASCII characters; as from: "
+            f"the token in {path} needs {SHORTEST} characters or more, as from: "
             "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
         )
-    if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
-        warn(f"--token-file {path} can be read by others on this machine; chmod 600 it")
+    with contextlib.suppress(OSError):
+        if os.name == "posix" and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            warn(f"--token-file {path} can be read by others on this machine; chmod 600 it")
     return token
 
 
