@@ -223,7 +223,11 @@ def test_where_the_system_allows_fewer_descriptors_fewer_connections_are_taken()
     with served(echo, prepare=limited) as service:
         crowd = [service.connect() for _ in range(250)]
         try:
-            time.sleep(2.5)  # asyncio tries again a second after the descriptors ran out
+            until, closed = time.monotonic() + 20, 0
+            while closed <= 80 and time.monotonic() < until:
+                time.sleep(1)  # asyncio tries again a second after the descriptors ran out
+                closed = sum(closed_within(client, 0.005) for client in crowd)
+            time.sleep(1.5)
             assert 80 < sum(closed_within(client, 0.005) for client in crowd) < 150
         finally:
             for client in crowd:
