@@ -6,7 +6,7 @@ The environment, the exported policy and its gradient all use `ActionScale.apply
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rltemp.arrays import NUMPY, TORCH, Arrays, arrays_for
 from rltemp.errors import BadInputError
+from rltemp.features import Statistics, small_statistics
 from rltemp.strength import balance, small_balance
 from rltemp.types import Signals, Temperatures
 
@@ -65,13 +66,16 @@ class ActionScale:
         """How many numbers an action has: student, teacher and, where there is one, weight."""
         return 3 if self.weight_ratio > 1 else 2
 
-    def apply(self, signals: Signals, reference: Temperatures, action: Tensor) -> Temperatures:
+    def apply(
+        self, signals: Signals, reference: Temperatures, action: Tensor, small: Statistics | None = None
+    ) -> Temperatures:
         """Scale the reference's temperatures, and its weight by both factors (so T_s T_t stays T_s T_t).
 
         Args:
             signals: What the temperatures are for; a balance is struck on its logits.
             reference: `[...]` each.
             action: `[..., 2]` or `[..., 3]`, student, teacher, weight; clipped to [-1, 1].
+            small: `small_statistics(signals)`, where the features were computed from them.
 
         Returns:
             Temperatures `[...]`; gradient flows to the action and to the reference, none through the balance.
@@ -82,7 +86,7 @@ class ActionScale:
         if self._is_small(signals, student, teacher, weight, action):
             with np.errstate(all="ignore"):  # as torch does
                 arrays = [each.detach().numpy() for each in (student, teacher, weight, action)]
-                student, teacher, weight = map(torch.from_numpy, self._small(signals, *arrays))
+                student, teacher, weight = map(torch.from_numpy, self._small(signals, small, *arrays))
             return Temperatures(student, teacher, weight, reference.guarded)
         (student, teacher), weight = self._moved(TORCH, student, teacher, weight, action)
         if self.balanced:
@@ -98,10 +102,14 @@ class ActionScale:
             return False
         return arrays_for(signals.student_logits, signals.teacher_logits, *values) is NUMPY
 
-    def _small(self, signals: Signals, student: Any, teacher: Any, weight: Any, action: Any) -> tuple[Any, Any, Any]:
+    def _small(
+        self, signals: Signals, small: Statistics | None, student: Any, teacher: Any, weight: Any, action: Any
+    ) -> tuple[Any, Any, Any]:
         temperatures, weight = self._moved(NUMPY, student, teacher, weight, action)
         if self.balanced:
-            weight = weight * np.float32(small_balance(signals, temperatures, weight))
+            small = small or small_statistics(replace(signals, labels=None))  # labels do not matter to it
+            assert small is not None  # `_is_small` asked the same
+            weight = weight * np.float32(small_balance(small, temperatures, weight))
         return temperatures[0], temperatures[1], self._weighted(NUMPY, weight, action)
 
     def _moved(self, arrays: Arrays, student: Any, teacher: Any, weight: Any, action: Any) -> tuple[Any, Any]:

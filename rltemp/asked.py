@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rltemp.errors import BadInputError, ExchangeFailedError
-from rltemp.features import featurize
+from rltemp.features import Statistics, featurize
 from rltemp.manifest import PolicyManifest
 from rltemp.policy import Policy
 from rltemp.types import Signals, TemperatureRule, Temperatures
@@ -45,9 +45,9 @@ class AskedPolicy(Policy):
         self._ask = ask
 
     @torch.no_grad()
-    def action(self, signals: Signals) -> Tensor:
+    def action(self, signals: Signals, small: Statistics | None = None) -> Tensor:
         """The network's answer `[..., 2]` or `[..., 3]`: student, teacher, weight, clipped."""
-        features = featurize(signals, self._names)
+        features = featurize(signals, self._names, small)
         rows = features.reshape(-1, len(self._names)).cpu().numpy()
         if not len(rows):
             return features.new_zeros(*signals.shape, self.scale.size)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rltemp.arrays import NUMPY, Arrays, arrays_for
+from rltemp.arrays import NUMPY, TORCH, Arrays, arrays_for
 from rltemp.blocks import rowwise
 from rltemp.errors import BadInputError
 from rltemp.names import lookup
@@ -204,12 +204,22 @@ def student_probability_margin(s: Statistics) -> Any:
     return s.arrays.expm1(-s.gaps[0]) / -s.totals[0]
 
 
-def featurize(signals: Signals, names: Sequence[str]) -> Tensor:
+def small_statistics(signals: Signals) -> Statistics | None:
+    """By NumPy, where that is the faster one; None elsewhere."""
+    student, teacher, labels = signals.student_logits, signals.teacher_logits, signals.labels
+    if arrays_for(student, teacher, labels) is not NUMPY:
+        return None
+    pair = NUMPY.pair(student, teacher)
+    return Statistics(NUMPY, pair, None if labels is None else labels.numpy(), signals.progress)
+
+
+def featurize(signals: Signals, names: Sequence[str], small: Statistics | None = None) -> Tensor:
     """Compute the named features of every sample.
 
     Args:
         signals: Logits `[..., C]`.
         names: Entries of `FEATURES`, in the order of the columns.
+        small: `small_statistics(signals)`, where somebody else needs them too.
 
     Returns:
         `[..., F]`, float32, no graph, within [-LIMIT, LIMIT].
@@ -218,21 +228,20 @@ def featurize(signals: Signals, names: Sequence[str]) -> Tensor:
         BadInputError: Where a feature needs labels and there are none, or a name is unknown.
     """
     computes = [lookup(FEATURES, name, "feature").compute for name in names]
-    student, teacher, labels = signals.student_logits, signals.teacher_logits, signals.labels
-    arrays = arrays_for(student, teacher, labels)
-
-    def columns(student: Tensor, teacher: Tensor, labels: Any = None) -> tuple[Any, ...]:
-        statistics = Statistics(arrays, arrays.pair(student, teacher), labels, signals.progress)
-        return tuple(compute(statistics) for compute in computes)
-
-    if arrays is NUMPY:
+    if (small := small or small_statistics(signals)) is not None:
         with np.errstate(all="ignore"):  # as torch does
             found = np.empty((*signals.shape, len(computes)), np.float32)
-            for index, column in enumerate(columns(student, teacher, None if labels is None else labels.numpy())):
-                found[..., index] = column
+            for index, compute in enumerate(computes):
+                found[..., index] = compute(small)
             return torch.from_numpy(NUMPY.clip(found, -LIMIT, LIMIT))
+
+    def columns(student: Tensor, teacher: Tensor, labels: Any = None) -> tuple[Any, ...]:
+        statistics = Statistics(TORCH, TORCH.pair(student, teacher), labels, signals.progress)
+        return tuple(compute(statistics) for compute in computes)
+
     with torch.no_grad():
-        of_samples = rowwise(columns, student, teacher, *([] if labels is None else [labels]))
+        labels = [] if signals.labels is None else [signals.labels]
+        of_samples = rowwise(columns, signals.student_logits, signals.teacher_logits, *labels)
         return torch.stack(of_samples, -1).clamp_(-LIMIT, LIMIT)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from rltemp.actions import ActionScale
 from rltemp.arrays import NUMPY, arrays_for
 from rltemp.errors import ArtifactRefusedError, BadInputError, one_line
-from rltemp.features import FEATURES, featurize
+from rltemp.features import FEATURES, Statistics, featurize, small_statistics
 from rltemp.loading import reference_method
 from rltemp.manifest import PolicyManifest
 from rltemp.methods import Method
@@ -81,12 +81,18 @@ class Policy:
         rule = self.reference.rule
         assert rule is not None  # checked by `reference_method`
         signals = signals.made_safe()
-        return self.scale.apply(signals, rule(signals), self.action(signals))
+        small = small_statistics(signals)  # both need them: the features, and the balance of the weights
+        return self.scale.apply(signals, rule(signals), self.action(signals, small), small)
 
     @torch.no_grad()
-    def action(self, signals: Signals) -> Tensor:
-        """The network's answer `[..., 2]` or `[..., 3]`: student, teacher, weight, before clipping."""
-        observation = featurize(signals, self._names)
+    def action(self, signals: Signals, small: Statistics | None = None) -> Tensor:
+        """The network's answer `[..., 2]` or `[..., 3]`: student, teacher, weight, before clipping.
+
+        Args:
+            signals: Logits `[..., C]`.
+            small: `small_statistics(signals)`, where somebody else needs them too.
+        """
+        observation = featurize(signals, self._names, small)
         if self._mean.device != observation.device:
             self._move(observation.device)
         if len(self._weights) == 2 and arrays_for(observation) is NUMPY:  # no hidden layer

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rltemp.arrays import NUMPY, TORCH, Arrays
 from rltemp.blocks import rowwise
+from rltemp.features import Statistics
 from rltemp.types import Signals, Temperatures, full_precision
 
 BALANCE_TEMPERATURE = 4.0
@@ -55,12 +56,15 @@ def balance(signals: Signals, temperatures: Temperatures) -> Tensor:
     )
 
 
-def small_balance(signals: Signals, temperatures: Any, weight: Any) -> float:
+def small_balance(small: Statistics, temperatures: Any, weight: Any) -> float:
     """`balance` by NumPy, of a small batch without a mask: temperatures `[2, ...]` of both and weights `[...]`."""
-    pair = NUMPY.pair(signals.student_logits, signals.teacher_logits)
-    both = np.empty((2, *temperatures.shape), np.float32)
-    both[0], both[1] = BALANCE_TEMPERATURE, temperatures
-    plain, own = _distances(NUMPY, pair, both)
+    terms = np.empty((2, *small.below.shape), np.float32)
+    # At T = 4 the terms are the fourth roots of those at T = 1, which the features have computed.
+    np.sqrt(small.terms, out=terms[0])
+    np.sqrt(terms[0], out=terms[0])
+    np.multiply(small.below, (1 / temperatures)[..., None], out=terms[1])
+    np.exp(terms[1], out=terms[1])
+    plain, own = _lengths(NUMPY, terms)
     factor = BALANCE_TEMPERATURE * plain.sum() / (weight / temperatures[0] * own).sum()
     return float(factor) if math.isfinite(factor) else 0.0
 
@@ -69,21 +73,25 @@ def _both_distances(student: Tensor, teacher: Tensor, student_t: Tensor, teacher
     """`_distance` at the balance's own temperature and at the given ones."""
     own = torch.stack([student_t, teacher_t])
     pair = torch.stack([full_precision(student), full_precision(teacher)])
-    found = _distances(TORCH, pair, torch.stack([torch.full_like(own, BALANCE_TEMPERATURE), own]))
+    found = _distances(pair, torch.stack([torch.full_like(own, BALANCE_TEMPERATURE), own]))
     return found[0], found[1]
 
 
 def _distance(student: Tensor, teacher: Tensor, student_t: Tensor, teacher_t: Tensor) -> Tensor:
     pair = torch.stack([full_precision(student), full_precision(teacher)])
-    found: Tensor = _distances(TORCH, pair, torch.stack([student_t, teacher_t]).unsqueeze(0))[0]
+    found: Tensor = _distances(pair, torch.stack([student_t, teacher_t]).unsqueeze(0))[0]
     return found
 
 
-def _distances(arrays: Arrays, pair: Any, temperatures: Any) -> Any:
+def _distances(pair: Tensor, temperatures: Tensor) -> Tensor:
     """Length of softmax(student / T_s) - softmax(teacher / T_t), `[K, ...]`, of `[2, ..., C]` and `[K, 2, ...]`."""
-    below = pair - arrays.largest(pair)[..., None]
-    terms = below * (1 / temperatures)[..., None]
-    arrays.exp(terms, out=terms)
+    terms = (pair - pair.amax(-1, keepdim=True)) * (1 / temperatures)[..., None]
+    found: Tensor = _lengths(TORCH, terms.exp_())
+    return found
+
+
+def _lengths(arrays: Arrays, terms: Any) -> Any:
+    """`_distances` of the numerators of the softmaxes, `[K, 2, ..., C]`, which are written over."""
     totals = arrays.total(terms)
     student, teacher = terms[:, 0], terms[:, 1]
     teacher *= (totals[:, 0] / totals[:, 1])[..., None]
