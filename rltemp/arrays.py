@@ -27,6 +27,7 @@ class Arrays:
     Args:
         exp: And the next four: element by element.
         clip: Of values, lowest and highest.
+        at_least: Of values and lowest.
         stack: Along a new first axis.
         pair: Two `[..., C]` as one `[2, ..., C]`, float32.
         full: A number in the shape `[...]` of logits `[..., C]`.
@@ -45,6 +46,7 @@ class Arrays:
     expm1: Callable[..., Any]
     where: Callable[..., Any]
     clip: Callable[..., Any]
+    at_least: Callable[..., Any]
     stack: Callable[..., Any]
     pair: Callable[..., Any]
     full: Callable[..., Any]
@@ -74,6 +76,7 @@ TORCH = Arrays(
     expm1=torch.expm1,
     where=torch.where,
     clip=torch.clamp,
+    at_least=torch.clamp_min,
     stack=torch.stack,
     pair=_torch_pair,
     full=_torch_full,
@@ -116,6 +119,7 @@ NUMPY = Arrays(
     expm1=np.expm1,
     where=np.where,
     clip=lambda values, low, high: np.minimum(np.maximum(values, low), high),
+    at_least=np.maximum,
     stack=np.array,
     pair=_numpy_pair,
     full=lambda logits, value: np.full(logits.shape[:-1], float(value), logits.dtype),

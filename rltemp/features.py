@@ -27,6 +27,9 @@ from rltemp.types import Signals
 LIMIT = 10.0
 """Observations lie in [-LIMIT, LIMIT]."""
 
+LOWEST = -3.4e38
+"""About the lowest float32: the difference of two finite logits can be below it."""
+
 
 Value = TypeVar("Value")
 
@@ -61,8 +64,8 @@ class Statistics:
 
     @_Once
     def below(self) -> Any:
-        """The logits of both less their largest, `[2, ..., C]`: at most 0."""
-        return self.pair - self.arrays.at(self.pair, self.chosen)[..., None]
+        """The logits of both less their largest, `[2, ..., C]`: at most 0, and finite where the logits are."""
+        return self.arrays.at_least(self.pair - self.arrays.at(self.pair, self.chosen)[..., None], LOWEST)
 
     @_Once
     def chosen(self) -> Any:
@@ -91,7 +94,7 @@ class Statistics:
         # and their spread a very negative, clipped number.
         classes = self.pair.shape[-1]
         centred = self.below - (self.arrays.total(self.below) / classes)[..., None]
-        return self.arrays.clip(self.arrays.length(centred) * classes**-0.5, 1e-6, math.inf)
+        return self.arrays.clip(self.arrays.length(centred) * classes**-0.5, 1e-6, -LOWEST)
 
     @_Once
     def terms(self) -> Any:

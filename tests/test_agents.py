@@ -90,7 +90,7 @@ def test_the_toy_is_not_learned_when_the_reward_has_the_wrong_sign(
 def test_the_toy_is_not_learned_when_the_action_is_ignored(
     toy: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def ignoring(self: ActionScale, signals: Signals, reference: Temperatures, action: Tensor) -> Temperatures:
+    def ignoring(self: ActionScale, signals: Signals, reference: Temperatures, *_: object) -> Temperatures:
         return reference
 
     monkeypatch.setattr(ActionScale, "apply", ignoring)
