@@ -142,7 +142,8 @@ def plug_step(kind: str, rounds: int) -> float:
 
         return step
 
-    return _ratio(stepper("universal"), stepper("fixed:4"), rounds)
+    # Step by step in turn: in blocks of four, which take a second, the machine itself drifts by a few hundredths.
+    return _ratio(stepper("universal"), stepper("fixed:4"), 4 * rounds, 1)
 
 
 def plug_memory(shape: tuple[int, ...]) -> list[tuple[str, float]]:
