@@ -36,7 +36,6 @@ class Arrays:
         length: Roots of the sums over C of the squares.
         place: Where the largest stands, the first of equal ones, `[..., 1]`.
         at: What stands at places `[..., 1]`, `[...]`.
-        largest: The largest over C, `[...]`.
         largest_but: The largest over C but for what stands at places, `[...]`.
     """
 
@@ -55,7 +54,6 @@ class Arrays:
     length: Callable[..., Any]
     place: Callable[..., Any]
     at: Callable[..., Any]
-    largest: Callable[..., Any]
     largest_but: Callable[..., Any]
 
 
@@ -85,7 +83,6 @@ TORCH = Arrays(
     length=lambda values: torch.linalg.vector_norm(values, dim=-1),
     place=lambda values: values.max(-1, keepdim=True).indices,  # half the time of `argmax`
     at=lambda values, places: values.gather(-1, places).squeeze(-1),
-    largest=lambda values: values.amax(-1),
     largest_but=lambda values, places: values.scatter(-1, places, -math.inf).amax(-1),
 )
 
@@ -101,15 +98,11 @@ def _at(values: Any, places: Any) -> Any:
     return values.reshape(-1)[rows + places[..., 0]]
 
 
-def _largest(values: Any) -> Any:
-    return _at(values, values.argmax(-1)[..., None])  # half the time of `max`
-
-
 def _largest_but(values: Any, places: Any) -> Any:
     rest = values.copy()
     flat = rest.reshape(-1)
     flat[np.arange(0, rest.size, rest.shape[-1]) + places.reshape(-1)] = -math.inf
-    return _largest(rest)
+    return _at(rest, rest.argmax(-1)[..., None])  # half the time of `max`
 
 
 NUMPY = Arrays(
@@ -128,7 +121,6 @@ NUMPY = Arrays(
     length=lambda values: np.sqrt(np.einsum("...c,...c->...", values, values)),
     place=lambda values: values.argmax(-1)[..., None],
     at=_at,
-    largest=_largest,
     largest_but=_largest_but,
 )
 
