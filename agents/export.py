@@ -34,16 +34,13 @@ def export_policy(
     Returns:
         The SHA-256 that names the policy.
     """
-    tensors = {}
-    for position, (weight, bias) in enumerate(network.layers(weights.detach()[None])):
-        tensors[f"{position}.weight"], tensors[f"{position}.bias"] = weight[0].contiguous(), bias[0].contiguous()
     features = [
         PolicyFeature(name=name, version=FEATURES[name].version, unit=FEATURES[name].unit, mean=mean, std=std)
         for name, mean, std in zip(decision.features, network.mean.tolist(), network.std.tolist(), strict=True)
     ]
     return write_policy(
         path,
-        weights=tensors,
+        weights=network.tensors(weights),
         activation=network.activation,
         features=features,
         action=PolicyAction(**asdict(decision.scale)),

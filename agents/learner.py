@@ -23,16 +23,13 @@ from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
 from rltemp.agents.config import LearnerConfig
-from rltemp.agents.network import RunBuffer, RunPolicy, SampleNetwork
+from rltemp.agents.network import KINDS, RunBuffer, RunPolicy, SampleNetwork
 from rltemp.errors import TrainingDivergedError, of_this_run
 from rltemp.features import LIMIT
 from rltemp.policy_file import PolicyFile
 
 Array = NDArray[np.float32]
 State = dict[str, Any]
-
-KINDS = ("weight", "bias")
-"""Of a layer's tensors, in the order of the flat weights."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,7 @@ class Learner:
 
     def tensors(self, weights: Tensor) -> dict[str, Tensor]:
         """Flat weights `[P]` as a policy file has them."""
-        return named_layers(self._policy.network, weights)
+        return self._policy.network.tensors(weights)
 
     def update(self, runs: Sequence[FinishedRun]) -> dict[str, float]:
         """Learn from runs, each in a group of two or more, and be the next version.
@@ -199,16 +196,6 @@ def network_of(policy: PolicyFile) -> SampleNetwork:
     with torch.no_grad():
         network.weights.copy_(torch.cat(ordered))
     return network
-
-
-def named_layers(network: SampleNetwork, weights: Tensor) -> dict[str, Tensor]:
-    """Flat weights `[P]` by the names that a policy file has for them."""
-    layers = enumerate(network.layers(weights.detach()[None]))
-    return {
-        f"{position}.{kind}": tensor[0].contiguous()
-        for position, layer in layers
-        for kind, tensor in zip(KINDS, layer, strict=True)
-    }
 
 
 def log_probability(action: Tensor, centre: Tensor, exploration: float) -> Tensor:

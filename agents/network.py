@@ -24,6 +24,9 @@ from torch import Tensor, nn
 
 from rltemp.policy_file import ACTIVATIONS
 
+KINDS = ("weight", "bias")
+"""Of a layer's tensors, in the order of the flat weights."""
+
 
 class SampleNetwork(nn.Module):
     """An MLP from a normalised observation `[F]` to an action `[A]`, whose weights are one flat vector.
@@ -72,6 +75,14 @@ class SampleNetwork(nn.Module):
         ]
         weight, bias = layers[-1]
         return [*layers[:-1], (weight[:, self.rows], bias[:, self.rows])]
+
+    def tensors(self, weights: Tensor) -> dict[str, Tensor]:
+        """Flat weights `[P]` by the names that a policy file has for them."""
+        return {
+            f"{position}.{kind}": tensor[0].contiguous()
+            for position, layer in enumerate(self.layers(weights.detach()[None]))
+            for kind, tensor in zip(KINDS, layer, strict=True)
+        }
 
     def forward(self, observation: Tensor, weights: Tensor) -> Tensor:
         """Actions `[S, B, A]` for observations `[S, B, F]` under weights `[S, P]`."""
