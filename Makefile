@@ -27,7 +27,7 @@ faults: install
 
 plugs: install
 	$(BIN)/pip install --quiet --editable '.[dev,plugs]'
-	$(BIN)/pytest -m 'not faults' tests/test_plug_*.py
+	$(BIN)/pytest -m 'not faults' tests/integrations
 
 bench: install
 	$(BIN)/python scripts/bench.py

@@ -11,10 +11,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from rltemp.agents.config import PolicyConfig
 from rltemp.agents.selection import SelectionCallback
-from rltemp.console import say
 from rltemp.envs.vector import DistillVecEnv
 from rltemp.errors import TrainingDivergedError
-from rltemp.safe_temperatures import AT_BOUND, NEAR_BOUND, at_bounds
+from rltemp.io.console import say
+from rltemp.training.safe_temperatures import AT_BOUND, NEAR_BOUND, at_bounds
 
 LOOKS = 5
 """Looks at validation data over which a trend is judged."""

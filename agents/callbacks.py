@@ -13,8 +13,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from rltemp.agents.calibration import CalibratedBuffer
 from rltemp.agents.network import RunBuffer, RunPolicy
 from rltemp.envs.vector import DistillVecEnv
-from rltemp.tracking import step_scalars, temperature_scalars
-from rltemp.types import Temperatures
+from rltemp.kd.signals import Temperatures
+from rltemp.training.tensorboard import step_scalars, temperature_scalars
 
 
 class DrawCallback(BaseCallback):

@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from rltemp.checks import positive
 from rltemp.errors import BadInputError
-from rltemp.features import DEFAULT_FEATURES, RLKD_FEATURES
-from rltemp.names import lookup
+from rltemp.kd.checks import positive
+from rltemp.kd.names import lookup
+from rltemp.policy.features import DEFAULT_FEATURES, RLKD_FEATURES
 
 AGENTS = ("run", "sample")
 ABOVE_ZERO = (

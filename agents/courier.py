@@ -13,12 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
-from rltemp.addresses import read_token
-from rltemp.agents.experience import Receipt, Report, parts
 from rltemp.agents.online import Centre
-from rltemp.connection import Answer
+from rltemp.agents.reports import Receipt, Report, parts
 from rltemp.errors import ArtifactRefusedError, BadInputError, ExchangeFailedError, RequestRefusedError, one_line
-from rltemp.exchange import Exchange
+from rltemp.remote.addresses import read_token
+from rltemp.remote.connection import Answer
+from rltemp.remote.exchange import Exchange
 
 DEADLINE = 5.0
 """Seconds of one exchange; nobody waits for it that long."""

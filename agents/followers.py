@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from rltemp.agents.courier import Courier
 from rltemp.agents.online import Centre, Runs
-from rltemp.checkpoints import Checkpoints, State
-from rltemp.console import Bar
-from rltemp.distill import Distillation, train
+from rltemp.data.problem import Problem, evaluate
 from rltemp.envs.episode import FIRST_TRAINING_SEED
-from rltemp.methods import Method
-from rltemp.models import build_model
-from rltemp.population import StackedStudent
-from rltemp.problem import Problem, evaluate
-from rltemp.tracking import Tracker
+from rltemp.io.console import Bar
+from rltemp.kd.method import Method
+from rltemp.models.networks import build_model
+from rltemp.models.stack import StackedStudent
+from rltemp.training.checkpoints import Checkpoints, State
+from rltemp.training.distill import Distillation, train
+from rltemp.training.tensorboard import Tracker
 
 PATIENCE = 0.25
 """Seconds that a run may wait for the service; it does not wait for one that is away."""

@@ -25,8 +25,8 @@ from torch import Tensor
 from rltemp.agents.config import LearnerConfig
 from rltemp.agents.network import KINDS, RunBuffer, RunPolicy, SampleNetwork
 from rltemp.errors import TrainingDivergedError, of_this_run
-from rltemp.features import LIMIT
-from rltemp.policy_file import PolicyFile
+from rltemp.policy.features import LIMIT
+from rltemp.policy.policy_file import PolicyFile
 
 Array = NDArray[np.float32]
 State = dict[str, Any]

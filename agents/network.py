@@ -22,7 +22,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import RolloutBufferSamples, Schedule
 from torch import Tensor, nn
 
-from rltemp.policy_file import ACTIVATIONS
+from rltemp.policy.policy_file import ACTIVATIONS
 
 KINDS = ("weight", "bias")
 """Of a layer's tensors, in the order of the flat weights."""
@@ -35,7 +35,7 @@ class SampleNetwork(nn.Module):
         mean: Of the observations, `[F]`.
         std: Likewise, above 0.
         hidden: Widths of the hidden layers; none for a linear policy.
-        activation: Between layers, a name of `rltemp.policy_file.ACTIVATIONS`.
+        activation: Between layers, a name of `rltemp.policy.policy_file.ACTIVATIONS`.
         shared: One action for both temperatures: their columns are the same.
         actions: A, 2 (student, teacher) or 3 (and weight).
     """

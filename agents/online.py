@@ -1,7 +1,7 @@
 """Runs for a policy that others learn from: each trains a few students under draws around the newest version's centre.
 
 A run's students share initial weights, samples and batches and differ by their draws alone, as a group of
-`rltemp.agents.train` does; what they report is what `rltemp.agents.experience` takes. Nothing here knows a network: a
+`rltemp.agents.train` does; what they report is what `rltemp.agents.reports` takes. Nothing here knows a network: a
 service, or whatever stands for it, gives a `Centre` and takes a `Report`.
 """
 
@@ -16,24 +16,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rltemp.actions import ActionScale
 from rltemp.agents.config import PolicyConfig
-from rltemp.agents.experience import Record, Report
 from rltemp.agents.learner import log_probability, network_of
 from rltemp.agents.network import SampleNetwork
-from rltemp.data import random_stream
-from rltemp.distill import Distillation
+from rltemp.agents.reports import Record, Report
+from rltemp.data.dataset import random_stream
+from rltemp.data.problem import Problem, evaluate
 from rltemp.envs.assignments import OneTask
 from rltemp.envs.episode import FIRST_TRAINING_SEED, Decision, Episode
 from rltemp.envs.rewards import POTENTIALS, Potential
 from rltemp.errors import ArtifactRefusedError, BadInputError
-from rltemp.identities import problem_identity
-from rltemp.loading import reference_method
-from rltemp.manifest import canonical_json
-from rltemp.policy import KNOWN_FEATURES
-from rltemp.policy_file import check_policy
-from rltemp.population import StackedStudent
-from rltemp.problem import Problem, evaluate
+from rltemp.models.stack import StackedStudent
+from rltemp.policy.actions import ActionScale
+from rltemp.policy.manifest import canonical_json
+from rltemp.policy.policy_file import check_policy
+from rltemp.policy.rule import KNOWN_FEATURES
+from rltemp.rules.published_methods import reference_method
+from rltemp.training.distill import Distillation
+from rltemp.training.identity import problem_identity
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from torch import Tensor
 
 from rltemp.agents.calibration import CalibratedBuffer
-from rltemp.checkpoints import Checkpoints, State
 from rltemp.envs.vector import DistillVecEnv
 from rltemp.errors import InterruptedRunError, of_this_run
-from rltemp.interruption import requested
-from rltemp.tracking import Tracker
+from rltemp.io.interruption import requested
+from rltemp.training.checkpoints import Checkpoints, State
+from rltemp.training.tensorboard import Tracker
 
 
 class Resumable(Protocol):

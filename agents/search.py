@@ -22,18 +22,18 @@ import torch
 from torch import Tensor
 
 from rltemp.agents.config import PolicyConfig
-from rltemp.agents.export import export_policy
 from rltemp.agents.network import SampleNetwork
+from rltemp.agents.policy_export import export_policy
 from rltemp.agents.selection import network_rule, potentials
 from rltemp.agents.train import POLICY_FILE, make_env, observation_statistics
-from rltemp.checks import positive
-from rltemp.compare import shielded
-from rltemp.data import Part
-from rltemp.distill import Distillation
+from rltemp.data.dataset import Split
+from rltemp.data.problem import Problem, predict
 from rltemp.envs.episode import FIRST_TRAINING_SEED, Decision
 from rltemp.errors import BadInputError
-from rltemp.names import lookup, shareable
-from rltemp.problem import Problem, predict
+from rltemp.experiments.compare import shielded
+from rltemp.kd.checks import positive
+from rltemp.kd.names import lookup, shareable
+from rltemp.training.distill import Distillation
 
 SCORED = {"test": "the test part: a ceiling, not a result", "probe": "the probe part"}
 """What a search is scored on, in words."""
@@ -140,7 +140,7 @@ def search(
 
 
 def scores(
-    problem: Problem, network: SampleNetwork, decision: Decision, candidates: Tensor, seeds: Sequence[int], part: Part
+    problem: Problem, network: SampleNetwork, decision: Decision, candidates: Tensor, seeds: Sequence[int], part: Split
 ) -> Tensor:
     """What candidates `[K, P]` are worth: the mean potential `[K]`, on a part, of students of the same seeds each."""
     weights = candidates.repeat_interleave(len(seeds), 0)

@@ -13,15 +13,15 @@ from torch import Tensor
 
 from rltemp.agents.config import PolicyConfig
 from rltemp.agents.network import SampleNetwork
-from rltemp.distill import Distillation, train
+from rltemp.data.problem import Problem, predict
 from rltemp.envs.episode import Decision
 from rltemp.envs.rewards import POTENTIALS, WORST
-from rltemp.features import featurize
-from rltemp.methods import Method
-from rltemp.names import lookup
-from rltemp.problem import Problem, predict
-from rltemp.types import Signals, Temperatures
-from rltemp.variety import Variety
+from rltemp.envs.variety import Variety
+from rltemp.kd.method import Method
+from rltemp.kd.names import lookup
+from rltemp.kd.signals import Signals, Temperatures
+from rltemp.policy.features import featurize
+from rltemp.training.distill import Distillation, train
 
 FIRST_VALIDATION_SEED = 600_000
 """Students that a policy is selected on: neither those it is trained with nor those of a comparison."""

@@ -22,24 +22,24 @@ from stable_baselines3.common.callbacks import CallbackList, ProgressBarCallback
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
-from rltemp.actions import ActionScale
 from rltemp.agents.alarms import CollapseCallback
 from rltemp.agents.callbacks import DrawCallback, RunCallback
 from rltemp.agents.config import PolicyConfig
-from rltemp.agents.export import export_policy
 from rltemp.agents.network import RunBuffer, RunPolicy, SampleNetwork
+from rltemp.agents.policy_export import export_policy
 from rltemp.agents.resume import Agent, CheckpointCallback, Resumable, logger
 from rltemp.agents.samples import SampleEnv, actor_weights, sample_model
 from rltemp.agents.selection import SelectionCallback, task_trial, variety_trial
-from rltemp.checkpoints import FOLDER as CHECKPOINTS
-from rltemp.checkpoints import Checkpoints
+from rltemp.data.problem import Problem
+from rltemp.envs.variety import STEPS, Variety
 from rltemp.envs.vector import DistillVecEnv
-from rltemp.loading import reference_method
-from rltemp.methods import Method
-from rltemp.names import shareable
-from rltemp.problem import Problem
-from rltemp.tracking import Tracker
-from rltemp.variety import STEPS, Variety
+from rltemp.kd.method import Method
+from rltemp.kd.names import shareable
+from rltemp.policy.actions import ActionScale
+from rltemp.rules.published_methods import reference_method
+from rltemp.training.checkpoints import FOLDER as CHECKPOINTS
+from rltemp.training.checkpoints import Checkpoints
+from rltemp.training.tensorboard import Tracker
 
 POLICY_FILE = "policy.safetensors"
 CHECKPOINTING: dict[str, Any] = {"unit": "update", "share": 0}

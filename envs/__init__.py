@@ -11,4 +11,4 @@ Whoever trains policies wants `rltemp.envs.vector.DistillVecEnv`.
 import gymnasium
 
 # No max_episode_steps: a run ends, truncated, after its last step.
-gymnasium.register(id="rltemp/Distill-v0", entry_point="rltemp.envs.distill:DistillEnv")
+gymnasium.register(id="rltemp/Distill-v0", entry_point="rltemp.envs.distill_env:DistillEnv")

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rltemp.data import Part
-from rltemp.problem import Problem, predict
-from rltemp.variety import Assignment
+from rltemp.data.dataset import Split
+from rltemp.data.problem import Problem, predict
+from rltemp.envs.variety import Assignment
 
 
 class TaskSource(Protocol):
@@ -48,8 +48,8 @@ class OneTask:
         return Assignment(self.problem, self._pool, self._logits, positions[:, :size], positions[:, size:])
 
 
-def training_pool(problem: Problem) -> tuple[Part, Tensor | None]:
+def training_pool(problem: Problem) -> tuple[Split, Tensor | None]:
     """Training and then probe samples as one part, and its teacher logits where views are fixed."""
     train, probe = problem.dataset.train, problem.dataset.probe
-    pool = Part(torch.cat([train.images, probe.images]), torch.cat([train.labels, probe.labels]))
+    pool = Split(torch.cat([train.images, probe.images]), torch.cat([train.labels, probe.labels]))
     return pool, None if problem.dataset.augment else predict(problem.teacher, problem.dataset, pool)

@@ -1,6 +1,6 @@
 """One distillation run driven by actions: what `DistillEnv` and `DistillVecEnv` share.
 
-It holds no training code: the run is a `rltemp.distill.Distillation`, the loss a `Method` whose rule is the
+It holds no training code: the run is a `rltemp.training.distill.Distillation`, the loss a `Method` whose rule is the
 action.
 """
 
@@ -14,18 +14,18 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from rltemp.actions import ActionScale
-from rltemp.curriculum import LearnedRule
-from rltemp.distill import Distillation
-from rltemp.envs.guards import check_observation, check_potential, check_teacher
+from rltemp.envs.finite import check_observation, check_potential, check_teacher
 from rltemp.envs.mixup import mixed_loss
 from rltemp.envs.rewards import POTENTIALS, WORST, influence
 from rltemp.errors import BadInputError
-from rltemp.features import DEFAULT_FEATURES, FEATURES, featurize
+from rltemp.kd.method import Method
+from rltemp.kd.names import lookup
+from rltemp.kd.signals import Signals, TemperatureRule, Temperatures
 from rltemp.loading import load_method
-from rltemp.methods import Method
-from rltemp.names import lookup
-from rltemp.types import Signals, TemperatureRule, Temperatures
+from rltemp.policy.actions import ActionScale
+from rltemp.policy.features import DEFAULT_FEATURES, FEATURES, featurize
+from rltemp.rules.curriculum import LearnedRule
+from rltemp.training.distill import Distillation
 
 FIRST_TRAINING_SEED = 1_000_000
 """Students of policy training have seeds from here up: no comparison with smaller seeds ever meets them."""

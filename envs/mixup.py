@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rltemp.distill import Distillation
-from rltemp.divergences import log_softmax
 from rltemp.errors import BadInputError
-from rltemp.types import Signals
+from rltemp.kd.divergences import log_softmax
+from rltemp.kd.signals import Signals
+from rltemp.training.distill import Distillation
 
 FIRST_SHARE, LAST_SHARE = 1.0, 0.7
 """The high-entropy image's part of a mixed one, in the first run that mixes and in the last."""

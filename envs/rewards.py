@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rltemp.distill import Distillation
-from rltemp.types import Signals
+from rltemp.kd.signals import Signals
+from rltemp.training.distill import Distillation
 
 Potential = Literal["margin", "log_odds", "log_likelihood"]
 """Names of `POTENTIALS`."""

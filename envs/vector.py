@@ -25,15 +25,15 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 from torch import Tensor
 
-from rltemp.actions import ActionScale
-from rltemp.distill import Distillation
+from rltemp.data.problem import Problem
 from rltemp.envs.assignments import OneTask, TaskSource
 from rltemp.envs.episode import FIRST_TRAINING_SEED, Decision, Episode, checked_actions
 from rltemp.envs.mixup import MixedDistillation, share_of_run
 from rltemp.errors import BadInputError
-from rltemp.features import DEFAULT_FEATURES, LIMIT
-from rltemp.methods import Method
-from rltemp.problem import Problem
+from rltemp.kd.method import Method
+from rltemp.policy.actions import ActionScale
+from rltemp.policy.features import DEFAULT_FEATURES, LIMIT
+from rltemp.training.distill import Distillation
 
 
 class DistillVecEnv(VecEnv):

@@ -10,10 +10,10 @@ This package needs torch alone; `rltemp.envs` adds Gymnasium and `rltemp.agents`
 """
 
 from rltemp.errors import ArtifactRefusedError, BadInputError, TrainingDivergedError
+from rltemp.kd.losses import kd_loss
+from rltemp.kd.method import Method
+from rltemp.kd.signals import Signals, TemperatureRule, Temperatures
 from rltemp.loading import load_method, load_rule
-from rltemp.losses import kd_loss
-from rltemp.methods import Method
-from rltemp.types import Signals, TemperatureRule, Temperatures
 
 __version__ = "0.1.0"
 

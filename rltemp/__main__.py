@@ -1,6 +1,6 @@
 """`python -m rltemp` is the command `rltemp`."""
 
-from rltemp.cli import main
+from rltemp.cli.main import main
 
 if __name__ == "__main__":
     main()

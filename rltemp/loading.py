@@ -10,14 +10,13 @@ from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 
-from rltemp.controls import WRAPPERS
-from rltemp.curriculum import LearnedRule
 from rltemp.errors import BadInputError
-from rltemp.methods import Method
-from rltemp.names import call_with_options, import_attribute, lookup, split_spec
-from rltemp.recipes import METHODS
-from rltemp.rules import masked
-from rltemp.types import TemperatureRule
+from rltemp.kd.method import Method
+from rltemp.kd.names import call_with_options, import_attribute, lookup, split_spec
+from rltemp.kd.signals import TemperatureRule
+from rltemp.rules.controls import WRAPPERS
+from rltemp.rules.published_methods import METHODS
+from rltemp.rules.table import masked
 
 PIN = "@sha256:"
 """Between a policy file's name and the SHA-256 that the file must have."""
@@ -30,11 +29,11 @@ def load_method(spec: str) -> Method:
     """Build the method that `spec` names.
 
     Args:
-        spec: `name`, `name:value` or `name:key=value,...` of `rltemp.recipes.METHODS`; the path of a policy file or the
-            name of a shipped one (`universal`), which bring the objective that they were trained with, pinned as in
-            `policy.safetensors@sha256:9f86d0...` where no other file will do;
-            `module:attribute`, a `Method` or a rule (at plain KD's weights); or any of these after `matched:` or a
-            control's name (`rltemp.controls`).
+        spec: `name`, `name:value` or `name:key=value,...` of `rltemp.rules.published_methods.METHODS`; the path of a
+            policy file or the name of a shipped one (`universal`), which bring the objective that they were trained
+            with, pinned as in `policy.safetensors@sha256:9f86d0...` where no other file will do; `module:attribute`, a
+            `Method` or a rule (at plain KD's coefficients); or any of these after `matched:` or a control's name
+            (`rltemp.rules.controls`).
 
     Raises:
         BadInputError: For a name nobody knows, with the closest match, and for an option that cannot be.
@@ -51,7 +50,7 @@ def load_method(spec: str) -> Method:
     if name in WRAPPERS and options:
         return replace(WRAPPERS[name](load_method(options)), name=spec)
     if is_policy(spec):
-        from rltemp.policy import Policy  # the reader of strangers' files, loaded by those who need it
+        from rltemp.policy.rule import Policy  # the reader of strangers' files, loaded by those who need it
 
         return Policy.load(*named_policy(spec)).method(spec)
     if options and not _misspelt(name, [*METHODS, *WRAPPERS, *SHIPPED]):
@@ -80,19 +79,6 @@ def load_rule(spec: str) -> TemperatureRule:
     if rule is None:
         raise BadInputError(f"{spec!r} trains without a teacher and has no temperature rule")
     return masked(rule)
-
-
-def reference_method(spec: str) -> Method:
-    """Build a method of `METHODS` that has temperatures: what a policy may move around.
-
-    A policy file names one, so nothing is imported or opened here; and one that learns would need what it learned.
-    """
-    name, options = split_spec(spec)
-    method = call_with_options(lookup(METHODS, name, "reference"), options, spec)
-    if method.rule is None or isinstance(method.rule, LearnedRule):
-        lacks = "has none" if method.rule is None else "learns them in every run anew"
-        raise BadInputError(f"a policy's reference needs temperatures by a formula; {spec!r} {lacks}")
-    return replace(method, name=spec)
 
 
 def _misspelt(name: str, known: Iterable[str]) -> bool:

@@ -26,23 +26,23 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rltemp import Signals, TemperatureRule, kd_loss
-from rltemp.data import Dataset, Part
-from rltemp.distill import Distillation
-from rltemp.envs.distill import DistillEnv
+from rltemp.data.dataset import Dataset, Split
+from rltemp.data.problem import Problem
+from rltemp.data.tasks import Recipe, Task, load_task
+from rltemp.envs.distill_env import DistillEnv
 from rltemp.envs.episode import LOOKS
-from rltemp.features import DEFAULT_FEATURES, FEATURES
+from rltemp.integrations import Controller
+from rltemp.io.run_folders import processor
+from rltemp.kd.method import Method
 from rltemp.loading import load_method
-from rltemp.manifest import PolicyAction, PolicyFeature
-from rltemp.methods import Method
-from rltemp.models import seeded_model
-from rltemp.plugs import Controller
-from rltemp.policy import Policy
-from rltemp.policy_file import write_policy
-from rltemp.problem import Problem
-from rltemp.rules import RULES
-from rltemp.runs import processor
-from rltemp.tasks import Recipe, Task, load_task
-from rltemp.teachers import prepare
+from rltemp.models.networks import seeded_model
+from rltemp.policy.features import DEFAULT_FEATURES, FEATURES
+from rltemp.policy.manifest import PolicyAction, PolicyFeature
+from rltemp.policy.policy_file import write_policy
+from rltemp.policy.rule import Policy
+from rltemp.rules.table import RULES
+from rltemp.training.distill import Distillation
+from rltemp.training.teachers import prepare
 
 STUDENTS = 64
 SHAPES, QUICK_SHAPES = ((128, 100), (4096, 32000)), ((128, 100), (32, 8192))
@@ -224,9 +224,9 @@ def cifar_sized_problem() -> Problem:
     """Random images of CIFAR's size, 100 classes, ResNet-20 to ResNet-8, batch 128, augmented."""
     generator = torch.Generator().manual_seed(0)
 
-    def part(size: int) -> Part:
+    def part(size: int) -> Split:
         images = torch.randint(0, 256, (size, 3, 32, 32), generator=generator, dtype=torch.uint8)
-        return Part(images, torch.randint(0, 100, (size,), generator=generator))
+        return Split(images, torch.randint(0, 100, (size,), generator=generator))
 
     recipe = Recipe(epochs=100, batch_size=128, learning_rate=0.05, weight_decay=5e-4)
     mean, std = torch.full((3,), 127.5), torch.full((3,), 74.0)

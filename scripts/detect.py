@@ -29,13 +29,13 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import MultiScaleRoIAlign
 
+from rltemp.data.shapes import NUM_CLASSES, Scenes, scenes
 from rltemp.errors import BadInputError, TrainingDivergedError
-from rltemp.files import atomic_write
+from rltemp.experiments.statistics import mean_and_error, paired_difference
+from rltemp.integrations.detection import DetectorDistillation
+from rltemp.io.files import atomic_write
+from rltemp.io.run_folders import processor
 from rltemp.loading import load_method
-from rltemp.plugs.detection import DetectorDistillation
-from rltemp.runs import processor
-from rltemp.shapes import NUM_CLASSES, Scenes, scenes
-from rltemp.stats import mean_and_error, paired_difference
 
 NONE, PLAIN, FIXED = "none", "fixed:4", "fixed:"
 METHODS = (NONE, "fixed:1", "fixed:2", PLAIN, "fixed:8", "dtkd", "universal", "matched:dtkd", "matched:universal")

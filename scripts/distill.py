@@ -2,7 +2,7 @@
 
 import sys
 
-from rltemp.cli import main
+from rltemp.cli.main import main
 
 if __name__ == "__main__":
     main(["distill", *sys.argv[1:]])

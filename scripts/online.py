@@ -23,16 +23,16 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from rltemp.compare import default_stack, train_arm
-from rltemp.exchange import Exchange
-from rltemp.files import atomic_write
-from rltemp.picture import BLUE, GREY
-from rltemp.policy_file import read_policy
-from rltemp.problem import Problem
-from rltemp.runs import processor
-from rltemp.stats import Paired, paired_difference
-from rltemp.tasks import load_task
-from rltemp.teachers import prepare
+from rltemp.data.problem import Problem
+from rltemp.data.tasks import load_task
+from rltemp.experiments.compare import default_stack, train_arm
+from rltemp.experiments.statistics import Paired, paired_difference
+from rltemp.io.files import atomic_write
+from rltemp.io.run_folders import processor
+from rltemp.policy.policy_file import read_policy
+from rltemp.remote.exchange import Exchange
+from rltemp.report.picture import BLUE, GREY
+from rltemp.training.teachers import prepare
 
 MODEL = "online"
 RLTEMP = (sys.executable, "-m", "rltemp")

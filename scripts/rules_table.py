@@ -23,17 +23,17 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from rltemp.compare import default_stack
-from rltemp.distill import Distillation, train
+from rltemp.data.problem import Problem, evaluate
+from rltemp.data.tasks import load_task
 from rltemp.errors import BadInputError
-from rltemp.files import atomic_write
+from rltemp.experiments.compare import default_stack
+from rltemp.experiments.statistics import mean_and_error, paired_difference
+from rltemp.io.files import atomic_write
+from rltemp.io.run_folders import processor
 from rltemp.loading import load_method
-from rltemp.problem import Problem, evaluate
-from rltemp.recipes import METHODS
-from rltemp.runs import processor
-from rltemp.stats import mean_and_error, paired_difference
-from rltemp.tasks import load_task
-from rltemp.teachers import prepare
+from rltemp.rules.published_methods import METHODS
+from rltemp.training.distill import Distillation, train
+from rltemp.training.teachers import prepare
 
 NAMES = ("teacher", "student", "teacher_weights")
 NUMBERS = {"epochs": int, "batch_size": int, "learning_rate": float, "weight_decay": float, "teacher_epochs": int}

@@ -20,10 +20,10 @@ import tyro
 
 from rltemp.agents.search import SearchConfig, search
 from rltemp.agents.train import POLICY_FILE
-from rltemp.cli import exit_code
-from rltemp.console import say, show_next
+from rltemp.cli.main import exit_code
 from rltemp.errors import BadInputError
-from rltemp.options import TaskOptions, at_least
+from rltemp.io.console import say, show_next
+from rltemp.training.options import TaskOptions, at_least
 
 EVERY = 10
 """Generations from one line to the next."""

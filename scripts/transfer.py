@@ -25,17 +25,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from rltemp.compare import default_stack, shielded, train_arm
-from rltemp.data import Part
-from rltemp.distill import Distillation
-from rltemp.files import atomic_write
+from rltemp.data.dataset import Split
+from rltemp.data.problem import Problem, predict
+from rltemp.data.tasks import load_task
+from rltemp.experiments.compare import default_stack, shielded, train_arm
+from rltemp.experiments.statistics import Paired, paired_difference
+from rltemp.io.files import atomic_write
+from rltemp.io.run_folders import processor
 from rltemp.loading import load_method
-from rltemp.problem import Problem, predict
-from rltemp.recipes import METHODS
-from rltemp.runs import processor
-from rltemp.stats import Paired, paired_difference
-from rltemp.tasks import load_task
-from rltemp.teachers import prepare
+from rltemp.rules.published_methods import METHODS
+from rltemp.training.distill import Distillation
+from rltemp.training.teachers import prepare
 
 TASKS: dict[str, tuple[str, dict[str, Any], int]] = {
     "wine": ("wine", {}, 64),
@@ -123,7 +123,7 @@ def train_on_splits(problems: Sequence[Problem], rule: str, seeds: Sequence[int]
     """Train a student for every seed in one stack, each on the next split; its accuracies on the split's own parts."""
     own = torch.arange(len(seeds)) % len(problems)
     (images, labels), dataset = _stacked(problems, "train"), problems[0].dataset
-    pool = Part(images.flatten(0, 1), labels.flatten())
+    pool = Split(images.flatten(0, 1), labels.flatten())
     logits = torch.cat([predict(problem.teacher, problem.dataset, problem.dataset.train) for problem in problems])
     # Every split is standardised by its own training part already.
     dataset = replace(dataset, mean=torch.zeros_like(dataset.mean), std=torch.ones_like(dataset.std))

@@ -12,12 +12,12 @@ import torch
 from hypothesis import settings
 from torch import Tensor, nn
 
-from rltemp.data import Dataset, Part
-from rltemp.problem import Problem
-from rltemp.tasks import Recipe, Task, load_task
-from rltemp.teachers import prepare
+from rltemp.data.dataset import Dataset, Split
+from rltemp.data.problem import Problem
+from rltemp.data.tasks import Recipe, Task, load_task
+from rltemp.training.teachers import prepare
 
-collect_ignore = ["fuzz.py"]  # a program that test_fuzz.py starts, with a library of its own
+collect_ignore = ["support/fuzz.py"]  # a program that test_fuzz.py starts, with a library of its own
 torch.set_num_threads(1)
 # The same examples every time, and no failure because a machine is busy.
 settings.register_profile("rltemp", derandomize=True, deadline=None)
@@ -70,7 +70,7 @@ def make_problem() -> Callable[..., Problem]:
         teacher_logits: Tensor | None = None,
         **recipe: Any,
     ) -> Problem:
-        part, classes, channels = Part(images, labels), int(labels.max()) + 1, images.shape[1]
+        part, classes, channels = Split(images, labels), int(labels.max()) + 1, images.shape[1]
         own = Recipe(**{"epochs": 1, "batch_size": 2, "learning_rate": 0.5, "schedule": "constant", **recipe})
         dataset = Dataset("own", part, part, part, part, classes, torch.zeros(channels), torch.ones(channels), augment)
         if teacher is None and teacher_logits is None:

@@ -15,7 +15,7 @@ import anyio
 import anyio.to_thread
 from fastapi import APIRouter, FastAPI
 
-from rltemp.names import split_spec
+from rltemp.kd.names import split_spec
 from rltemp.service.answers import encode
 from rltemp.service.bodies import Disconnected, Message, Receive, read_body
 from rltemp.service.limits import Limits

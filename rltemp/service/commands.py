@@ -11,13 +11,14 @@ from threadpoolctl import threadpool_limits
 
 import rltemp
 from rltemp.agents.config import LearnerConfig
-from rltemp.console import say
 from rltemp.errors import BadInputError
-from rltemp.libraries import import_library
-from rltemp.loading import named_policy, reference_method
-from rltemp.options import RunOptions, at_least
-from rltemp.policy import KNOWN_FEATURES
-from rltemp.policy_file import PolicyFile, read_policy
+from rltemp.io.console import say
+from rltemp.loading import named_policy
+from rltemp.optional_imports import import_library
+from rltemp.policy.policy_file import PolicyFile, read_policy
+from rltemp.policy.rule import KNOWN_FEATURES
+from rltemp.rules.published_methods import reference_method
+from rltemp.training.options import RunOptions, at_least
 
 if TYPE_CHECKING:
     from rltemp.service.learning import Learning

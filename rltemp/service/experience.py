@@ -12,16 +12,16 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from pydantic import ValidationError
 
-from rltemp.agents.experience import ConflictError, Receipt, Report
+from rltemp.agents.reports import ConflictError, Receipt, Report
 from rltemp.errors import BadInputError
-from rltemp.manifest import describe
+from rltemp.io.strict_json import parse
+from rltemp.policy.manifest import describe
 from rltemp.service.bodies import read_body
 from rltemp.service.learning import Learning, Published, StoppedError
 from rltemp.service.limits import Limits
 from rltemp.service.paths import BYTES, MODEL, VERSION, Name, Version, failures, file_response
 from rltemp.service.refusals import Refusal
 from rltemp.service.tensors import MAX_JSON_BYTES
-from rltemp.strict_json import parse
 
 
 def learning_routes(learning: Learning, limits: Limits) -> APIRouter:

@@ -8,16 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 
-from rltemp.actions import ActionScale
-from rltemp.features import LIMIT
-from rltemp.loading import reference_method
-from rltemp.names import split_spec
-from rltemp.policy_file import PolicyFile
+from rltemp.kd.names import split_spec
+from rltemp.kd.signals import Signals
+from rltemp.policy.actions import ActionScale
+from rltemp.policy.features import LIMIT
+from rltemp.policy.policy_file import PolicyFile
+from rltemp.rules.published_methods import reference_method
 from rltemp.service.arrays import Array, check_finite, place
 from rltemp.service.ports import TEMPERATURES, Inference, chosen
 from rltemp.service.refusals import wrong_content
 from rltemp.service.signals import check_answer
-from rltemp.types import Signals
 
 CONSTANT_REFERENCES = ("fixed", "ttm", "dkd")
 """Methods whose temperatures are the same for all samples and steps; a policy around another needs `reference`."""

@@ -17,7 +17,7 @@ from typing import Any
 import uvicorn
 
 from rltemp.errors import BadInputError
-from rltemp.interruption import deferred, requested
+from rltemp.io.interruption import deferred, requested
 from rltemp.service.connection import Connection
 from rltemp.service.limits import Budget, Limits
 
@@ -70,7 +70,7 @@ def serve(
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which looks after its connections' limits and leaves signals to `rltemp.interruption`."""
+    """uvicorn's server, which looks after its connections' limits and leaves signals to `rltemp.io.interruption`."""
 
     def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
         super().__init__(config)

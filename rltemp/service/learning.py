@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 
 from rltemp.agents.config import LearnerConfig
-from rltemp.agents.experience import Ledger, Receipt, Report
 from rltemp.agents.learner import Learner, network_of
-from rltemp.checkpoints import Checkpoints
+from rltemp.agents.reports import Ledger, Receipt, Report
 from rltemp.errors import ArtifactRefusedError, BadInputError
-from rltemp.locks import hold
-from rltemp.policy_file import PolicyFile, check_policy, encode_policy
-from rltemp.runs import changes
+from rltemp.io.locks import hold
+from rltemp.io.run_folders import changes
+from rltemp.policy.policy_file import PolicyFile, check_policy, encode_policy
 from rltemp.service.logs import event
 from rltemp.service.repository import Repository
+from rltemp.training.checkpoints import Checkpoints
 
 KEPT = 2
 """Versions before the newest whose files a checkpoint has."""

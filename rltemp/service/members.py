@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rltemp.io.strict_json import parse
 from rltemp.service.refusals import Refusal, wrong_content, wrong_schema
-from rltemp.strict_json import parse
 
 MAX_ELEMENTS = 2**31
 """A tensor without elements may have sizes beside its 0, but none that NumPy could not count."""

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from rltemp.loading import reference_method
-from rltemp.names import split_spec
-from rltemp.policy import KNOWN_FEATURES, Policy
-from rltemp.policy_file import check_policy
+from rltemp.kd.names import split_spec
+from rltemp.kd.signals import Signals
+from rltemp.policy.policy_file import check_policy
+from rltemp.policy.rule import KNOWN_FEATURES, Policy
+from rltemp.rules.published_methods import reference_method
 from rltemp.service.arrays import Array
 from rltemp.service.features import FeaturesModel, clipped
 from rltemp.service.ports import ANSWERS, FLOATS, LOGITS, Inference, Port, check_inputs, check_outputs, chosen
 from rltemp.service.refusals import wrong_content
 from rltemp.service.signals import answer, asked, check_answer, nothing, to_arrays, to_signals
-from rltemp.types import Signals
 
 
 class RuleModel:

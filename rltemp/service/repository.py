@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from rltemp.errors import BadInputError
-from rltemp.loading import SHIPPED, named_policy, reference_method
-from rltemp.policy_file import read_unchecked
-from rltemp.recipes import METHODS
+from rltemp.loading import SHIPPED, named_policy
+from rltemp.policy.policy_file import read_unchecked
+from rltemp.rules.published_methods import METHODS, reference_method
 from rltemp.service.models import Model, PolicyModel, RuleModel
 from rltemp.service.refusals import Refusal
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import Response
 
 import rltemp
+from rltemp.io.strict_json import parse
 from rltemp.service import schema
 from rltemp.service.bodies import read_body
 from rltemp.service.failures import answer_failures
@@ -19,7 +20,6 @@ from rltemp.service.paths import BYTES, MODEL, VERSION, Name, Version, failures,
 from rltemp.service.ports import Port
 from rltemp.service.refusals import Refusal
 from rltemp.service.repository import Repository
-from rltemp.strict_json import parse
 
 EXTENSIONS = ["binary_tensor_data", "model_repository", "rltemp_policy"]
 
@@ -103,7 +103,7 @@ def models(repository: Repository, learns: bool) -> APIRouter:
         return describe(repository, model, version)
 
     file: dict[int | str, dict[str, Any]] = {
-        200: {"content": BYTES, "description": "A safetensors file; `rltemp.policy_file` checks and reads it."},
+        200: {"content": BYTES, "description": "A safetensors file; `rltemp.policy.policy_file` checks and reads it."},
         304: {"description": "It is the one that If-None-Match names."},
         **failures(404, 422),
     }

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from rltemp.errors import BadInputError
+from rltemp.kd.signals import Signals, TemperatureRule, Temperatures
 from rltemp.service.arrays import Array, place
 from rltemp.service.ports import TEMPERATURES
 from rltemp.service.refusals import wrong_content
-from rltemp.types import Signals, TemperatureRule, Temperatures
 
 Found = TypeVar("Found")
 

@@ -10,9 +10,9 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from rltemp import addresses
-from rltemp.console import warn
 from rltemp.errors import BadInputError
+from rltemp.io.console import warn
+from rltemp.remote import addresses
 
 SHORTEST = 16
 """Characters of a token."""

@@ -1,0 +1,49 @@
+"""From trained weights to a policy file: what leaves the trainer is numbers and their meaning, never a pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from torch import Tensor
+
+from rltemp.agents.network import SampleNetwork
+from rltemp.envs.episode import Decision
+from rltemp.policy.features import FEATURES
+from rltemp.policy.manifest import PolicyAction, PolicyFeature
+from rltemp.policy.policy_file import write_policy
+
+
+def export_policy(
+    path: Path,
+    network: SampleNetwork,
+    weights: Tensor,
+    decision: Decision,
+    provenance: Mapping[str, str | int | float] | None = None,
+) -> str:
+    """Write the policy file of a network under given weights.
+
+    Args:
+        path: `policy.safetensors`, written atomically.
+        network: Its layout and the normalisation of its observations.
+        weights: Flat, `[P]`.
+        decision: The reference, the features and the scale of the environment that it was trained in.
+        provenance: How it was trained; at most 64 short entries.
+
+    Returns:
+        The SHA-256 that names the policy.
+    """
+    features = [
+        PolicyFeature(name=name, version=FEATURES[name].version, unit=FEATURES[name].unit, mean=mean, std=std)
+        for name, mean, std in zip(decision.features, network.mean.tolist(), network.std.tolist(), strict=True)
+    ]
+    return write_policy(
+        path,
+        weights=network.tensors(weights),
+        activation=network.activation,
+        features=features,
+        action=PolicyAction(**asdict(decision.scale)),
+        reference=decision.method.name,
+        provenance=provenance,
+    )

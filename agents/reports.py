@@ -1,0 +1,272 @@
+"""What runs report to a learner, as a strict schema, and the ledger of what came in and was not learned from yet.
+
+A run reports several looks. A look is taken in once, however often it comes; a run counts when all its looks are in. No
+look is taken on trust: shapes, finite numbers, a reward that a potential can pay, a draw that fits the version it
+claims. A report is taken in whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from rltemp.agents.learner import FinishedRun, log_probability
+from rltemp.envs.rewards import BEST, WORST, Potential
+from rltemp.errors import BadInputError
+from rltemp.policy.features import LIMIT
+
+MAX_LOOKS = 1000
+MAX_RECORDS = 4096
+FARTHEST = 8.0
+"""Standard deviations that a drawn weight can be from its centre; one draw in 10^15 is farther."""
+TOLERANCE = 1e-3
+"""Nats a weight that a reported log-probability may be off: draws and centres are rounded to float32."""
+REPORT_BYTES = 2**19
+"""A report that is longer is carried in parts."""
+KEPT_BYTES = 64 * 2**20
+"""Of all runs that are known, those that were learned from included."""
+KEPT_RUNS = 4096
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,80}$")]
+Numbers = Annotated[list[float], Field(min_length=1, max_length=2**16)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Record(_Strict):
+    """What one student reports at one look of its run."""
+
+    run: Name = Field(description="The run's own name: no other run of any process has it.")
+    step: int = Field(ge=0, lt=MAX_LOOKS, description="Which look, from 0.")
+    steps: int = Field(ge=1, le=MAX_LOOKS, description="Looks of the run; it counts when all are in.")
+    policy_version: int = Field(ge=1, lt=2**53, description="The version that the weights were drawn around.")
+    group: Name = Field(description="Runs of one group share initial weights, samples and batches.")
+    observation: Numbers = Field(description="Mean features of the batch at this look, one a feature of the policy.")
+    action: Numbers = Field(description="The drawn weights, layer by layer: weight [out, in] row by row, then bias.")
+    log_probability: float = Field(description="Of the draw, in nats: independent normal around the version's centre.")
+    reward: float = Field(description="Change of the potential on probe samples since the last look.")
+
+
+class Report(_Strict):
+    """What one process reports at once."""
+
+    potential: Potential = Field(description="What the rewards measure.")
+    records: list[Record] = Field(min_length=1, max_length=MAX_RECORDS)
+
+
+def parts(report: Report) -> list[Report]:
+    """The report in pieces of about `REPORT_BYTES` as JSON, one record at least; records of a run stay in order."""
+    count = len(report.records)
+    each = max(1, REPORT_BYTES * count // len(report.model_dump_json()))
+    return [
+        Report(potential=report.potential, records=report.records[start : start + each])
+        for start in range(0, count, each)
+    ]
+
+
+class Receipt(_Strict):
+    """What became of a report's records."""
+
+    accepted: int = Field(description="Taken in.")
+    known: int = Field(description="Taken in before, with the same content.")
+    stale: int = Field(description="Of a version that is no longer, or not yet, learned from.")
+    version: int = Field(description="The newest version.")
+
+
+class ConflictError(BadInputError):
+    """Another record of the same run and look was taken in before."""
+
+
+@dataclass
+class _Book:
+    """What is in of one run; only the digests once it was learned from."""
+
+    record: Record | None
+    version: int
+    digests: dict[int, str] = field(default_factory=dict)
+    rewards: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        return self.record is not None and len(self.rewards) == self.record.steps
+
+    @property
+    def size(self) -> int:
+        """Bytes, about."""
+        numbers = 0 if self.record is None else len(self.record.action) + len(self.record.observation)
+        return 1000 + 250 * len(self.digests) + 32 * numbers
+
+
+class Ledger:
+    """Takes reports in, checks them, and gives finished runs out; any thread may ask.
+
+    Args:
+        features: Of an observation, F.
+        exploration: Standard deviation of a draw.
+        potential: What rewards measure.
+        max_staleness: How many versions a draw may be older than the newest.
+        least: Finished runs, in groups of two or more, that are given out together, at least.
+
+    Attributes:
+        counts: Records and runs by what became of them, since the start of the process.
+    """
+
+    def __init__(self, features: int, exploration: float, potential: str, max_staleness: int, least: int) -> None:
+        self.features = features
+        self.exploration = exploration
+        self.potential = potential
+        self.max_staleness = max_staleness
+        self.least = least
+        self.counts: Counter[str] = Counter()
+        self.changed = threading.Condition()
+        self._range = BEST[potential] - WORST[potential]
+        self._centres: dict[int, Tensor] = {}
+        self._books: dict[str, _Book] = {}
+
+    def begin(self, version: int, centre: Tensor) -> None:
+        """Take draws around a new version; what is too old by now is forgotten."""
+        with self.changed:
+            self._centres[version] = centre
+            oldest = max(self._centres) - self.max_staleness
+            self._centres = {number: kept for number, kept in self._centres.items() if number >= oldest}
+            old = [run for run, book in self._books.items() if book.version not in self._centres]
+            self.counts["expired_runs"] += sum(self._books.pop(run).record is not None for run in old)
+
+    def take(self, report: Report) -> Receipt:
+        """Take a report in.
+
+        Raises:
+            BadInputError: Where a record cannot be right; the first is named, and none is taken in.
+            ConflictError: Where a run and look came before with another content; likewise.
+        """
+        if report.potential != self.potential:
+            raise BadInputError(f"the rewards are of {report.potential}; this policy learns from {self.potential}")
+        with self.changed:
+            staged: dict[str, _Book] = {}
+            found = Counter(self._stage(record, i, staged) for i, record in enumerate(report.records))
+            for run, book in staged.items():
+                self._books[run] = book
+            self._forget_most()
+            self.counts.update({f"{name}_records": count for name, count in found.items()})
+            if found["accepted"]:
+                self.changed.notify_all()
+            names = ("accepted", "known", "stale")
+            return Receipt(**{name: found[name] for name in names}, version=max(self._centres))
+
+    def due(self) -> bool:
+        """Whether there are enough finished runs for an update; ask with `changed` held."""
+        return len(self._judged()) >= self.least
+
+    def finished(self) -> list[FinishedRun]:
+        """Give all finished runs out whose group has another; they are known from here on, and not given again."""
+        with self.changed:
+            runs = []
+            for book in self._judged():
+                assert book.record is not None  # a finished one has it
+                runs.append(_finished(book.record, sum(book.rewards.values())))
+                book.record, book.rewards = None, {}
+            self.counts["learned_runs"] += len(runs)
+            return runs
+
+    def state(self) -> dict[str, Any]:
+        """The looks that were learned from and could come again."""
+        with self.changed:
+            used = {run: book for run, book in self._books.items() if book.record is None}
+            return {run: {"version": book.version, "digests": dict(book.digests)} for run, book in used.items()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Know them again."""
+        with self.changed:
+            for run, book in state.items():
+                self._books[run] = _Book(None, int(book["version"]), dict(book["digests"]))
+
+    def _stage(self, record: Record, place: int, staged: dict[str, _Book]) -> str:
+        """What becomes of a record: accepted (its book is then staged), known or stale."""
+        book = staged.get(record.run) or self._books.get(record.run)
+        digest = hashlib.sha256(record.model_dump_json().encode()).hexdigest()[:32]
+        if book is not None and record.step in book.digests:
+            if book.digests[record.step] != digest:
+                raise ConflictError(f"look {record.step} of run {record.run!r} came before, with another content")
+            return "known"
+        if record.policy_version not in self._centres:
+            return "stale"
+        self._check(record, f"records[{place}]")
+        if book is None:
+            book = _Book(record, record.policy_version)
+        elif book.record is None or _shared(book.record) != _shared(record):
+            raise ConflictError(f"look {record.step} of run {record.run!r} says otherwise about it than those before")
+        rewards = {**book.rewards, record.step: record.reward}
+        if len(rewards) == record.steps and not abs(sum(rewards.values())) <= self._range + TOLERANCE:
+            raise BadInputError(
+                f"the rewards of run {record.run!r} sum to {sum(rewards.values()):g}; {self.potential} changes by "
+                f"{self._range:g} at most"
+            )
+        staged[record.run] = _Book(book.record, book.version, {**book.digests, record.step: digest}, rewards)
+        return "accepted"
+
+    def _check(self, record: Record, place: str) -> None:
+        """Refuse a record that cannot be right; `place` is what to call it."""
+        centre = self._centres[record.policy_version]
+        if record.step >= record.steps:
+            raise BadInputError(f"{place}.step is {record.step}; its run has {record.steps} looks, from 0")
+        for name, found, needed in (
+            ("observation", len(record.observation), self.features),
+            ("action", len(record.action), len(centre)),
+        ):
+            if found != needed:
+                raise BadInputError(f"{place}.{name} has {found} numbers; this policy needs {needed}")
+        if not (farthest := max(map(abs, record.observation))) <= LIMIT + TOLERANCE:
+            raise BadInputError(f"{place}.observation holds {farthest:g}; features lie within -{LIMIT:g} and {LIMIT:g}")
+        if not abs(record.reward) <= self._range:
+            raise BadInputError(
+                f"{place}.reward is {record.reward:g}; {self.potential} changes by {self._range:g} at most"
+            )
+        action = torch.tensor(record.action, dtype=torch.float64)
+        deviations = (action - centre).abs() / self.exploration
+        if not float(deviations.max()) <= FARTHEST:
+            raise BadInputError(
+                f"{place}.action[{int(deviations.argmax())}] is {float(deviations.max()):.1f} standard deviations from "
+                f"the centre of version {record.policy_version}; draws reach {FARTHEST:g}"
+            )
+        wanted = float(log_probability(action, centre, self.exploration))
+        if not abs(record.log_probability - wanted) <= TOLERANCE * len(centre):
+            raise BadInputError(
+                f"{place}.log_probability is {record.log_probability:g}; the draw has {wanted:g} under version "
+                f"{record.policy_version}"
+            )
+
+    def _judged(self) -> list[_Book]:
+        """Finished runs whose group has another finished one."""
+        complete = [book for book in self._books.values() if book.complete]
+        sizes = Counter(book.record.group for book in complete if book.record is not None)
+        return [book for book in complete if book.record is not None and sizes[book.record.group] > 1]
+
+    def _forget_most(self) -> None:
+        """Forget the oldest runs where there are too many, or too large ones."""
+        size = waiting = 0
+        for run, book in reversed(list(self._books.items())):
+            size += book.size
+            waiting += book.record is not None
+            if size > KEPT_BYTES or waiting > KEPT_RUNS:
+                self.counts["expired_runs"] += self._books.pop(run).record is not None
+
+
+def _shared(record: Record) -> tuple[Any, ...]:
+    """What all looks of a run have in common."""
+    return record.steps, record.policy_version, record.group, record.action, record.log_probability
+
+
+def _finished(record: Record, improvement: float) -> FinishedRun:
+    observation, action = (np.array(values, np.float32) for values in (record.observation, record.action))
+    return FinishedRun(record.group, observation, action, record.log_probability, improvement)

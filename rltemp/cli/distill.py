@@ -1,0 +1,180 @@
+"""`rltemp distill`: one student under a rule, a policy file, or a policy that a service has."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from torch import nn
+
+from rltemp.data.problem import Problem, evaluate
+from rltemp.errors import BadInputError
+from rltemp.io.console import say, show_next, warn
+from rltemp.io.run_folders import showing
+from rltemp.kd.method import Method
+from rltemp.kd.names import shareable
+from rltemp.loading import load_method
+from rltemp.models.weight_files import save_weights
+from rltemp.remote.addresses import Server
+from rltemp.training.ddp import Team, assembled, started_together
+from rltemp.training.options import TaskOptions, at_least
+from rltemp.training.tracked_run import TrackedRun
+
+
+@dataclass(frozen=True)
+class Distill(TaskOptions):
+    """Train one student under a rule or a policy file."""
+
+    rule: str = "fixed:4"
+    """The rule: fixed:4, dtkd:reference=2, a policy file, or module:attribute; `rltemp methods` lists them."""
+    seed: int = 0
+    """Determines the student's initial weights, batches and augmentation; 0 or more."""
+    log_every: int = 10
+    """Steps from one entry in the TensorBoard log to the next."""
+    strict: bool = False
+    """Stop at the first number that is not finite and the first temperature that must not be, rather than pass over a
+    few such batches and use T = 4 for such samples, and count them; and where a controller does not answer."""
+    controller: str | None = None
+    """URL of a temperature controller (rltemp serve), as in http://127.0.0.1:8000; --rule then names its model."""
+    controller_token_file: Path | None = None
+    """A file with the token that the controller asks for."""
+    controller_mode: Literal["features", "weights"] = "features"
+    """Send features in every step, or pull the policy's weights and follow them."""
+    controller_deadline: float | None = None
+    """Seconds that an answer may take; by default 0.05 from this machine, 0.25 from elsewhere."""
+    fallback: str | None = None
+    """The rule that stands in while the controller is away; by default the policy's reference."""
+    learn: bool = False
+    """Take part in learning the controller's policy (rltemp serve --learn): runs one after another, each under draws
+    around its newest version, and report what became of them."""
+    runs: int = 1
+    """With --learn: runs, of this seed and those that follow; processes side by side need other seeds."""
+    replicas: int = 8
+    """With --learn: students of a run, which differ by their draws alone; they are judged against each other."""
+
+    command = "distill"
+
+    def run(self) -> dict[str, Any]:
+        """Do it and return the result."""
+        at_least(1, log_every=self.log_every)
+        at_least(0, seed=self.seed)
+        at_least(1, runs=self.runs, replicas=self.replicas)
+        self._check_controller()
+        if self.learn:
+            return self._take_part()
+        with assembled(self.torch_device()) as team:
+            result = self.look()[1] if team.first else None
+            if team.agreed(result is None):
+                result = self._train(team)
+        if team.first and result is not None:
+            self._show(result)
+        return result or {}
+
+    def _train(self, team: Team) -> dict[str, Any] | None:
+        """Train the student; its result, from the process that writes files."""
+        with contextlib.ExitStack() as kept:
+            out, method, problem = self.folder(), self._method(team, kept), team.in_turn(self.problem)
+            if team.first:
+                self.open()
+            else:
+                out = Path(kept.enter_context(TemporaryDirectory()))
+            started = time.monotonic()
+            say(f"Training {problem.task.student} under {self.rule}{team.each}.")
+            together = {} if team.size == 1 else {"processes": str(team.size)}
+            file = self.fallback if self.controller else self.rule
+            checkpoints = self.checkpoints(problem, file, together, reader=not team.first)
+            settings = self.seed, out, self.log_every, checkpoints, self.strict, team
+            run = TrackedRun(problem, method, *settings)
+            student = run.train()
+        if not team.first:
+            return None
+        save_weights(student, out / "student.safetensors", {"task": shareable(self.task), "rule": shareable(self.rule)})
+        found = {**self._result(problem, student), **run.counts(), **problem.teacher_mark, **run.mark()}
+        return self.finish(found, started, resumed_at=checkpoints.resumed_at, **run.timing())
+
+    def _take_part(self) -> dict[str, Any]:
+        """Train runs for the controller's policy, and show what came out."""
+        if started_together():
+            raise BadInputError("--learn trains many small students; start it without torchrun, in as many processes")
+        result = self.look()[1]
+        if result is None:
+            result = self._follow()
+        with showing(self.folder()):
+            say(f"{len(result['runs'])} runs; records: {result['controller']['records']}.")
+        self._show(result)
+        return result
+
+    def _follow(self) -> dict[str, Any]:
+        from rltemp.agents.courier import courier  # SB3 takes a second
+        from rltemp.agents.followers import PATIENCE, Follower
+        from rltemp.agents.online import Runs
+
+        out, fallback, problem = self.folder(), load_method(self.fallback or "fixed:4"), self.problem()
+        runs = Runs(problem, self.replicas)
+        carrier = courier(str(self.controller), self.rule, self.controller_token_file, warn)
+        self.open()
+        started = time.monotonic()
+        say(f"Training {self.runs} runs of {self.replicas} {problem.task.student} for {self.rule}.")
+        checkpoints = self.checkpoints(problem, self.fallback, unit="run", share=0)
+        follower = Follower(problem, runs, carrier, fallback, out, checkpoints, self.controller_deadline or PATIENCE)
+        student = follower.train(self.seed, self.runs)
+        save_weights(student, out / "student.safetensors", {"task": shareable(self.task), "rule": shareable(self.rule)})
+        found = {**self._result(problem, student), **follower.result(), **problem.teacher_mark, **checkpoints.mark()}
+        return self.finish(found, started, resumed_at=checkpoints.resumed_at)
+
+    def _show(self, result: dict[str, Any]) -> None:
+        out = self.folder()
+        with showing(out):
+            say(
+                f"Student {result['student']} under {self.rule}: {100 * result['test_accuracy']:.2f} % test "
+                f"accuracy (its teacher {100 * result['teacher_accuracy']:.2f} %)."
+            )
+        rules = " ".join(dict.fromkeys(["fixed:4", "dtkd", *([] if self.controller else [self.rule])]))
+        show_next(out, f"tensorboard --logdir {out}", f"rltemp compare {self.task_words()} --rules {rules}")
+
+    def _check_controller(self) -> None:
+        """Refuse what cannot be asked before it is written into a configuration."""
+        if self.controller is not None:
+            Server.of(self.controller)
+        elif any(value is not None for value in (self.fallback, self.controller_token_file, self.controller_deadline)):
+            raise BadInputError(
+                "--fallback, --controller-token-file and --controller-deadline go with --controller URL"
+            )
+        if self.learn and self.controller is None:
+            raise BadInputError("--learn needs --controller URL, of a service that was started with --learn")
+        if not self.learn and self.runs > 1:
+            raise BadInputError("--runs goes with --learn; without it, `rltemp compare` trains many students")
+
+    def _method(self, team: Team, kept: contextlib.ExitStack) -> Method:
+        """What the run minimises; threads of a controller's rule end with `kept`."""
+        if self.controller is None:
+            return load_method(self.rule)
+        from rltemp.remote.rule import RemoteRule  # with what TLS needs, for those who ask
+
+        if team.size > 1:
+            raise BadInputError("--controller answers one process; without torchrun, or with a policy's file")
+        rule = RemoteRule(
+            self.controller,
+            self.rule,
+            mode=self.controller_mode,
+            token_file=self.controller_token_file,
+            fallback=self.fallback,
+            deadline=self.controller_deadline,
+            strict=self.strict,
+            tell=warn,
+        )
+        return kept.enter_context(rule).method(self.rule)
+
+    def _result(self, problem: Problem, student: nn.Module) -> dict[str, Any]:
+        dataset = problem.dataset
+        return {
+            "test_accuracy": float(evaluate(student, dataset, dataset.test)),
+            "validation_accuracy": float(evaluate(student, dataset, dataset.validation)),
+            "teacher_accuracy": problem.teacher_accuracy,
+            "student": problem.task.student,
+            "task": asdict(problem.task),
+        }

@@ -1,0 +1,147 @@
+"""The commands about policy files: `policy show` checks one and says what is in it, `policy import` makes one."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from pydantic import ValidationError
+
+from rltemp.errors import BadInputError, one_line
+from rltemp.io.console import say
+from rltemp.kd.names import lookup
+from rltemp.loading import PIN, named_policy
+from rltemp.policy.features import DEFAULT_FEATURES, FEATURES
+from rltemp.policy.manifest import PolicyAction, PolicyFeature, PolicyManifest, describe
+from rltemp.policy.policy_file import write_policy
+from rltemp.policy.rule import Policy
+from rltemp.policy.sb3_archive import read_actor
+from rltemp.rules.published_methods import reference_method
+from rltemp.training.options import RunOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyShow(RunOptions):
+    """Run every check on a policy file and print what it says about itself; nothing in it is executed."""
+
+    file: tyro.conf.Positional[str]
+    """A policy file, or the name of a shipped policy."""
+
+    def run(self) -> None:
+        """Do it."""
+        path, sha256 = named_policy(self.file)
+        manifest = Policy.load(path, sha256).manifest
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        for line in [f"{path} passes every check.", *described(manifest), f"SHA-256: {found}"]:
+            say(one_line(line))
+        say(f"Pinned: {self.file.partition(PIN)[0]}{PIN}{found}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyImport(RunOptions):
+    """Make a policy file of what Stable-Baselines3's PPO saved: the actor's weights are read, and no code runs.
+
+    The archive does not hold in a safe form what its numbers mean; the options below say it.
+    """
+
+    file: tyro.conf.Positional[Path]
+    """The archive that `model.save` wrote, of a model with MlpPolicy."""
+    arch: str
+    """Widths of the actor's hidden layers, as in 64,64, or none."""
+    out: Path = Path("policy.safetensors")
+    """The policy file to write."""
+    features: tuple[str, ...] = DEFAULT_FEATURES
+    """What the model observed, in order."""
+    mean: tuple[float, ...] = ()
+    """What was taken off each feature before the model saw it (VecNormalize's mean); by default nothing."""
+    std: tuple[float, ...] = ()
+    """What each feature was divided by (the root of VecNormalize's variance); by default 1."""
+    activation: Literal["tanh", "relu"] = "tanh"
+    """Between layers."""
+    reference: str = "fixed:4"
+    """The method that the policy moves around: the `method` of its environment."""
+    ratio: float = 5.0
+    """How far an action of 1 moves a temperature, as a factor; this and the next are its environment's `scale`."""
+    minimum: float = 0.5
+    """Lowest temperature."""
+    maximum: float = 20.0
+    """Highest temperature."""
+    weight_ratio: float = 1.0
+    """How far an action of 1 moves a sample's weight, as a factor; above 1 the action has a third number."""
+
+    def run(self) -> None:
+        """Do it."""
+        if self.out.exists():
+            raise BadInputError(f"{self.out} exists and is not overwritten; choose another --out")
+        reference_method(self.reference)
+        try:
+            features, action = self._features(), self._action()
+        except ValidationError as error:
+            raise BadInputError(f"no policy file can hold these options: {describe(error)}") from None
+        widths = [len(features), *_widths(self.arch), action.size]
+        weights = read_actor(self.file, widths)
+        write_policy(
+            self.out,
+            weights=weights,
+            activation=self.activation,
+            features=features,
+            action=action,
+            reference=self.reference,
+            provenance={"imported_from": "stable-baselines3"},
+        )
+        say(f"Wrote {self.out}, from the weights of {self.file} alone.")
+        say(f"Next:  rltemp policy show {self.out}")
+
+    def _action(self) -> PolicyAction:
+        return PolicyAction(
+            ratio=self.ratio, minimum=self.minimum, maximum=self.maximum, weight_ratio=self.weight_ratio
+        )
+
+    def _features(self) -> list[PolicyFeature]:
+        count = len(self.features)
+        for option in ("mean", "std"):
+            if len(getattr(self, option)) not in (0, count):
+                raise BadInputError(f"--{option} needs a number for each of {count} features")
+        known = [lookup(FEATURES, name, "feature") for name in self.features]
+        return [
+            PolicyFeature(name=name, version=feature.version, unit=feature.unit, mean=mean, std=std)
+            for name, feature, mean, std in zip(
+                self.features, known, self.mean or [0.0] * count, self.std or [1.0] * count, strict=True
+            )
+        ]
+
+
+def described(manifest: PolicyManifest) -> list[str]:
+    """A manifest in lines for a person."""
+    action = manifest.action
+    widths = [manifest.layers[0][0], *(out for _, out in manifest.layers)]
+    made = ", ".join(f"{name} {version}" for name, version in manifest.created_with.items())
+    weight = f", its weight by {action.weight_ratio:g}^a" if action.size == 3 else ""
+    balanced = ", the weights balanced to plain distillation's pull" if action.balanced else ""
+    return [
+        f"Format {manifest.format_version}, made with {made}.",
+        f"Network: {' -> '.join(map(str, widths))}, {manifest.activation}.",
+        f"Action: the temperatures of {manifest.reference} times {action.ratio:g}^a, within [{action.minimum:g}, "
+        f"{action.maximum:g}]{weight}{balanced}.",
+        *(
+            f"Feature {index}: {feature.name} v{feature.version} [{feature.unit}], less {feature.mean:g}, over "
+            f"{feature.std:g}"
+            for index, feature in enumerate(manifest.features)
+        ),
+        *(f"Provenance: {name} = {value}" for name, value in manifest.provenance.items()),
+    ]
+
+
+def _widths(arch: str) -> list[int]:
+    """Read `64,64`.
+
+    >>> _widths("64,32"), _widths("none")
+    ([64, 32], [])
+    """
+    words = [] if arch == "none" else arch.split(",")
+    if len(words) > 3 or not all(word.isdecimal() and 0 < int(word[:6]) <= 1024 and len(word) < 6 for word in words):
+        raise BadInputError(f"--arch needs up to 3 widths of 1 to 1024, as in 64,64, or none; got {arch[:80]!r}")
+    return [int(word) for word in words]

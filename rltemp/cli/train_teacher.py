@@ -1,0 +1,43 @@
+"""`rltemp train-teacher`."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from rltemp.data.problem import evaluate
+from rltemp.io.console import say, show_next
+from rltemp.io.run_folders import showing
+from rltemp.kd.names import shareable
+from rltemp.models.weight_files import save_weights
+from rltemp.training.options import TaskOptions
+
+
+@dataclass(frozen=True)
+class TrainTeacher(TaskOptions):
+    """Train a task's teacher, or take it from the cache, and write its weights."""
+
+    command = "train-teacher"
+
+    def run(self) -> dict[str, Any]:
+        """Do it and return the result."""
+        out, result = self.look()
+        if result is None:
+            started = time.monotonic()
+            problem = self.problem()
+            self.open()
+            save_weights(problem.teacher, out / "teacher.safetensors", {"task": shareable(self.task), "by": "rltemp"})
+            parts = {"train": problem.dataset.train, "validation": problem.dataset.validation}
+            found: dict[str, Any] = {
+                f"{name}_accuracy": float(evaluate(problem.teacher, problem.dataset, part))
+                for name, part in parts.items()
+            }
+            found |= {"test_accuracy": problem.teacher_accuracy, "teacher": problem.task.teacher}
+            result = self.finish({**found, **problem.teacher_mark}, started)
+        with showing(out):
+            say(f"Teacher {result['teacher']}: {100 * result['test_accuracy']:.2f} % test accuracy.")
+        weights = shlex.quote(str(out / "teacher.safetensors"))
+        show_next(out, f"rltemp distill {self.task_words()} --teacher-weights {weights}")
+        return result

@@ -1,0 +1,72 @@
+"""Parts of data sets: a pool split class by class, and what its samples are centred and scaled by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rltemp.data.dataset import Dataset, Split, random_stream
+
+POOL_SHARES = (0.05, 0.05)
+"""Of a training pool: probe, validation; the rest is for training."""
+
+
+def split_pool(name: str, pool: Split, test: Split, num_classes: int, split_seed: int) -> Dataset:
+    """Make a data set of pictures from a training pool, of which probe and validation get 5 % each.
+
+    The shares are taken class by class, and are at least one sample; so a class needs 3 samples in the pool.
+    """
+    index = split_by_class(pool.labels, split_seed, POOL_SHARES)
+    probe, validation, train = (take(pool, part) for part in index)
+    return Dataset(name, train, probe, validation, test, num_classes, *mean_and_std(train.images), augment=True)
+
+
+def split_by_class(labels: Tensor, seed: int, shares: tuple[float, ...]) -> list[Tensor]:
+    """Return the positions of one part for each share, then those of the rest, each in random order.
+
+    The shares are taken class by class, rounded, and are at least one sample.
+    """
+    shuffled = torch.randperm(len(labels), generator=random_stream(seed, "split"))
+    counts = labels.bincount()
+    # Each sample's rank within its class: its place in an order sorted by class, less the place of the class.
+    by_class = labels[shuffled].argsort(stable=True)
+    rank = torch.empty_like(by_class)
+    rank[by_class] = torch.arange(len(labels))
+    rank -= (counts.cumsum(0) - counts)[labels[shuffled]]
+    ends = torch.stack([(counts * share).round().long().clamp(min=1) for share in shares]).cumsum(0)
+    part = (rank >= ends[:, labels[shuffled]]).sum(0)
+    return [shuffled[part == number] for number in range(len(shares) + 1)]
+
+
+def rows_as_images(rows: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> Split:
+    """Make images `[N, F, 1, 1]` of a table `[N, F]`, with its labels `[N]`."""
+    images = torch.from_numpy(rows.astype(np.float32))[:, :, None, None]
+    return Split(images, torch.from_numpy(labels.astype(np.int64)))
+
+
+def take(part: Split, index: Tensor) -> Split:
+    """The samples of a part at some positions."""
+    return Split(part.images[index], part.labels[index])
+
+
+def mean_and_std(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Exact mean and deviation per channel of uint8 images, from counts of the 256 values."""
+    counts = torch.stack([channel.flatten().bincount(minlength=256) for channel in images.unbind(1)]).double()
+    share, values = counts / counts.sum(1, keepdim=True), torch.arange(256).double()
+    mean = share @ values
+    std = (share @ values**2 - mean**2).clamp(min=0).sqrt()
+    return mean.float(), _divisor(std)
+
+
+def column_mean_and_std(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each column of a table `[N, F, 1, 1]`."""
+    columns = images[:, :, 0, 0].double()
+    return columns.mean(0).float(), _divisor(columns.std(0, correction=0))
+
+
+def _divisor(std: Tensor) -> Tensor:
+    """Return the deviations; 1 for a channel that is the same everywhere: it carries nothing and becomes zeros."""
+    return torch.where(std > 1e-6, std, 1.0).float()

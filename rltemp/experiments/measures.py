@@ -1,0 +1,142 @@
+"""What a comparison measures of a student beside its accuracy at the last epoch, and the epoch that validation selects.
+
+All of it is measured on test data, chooses nothing, and is computed in double precision.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rltemp.data.dataset import Split
+from rltemp.data.problem import predict
+from rltemp.training.distill import Distillation
+
+BINS = 15
+"""Of the calibration error, of equal width, as in Guo et al. (2017)."""
+TOP5_CLASSES = 10
+"""From so many classes on, the accuracy of the five largest logits is reported."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How a measure is shown.
+
+    Args:
+        heading: Of its column.
+        scale: From what a cell holds to what is shown.
+        digits: After the point.
+    """
+
+    heading: str
+    scale: float = 100.0
+    digits: int = 2
+
+
+MEASURES: dict[str, Measure] = {
+    "selected_accuracy": Measure("selected (%)"),
+    "selected_epoch": Measure("epoch", 1.0, 1),
+    "top5_accuracy": Measure("top-5 (%)"),
+    "calibration_error": Measure("ECE (%)"),
+    "negative_log_likelihood": Measure("NLL (nats)", 1.0, 3),
+    "agreement": Measure("agreement (%)"),
+}
+"""What `measure` and `Selection` give, by the name that cells and results have for it."""
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """How often the largest of `[..., N, C]` logits is the label's: `[...]`, 0..1, in double precision."""
+    return (logits.argmax(-1) == labels).double().mean(-1)
+
+
+def measure(logits: Tensor, labels: Tensor, teacher_logits: Tensor) -> dict[str, Tensor]:
+    """Measure students by their logits.
+
+    Args:
+        logits: `[N, C]`, or `[S, N, C]` of a stack.
+        labels: `[N]`.
+        teacher_logits: `[N, C]`, on the same samples.
+
+    Returns:
+        `[]` or `[S]` each: the expected calibration error and the agreement with the teacher, 0..1, the negative
+        log-likelihood in nats, and, of 10 classes or more, how often the label is among the five largest logits.
+        A student whose logits are not all finite has no calibration error and no likelihood: nan.
+    """
+    finite = logits.isfinite().flatten(-2).all(-1)
+    log_probs = torch.where(finite[..., None, None], logits, 0.0).double().log_softmax(-1)
+    own = log_probs.gather(-1, labels.expand(logits.shape[:-1])[..., None]).squeeze(-1)
+    confidence, predicted = log_probs.max(-1)
+    found = {
+        "calibration_error": calibration_error(confidence.exp(), predicted == labels).where(finite, torch.nan),
+        "negative_log_likelihood": (-own.mean(-1)).where(finite, torch.nan),
+        "agreement": (logits.argmax(-1) == teacher_logits.argmax(-1)).double().mean(-1),
+    }
+    if logits.shape[-1] >= TOP5_CLASSES:
+        found["top5_accuracy"] = (logits.topk(5).indices == labels[:, None]).any(-1).double().mean(-1)
+    return found
+
+
+def calibration_error(confidence: Tensor, correct: Tensor) -> Tensor:
+    """The expected calibration error: mean distance of accuracy and confidence over bins, weighted by their samples.
+
+    Args:
+        confidence: `[..., N]`, in (0, 1], in double precision.
+        correct: `[..., N]`, bool.
+
+    Returns:
+        `[...]`, 0..1.
+
+    >>> round(float(calibration_error(torch.tensor([0.9, 0.9], dtype=torch.float64), torch.tensor([True, False]))), 6)
+    0.4
+    """
+    # The bins hold their upper bound, (0, 1/15], (1/15, 2/15], ...; a confidence of 0 cannot be.
+    places = ((confidence * BINS).ceil().long() - 1).clamp(0, BINS - 1)
+    gaps = torch.zeros(*confidence.shape[:-1], BINS, dtype=confidence.dtype, device=confidence.device)
+    gaps.scatter_add_(-1, places, correct.to(confidence.dtype) - confidence)
+    return gaps.abs().sum(-1) / confidence.shape[-1]
+
+
+class Selection:
+    """Looks at validation accuracy whenever an epoch ends, and keeps the weights of each student's best one.
+
+    Of several epochs that are equally good the first is kept.
+
+    Args:
+        run: A run that is at its beginning, of one student or a stack.
+    """
+
+    def __init__(self, run: Distillation) -> None:
+        self.run = run
+        self._kept: list[Tensor] = []
+        self._best = self._epoch = torch.empty(0)
+
+    def look(self) -> None:
+        """Look, where the step just taken was an epoch's last."""
+        run = self.run
+        if run.step % run.steps_per_epoch:
+            return
+        accuracy = self._accuracy(run.problem.dataset.validation)
+        if not self._kept:
+            self._kept = [value.detach().clone() for value in self._tensors()]
+            self._best, self._epoch = accuracy, torch.ones_like(accuracy)
+            return
+        better = accuracy > self._best
+        for kept, value in zip(self._kept, self._tensors(), strict=True):
+            kept[better] = value.detach()[better]
+        self._best = torch.where(better, accuracy, self._best)
+        self._epoch = torch.where(better, run.step / run.steps_per_epoch, self._epoch)
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, Tensor]:
+        """The test accuracy at each student's best epoch, and which it was, counted from 1; the students become it."""
+        for value, kept in zip(self._tensors(), self._kept, strict=True):
+            value.copy_(kept)
+        return {"selected_accuracy": self._accuracy(self.run.problem.dataset.test), "selected_epoch": self._epoch}
+
+    def _accuracy(self, part: Split) -> Tensor:
+        return accuracy(predict(self.run.student, self.run.problem.dataset, part), part.labels)
+
+    def _tensors(self) -> list[Tensor]:
+        return [*self.run.student.parameters(), *self.run.student.buffers()]

@@ -1,0 +1,199 @@
+"""Controls that need more than a name: those made from a recording of a policy's runs, and the greedy oracle.
+
+Each is a maker (`rltemp.experiments.compare.Maker`) that gives a method the policy's loss weights and another rule.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.func import jvp
+from torch.nn import functional as F
+
+from rltemp.experiments.compare import Maker
+from rltemp.kd.divergences import forward_kl
+from rltemp.kd.method import PLAIN_TEMPERATURE, Method, matched, uniform
+from rltemp.kd.signals import Signals, TemperatureRule, Temperatures, full_precision
+from rltemp.models.stack import StackedStudent
+from rltemp.rules.controls import LEAST_LENGTH, gradient_lengths, with_lengths
+from rltemp.rules.difficulty import random
+from rltemp.training.distill import Distillation
+
+POINTS = 200_000
+"""About how many samples' temperatures a recording keeps, drawn evenly from all its steps."""
+
+GRID = tuple(PLAIN_TEMPERATURE * 5 ** (place / 2) for place in (-2, -1, 0, 1, 2))
+"""What the greedy oracle chooses each network's temperature from: 0.8 to 20."""
+
+_DRAW = random(minimum=1.0, maximum=math.e, seed=2_042)
+"""Its logarithm is a uniform number for every sample."""
+
+
+class Recording:
+    """What a rule answered in some runs of one length: a mean for each step, and single samples of all steps.
+
+    Args:
+        steps: Of a run.
+        points: About how many samples of all steps are kept, for every stack of runs.
+    """
+
+    def __init__(self, steps: int, points: int = POINTS) -> None:
+        self.steps = steps
+        self._per_step = max(1, points // steps)
+        self._sums = torch.zeros(steps, 3, dtype=torch.float64)
+        self._counts = torch.zeros(steps, 1, dtype=torch.float64)
+        self._kept: list[Tensor] = []
+        self._generator = torch.Generator().manual_seed(0)
+
+    def watch(self, method: Method) -> Method:
+        """The same method, whose answers are recorded."""
+        rule = method.rule
+        assert rule is not None  # a control without a rule could not be built
+
+        def watched(signals: Signals) -> Temperatures:
+            found = rule(signals)
+            self._keep(float(signals.progress), torch.stack([found.student, found.teacher, found.weight], -1).detach())
+            return found
+
+        return replace(method, rule=watched)
+
+    def triples(self) -> Tensor:
+        """Student, teacher and weight of the samples that were kept, `[N, 3]`."""
+        return torch.cat(self._kept)
+
+    def mean(self) -> Tensor:
+        """Geometric mean of both temperatures and mean of the weight, over all samples and steps, `[3]`."""
+        return _natural(self._sums.sum(0) / self._counts.sum())
+
+    def schedule(self) -> Tensor:
+        """The same means of every step, `[steps, 3]`; a step that asked for none (a warm-up's first) has the next's."""
+        asked = self._counts[:, 0].nonzero()[:, 0]
+        nearest = asked[torch.searchsorted(asked, torch.arange(self.steps)).clamp(max=len(asked) - 1)]
+        return _natural(self._sums[nearest] / self._counts[nearest])
+
+    def _keep(self, progress: float, triples: Tensor) -> None:
+        rows = triples.reshape(-1, 3).cpu().double()
+        step = round(progress * self.steps)
+        self._sums[step] += torch.cat([rows[:, :2].log(), rows[:, 2:]], -1).sum(0)
+        self._counts[step] += len(rows)
+        self._kept.append(rows[torch.randint(len(rows), (self._per_step,), generator=self._generator)])
+
+
+def constant(recording: Recording) -> TemperatureRule:
+    """One pair of temperatures and one weight for all samples and steps: the recording's mean."""
+    values = recording.mean().tolist()
+    return lambda signals: Temperatures(*map(signals.full, values))
+
+
+def scheduled(recording: Recording) -> TemperatureRule:
+    """One pair of temperatures and one weight for all samples of a step: the recording's mean of that step."""
+    means = recording.schedule().tolist()
+    return lambda signals: Temperatures(*map(signals.full, means[round(float(signals.progress) * len(means))]))
+
+
+def marginal(recording: Recording) -> TemperatureRule:
+    """Temperatures and weight of a recorded sample, drawn for each sample and step as `random` draws: by a hash."""
+    triples = recording.triples()
+
+    def rule(signals: Signals) -> Temperatures:
+        place = _DRAW(signals).student.double().log() * len(triples)
+        drawn = triples.to(place.device)[place.long().clamp(0, len(triples) - 1)]
+        return Temperatures(*drawn.to(signals.dtype).unbind(-1))
+
+    return rule
+
+
+def greedy(method: Method, held: bool) -> Maker:
+    """At every step, for every sample, the temperatures of `GRID` that lower the probe loss most at first order.
+
+    It looks at the labels of the probe samples in every step, which no rule may, and one step ahead, as no learner
+    should: `rltemp.envs.rewards.influence` says why. Made for small students: every step costs a pass over all probe
+    samples, and students with batch normalisation or random views are seen in train mode on views of their own.
+
+    Args:
+        method: Gives the loss weights; the divergence is KL.
+        held: Keep every sample's gradient as long as plain distillation's, so that temperatures are no weights.
+    """
+
+    def make(run: Distillation) -> Method:
+        answers: dict[int, Temperatures] = {}
+
+        def rule(signals: Signals) -> Temperatures:
+            if run.step not in answers:  # a matched method asks twice a step
+                answers.clear()
+                answers[run.step] = chosen(signals, probe_slope(run), held)
+            return answers[run.step]
+
+        return replace(method, rule=rule, divergence=forward_kl)
+
+    return make
+
+
+def probe_slope(run: Distillation) -> Tensor:
+    """How fast the logits of the next batch change as the student moves up its probe loss's gradient, `[..., C]`."""
+    student, dataset = run.student, run.problem.dataset
+    images = dataset.batch(dataset.probe, torch.arange(len(dataset.probe), device=run.problem.device))
+    if isinstance(student, StackedStudent):
+        images = images.expand(student.size, *images.shape)
+    student.eval()
+    with torch.enable_grad():
+        logits = student(images).float()
+        labels = dataset.probe.labels.expand(logits.shape[:-1])
+        loss = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="sum") / len(dataset.probe)
+    student.train()
+    named = dict(student.named_parameters())
+    gradient = dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
+    place = {name: value.detach() for name, value in named.items()}
+    slope: Tensor = jvp(lambda at: run.signals_at(run.step, at).student_logits, (place,), (gradient,))[1]
+    return slope.nan_to_num()
+
+
+def chosen(signals: Signals, slope: Tensor, held: bool) -> Temperatures:
+    """The pair of `GRID` with the greatest benefit for every sample, its weight T_s T_t or at plain KD's length.
+
+    A small step down a sample's divergence moves the weights by -J'r, where r = T_t (softmax(v / T_s) - softmax(u /
+    T_t)) is its gradient on the logits and J their Jacobian. The probe loss, of gradient g, then falls by g'J'r = r'
+    (J g): the benefit is the product of r with the `slope`, `[..., C]`, the logits' derivative along g.
+    """
+    grid = torch.tensor(GRID, dtype=signals.dtype, device=slope.device)
+    student, teacher = full_precision(signals.student_logits).detach(), full_precision(signals.teacher_logits)
+    across = grid.view(-1, *[1] * student.dim())
+    residual = (student / across).softmax(-1).unsqueeze(1) - (teacher / across).softmax(-1)  # [T_s, T_t, ..., C]
+    benefit = (residual * slope).sum(-1)
+    scale = 1 / residual.norm(dim=-1).clamp(min=LEAST_LENGTH) if held else across.squeeze(-1)
+    best = (benefit * scale).flatten(0, 1).argmax(0)
+    student_t, teacher_t = grid[best // len(grid)], grid[best % len(grid)]
+    found = Temperatures(student_t, teacher_t, student_t * teacher_t)
+    if not held:
+        return found
+    plain = gradient_lengths(signals, lambda seen: uniform(seen, PLAIN_TEMPERATURE), forward_kl)
+    return with_lengths(signals, found, plain, forward_kl)
+
+
+RECORDED = {"constant": constant, "schedule": scheduled, "marginal": marginal}
+GREEDY = {"greedy": False, "greedy_held": True}
+
+
+def makers(spec: str, method: Method, recording: Recording) -> Mapping[str, Maker]:
+    """A maker for each of these controls of the policy `spec`, at its own weights and matched, by name."""
+    made = {f"{name}:{spec}": always(replace(method, rule=rule(recording))) for name, rule in RECORDED.items()}
+    made |= {f"{name}:{spec}": greedy(method, held) for name, held in GREEDY.items()}
+    return made | {f"matched:{name}": _matched(maker) for name, maker in made.items()}
+
+
+def always(method: Method) -> Maker:
+    """The maker of the same method for every run."""
+    return lambda run: method
+
+
+def _matched(maker: Maker) -> Maker:
+    return lambda run: matched(maker(run))
+
+
+def _natural(means: Tensor) -> Tensor:
+    """Means of the temperatures' logarithms and of the weight, as temperatures and weight, `[..., 3]`."""
+    return torch.cat([means[..., :2].exp(), means[..., 2:]], -1)

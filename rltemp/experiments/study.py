@@ -1,0 +1,281 @@
+"""The study: does a policy win over every method, tuned, and is it the temperature of each sample that wins?
+
+The `study` command's work. It plans the arms, records the policies, has `rltemp.experiments.compare` train every
+student, and says in words what came out.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rltemp.data.problem import Problem
+from rltemp.errors import BadInputError
+from rltemp.experiments.alternatives import alternatives
+from rltemp.experiments.compare import (
+    SELECTION_SEED,
+    Comparison,
+    Made,
+    Maker,
+    check_rules,
+    compare,
+    default_stack,
+    train_arm,
+)
+from rltemp.experiments.methods_compared import Arm, difference, side
+from rltemp.experiments.recorded_controls import GREEDY, RECORDED, Recording, makers
+from rltemp.experiments.statistics import Paired
+from rltemp.kd.method import Method
+from rltemp.loading import load_method
+from rltemp.report.comparison import (
+    check_baselines,
+    crew,
+    measured_steps,
+    open_cells,
+    progress,
+    reporter,
+    say_found,
+    shown,
+    write_comparison,
+)
+from rltemp.report.tables import points
+from rltemp.training.distill import Distillation
+from rltemp.training.identity import fingerprints, rule_identity
+
+if TYPE_CHECKING:
+    from rltemp.cli.compare import Study
+
+CLOSED_FORM = (
+    "none",
+    "fixed:1|2|3|4|6|8|12|16",
+    "fixed:temperature=1|2|4|8,ce_weight=1,kd_weight=4",  # plain KD at the loss weights of DTKD's objective
+    "dtkd:1|2|4|8",
+    "dtkd_logsumexp:1|2|4|8",
+    "dtkd_exact:1|2|4|8",
+    "ttm:0.1|0.2|0.3|0.4",
+    "wttm:0.1|0.2|0.4|0.8",
+    "normkd:1|2|3|4",
+    "lskd:1|2|3|4",
+    "atkd:kd_weight=2.25|4.5|9|18",
+    "idts:0.5|1|2|4",
+    "energy:3|4|6|8",
+    "cswt:maximum=4|6|8|12",
+    "ctkd:span=5|10|20|40",
+    "ctkd_instance:span=5|10|20|40",
+    "annealing:5|10|15|20",
+    "linear_schedule:4|8|12|16",
+    "cosine_schedule:4|8|12|16",
+    "step_schedule:4|8|12|16",
+    "dkd:1|2|4|8",
+    "random:maximum=4|6|10|16",
+)
+"""Every method, its main constant to be chosen from four values around its paper's; fixed T from eight."""
+
+MEANINGS = {
+    "detached": "no gradient through temperatures",
+    "shuffled": "its temperatures on other samples of the batch",
+    "averaged": "its mean of each batch",
+    "weighting": "T = 4, its gradients' lengths",
+    "softness": "its temperatures, the lengths of plain KD",
+    "constant": "its mean over the whole run",
+    "schedule": "its mean of each step, from other runs",
+    "marginal": "its temperatures of other runs, drawn at random",
+    "greedy": "an oracle: the best temperatures for the next step",
+    "greedy_held": "the same oracle at the lengths of plain KD",
+}
+"""What a control leaves of a policy."""
+
+_PREFIXES = [f"{weight}{name}" for weight in ("", "matched:") for name in (*RECORDED, *GREEDY)]
+"""Before a policy's name: the controls that are made from its recording."""
+
+Minus = Callable[[Arm, Arm], Paired]
+"""The difference of two arms; see `rltemp.experiments.methods_compared.difference`."""
+
+
+def matched_forms() -> tuple[str, ...]:
+    """The methods of `CLOSED_FORM` at matched weights, where a loss weight has no meaning and none is tuned."""
+    kept = (spec.partition(":kd_weight")[0] for spec in CLOSED_FORM if spec != "none" and ",kd_weight" not in spec)
+    return tuple(f"matched:{spec}" for spec in kept)
+
+
+def plan(policies: Sequence[str], groups: Collection[str]) -> list[str]:
+    """Every arm of a study, by name, the policies among them."""
+    controls = [f"{name}:{policy}" for policy in policies for name in MEANINGS]
+    arms = [*CLOSED_FORM] if "closed-form" in groups else []
+    arms += policies
+    arms += controls if "controls" in groups else []
+    arms += matched_forms() if "matched" in groups else []
+    arms += [f"matched:{policy}" for policy in policies] if {"matched", "controls"} & set(groups) else []
+    arms += [f"matched:{name}" for name in controls] if "controls" in groups else []
+    return list(dict.fromkeys(arms))
+
+
+def run_study(options: Study) -> dict[str, Any]:
+    """Check everything, record the policies, train every student, write the files, return the result."""
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    arms = plan(options.rules, options.only)
+    _check(options, arms, seeds)
+    problem = options.problem()
+    options.open()
+    started = time.monotonic()
+    cells = open_cells(options)
+    with progress("study", problem, cells) as bar, crew(options) as others:
+        made = controls(problem, options, bar.phase) if "controls" in options.only else {}
+        found = compare(
+            problem,
+            arms,
+            seeds,
+            selection_seeds=options.selection_seeds,
+            stack=options.stack,
+            on_progress=reporter(bar),
+            made=made,
+            cells=cells,
+            crew=others,
+            shown=shown(options, arms, options.rules),
+        )
+    say_found(cells)
+    lines = verdict(found, options.rules, options.only, options.selection_seeds, options.allow_mixed)
+    result = write_comparison(options, [(problem, found)], seeds, lines)
+    return options.finish(result, started, step_times=measured_steps(options, [(problem, found)], made))
+
+
+def controls(problem: Problem, options: Study, tell: Callable[[str], None] = lambda _: None) -> dict[str, Made]:
+    """The controls that are made from a recording of a policy on students that are never reported."""
+    chooser = range(SELECTION_SEED, SELECTION_SEED + options.selection_seeds)
+    stack, files = options.stack or default_stack(problem), fingerprints(options.rules)
+    recordings = {policy: Recorded(policy, chooser, stack, tell) for policy in options.rules}
+
+    def control(policy: str, prefix: str) -> Made:
+        determined_by = [prefix, rule_identity(policy, files), [chooser.start, len(chooser), stack]]
+        return Made(functools.partial(recordings[policy], f"{prefix}:{policy}"), determined_by)
+
+    return {f"{prefix}:{policy}": control(policy, prefix) for policy in options.rules for prefix in _PREFIXES}
+
+
+class Recorded:
+    """The controls of one policy, which is recorded when the first of them is trained.
+
+    So a study that is gone on with, and has them all, records nothing, and each process that trains one records for
+    itself. What is recorded anew is the same to the bit.
+
+    Args:
+        policy: As it was asked for.
+        seeds: Of the students that it is recorded on.
+        stack: How many of them train side by side.
+        tell: Told a line before.
+    """
+
+    def __init__(self, policy: str, seeds: Sequence[int], stack: int, tell: Callable[[str], None]) -> None:
+        self.policy, self.seeds, self.stack, self.tell = policy, seeds, stack, tell
+        self._makers: Mapping[str, Maker] | None = None
+
+    def __call__(self, name: str, run: Distillation) -> Method:
+        """The method of the control `name` for a run."""
+        if self._makers is None:
+            self.tell(f"Recording {self.policy}.")
+            recording = record(run.problem, self.policy, self.seeds, self.stack)
+            self._makers = makers(self.policy, load_method(self.policy), recording)
+        return self._makers[name](run)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Recorded, (self.policy, self.seeds, self.stack, _silent)
+
+
+def record(problem: Problem, policy: str, seeds: Sequence[int], stack: int) -> Recording:
+    """Record what a policy answers to a student for every seed, `stack` at a time."""
+    recording = Recording(problem.task.recipe.steps(len(problem.dataset.train)))
+    watched = recording.watch(load_method(policy))
+    train_arm(problem, policy, seeds, stack, maker=lambda _: watched)
+    return recording
+
+
+def verdict(
+    found: Comparison, policies: Sequence[str], groups: Collection[str], students: int, allow_mixed: bool = False
+) -> list[str]:
+    """What the study says, in plain words, a line each; differences in points with 95 % intervals.
+
+    Args:
+        found: The comparison of the arms of `plan`.
+        policies: As they were asked for.
+        groups: Likewise.
+        students: How many chose between alternatives.
+        allow_mixed: As for `rltemp.experiments.methods_compared.table_rows`.
+    """
+    minus = functools.partial(difference, allow_mixed=allow_mixed)
+    by_rule = {arm.rule: arm for arm in found.arms}
+    arms = {name: by_rule[reported] for name, reported in found.names.items()}
+    rivals = {
+        "": CLOSED_FORM if "closed-form" in groups else (),
+        "matched:": matched_forms() if "matched" in groups else (),
+    }
+    lines = []
+    for prefix, policy in itertools.product(rivals, policies):
+        controls = {name: arm for name in MEANINGS if (arm := arms.get(f"{prefix}{name}:{policy}"))}
+        if own := arms.get(f"{prefix}{policy}"):
+            lines += [_has(own), *_beside_forms(own, [arms[name] for name in rivals[prefix]], minus)]
+            lines += _beside_controls(own, controls, minus)
+        if same := controls.pop("detached", None):
+            lines += [f"{_has(same)} Like the other controls it lets no gradient through temperatures."]
+            lines += _beside_controls(same, controls, minus)
+    return [*lines, *(_budget(specs, students) for specs in rivals.values() if specs)]
+
+
+def _silent(line: str) -> None:
+    """Another process tells nobody."""
+
+
+def _has(arm: Arm) -> str:
+    return f"{arm.rule} has {100 * arm.test_accuracy.mean():.2f} %."
+
+
+def _beside_forms(policy: Arm, forms: Sequence[Arm], minus: Minus) -> list[str]:
+    """The best of the arms that the policy may be compared with."""
+    alike = [arm for arm in forms if minus(policy, arm).n]
+    if not alike:
+        return ["  no closed-form arm to compare it with: the notes say why."] if forms else []
+    best = max(alike, key=lambda arm: float(arm.test_accuracy.mean()))
+    return [f"  minus {best.rule}, the best closed-form arm: {_outcome(minus(policy, best))}"]
+
+
+def _beside_controls(policy: Arm, controls: Mapping[str, Arm], minus: Minus) -> list[str]:
+    """A line for every control, and one that sums them up."""
+    if not controls:
+        return []
+    pairs = {name: minus(policy, arm) for name, arm in controls.items()}
+    lines = [f"  minus {name} ({MEANINGS[name]}): {_outcome(pair)}" for name, pair in pairs.items()]
+    above = [name for name, pair in pairs.items() if side(pair) > 0]
+    return [*lines, f"  Its advantage has an interval above zero over: {', '.join(above) or 'none of the controls'}."]
+
+
+def _outcome(pair: Paired) -> str:
+    if not pair.n:
+        return "not compared: the notes say why."
+    words = {1: "better", 0: "not told apart", -1: "worse"}
+    return f"{points(pair)}, {words[side(pair)]}."
+
+
+def _budget(specs: Sequence[str], students: int) -> str:
+    """How much was tuned for the closed-form arms."""
+    counts = [count for spec in specs if (count := len(alternatives(spec))) > 1]
+    where = " at matched weight" if specs[0].startswith("matched:") else ""
+    return (
+        f"Tuned for the closed-form arms{where}: {len(counts)} constants of {len(specs)} methods, from {sum(counts)} "
+        f"values in all ({min(counts)} to {max(counts)} each), on validation data of {students} students a value. The "
+        "best of them is the best on test data, which favours it; what training the policies took is not counted."
+    )
+
+
+def _check(options: Study, arms: Sequence[str], seeds: Sequence[int]) -> None:
+    """Refuse what cannot be studied before anything is trained."""
+    if options.tasks or options.teachers or options.students:
+        raise BadInputError("a study is of one task: give --task, --teacher and --student")
+    if not options.rules or not options.only:
+        raise BadInputError("a study needs --rules, one policy at least, and --only, one group at least")
+    for policy in options.rules:
+        if len(alternatives(policy)) > 1:
+            raise BadInputError(f"a study needs policies as they are; {policy!r} lists alternatives")
+    check_rules(arms, seeds, [f"{prefix}:{policy}" for policy in options.rules for prefix in _PREFIXES])
+    check_baselines(options.baselines(), arms)

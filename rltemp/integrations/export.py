@@ -1,0 +1,142 @@
+"""A rule as one file for hosts without `rltemp`: a program of `torch.export` (`.pt2`), or ONNX.
+
+The program takes `student_logits` and `teacher_logits` `[B, C]`, `progress` `[]` and, for a policy that sees them,
+`labels` `[B]`, and gives `student_temperature`, `teacher_temperature` and `weight`, `[B]` each, without a gradient. B
+and C are any. Tokens `[B, T, C]` are flattened: a policy's balance is over all of a batch either way.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from rltemp.errors import BadInputError
+from rltemp.integrations.contract import Controller
+from rltemp.io.files import atomic_write
+from rltemp.kd.method import Method
+from rltemp.kd.signals import TemperatureRule
+
+Format = Literal["torch", "onnx"]
+SUFFIXES: dict[Format, str] = {"torch": ".pt2", "onnx": ".onnx"}
+OUTPUTS = ("student_temperature", "teacher_temperature", "weight")
+TOLERANCE = 1e-5
+_TRACED, _TRIED = (6, 20), ((1, 20), (33, 7))
+"""Shapes of the logits that a program is made with, and then compared with the rule on."""
+
+
+class Temperatures(nn.Module):
+    """A rule as a module of tensors alone.
+
+    Args:
+        method: As `Controller` takes it.
+    """
+
+    def __init__(self, method: str | Method | TemperatureRule) -> None:
+        super().__init__()
+        self.controller = Controller(method)
+
+    def forward(
+        self, student_logits: Tensor, teacher_logits: Tensor, progress: Tensor, labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The two temperatures and the weight, `[B]` each, of logits `[B, C]`, a `progress` `[]` and labels `[B]`."""
+        found = self.controller(student_logits, teacher_logits, labels, progress)
+        return found.student.clone(), found.teacher.clone(), found.weight.clone()  # one tensor an output
+
+    def inputs(self, shape: tuple[int, int], progress: float) -> tuple[Tensor, ...]:
+        """Drawn inputs: labels among them where the rule asks for some."""
+        generator = torch.Generator().manual_seed(shape[0])
+        student, teacher = 3 * torch.randn(2, *shape, generator=generator)
+        inputs = student, teacher, torch.tensor(progress)
+        try:
+            self(*inputs)
+        except BadInputError:
+            return *inputs, torch.arange(shape[0]) % shape[1]
+        return inputs
+
+
+def exported(method: str | Method | TemperatureRule) -> torch.export.ExportedProgram:
+    """A rule as a program of torch's operations, for any batch and any number of classes.
+
+    Raises:
+        BadInputError: Where the rule cannot be written as one, or the program's numbers are not the rule's.
+    """
+    module = Temperatures(method).eval()
+    inputs = module.inputs(_TRACED, 0.3)
+    batch, classes = torch.export.Dim.DYNAMIC, torch.export.Dim.DYNAMIC
+    logits = {0: batch, 1: classes}
+    name = module.controller.method.name
+    try:
+        with torch.no_grad(), _quiet():
+            program = torch.export.export(
+                module, inputs, dynamic_shapes=(logits, logits, None, {0: batch})[: len(inputs)]
+            )
+    except Exception as error:  # of whatever the rule does
+        reason = str(error).strip().partition("\n")[0]
+        raise BadInputError(f"{name!r} cannot be exported: {reason}. A policy or a closed-form rule can") from error
+    _compare(program, module, name)
+    return program
+
+
+def write(method: str | Method | TemperatureRule, path: Path, form: Format) -> None:
+    """Write a rule's program to a file, which is not overwritten.
+
+    Raises:
+        BadInputError: As `exported`, and where the file exists or what `form` needs is not installed.
+    """
+    if path.exists():
+        raise BadInputError(f"{path} exists and is not overwritten; choose another --out")
+    if form == "onnx":
+        _need_onnx()
+    program = exported(method)
+    if form == "torch":
+        buffer = io.BytesIO()
+        torch.export.save(program, buffer)
+        atomic_write(path, buffer.getvalue())
+        return
+    inputs = ("student_logits", "teacher_logits", "progress", "labels")
+    with _quiet():
+        model = torch.onnx.export(program, dynamo=True, input_names=inputs, output_names=OUTPUTS, verbose=False)
+    assert model is not None  # it is with dynamo
+    atomic_write(path, model.model_proto.SerializeToString())
+
+
+def _compare(program: torch.export.ExportedProgram, module: Temperatures, name: str) -> None:
+    run = program.module()
+    for shape, progress in zip(_TRIED, (0.0, 0.9), strict=True):
+        inputs = module.inputs(shape, progress)
+        for output, found, wanted in zip(OUTPUTS, run(*inputs), module(*inputs), strict=True):
+            if not torch.allclose(found, wanted, rtol=TOLERANCE, atol=TOLERANCE):
+                raise BadInputError(
+                    f"{name!r} cannot be exported: at progress {progress} the program's {output} is "
+                    f"{found[0].item():g}, the rule's {wanted[0].item():g}. A policy or a closed-form rule can"
+                )
+
+
+def _need_onnx() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise BadInputError(f"--format onnx needs {error.name}: pip install 'rltemp[export]'") from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's remarks on its own progress."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,89 @@
+"""TextBrewer: a temperature scheduler and a soft loss, registered by name for `DistillationConfig`.
+
+    config = DistillationConfig(**register("universal"))
+
+TextBrewer's own door for temperatures has one for both networks and no weight, so `register` by default brings the
+loss too, which has all that a policy says; `register(..., loss="ce")` keeps TextBrewer's.
+docs/integrations/textbrewer.md.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from rltemp.errors import BadInputError
+from rltemp.integrations.contract import Controller, tested_with
+from rltemp.integrations.recording import RecordingController, soft_part
+from rltemp.kd.method import Method
+from rltemp.kd.signals import TemperatureRule
+
+TESTED = ">=0.2.1,<0.3"
+OWN_LOSSES = ("ce", "mse")
+
+
+class Scheduled:
+    """What TextBrewer calls: for temperatures, for a loss, and, after every optimizer step, for a weight.
+
+    Args:
+        method: Of divergences alone.
+        kd_loss_weight: TextBrewer's weight of the soft loss, >= 0.
+    """
+
+    def __init__(self, method: Method, kd_loss_weight: float) -> None:
+        self.controller = RecordingController(method)
+        self.kd_loss_weight = kd_loss_weight
+        self.progress = 0.0
+
+    def temperature(self, logits_S: Tensor, logits_T: Tensor, base_temperature: float) -> Tensor:  # noqa: N803
+        """One temperature a sample for both networks, `[...]`: the geometric mean of the rule's two."""
+        found = self.controller(logits_S, logits_T, progress=self.progress)
+        return (found.student * found.teacher).sqrt()
+
+    def loss(self, logits_S: Tensor, logits_T: Tensor, temperature: Any = None) -> Tensor:  # noqa: N803
+        """The method's weighted divergences with warm-up, mean over the samples, `[]`, in nats."""
+        return self.controller.objective(logits_S, logits_T, progress=self.progress).mean()
+
+    def weight(self, done: float) -> float:
+        """The weight as it is; `done` says how far the run is, and what follows a run that is done is a new one."""
+        self.progress = done if done < 1.0 else 0.0
+        return self.kd_loss_weight
+
+
+def register(
+    method: str | Method | TemperatureRule = "universal",
+    loss: str | None = None,
+    kd_loss_weight: float | None = None,
+    name: str = "rltemp",
+) -> dict[str, Any]:
+    """Register a method with TextBrewer and return what `DistillationConfig` needs of it.
+
+    Args:
+        method: As `rltemp.integrations.Controller` takes it; it sees no labels.
+        loss: `"ce"` or `"mse"` for TextBrewer's own soft loss, which gets one temperature a sample for both networks
+            and no weight; None for the method's: two temperatures and a weight for every sample.
+        kd_loss_weight: What TextBrewer multiplies the soft loss by, >= 0; None for the method's own `kd_weight`.
+        name: In TextBrewer's tables.
+
+    Returns:
+        Keyword arguments of `textbrewer.DistillationConfig`. A registration serves one run at a time.
+    """
+    tested_with("textbrewer", TESTED)
+    from textbrewer.presets import register_new
+
+    if loss is not None and loss not in OWN_LOSSES:
+        raise BadInputError(f"loss must be one of {', '.join(OWN_LOSSES)}, or None for the method's own; got {loss!r}")
+    method = Controller(method).method
+    soft, weight = soft_part(method)
+    plug = Scheduled(soft, weight if kd_loss_weight is None else kd_loss_weight)
+    register_new("temperature_scheduler", name, plug.temperature)
+    register_new("kd_loss", name, plug.loss)
+    register_new("weight_scheduler", name, plug.weight)
+    return {
+        **({} if loss is None else {"temperature_scheduler": name}),
+        "kd_loss_type": loss or name,
+        "kd_loss_weight": plug.kd_loss_weight,
+        "kd_loss_weight_scheduler": name,  # after every step; it is also how the progress gets here
+        "hard_label_weight": method.ce_weight,
+    }

@@ -1,0 +1,163 @@
+"""Plugs for TRL's trainers of language models: a temperature and a weight for every token of a completion.
+
+    from trl import DistillationTrainer
+    from rltemp.integrations.trl import DistillationTrainerMixin
+
+    class Distiller(DistillationTrainerMixin, DistillationTrainer):
+        pass
+
+    Distiller(model=student, teacher_model=teacher, controller="universal", args=..., train_dataset=...).train()
+
+`GKDTrainerMixin` does the same for `trl.experimental.gkd.GKDTrainer`. The loss of both is the host's own divergence
+(its `beta` says which), of logits over the token's temperatures, times the token's weight and the method's `kd_weight`.
+A method's own divergence, cross-entropy, warm-up and second divergence have no part in it. docs/integrations/trl.md has
+it in full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rltemp.errors import BadInputError
+from rltemp.integrations.trainers import IGNORED, AskedTrainer
+from rltemp.kd.signals import Temperatures
+
+_KERNEL = "ChunkedDivergenceFunction"
+"""The host's autograd function of hidden rows, in the module of its trainer: one divergence a row."""
+
+
+class DistillationTrainerMixin(AskedTrainer):
+    """Stands before `trl.DistillationTrainer` among the bases of your own trainer.
+
+    The host's kernel knows hidden rows and one temperature. It is given rows divided by their token's temperature,
+    which for heads without a bias and a soft cap is the same but for rounding (in the rows' type); its answer, one
+    number a token, is multiplied by the token's weight. `temperature` of `DistillationConfig` is left to sampling.
+
+    Attributes:
+        tokens_per_chunk: Of how many tokens the logits exist at once while temperatures are found. A rule that compares
+            a sample with its batch (the balance of `universal` does) compares it with its chunk.
+
+    Raises:
+        BadInputError: From a step, where a head has a bias or a soft cap, or its weights are not here (ZeRO-3).
+    """
+
+    host = "trl"
+    tested = ">=1.16,<1.17"
+    tokens_per_chunk = 1024
+
+    def _compute_loss(
+        self, unwrapped_student: nn.Module, inputs: Mapping[str, Any], num_items_in_batch: Tensor | int | None
+    ) -> Any:
+        """The host's method, over a kernel that asks the controller."""
+        mask = inputs["completion_mask"] != 0
+        if "tool_mask" in inputs:
+            mask = mask & (inputs["tool_mask"] != 0)
+        tokens, kept = inputs["completion_ids"].flatten(), mask.flatten()
+        module = import_module("trl.trainer.distillation_trainer")
+        kernel = getattr(module, _KERNEL)
+
+        def tempered(*arguments: Any) -> tuple[Tensor, Tensor]:
+            found, changed = self._tempered(tokens, kept, arguments)
+            divergence, entropy = kernel.apply(*changed)
+            return self.controller.method.kd_weight * found.weight * divergence, entropy
+
+        with _standing_in(module, _KERNEL, SimpleNamespace(apply=tempered)):
+            return super()._compute_loss(unwrapped_student, inputs, num_items_in_batch)  # type: ignore[misc]
+
+    def _tempered(self, tokens: Tensor, kept: Tensor, arguments: tuple[Any, ...]) -> tuple[Temperatures, list[Any]]:
+        """The temperatures of the kernel's rows, and its arguments with every row over its own."""
+        rows_s, head_s, bias_s, rows_t, head_t, bias_t, beta, _, scale_s, cap_s, scale_t, cap_t = arguments
+        _refuse(bias_s, cap_s, head_s, "student")
+        _refuse(bias_t, cap_t, head_t, "teacher")
+        tokens, kept = tokens.to(rows_s.device), kept.to(rows_s.device)
+        if len(rows_s) != len(kept):  # the host has left out what the mask leaves out, as it does on a GPU
+            tokens, kept = tokens[kept], kept[kept]
+        logits_s, logits_t = partial(_logits, rows_s, head_s, scale_s), partial(_logits, rows_t, head_t, scale_t)
+        found = self._temperatures(logits_s, logits_t, tokens, kept)
+        rows_s, rows_t = (
+            (rows / temperature.unsqueeze(-1)).to(rows.dtype)
+            for rows, temperature in ((rows_s, found.student), (rows_t, found.teacher))
+        )
+        return found, [rows_s, head_s, None, rows_t, head_t, None, beta, 1.0, scale_s, None, scale_t, None]
+
+    @torch.no_grad()
+    def _temperatures(
+        self,
+        student: Callable[[slice], Tensor],
+        teacher: Callable[[slice], Tensor],
+        tokens: Tensor,
+        kept: Tensor,
+    ) -> Temperatures:
+        """Temperatures `[N]` of N tokens, from the logits of a chunk of them at a time."""
+        starts = range(0, max(len(tokens), 1), self.tokens_per_chunk)
+        chunks = [slice(start, start + self.tokens_per_chunk) for start in starts]
+        found = [self.watched(kept[c])(student(c), teacher(c), tokens[c], self.progress, kept[c]) for c in chunks]
+        fields = ([each.student for each in found], [each.teacher for each in found], [each.weight for each in found])
+        return Temperatures(*(torch.cat(field) for field in fields))
+
+
+class GKDTrainerMixin(AskedTrainer):
+    """Stands before `trl.experimental.gkd.GKDTrainer` among the bases of your own trainer.
+
+    The host's `temperature` is of sampling alone, with the plug as without. Its loss is of whole logits, so that heads
+    may have what they like.
+    """
+
+    host = "trl"
+    tested = ">=1.16,<1.17"
+
+    def generalized_jsd_loss(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor,
+        labels: Tensor,
+        beta: float = 0.5,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """The host's loss, of what it calls it with: logits `[B, T, V]`, labels `[B, T]`, -100 for no sample."""
+        mask = labels != IGNORED
+        found = self.watched(mask)(student_logits, teacher_logits, labels, self.progress, mask)
+        divergence: Tensor = super().generalized_jsd_loss(  # type: ignore[misc]
+            student_logits=student_logits / found.student.unsqueeze(-1),
+            teacher_logits=teacher_logits / found.teacher.unsqueeze(-1),
+            labels=labels,
+            beta=beta,
+            reduction="none",
+        )
+        weighted = self.controller.method.kd_weight * found.weight[mask] * divergence.sum(-1)
+        return self.over_items(weighted, mask, num_items_in_batch)
+
+
+def _logits(rows: Tensor, head: Tensor, scale: float, chunk: slice) -> Tensor:
+    return F.linear(rows[chunk], head.to(rows.dtype)) * scale
+
+
+def _refuse(bias: Tensor | None, softcap: float | None, head: Tensor, whose: str) -> None:
+    has = "a bias" if bias is not None else "a soft cap on its logits" if softcap is not None else None
+    if has is None and not head.numel():
+        has = "no weights on this process (DeepSpeed ZeRO-3)"
+    if has is not None:
+        raise BadInputError(
+            f"the {whose}'s output head has {has}: hidden rows over a temperature give other logits than the logits "
+            "over it; use GKDTrainerMixin of this module with GKDTrainer (lmbda=1), whose loss is of whole logits"
+        )
+
+
+@contextmanager
+def _standing_in(module: ModuleType, name: str, value: object) -> Iterator[None]:
+    """Have a module's name mean something else for a while."""
+    own = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, own)

@@ -1,0 +1,221 @@
+"""Run folders: what a command was asked (`config.json`) and what came out (`result.json`, written last).
+
+A folder belongs to one command with one configuration. The same command on the same folder goes on or shows
+what is there; any other is refused, so a finished result is never overwritten. One process at a time works in a
+folder (`run.lock`). All files are strict JSON: no NaN (written as null), no key twice. What the clock says goes into
+`timing.json`, so that `result.json` is the same, byte for byte, whenever the same run is done again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import platform
+import unicodedata
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rltemp.errors import BadInputError
+from rltemp.io.files import atomic_write
+from rltemp.io.locks import LOCK, hold, release
+from rltemp.io.strict_json import parse
+
+CONFIG, RESULT, TIMING = "config.json", "result.json", "timing.json"
+MAX_JSON_BYTES = 1 << 20
+PACKAGES = ("rltemp", "torch", "numpy", "gymnasium", "stable-baselines3")
+
+
+def open_run(out: Path, command: str, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Make `out` the run folder of this command and configuration, or find that it already is.
+
+    Args:
+        out: The folder; made where it is missing, with its parents.
+        command: The command's name, as in `compare`; stored beside the configuration under the key `command`.
+        config: The command's options by name, without the folder itself (a folder may be moved). Paths are
+            stored as text, tuples as lists, numbers that are not finite as null.
+
+    Returns:
+        The result of the finished run, to be shown as it stands, or None where there is work to do: a new
+        folder, or one that the same command left unfinished.
+
+    Raises:
+        BadInputError: Where the folder is another run's, holds files of somebody else, cannot be written, or another
+            process is at work in it.
+    """
+    wanted = _plain({"command": command, **config})
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        # A run killed at its very first write leaves a temporary file and its lock, and no more.
+        if all(entry.suffix == ".tmp" or entry.name == LOCK for entry in out.iterdir()):
+            hold(out)
+            if not (out / CONFIG).exists():
+                atomic_write(out / CONFIG, _encode(wanted))
+    except OSError as error:
+        raise BadInputError(f"cannot use {out} as a run folder: {_reason(error)}. Choose another --out") from error
+    if not (out / CONFIG).exists():
+        raise BadInputError(f"{out} is not an rltemp run folder (files, but no {CONFIG}). Choose another --out")
+    different = changes(read_json(out / CONFIG), wanted)
+    if different:
+        state = "a finished" if (out / RESULT).exists() else "an unfinished"
+        raise BadInputError(
+            f"{out} holds {state} run with other settings (differs in: {different}). Choose another --out"
+        )
+    if not (out / RESULT).exists():
+        hold(out)
+    return read_json(out / RESULT) if (out / RESULT).exists() else None
+
+
+def finish_run(folder: Path, result: Mapping[str, Any], seconds: float, **timing: Any) -> dict[str, Any]:
+    """Write `result.json`, which marks the run as finished, and return what was written.
+
+    Args:
+        folder: A folder that `open_run` opened.
+        result: What came out, by name. `versions` and `platform` are added here.
+        seconds: How long the run took, in seconds; goes into `timing.json`.
+        **timing: What else depends on the clock, or on how often the run was interrupted.
+
+    Raises:
+        BadInputError: Where the folder already holds a result, or cannot be written.
+    """
+    if (folder / RESULT).exists():
+        raise BadInputError(f"{folder} already holds a finished run; nothing was overwritten. Choose another --out")
+    machine = {"system": platform.system(), "machine": platform.machine(), "processors": os.cpu_count()}
+    written: dict[str, Any] = _plain({**result, "versions": versions(), "platform": machine})
+    atomic_write(folder / TIMING, _encode(_plain({"seconds": round(seconds, 3), **timing})))
+    atomic_write(folder / RESULT, _encode(written))
+    release(folder)
+    return written
+
+
+def read_config(path: Path, command: str) -> dict[str, Any]:
+    """Return the options that a configuration file holds, for `--config`, without its checked key `command`.
+
+    Args:
+        path: A `config.json`, a file written by hand like it (`command` may be missing), or a run folder.
+        command: The command that asks.
+
+    Raises:
+        BadInputError: Where the file cannot be read or was written by another command.
+    """
+    options = read_json(path / CONFIG if path.is_dir() else path)
+    written_by = options.pop("command", command)
+    if written_by != command:
+        raise BadInputError(f"{path} is the configuration of {written_by!r}; needed: one of {command!r}")
+    return options
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file of at most 1 MiB.
+
+    Raises:
+        BadInputError: Where the file is missing, larger, not strict JSON, or not one object with unique keys.
+    """
+    try:
+        # Opening a pipe would wait for its writer, a device may never end: only files.
+        if path.exists() and not path.is_file():
+            raise BadInputError(f"{path} is not a file; needed: a JSON file")
+        with path.open("rb") as stream:
+            data = stream.read(MAX_JSON_BYTES + 1)
+    except OSError as error:
+        raise BadInputError(f"cannot read {path}: {_reason(error)}") from error
+    if len(data) > MAX_JSON_BYTES:
+        raise BadInputError(f"{path} is larger than {MAX_JSON_BYTES} bytes, the most that is read as JSON")
+    try:
+        value = parse(data.decode("utf-8-sig"))
+    except ValueError as error:
+        raise BadInputError(f"{path} is not readable as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise BadInputError(f"{path} holds a JSON {type(value).__name__}; needed: one object, as in {{...}}")
+    if unreadable := next(_unreadable(value), ""):
+        raise BadInputError(f"{path} holds control characters, in {unreadable[:80]!r}")
+    return value
+
+
+@contextlib.contextmanager
+def showing(folder: Path) -> Iterator[None]:
+    """Show a stored result in this context: one that no command wrote raises BadInputError, whatever it lacks."""
+    try:
+        yield
+    except BadInputError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise BadInputError(
+            f"{folder / RESULT} is not a result of this command ({type(error).__name__}: {str(error)[:200]}). Choose "
+            "another --out"
+        ) from error
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on: Python's and those of the installed packages, by name."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def processor() -> str:
+    """Name of the processor, as the system has it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text("utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON can hold it and give it back: the form in which configurations are compared."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _plain(value.tolist())
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _encode(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any], most: int = 4) -> str:
+    """What differs, as `seed 0 -> 1, rules[1] fixed:4 -> dtkd`; empty where nothing does."""
+    before, after = dict(_leaves(old)), dict(_leaves(new))
+    keys = [key for key in {**before, **after} if before.get(key, "absent") != after.get(key, "absent")]
+    shown = [f"{key} {before.get(key, 'absent'):.60} -> {after.get(key, 'absent'):.60}" for key in keys[:most]]
+    return ", ".join(shown + [f"{len(keys) - most} more"] * (len(keys) > most))
+
+
+def _unreadable(value: Any) -> Iterator[str]:
+    """Every text inside `value` that would do something to a terminal or cannot be printed."""
+    if isinstance(value, str) and any(unicodedata.category(letter) in ("Cc", "Cs") for letter in value):
+        yield value
+    for item in [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _unreadable(item)
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Every value inside `value` by its dotted name, as JSON."""
+    if isinstance(value, Mapping) and (value or not name):
+        for key, item in value.items():
+            yield from _leaves(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list) and value:
+        for index, item in enumerate(value):
+            yield from _leaves(item, f"{name}[{index}]")
+    else:
+        yield name, json.dumps(value)
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)

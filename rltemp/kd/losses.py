@@ -1,0 +1,65 @@
+"""Distillation losses: one value per sample, never averaged inside, in float32 (float64 for float64 logits)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from rltemp.errors import BadInputError
+from rltemp.kd.checks import check_shape
+from rltemp.kd.divergences import forward_kl, log_softmax, softened_kl
+from rltemp.kd.signals import Divergence, Signals, Temperatures, full_precision
+
+
+def kd_loss(signals: Signals, temperatures: Temperatures, divergence: Divergence = forward_kl) -> Tensor:
+    """Return weight * divergence(student / T_s, teacher / T_t) for every sample, in nats.
+
+    Hinton et al. (2015), https://arxiv.org/abs/1503.02531, with a temperature for each sample and network; the
+    divergence is KL(teacher || student) unless another one of `rltemp.kd.divergences` is given.
+
+    Args:
+        signals: Logits `[..., C]`; half-precision logits are computed with in float32.
+        temperatures: `[...]` each; must be positive (see `rltemp.kd.checks.check_temperatures`).
+        divergence: Of softened logits; see `rltemp.kd.divergences`.
+
+    Returns:
+        `[...]`, float32, not averaged; 0 where the mask has no sample.
+
+    Raises:
+        BadInputError: Where there is not one temperature for each sample: none is broadcast.
+
+    >>> import torch
+    >>> from rltemp import Signals, Temperatures
+    >>> signals = Signals(torch.tensor([[2.0, 1.0, 0.5, -1.0]]), torch.tensor([[4.0, 1.0, 0.0, -1.0]]))
+    >>> four = torch.tensor([4.0])
+    >>> round(kd_loss(signals, Temperatures(four, four, four * four)).item(), 4)
+    0.5883
+    """
+    # A single number is no mistake of shape: it serves all samples.
+    if temperatures.student.dim() and temperatures.student.shape != signals.shape:
+        check_shape(temperatures, signals.shape, "a temperature rule")
+    if (mask := signals.mask) is not None:
+        alone = replace(signals.made_safe(), mask=None)
+        return kd_loss(alone, temperatures.within(mask), divergence).masked_fill(~mask, 0.0)
+    student, teacher = signals.student_logits, signals.teacher_logits
+    if divergence is forward_kl:
+        return softened_kl(student, teacher, temperatures.student, temperatures.teacher, temperatures.weight)
+    student, teacher = full_precision(student), full_precision(teacher)
+    student = student / temperatures.student.unsqueeze(-1)
+    teacher = teacher / temperatures.teacher.unsqueeze(-1)
+    return temperatures.weight * divergence(student, teacher, signals.labels)
+
+
+def cross_entropy(signals: Signals) -> Tensor:
+    """Return the cross-entropy with the labels for every sample, `[...]`, in nats; 0 where the mask has no sample.
+
+    Raises:
+        BadInputError: Where `signals` carries no labels.
+    """
+    if signals.labels is None:
+        raise BadInputError("cross-entropy needs labels; these signals carry none")
+    if (mask := signals.mask) is not None:
+        return cross_entropy(replace(signals.made_safe(), mask=None)).masked_fill(~mask, 0.0)
+    log_probs = log_softmax(full_precision(signals.student_logits))
+    return -log_probs.gather(-1, signals.labels.unsqueeze(-1)).squeeze(-1)

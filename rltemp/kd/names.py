@@ -1,0 +1,97 @@
+"""How things are named on the command line and in Python: `name`, `name:value`, `name:key=value,key=value`.
+
+One helper looks a name up in a table and answers a wrong one with the known ones and the closest match; one parses
+the options; one resolves `module:attribute`, which is how anything private is used without a change here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+from rltemp.errors import BadInputError
+from rltemp.io.strict_json import parse
+
+Entry = TypeVar("Entry")
+
+
+def lookup(table: Mapping[str, Entry], name: str, kind: str) -> Entry:
+    """Return `table[name]`; a wrong name is answered with the known ones and the closest match.
+
+    >>> lookup({"fixed": 1, "dtkd": 2}, "dtdk", "rule")
+    Traceback (most recent call last):
+    rltemp.errors.BadInputError: unknown rule 'dtdk': did you mean 'dtkd'? Known: dtkd, fixed
+    """
+    if name in table:
+        return table[name]
+    close = get_close_matches(name, table, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise BadInputError(f"unknown {kind} {name!r}: {hint}Known: {', '.join(sorted(table))}")
+
+
+def split_spec(spec: str) -> tuple[str, str]:
+    """Split `name:rest` at the first colon; `rest` is empty where there is none.
+
+    >>> split_spec("dtkd:reference=4")
+    ('dtkd', 'reference=4')
+    """
+    name, _, rest = spec.partition(":")
+    return name, rest
+
+
+def shareable(spec: str) -> str:
+    """What `spec` names, without the folders of the machine that it is on.
+
+    >>> shareable("imagefolder:/data/flowers/"), shareable("matched:runs/p/policy.safetensors")
+    ('imagefolder:flowers', 'matched:policy.safetensors')
+    """
+    return ":".join(part.replace("\\", "/").rstrip("/").rpartition("/")[2] for part in spec.split(":"))
+
+
+def call_with_options(factory: Callable[..., Entry], options: str, spec: str) -> Entry:
+    """Call `factory` with options written as `value` (its first parameter) or `key=value,key=value`.
+
+    Values are read as JSON where they are JSON (`4`, `true`, `null`) and as text otherwise.
+
+    >>> call_with_options(lambda reference=4.0, warmup=0.1: (reference, warmup), "warmup=0.5", "demo:warmup=0.5")
+    (4.0, 0.5)
+    """
+    known = list(inspect.signature(factory).parameters)
+    given: dict[str, Any] = {}
+    for item in filter(None, options.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals:
+            if given or not known:
+                raise BadInputError(f"{spec!r}: cannot read {item!r}. Write options as key=value,key=value")
+            key, value = known[0], item
+        if key in given:
+            raise BadInputError(f"{spec!r}: option {key!r} is given twice")
+        lookup(dict.fromkeys(known), key, f"option of {split_spec(spec)[0]!r}")
+        given[key] = _value(value)
+    try:
+        return factory(**given)
+    except TypeError as error:
+        raise BadInputError(f"{spec!r}: {error}") from error
+
+
+def import_attribute(spec: str) -> Any:
+    """Return the attribute named by `module:attribute`, imported from the user's own Python path.
+
+    >>> import_attribute("math:tau") > 6
+    True
+    """
+    module, attribute = split_spec(spec)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise BadInputError(f"cannot import {spec!r}: {error}. Needed: module:attribute on the Python path") from error
+
+
+def _value(text: str) -> Any:
+    try:
+        return parse(text)
+    except ValueError:
+        return text

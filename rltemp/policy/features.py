@@ -1,0 +1,303 @@
+"""State features: what a policy sees of a sample; `FEATURES` at the foot names them, `featurize` computes them.
+
+Every feature is invariant to a shift of the logits and to what a new task changes (the number of classes, where that
+makes sense), lies roughly between -1 and 1 and is clipped to `LIMIT`. Features are computed in float32 on detached
+logits. To add one: one function of `Statistics` in operations of its `arrays`, which are torch's or NumPy's, one entry
+in `FEATURES`, one hand-worked test. Raise the version of an entry whenever its numbers change: policy files carry it,
+and a policy of another version is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rltemp.errors import BadInputError
+from rltemp.kd.names import lookup
+from rltemp.kd.rowwise import rowwise
+from rltemp.kd.signals import Signals
+from rltemp.policy.arrays import NUMPY, TORCH, Arrays, arrays_for
+
+LIMIT = 10.0
+"""Observations lie in [-LIMIT, LIMIT]."""
+
+LOWEST = -3.4e38
+"""About the lowest float32: the difference of two finite logits can be below it."""
+
+
+Value = TypeVar("Value")
+
+
+class _Once(Generic[Value]):
+    """A property that is computed once; the one of `functools` takes a lock, which torch.compile cannot follow."""
+
+    def __init__(self, compute: Callable[[Statistics], Value]) -> None:
+        self.compute = compute
+
+    def __set_name__(self, owner: type[Statistics], name: str) -> None:
+        self.name = name
+
+    def __get__(self, statistics: Statistics, owner: type[Statistics]) -> Value:
+        value = self.compute(statistics)
+        setattr(statistics, self.name, value)  # found before this descriptor from now on
+        return value
+
+
+class Statistics:
+    """What several features share of a batch of logits, each computed once and only if asked for.
+
+    Nearly all of it is computed on the student's and the teacher's logits at once: at a hundred classes an operation
+    costs little more on both than on one.
+    """
+
+    def __init__(self, arrays: Arrays, pair: Any, labels: Any, progress: float | Tensor) -> None:
+        self.arrays = arrays
+        self.pair = pair
+        self.progress = progress
+        self._labels = labels
+
+    @_Once
+    def below(self) -> Any:
+        """The logits of both less their largest, `[2, ..., C]`: at most 0, and finite where the logits are."""
+        return self.arrays.at_least(self.pair - self.arrays.at(self.pair, self.chosen)[..., None], LOWEST)
+
+    @_Once
+    def chosen(self) -> Any:
+        """Where the largest logits of both stand, the first where several are equal, `[2, ..., 1]`."""
+        return self.arrays.place(self.pair)
+
+    @_Once
+    def gaps(self) -> Any:
+        """The largest minus the second logit, of both, `[2, ...]`."""
+        return -self.arrays.largest_but(self.below, self.chosen)
+
+    @_Once
+    def margins(self) -> Any:
+        """The largest minus the second logit, in standard deviations, minus 1, of both, `[2, ...]`."""
+        return self.gaps / self.stds - 1
+
+    @_Once
+    def spreads(self) -> Any:
+        """Natural logarithm of the standard deviation of the logits, halved, of both, `[2, ...]`."""
+        return self.arrays.log(self.stds) * 0.5
+
+    @_Once
+    def stds(self) -> Any:
+        """Standard deviation of the logits, of both, `[2, ...]`."""
+        # Not torch's `std`, which takes ten times as long. The floor keeps constant logits finite: their margin is 0
+        # and their spread a very negative, clipped number.
+        classes = self.pair.shape[-1]
+        centred = self.below - (self.arrays.total(self.below) / classes)[..., None]
+        return self.arrays.clip(self.arrays.length(centred) * classes**-0.5, 1e-6, -LOWEST)
+
+    @_Once
+    def terms(self) -> Any:
+        """The numerators of the softmax at T = 1, the largest of which is 1, of both, `[2, ..., C]`."""
+        return self.arrays.exp(self.below)
+
+    @_Once
+    def totals(self) -> Any:
+        """The denominators of the softmax at T = 1, of both, `[2, ...]`."""
+        return self.arrays.total(self.terms)
+
+    @_Once
+    def log_totals(self) -> Any:
+        """Their logarithms: minus the log-probability of the largest logit, of both, `[2, ...]`."""
+        return self.arrays.log(self.totals)
+
+    @property
+    def labels(self) -> Any:
+        """Labels, `[...]`; an error where the signals carry none."""
+        if self._labels is None:
+            raise BadInputError("this policy's features need labels; the signals carry none")
+        return self._labels
+
+
+def progress(s: Statistics) -> Any:
+    """How much of the run is done, from -1 (first step) to 1 (end)."""
+    return s.arrays.full(s.pair[0], 2 * s.progress - 1)
+
+
+def student_margin(s: Statistics) -> Any:
+    """The student's largest logit minus its second, in standard deviations of its logits, minus 1."""
+    return s.margins[0]
+
+
+def teacher_margin(s: Statistics) -> Any:
+    """The teacher's largest logit minus its second, in standard deviations of its logits, minus 1."""
+    return s.margins[1]
+
+
+def student_spread(s: Statistics) -> Any:
+    """Natural logarithm of the standard deviation of the student's logits, halved."""
+    return s.spreads[0]
+
+
+def teacher_spread(s: Statistics) -> Any:
+    """Natural logarithm of the standard deviation of the teacher's logits, halved."""
+    return s.spreads[1]
+
+
+def relative_spread(s: Statistics) -> Any:
+    """Natural logarithm of the student's over the teacher's standard deviation of logits, halved.
+
+    Unlike the two spreads themselves it does not tell which task it is: what scales both leaves it alone.
+    """
+    return s.arrays.log(s.stds[0] / s.stds[1]) / 2
+
+
+def student_entropy(s: Statistics) -> Any:
+    """Entropy of the student's prediction over its maximum log C, from -1 (certain) to 1 (uniform)."""
+    return _entropy(s, 0)
+
+
+def teacher_entropy(s: Statistics) -> Any:
+    """Entropy of the teacher's prediction over its maximum log C, from -1 (certain) to 1 (uniform)."""
+    return _entropy(s, 1)
+
+
+def divergence(s: Statistics) -> Any:
+    """log(1 + KL(teacher || student)) at T = 1, minus 1; the KL in nats."""
+    mean = s.arrays.dot(s.terms[1], s.below[1] - s.below[0]) / s.totals[1]
+    kl = mean + s.log_totals[0] - s.log_totals[1]
+    return s.arrays.log1p(s.arrays.clip(kl, 0.0, math.inf)) - 1
+
+
+def agreement(s: Statistics) -> Any:
+    """Where the teacher's choice stands in the student: its logit minus the student's best other, in deviations."""
+    behind = s.arrays.at(s.below[0], s.chosen[1])
+    return s.arrays.where(behind < 0, behind, s.gaps[0]) / s.stds[0]  # its own choice has the second as best other
+
+
+def student_loss(s: Statistics) -> Any:
+    """log(1 + cross-entropy of the student with the label), minus 1; needs labels."""
+    return s.arrays.log1p(_nll(s, 0)) - 1
+
+
+def teacher_loss(s: Statistics) -> Any:
+    """log(1 + cross-entropy of the teacher with the label), minus 1; needs labels."""
+    return s.arrays.log1p(_nll(s, 1)) - 1
+
+
+def student_top_probability(s: Statistics) -> Any:
+    """The student's largest probability at T = 1.
+
+    With the two below the state of RLKD, Zhang et al. (2024), https://arxiv.org/abs/2407.00115, as the authors' code
+    and page have it (the paper's text was not read), but for a slip in that code: see `student_probability_margin`.
+    """
+    return 1 / s.totals[0]
+
+
+def teacher_top_probability(s: Statistics) -> Any:
+    """The teacher's largest probability at T = 1."""
+    return 1 / s.totals[1]
+
+
+def student_probability_margin(s: Statistics) -> Any:
+    """The student's largest probability minus its second largest, at T = 1: near 0 where it is unsure.
+
+    RLKD's released code subtracts the second *smallest*, which repeats the largest as soon as classes are many.
+    """
+    return s.arrays.expm1(-s.gaps[0]) / -s.totals[0]
+
+
+def small_statistics(signals: Signals) -> Statistics | None:
+    """By NumPy, where that is the faster one; None elsewhere."""
+    student, teacher, labels = signals.student_logits, signals.teacher_logits, signals.labels
+    if arrays_for(student, teacher, labels) is not NUMPY:
+        return None
+    pair = NUMPY.pair(student, teacher)
+    return Statistics(NUMPY, pair, None if labels is None else labels.numpy(), signals.progress)
+
+
+def featurize(signals: Signals, names: Sequence[str], small: Statistics | None = None) -> Tensor:
+    """Compute the named features of every sample.
+
+    Args:
+        signals: Logits `[..., C]`.
+        names: Entries of `FEATURES`, in the order of the columns.
+        small: `small_statistics(signals)`, where somebody else needs them too.
+
+    Returns:
+        `[..., F]`, float32, no graph, within [-LIMIT, LIMIT].
+
+    Raises:
+        BadInputError: Where a feature needs labels and there are none, or a name is unknown.
+    """
+    computes = [lookup(FEATURES, name, "feature").compute for name in names]
+    if (small := small or small_statistics(signals)) is not None:
+        with np.errstate(all="ignore"):  # as torch does
+            found = np.empty((*signals.shape, len(computes)), np.float32)
+            for index, compute in enumerate(computes):
+                found[..., index] = compute(small)
+            return torch.from_numpy(NUMPY.clip(found, -LIMIT, LIMIT))
+
+    def columns(student: Tensor, teacher: Tensor, labels: Any = None) -> tuple[Any, ...]:
+        statistics = Statistics(TORCH, TORCH.pair(student, teacher), labels, signals.progress)
+        return tuple(compute(statistics) for compute in computes)
+
+    with torch.no_grad():
+        labels = [] if signals.labels is None else [signals.labels]
+        of_samples = rowwise(columns, signals.student_logits, signals.teacher_logits, *labels)
+        return torch.stack(of_samples, -1).clamp_(-LIMIT, LIMIT)
+
+
+def _entropy(s: Statistics, network: int) -> Any:
+    mean = s.arrays.dot(s.terms[network], s.below[network]) / s.totals[network]
+    negative, classes = mean - s.log_totals[network], s.pair.shape[-1]
+    if torch.compiler.is_compiling():  # the number of classes may be a variable, of which `math` would make a constant
+        return negative * (-2 / s.pair.new_full((), classes).log()) - 1
+    return negative * (-2 / math.log(classes)) - 1
+
+
+def _nll(s: Statistics, network: int) -> Any:
+    return s.log_totals[network] - s.arrays.at(s.below[network], s.labels[..., None])
+
+
+@dataclass(frozen=True)
+class Feature:
+    """An entry of the feature table: how to compute it, its unit and the version of its definition."""
+
+    compute: Callable[[Statistics], Any]
+    unit: str
+    version: int = 1
+
+
+FEATURES: dict[str, Feature] = {
+    "progress": Feature(progress, "fraction of the run"),
+    "student_margin": Feature(student_margin, "deviations"),
+    "teacher_margin": Feature(teacher_margin, "deviations"),
+    "student_spread": Feature(student_spread, "log logits"),
+    "teacher_spread": Feature(teacher_spread, "log logits"),
+    "relative_spread": Feature(relative_spread, "log ratio"),
+    "student_entropy": Feature(student_entropy, "fraction of log C"),
+    "teacher_entropy": Feature(teacher_entropy, "fraction of log C"),
+    "divergence": Feature(divergence, "log nats"),
+    "agreement": Feature(agreement, "deviations"),
+    "student_loss": Feature(student_loss, "log nats"),
+    "teacher_loss": Feature(teacher_loss, "log nats"),
+    "student_top_probability": Feature(student_top_probability, "probability"),
+    "teacher_top_probability": Feature(teacher_top_probability, "probability"),
+    "student_probability_margin": Feature(student_probability_margin, "probability"),
+}
+
+DEFAULT_FEATURES = (
+    "progress",
+    "student_margin",
+    "teacher_margin",
+    "student_spread",
+    "teacher_spread",
+    "student_entropy",
+    "divergence",
+    "agreement",
+)
+"""What a policy sees unless it is told otherwise: no labels needed."""
+
+RLKD_FEATURES = ("student_top_probability", "teacher_top_probability", "student_probability_margin")
+"""The state of RLKD: two confidences and the student's uncertainty."""

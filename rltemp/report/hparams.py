@@ -1,0 +1,60 @@
+"""A comparison in TensorBoard's HParams tab: one session an arm, its options beside its mean results."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rltemp.data.tasks import Task
+from rltemp.experiments.methods_compared import Row
+
+METRICS = {
+    "compare/accuracy": "test accuracy, mean over seeds (percent)",
+    "compare/standard_error": "its standard error (percentage points)",
+    "compare/difference": "minus the baseline's, paired by seed (percentage points)",
+    "compare/difference_low": "lower bound of its 95 % interval (percentage points)",
+    "compare/difference_high": "upper bound of its 95 % interval (percentage points)",
+}
+
+
+def write_sessions(folder: Path, rows: Sequence[Row], baseline: str, task: Task, seeds: int) -> None:
+    """Write one folder of events an arm, which HParams shows as a line of its table.
+
+    Args:
+        folder: Made where it is missing; sessions that an earlier try left are replaced.
+        rows: From `table_rows`, `baseline` among their differences.
+        baseline: The rule that the differences are taken to.
+        task: Its recipe's fields are hyperparameters.
+        seeds: How many students each arm was asked for.
+    """
+    # Here, because it takes a second that a comparison without a page need not wait for.
+    from torch.utils.tensorboard.summary import hparams, scalar
+
+    from rltemp.training.events_file import EventFile
+
+    shared = {"task": task.name, "teacher": task.teacher, "student": task.student, "seeds": seeds}
+    shared |= {name: value for name, value in asdict(task.recipe).items() if isinstance(value, (str, int, float))}
+    for place, row in enumerate(rows):
+        metrics = measured(row, baseline)
+        events = EventFile(folder / session_name(place, row.rule))
+        for summary in hparams({"rule": row.rule, **shared}, metrics):  # type: ignore[no-untyped-call]
+            events.add(summary, 0)
+        for tag, value in metrics.items():
+            events.add(scalar(tag, value), 0)  # type: ignore[no-untyped-call]
+        events.close()
+
+
+def measured(row: Row, baseline: str) -> dict[str, float]:
+    """An arm's numbers by the names in `METRICS`, those that are there."""
+    pair = row.differences[baseline]
+    values = (row.accuracy, row.error, *((pair.mean, pair.low, pair.high) if row.rule != baseline else ()))
+    found: Mapping[str, float] = dict(zip(METRICS, values, strict=False))
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def session_name(place: int, rule: str) -> str:
+    """A folder's name for an arm, which any file system takes."""
+    return f"{place:03d}-{re.sub(r'[^A-Za-z0-9._=-]+', '-', rule)[:60].strip('-.')}"

@@ -1,0 +1,147 @@
+"""The published recipes: which rule with which divergence, weights and warm-up; `METHODS` at the foot names them.
+
+Every rule of `RULES` is a method by its own name: with the weights of its paper where it stands in `_PUBLISHED`, with
+plain distillation's otherwise. A method's options are its rule's, the loss weights, the warm-up and the divergence.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from rltemp.errors import BadInputError
+from rltemp.kd import divergences
+from rltemp.kd.method import PLAIN_CE_WEIGHT, PLAIN_KD_WEIGHT, Method
+from rltemp.kd.names import call_with_options, lookup, split_spec
+from rltemp.kd.signals import TemperatureRule
+from rltemp.rules import published_constants as pairs
+from rltemp.rules.curriculum import LearnedRule
+from rltemp.rules.table import RULES, fixed
+
+_WEIGHTS = ("ce_weight", "kd_weight", "plain_kd_weight", "warmup")
+_WARMUP = 20 / 240  # of DKD's code: 20 of 240 epochs
+
+
+@dataclass(frozen=True)
+class PublishedMethod:
+    """A factory of methods around one rule: `recipe(**options)` builds the `Method`.
+
+    Args:
+        name: In `METHODS`.
+        rule: Factory of the rule, whose options are the method's too.
+        summary: What the whole objective is, in a line.
+        defaults: Published values of weights, of the divergence, and of options of the rule.
+        by_pair: Values that the paper tunes by pair of networks, by option; see `rltemp.rules.published_constants`.
+    """
+
+    name: str
+    rule: Callable[..., TemperatureRule]
+    summary: str = "the rule at plain distillation's weights"
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    by_pair: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def __call__(self, **options: Any) -> Method:
+        """Build the method; a given option wins over the pair's value, and that one over the recipe's."""
+        pair = options.pop("pair", None)
+        constants = {} if pair is None else lookup(self.by_pair, pair, f"pair of {self.name}")
+        values = {**self._defaults(), **constants, **options}
+        divergence = lookup(divergences.DIVERGENCES, values.pop("divergence"), "divergence")()
+        weights = {name: values.pop(name) for name in _WEIGHTS}
+        # DTKD's second divergence is at its reference; Annealing-KD's second phase begins where its rule ends.
+        more = {"plain_temperature": values["reference"]} if "reference" in values else {}
+        more |= {"switch": values["until"]} if "until" in values else {}
+        return Method(self.name, self.rule(**values), divergence=divergence, **weights, **more)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """The options and their defaults, as `inspect.signature` reads them off a function."""
+        named = self._defaults() | ({"pair": None} if self.by_pair else {})
+        kind = inspect.Parameter.KEYWORD_ONLY
+        return inspect.Signature([inspect.Parameter(name, kind, default=value) for name, value in named.items()])
+
+    def _defaults(self) -> dict[str, Any]:
+        rule = {name: parameter.default for name, parameter in inspect.signature(self.rule).parameters.items()}
+        weights = (PLAIN_CE_WEIGHT, PLAIN_KD_WEIGHT, 0.0, 0.0)
+        return {**rule, **dict(zip(_WEIGHTS, weights, strict=True)), "divergence": "kl", **self.defaults}
+
+
+def none(ce_weight: float = 1.0) -> Method:
+    """Train on the labels alone: what a student reaches without its teacher."""
+    return Method("none", rule=None, ce_weight=ce_weight)
+
+
+def dkd(
+    temperature: float = 4.0,
+    target: float = 1.0,
+    non_target: float | None = None,
+    ce_weight: float = 1.0,
+    kd_weight: float = 1.0,
+    warmup: float = _WARMUP,
+    published: bool = False,
+    pair: str | None = None,
+) -> Method:
+    """Decoupled distillation: the target class and the others weighed apart, at one temperature.
+
+    Zhao et al. (2022), https://arxiv.org/abs/2203.08679; `non_target` (beta) is 8 unless given or known for the pair.
+    """
+    beta = 8.0 if pair is None else lookup(pairs.DKD, pair, "pair of dkd")["non_target"]
+    divergence = divergences.dkd(target, beta if non_target is None else non_target, published)
+    return Method("dkd", fixed(temperature), ce_weight, kd_weight, warmup=warmup, divergence=divergence)
+
+
+_PUBLISHED = (
+    PublishedMethod("dtkd", RULES["dtkd"], "its rule at 3, plain KL at 1, CE at 1", pairs.DTKD_DEFAULT, pairs.DTKD),
+    PublishedMethod("dtkd_logsumexp", RULES["dtkd_logsumexp"], "as dtkd", pairs.DTKD_DEFAULT, pairs.DTKD),
+    PublishedMethod("dtkd_exact", RULES["dtkd_exact"], "as dtkd", pairs.DTKD_DEFAULT, pairs.DTKD),
+    PublishedMethod(
+        "ttm", RULES["ttm"], "CE at 1, KL at beta, tuned by pair", pairs.TTM["resnet56-resnet20"], pairs.TTM
+    ),
+    PublishedMethod(
+        "wttm", RULES["wttm"], "CE at 1, KL at beta, tuned by pair", pairs.WTTM["resnet56-resnet20"], pairs.WTTM
+    ),
+    PublishedMethod("atkd", RULES["atkd"], "CE at 0.1, KL at 9", {"kd_weight": 9.0}),
+    PublishedMethod("normkd", RULES["normkd"], "CE at 0.1, KL at 0.9"),
+    PublishedMethod("lskd", RULES["lskd"], "CE at 0.1, KL at 9", {"kd_weight": 9.0}),
+    PublishedMethod("ctkd", RULES["ctkd"], "CE at 0.1, KL at 0.9"),
+    PublishedMethod(
+        "annealing",
+        RULES["annealing"],
+        "first the squared difference of logits alone, then CE alone",
+        {"ce_weight": 1.0, "kd_weight": 1.0, "divergence": "mse"},
+    ),
+)
+
+METHODS: dict[str, Callable[..., Method]] = {
+    "none": none,
+    **{name: PublishedMethod(name, rule) for name, rule in RULES.items()},
+    **{recipe.name: recipe for recipe in _PUBLISHED},
+    "dkd": dkd,
+}
+
+
+def summary(name: str) -> str:
+    """What the objective of a method is, in a line.
+
+    >>> summary("lskd")
+    'CE at 0.1, KL at 9'
+    """
+    factory = METHODS[name]
+    text = factory.summary if isinstance(factory, PublishedMethod) else inspect.getdoc(factory)
+    if not text:
+        raise BadInputError(f"method {name!r} has no docstring")
+    return text.partition("\n")[0]
+
+
+def reference_method(spec: str) -> Method:
+    """Build a method of `METHODS` that has temperatures: what a policy may move around.
+
+    A policy file names one, so nothing is imported or opened here; and one that learns would need what it learned.
+    """
+    name, options = split_spec(spec)
+    method = call_with_options(lookup(METHODS, name, "reference"), options, spec)
+    if method.rule is None or isinstance(method.rule, LearnedRule):
+        lacks = "has none" if method.rule is None else "learns them in every run anew"
+        raise BadInputError(f"a policy's reference needs temperatures by a formula; {spec!r} {lacks}")
+    return replace(method, name=spec)

@@ -1,0 +1,131 @@
+"""What determines a stack's result: digests of data and teacher, and what a rule is rather than how it is called."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from rltemp.data.dataset import Dataset
+from rltemp.data.problem import Problem
+from rltemp.errors import BadInputError
+from rltemp.kd.names import split_spec
+from rltemp.loading import is_policy, named_policy
+from rltemp.rules.controls import WRAPPERS
+from rltemp.rules.published_methods import METHODS
+
+MAX_FILE_BYTES = 1 << 24
+
+
+def fingerprints(rules: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of the policy file, or of the module's source, behind each rule that has one, by its name there.
+
+    Names alone would not notice a policy that is trained again into the same file.
+    """
+    files = {leaf: file for leaf in map(_leaf, rules) if (file := _file(leaf)) is not None}
+    return {leaf: _sha256(file) for leaf, file in files.items()}
+
+
+def refuse_other_files(result: Mapping[str, Any], rules: Iterable[str], folder: Path) -> None:
+    """Refuse a finished comparison of these rules where a file of theirs is another by now; see `refuse_changed`.
+
+    A result may come from a stranger: it says what a file was, and the rules that were asked for say which.
+    """
+    files = result.get("files")
+    stored = files if isinstance(files, dict) else {}
+    known = {leaf: str(stored[leaf]) for leaf in map(_leaf, rules) if leaf in stored}
+    refuse_changed(known, f"the finished comparison in {folder}")
+
+
+def refuse_changed(known: Mapping[str, str], what: str) -> None:
+    """Refuse rules whose files are others than those of the fingerprints; a file that is gone is no other.
+
+    Raises:
+        BadInputError: With the file, both digests and `what` was made of the first.
+    """
+    present = [leaf for leaf in known if (file := _file(leaf)) is not None and file.is_file()]
+    for leaf, now in fingerprints(present).items():
+        if now != known[leaf]:
+            raise BadInputError(
+                f"{leaf} was changed: {what} is of another file (SHA-256 {known[leaf][:12]}... then, "
+                f"{now[:12]}... now). Choose another --out, or put that file back"
+            )
+
+
+def rule_identity(rule: str, files: Mapping[str, str]) -> list[str]:
+    """What a rule is: its name, where the tables of this version determine it; else what its file holds.
+
+    A policy counts by its content wherever it lies, a module's attribute by its name and the module's source.
+    """
+    leaf = _leaf(rule)
+    if leaf not in files:
+        return [rule]
+    return [rule.removesuffix(leaf) if _is_policy(leaf) else rule, files[leaf]]
+
+
+def problem_identity(problem: Problem) -> dict[str, Any]:
+    """What a problem gives a student: data, teacher and recipe, by their content, and where it computes."""
+    task, state = problem.task, problem.teacher.state_dict()
+    logits = {} if problem.teacher_logits is None else {"logits": problem.teacher_logits}
+    return {
+        "task": {"student": task.student, "teacher": task.teacher, "recipe": asdict(task.recipe)},
+        "data": _data_digest(problem.dataset),
+        "teacher": _digest(state or logits),
+        "device": problem.device.type,
+    }
+
+
+def _data_digest(dataset: Dataset) -> str:
+    parts = {name: getattr(dataset, name) for name in ("train", "probe", "validation", "test")}
+    tensors = {"mean": dataset.mean, "std": dataset.std}
+    for name, part in parts.items():
+        tensors |= {f"{name} images": part.images, f"{name} labels": part.labels}
+    return _digest(tensors, f"{dataset.num_classes} classes, augment {dataset.augment}")
+
+
+def _digest(tensors: Mapping[str, Tensor], more: str = "") -> str:
+    """Of names, shapes, number formats and values."""
+    digest = hashlib.sha256(more.encode())
+    for name, tensor in tensors.items():
+        values = tensor.detach().cpu().contiguous().numpy()
+        digest.update(f"{name} {values.dtype} {values.shape};".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    """Of as much of a file as any policy or module may hold, and of nothing that never ends."""
+    try:
+        with file.open("rb") as stream:
+            return hashlib.sha256(stream.read(MAX_FILE_BYTES)).hexdigest()
+    except OSError as error:
+        raise BadInputError(f"cannot read {file}: {error}") from error
+
+
+def _leaf(rule: str) -> str:
+    """The rule behind its wrappers."""
+    name, options = split_spec(rule)
+    return _leaf(options) if name in WRAPPERS and options else rule
+
+
+def _is_policy(leaf: str) -> bool:
+    return split_spec(leaf)[0] not in METHODS and is_policy(leaf)
+
+
+def _file(leaf: str) -> Path | None:
+    """The file that a rule is read from, which a method of the tables has not."""
+    name, attribute = split_spec(leaf)
+    if name in METHODS:
+        return None
+    if _is_policy(leaf):
+        return named_policy(leaf)[0]
+    try:
+        found = find_spec(name) if attribute else None
+    except (ImportError, ValueError):  # its package is gone, or the module is the program itself
+        found = None
+    return Path(found.origin) if found is not None and found.has_location and found.origin else None

@@ -1,0 +1,257 @@
+"""Options that commands share, and how they become a run's configuration.
+
+A command's options are a frozen dataclass: the text under a field is its help on the command line. All but
+`NOT_CONFIGURATION` are the run's configuration, flat, by field name.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from rltemp.data.dataset import Dataset
+from rltemp.data.problem import Problem
+from rltemp.data.tasks import Task, load_task
+from rltemp.errors import BadInputError
+from rltemp.io.console import Bar, say
+from rltemp.io.run_folders import finish_run, open_run
+from rltemp.training.checkpoints import FOLDER as CHECKPOINTS
+from rltemp.training.checkpoints import Checkpoints
+from rltemp.training.identity import fingerprints, problem_identity
+from rltemp.training.teachers import prepare
+
+NOT_CONFIGURATION = (
+    "out",
+    "config",
+    "threads",
+    "fresh",
+    "allow_inexact",
+    "allow_mixed",
+    "workers",
+    "ray",
+    "html",
+    "only_missing",
+    "controller_token_file",
+)
+OF_THE_TASK = (
+    "student",
+    "teacher",
+    "teacher_weights",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "precision",
+    "teacher_epochs",
+    "teacher_learning_rate",
+    "split_seed",
+)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options of every command."""
+
+    threads: int = 1
+    """CPU threads; one is fastest for small networks."""
+
+    command: ClassVar[str] = ""
+
+
+@dataclass(frozen=True)
+class TaskOptions(RunOptions):
+    """Options of every command that trains: what, where, and the fields of the task it changes."""
+
+    task: str = "digits"
+    """digits, wine, breast_cancer, iris, synthetic, toy, cifar10, cifar100 or imagefolder:PATH."""
+    out: Path | None = None
+    """The run's folder; by default runs/COMMAND-TASK."""
+    config: Path | None = None
+    """Take the options from this config.json, or run folder; options given beside it win."""
+    student: str | None = None
+    """The student network, as in mlp:8 or resnet8; by default the task's own, as for all options below."""
+    teacher: str | None = None
+    """The teacher network."""
+    teacher_weights: str | None = None
+    """A file of weights for the teacher (.safetensors, .pt, .pth); without one it is trained and cached."""
+    epochs: int | None = None
+    """Passes of the student over the training data."""
+    batch_size: int | None = None
+    """Samples in a step of the student."""
+    learning_rate: float | None = None
+    """Learning rate of the student's first step."""
+    precision: Literal["float32", "bfloat16", "float16"] | None = None
+    """Number format that the student's networks compute in."""
+    teacher_epochs: int | None = None
+    """Passes of the teacher over the training data, where it is trained."""
+    teacher_learning_rate: float | None = None
+    """Learning rate of the teacher's first step."""
+    split_seed: int | None = None
+    """Draws the parts of the data."""
+    data_root: Path | None = None
+    """Where data sets are kept; by default $RLTEMP_DATA, else ~/.cache/rltemp/data."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where everything runs; auto is the GPU if there is one."""
+    fresh: bool = False
+    """Begin an unfinished run at its beginning, and remove what it had saved."""
+    allow_inexact: bool = False
+    """Go on with a run saved with other threads or versions; its numbers may differ, and its result says so."""
+
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.out or Path("runs") / f"{self.command}-{re.sub(r'[^A-Za-z0-9._]+', '-', self.task).strip('-')}"
+
+    def problem(self, task: Task | None = None, dataset: Dataset | None = None) -> Problem:
+        """Load the task, its data and its teacher, which is trained where it has to be.
+
+        Args:
+            task: By default the one that the options describe.
+            dataset: Its data, where they are loaded already.
+
+        Raises:
+            BadInputError: Where an option cannot be used.
+        """
+        device = self.torch_device()
+        task = task or load_task(self.task, **{name: getattr(self, name) for name in OF_THE_TASK})
+        say(f"Preparing task {task.name}: teacher {task.teacher}, student {task.student}, on {device}.")
+        with Bar("teacher") as bar:
+            problem = prepare(
+                task,
+                device=device,
+                root=self.data_root,
+                on_step=bar,
+                fresh=self.fresh,
+                inexact=self.allow_inexact,
+                dataset=dataset,
+            )
+        say(f"The teacher has {100 * problem.teacher_accuracy:.2f} % test accuracy.")
+        return problem
+
+    def task_words(self) -> str:
+        """The options that make another command work on the same task."""
+        names = ("task", *OF_THE_TASK, "data_root")
+        given = {name: getattr(self, name) for name in names}
+        return shlex.join(arguments({name: value for name, value in given.items() if value is not None}))
+
+    def look(self) -> tuple[Path, dict[str, Any] | None]:
+        """The run's folder, and its result where this run is finished already. Nothing is written.
+
+        Raises:
+            BadInputError: Where the folder is another's.
+        """
+        folder = self.folder()
+        used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        result = self.open() if used else None
+        if result is not None:
+            say(f"{folder} holds this run, finished before; nothing was trained or changed.")
+        return folder, result
+
+    def open(self) -> dict[str, Any] | None:
+        """Make the folder this run's; see `open_run`."""
+        return open_run(self.folder(), self.command, configuration(self))
+
+    def checkpoints(
+        self,
+        problem: Problem | None = None,
+        rule: str | None = None,
+        extra: Mapping[str, str] | None = None,
+        **settings: Any,
+    ) -> Checkpoints:
+        """The checkpoints in the run's folder, which are those of one problem and one rule's file.
+
+        Args:
+            problem: What is trained on.
+            rule: What is trained by.
+            extra: What else they depend on, by name.
+            **settings: As `Checkpoints` has them.
+        """
+        content = {} if problem is None else problem_identity(problem)
+        files = {} if rule is None else fingerprints([rule])
+        return Checkpoints(
+            self.folder() / CHECKPOINTS,
+            fresh=self.fresh,
+            inexact=self.allow_inexact,
+            extra={
+                "device": self.torch_device(),
+                **{name: str(content[name]) for name in ("data", "teacher") if content},
+                **files,
+                **(extra or {}),
+            },
+            **settings,
+        )
+
+    def torch_device(self) -> str:
+        """Where everything runs, cpu or cuda.
+
+        Raises:
+            BadInputError: Where there is no such device.
+        """
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise BadInputError("--device cuda: torch sees no GPU here; use --device cpu or auto")
+        return "cpu" if self.device == "cpu" or not torch.cuda.is_available() else "cuda"
+
+    def finish(self, result: dict[str, Any], started: float, **timing: Any) -> dict[str, Any]:
+        """Write the run's result, and what the clock says since `started` by `time.monotonic`; see `finish_run`."""
+        return finish_run(self.folder(), result, time.monotonic() - started, **timing)
+
+
+def flat(options: Any) -> dict[str, Any]:
+    """Every option by name, those of a dataclass inside among them.
+
+    Where an inner name is taken, its owner's stands before it: `policy_learning_rate` beside `learning_rate`.
+    """
+    found: dict[str, Any] = {}
+    for field in fields(options):
+        value = getattr(options, field.name)
+        inner = flat(value) if is_dataclass(value) else {field.name: value}
+        found |= {f"{field.name}_{name}" if name in found else name: item for name, item in inner.items()}
+    return found
+
+
+def configuration(options: Any) -> dict[str, Any]:
+    """What `config.json` holds of a command's options."""
+    return {name: value for name, value in flat(options).items() if name not in NOT_CONFIGURATION}
+
+
+def arguments(values: dict[str, Any]) -> list[str]:
+    """Options as a command line has them.
+
+    >>> arguments({"first_seed": 3, "rules": ["none", "fixed:4"], "fast": False})
+    ['--first-seed', '3', '--rules', 'none', 'fixed:4', '--no-fast']
+    """
+    words: list[str] = []
+    for name, value in values.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        elif isinstance(value, (list, tuple)):
+            words += [f"--{option}", *map(str, value)]
+        else:
+            words += [f"--{option}", str(value)]
+    return words
+
+
+def command_line(options: TaskOptions) -> str:
+    """The command that gives this run again: task, folder and every option that is not at its default."""
+    default, shown = flat(type(options)()), "tasks" if getattr(options, "tasks", None) else "task"
+    changed = {
+        name: value
+        for name, value in flat(options).items()
+        if (name == "threads" or name not in NOT_CONFIGURATION) and (name == shown or value != default[name])
+    }
+    return shlex.join(["rltemp", options.command, *arguments({**changed, "out": options.folder()})])
+
+
+def at_least(lowest: int, **options: int | None) -> None:
+    """Refuse options below `lowest`; None is left to its default."""
+    for name, value in options.items():
+        if value is not None and value >= 2**63:
+            raise BadInputError(f"--{name.replace('_', '-')} must be below 2^63; got one of {value.bit_length()} bits")
+        if value is not None and value < lowest:
+            raise BadInputError(f"--{name.replace('_', '-')} must be at least {lowest}; got {value}")

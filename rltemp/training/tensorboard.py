@@ -1,0 +1,173 @@
+"""What runs write to TensorBoard: `TAGS` names every tag with its unit, pure functions compute the numbers.
+
+Nothing here takes part in training: a run with and without a `Tracker` gives the same student. Numbers cost a
+little, so loops ask for them every few steps only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rltemp.kd.losses import cross_entropy
+from rltemp.kd.names import lookup
+from rltemp.kd.signals import Signals, Temperatures
+
+NETWORKS = ("teacher", "student")
+QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
+BINS = 50
+
+TAGS: dict[str, str] = {
+    "kd/loss": "the whole objective, mean over the batch (nats)",
+    "kd/cross_entropy": "cross-entropy of the student with the labels at T = 1 (nats)",
+    "kd/divergence": "KL(teacher || student) at T = 1 (nats)",
+    "kd/agreement": "samples where student and teacher predict the same class (fraction, 0 to 1)",
+    "temperature/teacher_mean": "teacher temperature, mean over the batch (no unit, above 0)",
+    "temperature/teacher_q05": "teacher temperature, 5 % quantile of the batch (no unit, above 0)",
+    "temperature/teacher_q50": "teacher temperature, median of the batch (no unit, above 0)",
+    "temperature/teacher_q95": "teacher temperature, 95 % quantile of the batch (no unit, above 0)",
+    "temperature/student_mean": "student temperature, mean over the batch (no unit, above 0)",
+    "temperature/student_q05": "student temperature, 5 % quantile of the batch (no unit, above 0)",
+    "temperature/student_q50": "student temperature, median of the batch (no unit, above 0)",
+    "temperature/student_q95": "student temperature, 95 % quantile of the batch (no unit, above 0)",
+    "temperature/teacher": "histogram of the batch's teacher temperatures (no unit, above 0)",
+    "temperature/student": "histogram of the batch's student temperatures (no unit, above 0)",
+    "temperature/guarded": "samples of the batch where a rule's guard stood in for its formula (fraction, 0 to 1)",
+    "student/train_accuracy": "accuracy on the batch, before the step (fraction, 0 to 1)",
+    "student/validation_accuracy": "accuracy on the validation part, once an epoch (fraction, 0 to 1)",
+    "student/validation_loss": "cross-entropy on the validation part, once an epoch (nats)",
+    "student/learning_rate": "learning rate of the step",
+    "student/diverged": "students of the run whose numbers stopped being finite (count)",
+    "time/step_ms": "wall time of a training step, mean since the last entry (milliseconds)",
+    "reward/run_mean": "change of the potential over a run, mean over students (0 to 1 is the whole range)",
+    "reward/run_std": "the same, standard deviation over students (potential)",
+    "reward/probe_potential": "smooth accuracy on probe samples at a run's end, mean over students (0 to 1)",
+    "reward/validation_potential": "smooth accuracy of the policy's students on validation data (0 to 1)",
+    "reward/validation_gain": "the same minus that of the reference's students (smooth accuracy, -1 to 1)",
+    "alarm/at_bounds": "samples with both temperatures within 1 % of the policy's bounds (fraction, 0 to 1)",
+    "alarm/collapsed": "whether there has been an alarm about a collapsed policy (0 or 1)",
+    "controller/fallback_steps": "steps so far that a controller's answer was missing for (count)",
+    "controller/round_trip_ms": "the last answer of a controller, from question to answer (milliseconds)",
+    "controller/policy_version": "version of the policy that gave the last answer (number)",
+    "controller/open": "whether a controller is not asked, because it failed (0 or 1)",
+    "online/version": "version of the learned policy that a run's draws were around (count, from 1)",
+    "online/improvement": "change of the potential over a run, mean over its students (0 to 1 is the whole range)",
+    "online/validation_accuracy": "accuracy on the validation part after a run, mean over its students (fraction)",
+    "online/waiting_records": "records that wait for the service at the end of a run (count)",
+    "time/run_seconds": "wall time of a run (seconds)",
+    "calibration/explained": "variance of the rewards that the calibration's model explains (fraction, at most 1)",
+}
+
+
+def step_scalars(signals: Signals, loss: Tensor) -> dict[str, float]:
+    """What one step says of its batch: objective, its parts at T = 1, agreement, accuracy.
+
+    Args:
+        signals: `[...]` samples with labels, as the step saw them, before its update.
+        loss: `[...]`, the step's per-sample objective, in nats.
+
+    Raises:
+        ValueError: Where `signals` carries no labels.
+    """
+    student, teacher = signals.student_logits.detach().float(), signals.teacher_logits.float()
+    if (labels := signals.labels) is None:
+        raise ValueError("step_scalars needs labels; these signals carry none")
+    constants = Signals(student, teacher, labels)
+    predicted = student.argmax(-1)
+    divergence = F.kl_div(F.log_softmax(student, -1), F.log_softmax(teacher, -1), reduction="none", log_target=True)
+    return {
+        "kd/loss": float(loss.detach().mean()),
+        "kd/cross_entropy": float(cross_entropy(constants).mean()),
+        "kd/divergence": float(divergence.sum(-1).mean()),
+        "kd/agreement": float((predicted == teacher.argmax(-1)).float().mean()),
+        "student/train_accuracy": float(predicted.eq(labels).float().mean()),
+    }
+
+
+def temperature_scalars(temperatures: Temperatures) -> dict[str, float]:
+    """Mean and quantiles over the batch of both networks' temperatures, and how many of them are a guard's.
+
+    >>> import torch
+    >>> found = temperature_scalars(Temperatures(torch.ones(3), torch.tensor([1.0, 2.0, 6.0]), torch.ones(3)))
+    >>> found["temperature/teacher_mean"], found["temperature/teacher_q50"]
+    (3.0, 2.0)
+    """
+    guarded = temperatures.guarded
+    found = {"temperature/guarded": 0.0 if guarded is None else float(guarded.float().mean())}
+    for network in NETWORKS:
+        values = getattr(temperatures, network).detach().float().flatten()
+        quantiles = values.quantile(torch.tensor(list(QUANTILES.values()), device=values.device)).tolist()
+        found[f"temperature/{network}_mean"] = float(values.mean())
+        found |= {f"temperature/{network}_{q}": v for q, v in zip(QUANTILES, quantiles, strict=True)}
+    return found
+
+
+def validation_scalars(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """Accuracy and cross-entropy of one student on the validation part: `[N, C]` and `[N]`."""
+    return {
+        "student/validation_accuracy": float((logits.argmax(-1) == labels).float().mean()),
+        "student/validation_loss": float(F.cross_entropy(logits.float(), labels)),
+    }
+
+
+class Tracker:
+    """Writes numbers of known tags to the TensorBoard events of a run folder.
+
+    Args:
+        folder: The run folder.
+        size: Bytes of the events of an earlier part of this run, as `flush` gave them; later ones are cut off.
+
+    >>> import tempfile
+    >>> with Tracker(Path(tempfile.mkdtemp())) as tracker:
+    ...     tracker.scalars({"kd/los": 1.0}, step=0)
+    Traceback (most recent call last):
+    rltemp.errors.BadInputError: unknown tag 'kd/los': did you mean 'kd/loss'? Known: ...
+    """
+
+    def __init__(self, folder: Path, size: int = 0) -> None:
+        # Here, because it takes a second that most commands need not wait for.
+        from torch.utils.tensorboard import summary
+
+        from rltemp.training.events_file import EventFile
+
+        self._make = summary
+        self._events = EventFile(folder, size)
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._events.close()
+
+    def flush(self) -> int:
+        """Write what waits; the size of the events so far, in bytes."""
+        return self._events.flush()
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Write numbers by tag, at optimizer step `step`."""
+        for tag, value in values.items():
+            lookup(TAGS, tag, "tag")
+            self.scalar(tag, value, step)
+
+    def scalar(self, tag: str, value: float, step: int) -> None:
+        """Write one number under any tag."""
+        self._events.add(self._make.scalar(tag, value), step)  # type: ignore[no-untyped-call]
+
+    def histogram(self, tag: str, values: Tensor, step: int) -> None:
+        """Write how numbers are spread, where they are finite: a histogram of anything else raises."""
+        if bool(values.isfinite().all()):
+            numbers = values.detach().float().cpu().numpy()
+            self._events.add(self._make.histogram(tag, numbers, BINS), step)  # type: ignore[no-untyped-call]
+
+    def temperatures(self, temperatures: Temperatures, step: int) -> None:
+        """Write `temperature_scalars` and both histograms."""
+        self.scalars(temperature_scalars(temperatures), step)
+        for network in NETWORKS:
+            self.histogram(f"temperature/{network}", getattr(temperatures, network), step)

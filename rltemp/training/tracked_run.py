@@ -1,0 +1,162 @@
+"""One student's training as the command `distill` runs it: logged, checkpointed, and stopped where numbers fail."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from rltemp.data.problem import Problem, predict
+from rltemp.errors import TrainingDivergedError
+from rltemp.io.console import Bar, warn
+from rltemp.kd.method import GuardCount, Method, watch
+from rltemp.kd.signals import Signals
+from rltemp.remote.rule import RemoteRule
+from rltemp.training.checkpoints import INEXACT, Checkpoints, State
+from rltemp.training.ddp import ALONE, Team
+from rltemp.training.distill import Distillation, train
+from rltemp.training.guards import RunGuard
+from rltemp.training.safe_temperatures import DEGRADED
+from rltemp.training.tensorboard import Tracker, step_scalars, validation_scalars
+
+
+class TrackedRun:
+    """The training of one student.
+
+    Args:
+        problem: The task, loaded.
+        method: What each step minimises.
+        seed: The student's.
+        out: The run folder, for TensorBoard.
+        log_every: Steps from one entry in the log to the next.
+        checkpoints: Where it goes on from, and what it leaves.
+        strict: Stop at the first number or temperature that must not be; see `RunGuard`.
+        team: The processes that train it together; all but the first have a folder that nobody reads.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        method: Method,
+        seed: int,
+        out: Path,
+        log_every: int,
+        checkpoints: Checkpoints,
+        strict: bool = False,
+        team: Team = ALONE,
+    ) -> None:
+        self.run = Distillation(problem, seed, team=team)
+        self.guard = RunGuard(out, warn, strict=strict)
+        self.guards = GuardCount()
+        self.controller = method.rule if isinstance(method.rule, RemoteRule) else None
+        self.method = watch(self.guard.watch(self.run.attach(method)), self.guards)
+        self.log_every = log_every
+        self.checkpoints = checkpoints
+        saved = checkpoints.resume()
+        if saved is not None:
+            self.run.restore(saved["run"])
+            self.guard.restore(saved["guard"])
+            self.guards.restore(saved["guards"])
+            if self.controller is not None:
+                self.controller.restore(saved["controller"])
+        self.tracker = Tracker(out, saved["events"] if saved and team.first else 0)
+        self._clock = 0.0, 0
+
+    def train(self) -> nn.Module:
+        """Train to the end of the run.
+
+        Returns:
+            The student.
+
+        Raises:
+            TrainingDivergedError: Where its numbers stop being finite.
+            InterruptedRunError: Where a signal came; the state is saved.
+        """
+        self._clock = time.perf_counter(), self.run.step
+        with self.checkpoints, self.tracker, Bar(self.method.name) as self.bar:
+            try:
+                student = train(self.run, self.method, self._after_step, self.guard.step)
+            except TrainingDivergedError as error:
+                raise TrainingDivergedError(f"{error} ({self.checkpoints.standing(self.run.step)})") from error
+        if not self._finite():
+            raise self._diverged()
+        return student
+
+    def state(self) -> State:
+        """What a checkpoint holds; the log is on the disk as far as this."""
+        counts = {"guard": self.guard.state(), "guards": self.guards.state()}
+        if self.controller is not None:
+            counts["controller"] = self.controller.seen.state()
+        return {"run": self.run.state(), **counts, "events": self.tracker.flush()}
+
+    def counts(self) -> dict[str, Any]:
+        """What a result says of guards and faults."""
+        found = {"guarded_fraction": self.guards.fraction, **self.guard.counts()}
+        if (controller := self.controller) is not None:
+            found["fallback_steps"] += controller.seen.fallback_steps
+            found["degraded"] = found["fallback_steps"] > DEGRADED * controller.seen.steps
+            found["controller"] = controller.counts()
+        return found
+
+    def timing(self) -> dict[str, float]:
+        """What the clock says of a controller."""
+        return {} if self.controller is None else self.controller.timing()
+
+    def mark(self) -> dict[str, str]:
+        """What a result says of a continuation that was not exact; nothing where it was.
+
+        Under a controller it is, where all answers came, of one version: others cannot be had again.
+        """
+        found = self.checkpoints.mark()
+        resumed = self.checkpoints.resumed_at is not None
+        if self.controller is not None and resumed and not self.controller.seen.repeatable:
+            seen = self.controller.seen
+            said = f"answers of a controller: {len(seen.versions)} versions, {seen.fallback_steps} steps without one"
+            found[INEXACT] = ", ".join([*found.values(), said])
+        return found
+
+    def _after_step(self, run: Distillation, signals: Signals, loss: Tensor) -> None:
+        self.bar(run.step, run.steps)
+        # A batch that was passed over has no loss to show.
+        logged = run.step % self.log_every == 0 or run.done
+        if logged and loss.numel() and math.isfinite(loss.detach().mean().item()):
+            self._log(signals, loss)
+        if run.step % run.steps_per_epoch == 0:
+            self._validate()
+        if run.healthy:
+            self.checkpoints.tick(run.step, self.state)
+
+    def _log(self, signals: Signals, loss: Tensor) -> None:
+        run, (then, step) = self.run, self._clock
+        now = time.perf_counter()
+        values = step_scalars(signals, loss)
+        values["time/step_ms"] = 1000 * (now - then) / (run.step - step)
+        values["student/learning_rate"] = float(run.optimizer.param_groups[0]["lr"])
+        self.tracker.scalars(values, run.step)
+        if self.guards.last is not None:
+            self.tracker.temperatures(self.guards.last, run.step)
+        if self.controller is not None:
+            self.tracker.scalars(self.controller.scalars(), run.step)
+        self._clock = time.perf_counter(), run.step
+
+    def _validate(self) -> None:
+        before, dataset = time.perf_counter(), self.run.problem.dataset
+        logits = predict(self.run.student, dataset, dataset.validation)
+        self.tracker.scalars(validation_scalars(logits, dataset.validation.labels), self.run.step)
+        then, step = self._clock
+        self._clock = then + time.perf_counter() - before, step  # no part of a training step
+
+    def _finite(self) -> bool:
+        """Whether the student still answers with numbers; large finite weights may not."""
+        dataset = self.run.problem.dataset
+        return bool(predict(self.run.student, dataset, dataset.validation).isfinite().all())
+
+    def _diverged(self) -> TrainingDivergedError:
+        run = self.run
+        return TrainingDivergedError(
+            f"the student's numbers are not finite at step {run.step} of {run.steps}; "
+            f"lower --learning-rate (it is {run.recipe.learning_rate:g}) and choose another --out"
+        )

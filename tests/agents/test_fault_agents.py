@@ -1,0 +1,455 @@
+"""What must not reach a policy: cases 15, 20 and 21 of docs/reliability.md, under SB3's own PPO."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecCheckNan
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
+
+from rltemp import BadInputError
+from rltemp.agents import train as agent
+from rltemp.agents.alarms import CollapseCallback, trend
+from rltemp.agents.config import PolicyConfig
+from rltemp.agents.train import make_env, make_model, train_policy
+from rltemp.cli.main import exit_code
+from rltemp.data.problem import Problem
+from rltemp.data.sources import load_dataset
+from rltemp.data.tasks import load_task
+from rltemp.envs import rewards
+from rltemp.envs.distill_env import DistillEnv
+from rltemp.envs.vector import DistillVecEnv
+from rltemp.envs.worker_processes import WorkerError, WorkerVecEnv
+from rltemp.errors import TrainingDivergedError
+from rltemp.policy.features import FEATURES, Feature, Statistics, student_margin
+from rltemp.policy.policy_file import read_policy
+from rltemp.training.distill import Distillation
+from rltemp.training.teachers import prepare
+
+QUICK = PolicyConfig(updates=3, students=4, replicas=2, validate_every=1, validation_students=2)
+
+
+@pytest.fixture(scope="module")
+def short() -> Problem:
+    """Digits, one epoch: 20 steps."""
+    return prepare(load_task("digits", epochs=1))
+
+
+class Snapshot(BaseCallback):
+    """The policy's weights as they were at the last update, and how many there were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights: list[Tensor] = []
+        self.updates = -1
+
+    def _on_rollout_start(self) -> None:
+        self.weights = [value.clone() for value in self.model.policy.state_dict().values()]
+        self.updates += 1
+
+    def _on_step(self) -> bool:
+        return True
+
+
+# Case 15: what leaves a step is finite
+
+
+def nan_at_the_end(run_number: int, steps: int) -> Feature:
+    """`student_margin`, but nan for sample 7 in the observation after the last step of a run."""
+    seen = {"ends": 0}
+
+    def compute(s: Statistics) -> Tensor:
+        values = student_margin(s)
+        if s.progress == 1.0:
+            seen["ends"] += 1
+            if seen["ends"] == run_number:
+                values = values * 1
+                values[..., 7] = math.nan
+        return values
+
+    return Feature(compute, "deviations")
+
+
+def broken_potential(run_number: int, steps: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """The smooth accuracy, but nan for student 1 at the end of a run."""
+    calls = {"count": 0}
+
+    def potential(logits: Tensor, labels: Tensor) -> Tensor:
+        calls["count"] += 1
+        value = rewards.margin(logits, labels)
+        # Once at the start of a run and at each of its looks.
+        if calls["count"] == run_number * (QUICK.looks + 1):
+            value[1] = math.nan
+        return value
+
+    return potential
+
+
+def broken_teacher(problem: Problem) -> Problem:
+    """The problem with a teacher that is nan on one training sample."""
+    assert problem.teacher_logits is not None
+    teacher = problem.teacher
+
+    class Broken(torch.nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            logits = teacher(images).clone()
+            logits[0, 3] = math.nan
+            return logits
+
+    return replace(problem, teacher=Broken())
+
+
+@pytest.mark.parametrize("kind", ["run", "sample"])
+@pytest.mark.parametrize("broken", ["terminal observation", "reward"])
+def test_a_nan_raises_in_its_step_and_no_weight_of_the_policy_changes(
+    short: Problem, monkeypatch: pytest.MonkeyPatch, broken: str, kind: Any
+) -> None:
+    """Case 15, in the third run, after two updates that did change weights."""
+    config = replace(QUICK, agent=kind)
+    runs = 3 + config.normalise  # one more run measures the features' mean
+    if broken == "reward":
+        monkeypatch.setitem(rewards.POTENTIALS, "margin", broken_potential(runs + 1, 20))  # one begins unused
+        named = r"reward: the potential margin of student 1 is nan at step 20"
+    else:
+        monkeypatch.setitem(FEATURES, "student_margin", nan_at_the_end(runs - 1, 20))
+        named = r"feature student_margin is nan for sample 7 of student 0 at step 20"
+    env = make_env(short, config)
+    model, snapshot = make_model(env, config), Snapshot()
+    first = [value.clone() for value in model.policy.state_dict().values()]
+    callbacks: list[BaseCallback] = [snapshot]
+    if kind == "run":
+        callbacks.insert(0, agent.DrawCallback(env.students))
+    with pytest.raises(TrainingDivergedError, match=named) as error:
+        model.learn(10 * model.n_steps * env.num_envs, callback=callbacks)
+    assert exit_code(error.value) == 4
+    assert snapshot.updates >= 1
+    assert not all(torch.equal(a, b) for a, b in zip(first, snapshot.weights, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(snapshot.weights, model.policy.state_dict().values(), strict=True))
+
+
+def test_sb3s_own_guard_lets_such_an_observation_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Case 15: why there is a guard of our own. If this fails, SB3 has closed the hole."""
+    # torch.compile switches it off for the whole process; another test may have compiled something.
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", True)
+
+    class Ends(gym.Env[Any, Any]):
+        observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+        action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+            self.steps = 0
+            return np.zeros(2, np.float32), {}
+
+        def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+            self.steps += 1
+            ends = self.steps == 4
+            return np.full(2, math.nan if ends else 0.0, np.float32), 0.0, False, ends, {}
+
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    model = PPO("MlpPolicy", VecCheckNan(DummyVecEnv([Ends])), n_steps=8, batch_size=8, n_epochs=1)
+    with pytest.raises(ValueError, match="nan"):
+        model.learn(16)
+    assert any(not bool(value.isfinite().all()) for value in model.policy.parameters())
+
+
+def test_a_teachers_nan_is_named_before_a_student_learns_from_it(short: Problem) -> None:
+    """Case 15."""
+
+    def play(env: Any, shape: tuple[int, ...]) -> None:
+        env.reset()
+        for _ in range(20):
+            env.step(np.zeros(shape, np.float32))
+
+    named = r"non-finite teacher logits: \d+ of \d+ samples \(first sample"
+    with pytest.raises(TrainingDivergedError, match=named):
+        play(DistillVecEnv(broken_teacher(short), 2), (100, 2))
+    with pytest.raises(TrainingDivergedError, match=named):
+        play(DistillEnv(broken_teacher(short)), (50, 2))
+
+
+def test_a_feature_that_breaks_down_is_named_in_the_flat_environment_too(
+    short: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Case 15."""
+    monkeypatch.setitem(FEATURES, "student_margin", nan_at_the_end(1, 20))
+    env = DistillEnv(short)
+    env.reset(seed=0)
+    action = np.zeros((50, 2), np.float32)
+    for _ in range(19):
+        env.step(action)
+    with pytest.raises(TrainingDivergedError, match="feature student_margin is nan for sample 7 at step 20"):
+        env.step(action)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
+def test_a_student_that_diverges_is_still_no_error(short: Problem, value: float) -> None:
+    """Case 15: its run ends, and everything that leaves the step is finite."""
+    env = DistillVecEnv(short, 3)
+    env.reset()
+    with torch.no_grad():
+        next(env.episode.run.student.parameters())[1] = value
+    for _ in range(20):
+        observation, reward, _, infos = env.step(np.zeros((150, 2), np.float32))
+        assert np.isfinite(observation).all()
+        assert np.isfinite(reward).all()
+        assert all(np.isfinite(info["terminal_observation"]).all() for info in infos if "terminal_observation" in info)
+
+
+def test_an_empty_batch_is_rewarded_with_nothing(short: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Case 18: no nan, and no look at the probe."""
+    env = DistillEnv(short, reward_interval=1)
+    env.reset(seed=0)
+    episode = env.episode
+    assert episode is not None
+    index = Distillation._index
+    monkeypatch.setattr(Distillation, "_index", lambda run, step: index(run, step)[: 0 if step == 1 else None])
+    episode.step(torch.zeros(50, 2))
+    potential = episode.potential
+    assert float(episode.step(torch.zeros(0, 2))) == 0.0
+    assert torch.equal(potential, episode.potential)
+    assert math.isfinite(float(episode.step(torch.zeros(50, 2))))
+
+
+# Case 20: a policy that collapses
+
+
+class Greedy(DistillVecEnv):
+    """What must never be: the reward is minus the training loss."""
+
+    def step_wait(self) -> Any:
+        episode = self.episode
+        observation, _, ended, infos = super().step_wait()
+        reward = -episode.loss.mean(-1).cpu().numpy().repeat(self.batch_size).astype(np.float32)
+        return observation, reward, ended, infos
+
+
+FAST = PolicyConfig(
+    reference="fixed:4",
+    ratio=10.0,
+    balanced=False,
+    weight_ratio=1.0,
+    students=16,
+    replicas=8,
+    learning_rate=0.1,
+    exploration=0.3,
+    updates=14,
+    validate_every=7,
+    validation_students=4,
+)
+
+
+def scalars(folder: Path, tag: str) -> list[float]:
+    events = EventAccumulator(str(folder / "tensorboard"), {"scalars": 0})
+    events.Reload()
+    return [event.value for event in events.Scalars(tag)]
+
+
+def test_a_reward_of_minus_the_training_loss_raises_the_alarm(
+    short: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Case 20: in TensorBoard, on the console with both curves, and in the result."""
+    monkeypatch.setattr(agent, "DistillVecEnv", Greedy)
+    found = train_policy(short, FAST, tmp_path, progress=False)
+    assert found["collapsed"] is True
+    assert re.match(
+        r"\d+\.\d % of the samples are within 1 % of the bounds 0.5 and 20, in 5 updates", found["collapse"]
+    )
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("alarm")]
+    assert len(said) == 1
+    assert re.search(
+        r"Reward -\d.*, -\d.*; validation potential 0\.\d{4}, the reference's 0\.\d{4}; training goes", said[0]
+    )
+    collapsed, near = scalars(tmp_path, "alarm/collapsed"), scalars(tmp_path, "alarm/at_bounds")
+    assert (collapsed[0], collapsed[-1]) == (0.0, 1.0)
+    assert collapsed == sorted(collapsed)
+    first = collapsed.index(1.0)
+    assert min(near[first - 4 : first + 1]) > 0.95 >= near[first - 5]
+
+
+def test_on_collapse_stop_is_an_error_and_fallback_exports_the_reference(
+    short: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Case 20: the policy that is left is one that is known."""
+    monkeypatch.setattr(agent, "DistillVecEnv", Greedy)
+    with pytest.raises(TrainingDivergedError, match=r"the policy has collapsed: .*Reward -\d.*--on-collapse fallback"):
+        train_policy(short, replace(FAST, on_collapse="stop"), tmp_path / "stop", progress=False)
+    assert not (tmp_path / "stop" / "policy.safetensors").exists()
+    assert scalars(tmp_path / "stop", "alarm/collapsed")[-1] == 1.0
+    found = train_policy(short, replace(FAST, on_collapse="fallback"), tmp_path / "fallback", progress=False)
+    assert (found["collapsed"], found["kept_update"]) == (True, 0)
+    weights = read_policy(tmp_path / "fallback" / "policy.safetensors").weights
+    assert not any(bool(value.any()) for value in weights.values())
+    assert len(scalars(tmp_path / "fallback", "alarm/collapsed")) < FAST.updates
+
+
+def test_the_default_policy_raises_none(short: Problem, tmp_path: Path, capsys: Any) -> None:
+    """Case 20: few updates, and as many looks as a trend takes."""
+    config = PolicyConfig(updates=7, students=16, replicas=8, validate_every=1, validation_students=16)
+    found = train_policy(short, config, tmp_path, progress=False)
+    assert (found["collapsed"], found["collapse"]) == (False, None)
+    assert "alarm" not in capsys.readouterr().out
+    assert set(scalars(tmp_path, "alarm/collapsed")) == {0.0}
+
+
+@pytest.mark.faults
+def test_a_reward_that_rises_while_students_get_worse_raises_the_alarm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Case 20: the default policy is too bounded to reach a bound quickly, and is found out by its students."""
+    monkeypatch.setattr(agent, "DistillVecEnv", Greedy)
+    config = PolicyConfig(updates=30, students=32, validate_every=5, validation_students=16)
+    found = train_policy(prepare(load_task("digits", epochs=2)), config, tmp_path, progress=False)
+    assert found["collapsed"] is True
+    assert "the reward rises and the validation potential falls" in found["collapse"]
+    curves = re.search(r"Reward ([^;]*); validation potential ([\d., ]*), the reference", capsys.readouterr().out)
+    assert curves is not None
+    rising, falling = ([float(value) for value in text.split(", ")] for text in curves.groups())
+    assert trend(rising) >= 8
+    assert trend(falling) <= -8
+
+
+def test_the_alarms_memory_goes_into_a_checkpoint_and_back(short: Problem) -> None:
+    """Case 20: a run that goes on alarms when an uninterrupted one would."""
+    env = make_env(short, QUICK)
+    alarms = [CollapseCallback(env, None, QUICK) for _ in range(2)]  # type: ignore[arg-type]  # nothing is looked at
+    alarms[0].at_bounds, alarms[0].rewards, alarms[0].looks = [0.5, 0.99], [1.0], [(1.0, 0.5)]
+    alarms[1].restore(alarms[0].state())
+    assert alarms[1].state() == alarms[0].state()
+    assert alarms[1].at_bounds == [0.5, 0.99]
+
+
+# Case 21: images and environments that fail
+
+
+def folder_of_images(root: Path, size: int = 6) -> Path:
+    for part, name in (("train", "a"), ("train", "b"), ("test", "a"), ("test", "b")):
+        (root / part / name).mkdir(parents=True)
+        for i in range(size):
+            Image.new("RGB", (8, 8), (i, 0, 0)).save(root / part / name / f"{i}.png")
+    return root
+
+
+def test_an_image_that_cannot_be_decoded_is_named_with_its_index(tmp_path: Path) -> None:
+    """Case 21: images are decoded in the process itself, once, before any training."""
+    root = folder_of_images(tmp_path)
+    whole = (root / "train" / "b" / "2.png").read_bytes()
+    (root / "train" / "b" / "2.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(
+        BadInputError, match=r"image 8 of 12: cannot read the image .*train.b.2\.png: .*Replace"
+    ) as error:
+        load_dataset(f"imagefolder:{root}")
+    assert exit_code(error.value) == 2
+
+
+class Failing(gym.Wrapper[Any, Any, Any, Any]):
+    """An environment that fails in its third step."""
+
+    def __init__(self, env: gym.Env[Any, Any], how: str) -> None:
+        super().__init__(env)
+        self.how, self.steps = how, 0
+
+    def reset(self, **given: Any) -> Any:
+        if self.how == "reset":
+            raise LookupError("no such student")
+        return self.env.reset(**given)
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        if self.how == "raise" and self.steps == 3:
+            raise ZeroDivisionError("third step")
+        if self.how == "hang" and self.steps == 3:
+            time.sleep(60)
+        if self.how == "kill" and self.steps == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.env.step(action)
+
+
+def made(how: str, name: str, **options: Any) -> gym.Env[Any, Any]:
+    if how == "make":
+        raise FileNotFoundError("no teacher here")
+    return Failing(gym.make(name, **options), how)
+
+
+POLE = "CartPole-v1"  # without torch: a process that was forked cannot use torch's own threads
+
+
+def makers(*hows: str, name: str = POLE, **options: Any) -> list[Callable[[], gym.Env[Any, Any]]]:
+    return [partial(made, how, name, **options) for how in hows]
+
+
+@pytest.mark.parametrize(
+    ("how", "named"),
+    [
+        ("raise", r"env worker 1 failed; its own traceback:(.|\n)*in step\n(.|\n)*ZeroDivisionError: third step"),
+        ("reset", r"env worker 1 failed; (.|\n)*LookupError: no such student"),
+        ("make", r"env worker 1 failed; (.|\n)*in made\n(.|\n)*FileNotFoundError: no teacher here"),
+        ("hang", r"env worker 1 has not answered for 2 s\. .*a larger timeout"),
+        ("kill", r"env worker 1 ended with code -9 \(a negative code is a signal"),
+    ],
+)
+def test_what_a_worker_raised_reaches_the_parent_under_ppo(how: str, named: str) -> None:
+    """Case 21: the original traceback, from real processes."""
+
+    def learn() -> None:
+        env = WorkerVecEnv(makers("", how), start_method="fork", timeout=2)
+        PPO("MlpPolicy", env, n_steps=8, batch_size=16, n_epochs=1).learn(16)
+
+    with pytest.raises(WorkerError, match=named):
+        learn()
+
+
+def test_without_failures_it_is_sb3s_own() -> None:
+    """Case 21: the same numbers, step by step, and it closes."""
+    steps = []
+    for kind in (WorkerVecEnv, SubprocVecEnv):
+        env = kind(makers("", ""), start_method="fork")
+        env.seed(0)
+        observations = [env.reset()]
+        observations += [env.step(np.array([0, 1]))[0] for _ in range(6)]
+        steps.append(observations)
+        env.close()
+    for ours, theirs in zip(*steps, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.faults
+def test_our_own_environment_fails_in_a_process_of_its_own_with_its_traceback() -> None:
+    """Case 21: `rltemp/Distill-v0`, whose third step is given a broken action by nobody but itself."""
+    env = WorkerVecEnv(makers("", "raise", name="rltemp.envs:rltemp/Distill-v0", task="toy"))
+    observation = env.reset()
+    assert np.isfinite(np.asarray(observation)).all()
+    actions = np.zeros((2, *(env.action_space.shape or ())), np.float32)
+    env.step(actions)
+    env.step(actions)
+    with pytest.raises(WorkerError, match=r"env worker 1 failed; (.|\n)*ZeroDivisionError: third step"):
+        env.step(actions)
+
+
+def test_gymnasiums_own_processes_forward_an_exception() -> None:
+    """Case 21: `AsyncVectorEnv` needs no help."""
+    env = gym.vector.AsyncVectorEnv(makers("", "raise"), context="fork")
+    env.reset(seed=0)
+    actions = np.zeros(2, np.int64)
+    env.step(actions)
+    env.step(actions)
+    with pytest.raises(ZeroDivisionError, match="third step"):
+        env.step(actions)
+    env.close(terminate=True)

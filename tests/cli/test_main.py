@@ -1,0 +1,267 @@
+import csv
+import json
+import re
+import signal
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.processes import code
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import rltemp
+from rltemp.agents.config import preset
+from rltemp.cli.main import COMMANDS, exit_code, main, parse
+from rltemp.cli.policy_commands import PolicyOptions
+from rltemp.errors import ArtifactRefusedError, BadInputError, TrainingDivergedError
+from rltemp.models.weight_files import save_weights
+from rltemp.policy.features import RLKD_FEATURES
+from rltemp.training.tensorboard import TAGS
+
+TOY = ("--task", "toy", "--epochs", "1")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def read(path: Path) -> dict[str, object]:
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_its_options(command: str, capsys):
+    assert code(command, "--help") == 0
+    assert f"rltemp {command}" in capsys.readouterr().out
+
+
+def test_help_lists_every_command(capsys):
+    assert code("--help") == 0
+    out = capsys.readouterr().out
+    assert all(command in out for command in COMMANDS)
+
+
+def test_version_is_the_packages(capsys):
+    assert code("--version") == 0
+    assert capsys.readouterr().out == f"rltemp {rltemp.__version__}\n"
+
+
+def test_rules_lists_options_and_sources_without_sb3():
+    script = "import sys\nfrom rltemp.cli.main import main\ntry: main(['rules'])\nexcept SystemExit: pass\n"
+    script += "assert not {'stable_baselines3', 'gymnasium', 'matplotlib'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "reference=4" in done.stdout
+    assert "https://arxiv.org/abs/2404.12711" in done.stdout
+
+
+def test_distill_writes_a_student_its_result_and_documented_tags(tmp_path: Path, capsys):
+    out = tmp_path / "d"
+    assert code("distill", *TOY, "--rule", "dtkd", "--seed", 3, "--log-every", 1, "--out", out) == 0
+    result = read(out / "result.json")
+    assert 0 < float(str(result["test_accuracy"])) <= 1
+    assert read(out / "config.json")["seed"] == 3
+    assert (out / "student.safetensors").is_file()
+    tags = EventAccumulator(str(out)).Reload().Tags()
+    written = set(tags["scalars"]) | set(tags["histograms"])
+    assert {"kd/loss", "temperature/teacher_q95", "student/validation_loss", "time/step_ms"} <= written
+    assert written <= set(TAGS)
+    assert f"Files: {out}" in capsys.readouterr().out
+
+
+def test_the_same_seed_gives_the_same_student_however_often_it_is_logged(tmp_path: Path):
+    for name, every in (("a", 1), ("b", 1000)):
+        assert code("distill", *TOY, "--log-every", every, "--out", tmp_path / name) == 0
+    first, second = (tmp_path / name / "student.safetensors" for name in ("a", "b"))
+    a, b = load_file(first), load_file(second)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_finished_run_is_shown_again_and_not_changed(tmp_path: Path, capsys):
+    command = ("distill", *TOY, "--out", tmp_path / "d")
+    assert code(*command) == 0
+    before = contents(tmp_path / "d")
+    capsys.readouterr()
+    assert code(*command) == 0
+    assert "finished before" in capsys.readouterr().out
+    assert contents(tmp_path / "d") == before
+    assert code(*command, "--seed", 1) == 2
+    assert "seed 0 -> 1" in capsys.readouterr().err
+    assert contents(tmp_path / "d") == before
+
+
+def test_a_saved_configuration_comes_back_and_the_command_line_wins(tmp_path: Path):
+    assert code("distill", *TOY, "--rule", "fixed:2", "--out", tmp_path / "a") == 0
+    options = parse("distill", ["--config", str(tmp_path / "a"), "--seed", "5"])
+    assert (options.task, options.epochs, options.rule, options.seed) == ("toy", 1, "fixed:2", 5)
+    assert options.out is None
+
+
+def test_an_unknown_key_in_a_configuration_gets_the_closest_match(tmp_path: Path, capsys):
+    (tmp_path / "c.json").write_text('{"epohcs": 3}')
+    assert code("distill", "--config", tmp_path / "c.json") == 2
+    assert "did you mean 'epochs'" in one_line(capsys)
+
+
+def test_compare_writes_one_line_a_rule_and_seed(tmp_path: Path, capsys):
+    out = tmp_path / "c"
+    words = ("--seeds", 3, "--first-seed", 7, "--selection-seeds", 2, "--out", out)
+    command = ("compare", *TOY, "--rules", "none", "fixed:1|2", "dtkd", *words, "--against", "fixed:1|2")
+    assert code(*command) == 0
+    printed = capsys.readouterr().out
+    rows = list(csv.DictReader((out / "results.csv").open()))
+    assert [row["seed"] for row in rows] == ["7", "8", "9"] * 3
+    result = read(out / "result.json")
+    chosen = result["arms"][1]  # type: ignore[index]
+    assert chosen["rule"] in ("fixed:1", "fixed:2")
+    assert set(result["arms"][0]["differences_points"]) == {chosen["rule"]}  # type: ignore[index]
+    assert "chosen on validation" in (out / "report.md").read_text()
+    assert (out / "picture.png").read_bytes().startswith(b"\x89PNG")
+    assert code(*command) == 0
+    again = capsys.readouterr().out
+    assert printed[printed.index(" rule ") :] == again[again.index(" rule ") :]
+
+
+def test_a_teacher_that_was_written_teaches(tmp_path: Path):
+    assert code("train-teacher", *TOY, "--out", tmp_path / "t") == 0
+    found = read(tmp_path / "t" / "result.json")
+    assert {"train_accuracy", "validation_accuracy", "test_accuracy"} <= set(found)
+    assert (tmp_path / "t" / "teacher.safetensors").is_file()
+
+
+def test_a_training_that_diverges_names_its_step(tmp_path: Path, capsys):
+    for rule in ("fixed:4", "dtkd"):
+        words = ("--rule", rule, "--student", "mlp:8", "--learning-rate", "1e30", "--out", tmp_path / rule)
+        assert code("distill", *TOY, *words) == 4
+        *warnings, error = capsys.readouterr().err.splitlines()
+        assert re.search("^rltemp: non-finite student logits: .* at step 7", error)
+        assert [line.startswith("rltemp: warning: non-finite student logits") for line in warnings] == [True] * 5
+        assert not (tmp_path / rule / "result.json").exists()
+
+
+def one_line(capsys) -> str:
+    err = capsys.readouterr().err
+    assert err.startswith("rltemp: ")
+    assert err.count("\n") == 1
+    return err
+
+
+MISTAKES = {
+    "unknown command": (["distil"], "did you mean 'distill'"),
+    "unknown task": (["distill", "--task", "digit"], "did you mean 'digits'"),
+    "unknown rule": (["distill", *TOY, "--rule", "fixd"], "did you mean 'fixed'"),
+    "unknown option": (["distill", *TOY, "--rule", "dtkd:referense=4"], "did you mean 'reference'"),
+    "temperature zero": (["distill", *TOY, "--rule", "fixed:0"], "above 0; got 0"),
+    "temperature below zero": (["distill", *TOY, "--rule", "fixed:-1"], "above 0; got -1"),
+    "temperature nan": (["distill", *TOY, "--rule", "fixed:nan"], "above 0; got"),
+    "missing teacher": (["distill", "--teacher-weights", "nowhere.safetensors"], "nowhere.safetensors"),
+    "missing folder": (["distill", "--task", "imagefolder:/nowhere"], "/nowhere"),
+    "missing policy": (["distill", *TOY, "--rule", "nowhere/policy.safetensors"], "nowhere"),
+    "no epochs": (["distill", "--task", "toy", "--epochs", "0"], "epochs must be"),
+    "no seeds": (["compare", *TOY, "--seeds", "0"], "--seeds must be at least 1"),
+    "last rule": (["compare", *TOY, "--rules", "fixed:4", "dtdk"], "did you mean 'dtkd'"),
+    "baseline": (["compare", *TOY, "--rules", "fixed:4", "--against", "fixed:5"], "did you mean 'fixed:4'"),
+    "unknown preset": (["train-policy", *TOY, "--preset", "rlk"], "did you mean 'rlkd'"),
+    "negative seed": (["distill", *TOY, "--seed", "-1"], "--seed must be at least 0"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_and_leaves_no_folder(mistake: str, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words, message = MISTAKES[mistake]
+    assert code(*words) == 2
+    assert message in one_line(capsys)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_zip_is_refused_as_a_rule(tmp_path: Path, capsys):
+    with zipfile.ZipFile(tmp_path / "ppo.zip", "w") as archive:
+        archive.writestr("data", "{}")
+    assert code("distill", *TOY, "--rule", tmp_path / "ppo.zip") == 3
+    assert "ppo.zip" in one_line(capsys)
+
+
+def test_a_teacher_of_other_classes_is_refused(tmp_path: Path, capsys):
+    from rltemp.models.networks import build_model
+
+    save_weights(build_model("mlp:128", (1, 8, 8), 7), tmp_path / "seven.safetensors", {})
+    words = ("--teacher-weights", tmp_path / "seven.safetensors", "--out", tmp_path / "d")
+    assert code("distill", *words) == 3
+    assert "expected float [10" in one_line(capsys)
+    assert not (tmp_path / "d").exists()
+
+
+def test_exit_codes_tell_the_three_errors_apart():
+    errors = (BadInputError("x"), ArtifactRefusedError("x"), TrainingDivergedError("x"))
+    assert [exit_code(error) for error in errors] == [2, 3, 4]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_one_line_with_the_command_that_goes_on(monkeypatch, capsys, number):
+    before = signal.getsignal(number)
+    monkeypatch.setattr(rltemp.cli.main, "run", lambda _: signal.raise_signal(number))
+    assert code("distill", "--task", "a b", "--fresh") == 128 + number
+    assert f"stopped by {number.name}. Go on with: rltemp distill --task 'a b'\n" in one_line(capsys) + "\n"
+    assert signal.getsignal(number) is before
+
+
+def test_the_demo_learns_a_policy_and_compares_it(tmp_path: Path, capsys):
+    words = ("--updates", 1, "--seeds", 2, "--out", tmp_path / "demo")
+    assert code("demo", *TOY, *words) == 0
+    rows = list(csv.DictReader((tmp_path / "demo" / "compare" / "results.csv").open()))
+    assert str(tmp_path / "demo" / "policy" / "policy.safetensors") in {row["rule"] for row in rows}
+    assert {"none", "fixed:16"} < {row["rule"] for row in rows}
+    assert (tmp_path / "demo" / "student" / "student.safetensors").is_file()
+    saved = parse("train-policy", ["--config", str(tmp_path / "demo" / "policy")])
+    assert (saved.task, saved.policy.updates) == ("toy", 1)
+
+
+def test_a_presets_options_come_before_those_of_the_line():
+    options = parse("train-policy", ["--updates", "3", "--preset", "rlkd", "--no-calibration"])
+    assert (options.preset, options.policy.agent, options.policy.updates) == ("rlkd", "sample", 3)
+    assert options.policy == PolicyOptions(**{**preset("rlkd"), "updates": 3, "calibration": False})
+    assert parse("train-policy", []).policy == PolicyOptions()
+
+
+def test_a_presets_learning_rate_is_the_policys_and_not_the_students():
+    options = parse("train-policy", ["--preset=rlkd"])
+    assert (options.policy.learning_rate, options.learning_rate) == (1e-4, None)
+
+
+def test_a_run_with_a_preset_is_repeated_by_its_configuration(tmp_path: Path):
+    out = tmp_path / "p"
+    small = ("--updates", 1, "--students", 2, "--hidden", 4, "--validation-students", 1, "--passes", 1)
+    assert code("train-policy", *TOY, "--preset", "rlkd", *small, "--out", out) == 0
+    saved = parse("train-policy", ["--config", str(out)])
+    assert (saved.preset, saved.policy.hidden, saved.policy.features) == ("rlkd", (4,), RLKD_FEATURES)
+    beside = parse("train-policy", ["--config", str(out), "--preset", "rlkd"])
+    assert beside.policy.hidden == (256, 256)
+    (tmp_path / "own.json").write_text('{"preset": "rlkd", "updates": 7}')
+    by_hand = parse("train-policy", ["--config", str(tmp_path / "own.json")])
+    assert (by_hand.policy.updates, by_hand.policy.hidden) == (7, (256, 256))
+    rules = ("--rules", "fixed:5", out / "policy.safetensors", "--against", "fixed:5")
+    assert code("compare", "--no-html", *TOY, *rules, "--seeds", 2, "--out", tmp_path / "c") == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["distill", "--tsk", "digits"], "--task"),
+        (["distill", "--seed", "one"], "--seed"),
+        (["distill", "--precision", "float8"], "--precision"),
+    ],
+)
+def test_a_wrong_option_is_answered_in_one_line(
+    words: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert said.count("\n") == 1
+    assert said.startswith("rltemp: ")
+    assert expected in said

@@ -1,0 +1,246 @@
+"""Why a policy sets its temperatures: hand-made policies are explained as they were made."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from rltemp.cli.main import main
+from rltemp.data.problem import Problem
+from rltemp.data.tasks import load_task
+from rltemp.experiments.compare import train_arm
+from rltemp.experiments.explain import course, rank_correlation, ranked, relations
+from rltemp.experiments.policy_trace import NAMES, Probe, Trace, Watch, observed
+from rltemp.kd.signals import Signals
+from rltemp.policy.features import FEATURES
+from rltemp.policy.manifest import PolicyAction, PolicyFeature
+from rltemp.policy.policy_file import write_policy
+from rltemp.report.explain_page import binned, deciding, words
+from rltemp.training.teachers import prepare
+
+SEEN = ("student_loss", "teacher_margin", "progress")
+
+
+def policy(
+    path: Path,
+    slope: float,
+    reference: str = "fixed:4",
+    names: tuple[str, ...] = SEEN,
+    weight_ratio: float = 1.0,
+    balanced: bool = False,
+) -> Path:
+    """A policy whose T_s moves with its first feature alone, and whose teacher stays at the reference."""
+    action = PolicyAction(ratio=2.0, minimum=0.5, maximum=20.0, weight_ratio=weight_ratio, balanced=balanced)
+    weight = torch.zeros(3 if weight_ratio > 1 else 2, len(names))
+    weight[0, 0] = slope
+    features = tuple(
+        PolicyFeature(name=name, version=FEATURES[name].version, unit=FEATURES[name].unit, mean=0.1, std=2.0)
+        for name in names
+    )
+    write_policy(
+        path,
+        weights={"0.weight": weight, "0.bias": torch.zeros(len(weight))},
+        activation="tanh",
+        features=features,
+        action=action,
+        reference=reference,
+        created_with={"rltemp": "test"},
+    )
+    return path
+
+
+def drawn(*shape: int, progress: float = 0.25) -> Signals:
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, *shape, 5, generator=generator) * 3
+    labels = torch.randint(5, shape, generator=generator)
+    return Signals(student, teacher, labels, progress, stacked=len(shape) > 1)
+
+
+def watched(problem: Problem, path: Path, stack: int = 4) -> Watch:
+    watch = Watch(Probe(path), problem.task.recipe.steps(len(problem.dataset.train)))
+    train_arm(problem, str(path), [0, 1, 2, 3], stack, maker=watch.begin)
+    return watch
+
+
+@pytest.fixture(scope="module")
+def short() -> Problem:
+    return prepare(load_task("digits", epochs=2))
+
+
+@pytest.fixture(scope="module", params=[1.0, -1.0], ids=["rises", "falls"])
+def explained(
+    request: pytest.FixtureRequest, short: Problem, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[int, Watch]:
+    """The sign of the slope in the student's loss, and four students' runs under that policy."""
+    path = policy(tmp_path_factory.mktemp("policy") / "p.safetensors", request.param)
+    return int(request.param), watched(short, path)
+
+
+def test_a_student_temperature_that_rises_with_the_loss_correlates_so_in_every_third(explained: tuple[int, Watch]):
+    sign, watch = explained
+    for row in relations(watch.trace()):
+        for third in row["thirds"]:
+            expected = sign if row["answer"] in ("student", "weight") else 0
+            assert third["mean"] == pytest.approx(expected, abs=0.01), row
+
+
+def test_the_words_say_which_way_it_goes(explained: tuple[int, Watch]):
+    sign, watch = explained
+    lines = words(relations(watch.trace()))
+    assert len(lines) == 4
+    way = {1: "higher", -1: "lower"}[sign]
+    assert lines[0].startswith(f"All samples: harder samples get {way} student temperature in the first third")
+    assert lines[0].count(way) == 3
+    assert "harder samples get no different teacher temperature in the first third" in lines[1]
+    assert lines[1].count("no different") == 3
+    assert lines[2].startswith(f"Within a batch: harder samples get {way} student temperature")
+
+
+def test_only_the_feature_that_the_policy_uses_has_importance(explained: tuple[int, Watch]):
+    _, watch = explained
+    rows = ranked(watch.probe.features, watch.changes(), {})
+    assert rows[0]["feature"] == "student_loss"
+    assert rows[0]["student"] > 0.05
+    assert rows[0]["teacher"] == 0
+    assert rows[0]["weight"] == pytest.approx(rows[0]["student"], rel=1e-4)
+    assert all(row[answer] == 0 for row in rows[1:] for answer in ("student", "teacher", "weight"))
+    assert "hangs on: student_loss" in deciding(rows)[0]
+
+
+def test_progress_is_shuffled_over_the_run_as_a_batch_has_it_in_common(tmp_path: Path):
+    probe = Probe(policy(tmp_path / "p.safetensors", 1.0, names=("progress", "teacher_margin")))
+    for progress in (0.0, 0.5):
+        signals = drawn(4000, progress=progress)
+        found = probe.answer(signals, probe.reference(signals), "progress").student
+        # T_s = 4 * 2^((2u - 1 - 0.1) / 2) for u uniform, so its logarithm to base 2 is uniform around 2 - 0.05
+        place = found.log2() - 2 + 0.05
+        assert place.abs().max() <= 0.5 + 1e-5
+        assert place.mean().abs() < 0.02
+        assert place.std().item() == pytest.approx(12**-0.5, rel=0.05)
+        assert probe.changes(signals)[1].abs().max() == 0
+
+
+@pytest.mark.parametrize("shape", [(40,), (3, 40)])
+def test_a_shuffled_feature_keeps_its_values_within_each_students_batch(tmp_path: Path, shape: tuple[int, ...]):
+    probe = Probe(policy(tmp_path / "p.safetensors", 1.0))
+    signals = drawn(*shape)
+    reference = probe.reference(signals)
+    intact, other = (probe.answer(signals, reference, name).student for name in (None, "student_loss"))
+    assert not (intact == other).any()
+    torch.testing.assert_close(intact.sort(-1).values, other.sort(-1).values)
+    expected = (intact.log() - other.log()).abs().mean()
+    torch.testing.assert_close(probe.changes(signals)[0], torch.stack([expected, torch.tensor(0.0), expected]))
+
+
+def test_a_student_of_a_stack_is_shuffled_as_it_is_alone(tmp_path: Path):
+    probe, signals = Probe(policy(tmp_path / "p.safetensors", 1.0)), drawn(3, 40)
+    stacked = probe.answer(signals, probe.reference(signals), "student_loss").student
+    assert signals.labels is not None
+    alone = Signals(signals.student_logits[1], signals.teacher_logits[1], signals.labels[1], signals.progress)
+    torch.testing.assert_close(probe.answer(alone, probe.reference(alone), "student_loss").student, stacked[1])
+
+
+@pytest.mark.parametrize("reference", ["fixed:4", "dtkd:1"])
+@pytest.mark.parametrize(("weight_ratio", "balanced"), [(1.0, False), (4.0, True)])
+def test_with_nothing_shuffled_the_probe_answers_as_the_policy(
+    tmp_path: Path, reference: str, weight_ratio: float, balanced: bool
+):
+    path = policy(tmp_path / "p.safetensors", 1.0, reference, weight_ratio=weight_ratio, balanced=balanced)
+    probe, signals = Probe(path), drawn(3, 40)
+    found, expected = probe.answer(signals, probe.reference(signals)), probe.policy(signals)
+    for name in ("student", "teacher", "weight"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+
+
+def test_what_is_recorded_of_a_sample_worked_by_hand(vector_a: tuple[Tensor, Tensor, Tensor]):
+    teacher, student, label = vector_a  # teacher 4 1 0 -1, student 2 1 0.5 -1, label 0
+    found = observed(Signals(student[None], teacher[None], label[None], 0.5))
+    top = float(student.softmax(-1)[0])
+    expected = {
+        "progress": 0.5,
+        "margin": 3 / 3.5**0.5,
+        "confidence": top,
+        "agreement": 1.0,
+        "difficulty": -np.log(top),
+        "student_sharpness": 2 - 0.625,
+        "teacher_sharpness": 3.0,
+    }
+    assert {name: value.item() for name, value in found.items()} == pytest.approx(expected, rel=1e-6)
+
+
+def test_rank_correlations_are_scipys_and_zero_for_a_constant():
+    generator = np.random.default_rng(0)
+    x, y = generator.integers(0, 9, (2, 3, 50)).astype(float)
+    expected = [spearmanr(a, b).statistic for a, b in zip(x, y, strict=True)]
+    np.testing.assert_allclose(rank_correlation(x, y), expected, atol=1e-12)
+    assert rank_correlation(x, np.full_like(x, 0.3)).tolist() == [0, 0, 0]
+
+
+def test_bins_are_medians_and_quartiles_also_of_a_constant():
+    x = np.arange(1200.0)
+    bins = binned(x, 2 * x)
+    assert bins.shape == (4, 14)
+    np.testing.assert_allclose(bins[2], 2 * bins[0])
+    assert binned(np.ones(10), np.arange(10.0))[:, 0].tolist() == [1, 2.25, 4.5, 6.75]
+
+
+def test_students_trained_one_by_one_give_the_trace_of_the_stack(tmp_path: Path, toy: Problem):
+    problem = replace(toy, task=load_task("toy", epochs=1))
+    path = policy(tmp_path / "p.safetensors", 1.0)
+    stacked, single = (watched(problem, path, stack).trace() for stack in (4, 1))
+    assert stacked["student"].shape == single["student"].shape
+    np.testing.assert_allclose(course(stacked)[2]["student"], course(single)[2]["student"], rtol=1e-3)
+
+
+def test_a_reference_that_differs_by_sample_has_rows_of_its_own(tmp_path: Path, short: Problem):
+    trace: Trace = watched(short, policy(tmp_path / "p.safetensors", 1.0, "dtkd:1")).trace()
+    assert {row["answer"] for row in relations(trace)} == set(NAMES)
+
+
+def test_the_command_writes_its_files_once(
+    tmp_path: Path, teacher_cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    path = policy(tmp_path / "p.safetensors", 1.0, names=("student_loss", "progress"), weight_ratio=2.0, balanced=True)
+    line = ["explain", "--task", "digits", "--epochs", "2", "--seeds", "4", "--importance-seeds", "4"]
+    line += ["--rules", str(path), "--out", str(tmp_path / "why")]
+    with pytest.raises(SystemExit, match="0"):
+        main(line)
+    result = json.loads((tmp_path / "why" / "result.json").read_text())
+    assert (tmp_path / "why" / "why.png").read_bytes().startswith(b"\x89PNG")
+    text = (tmp_path / "why" / "why.md").read_text()
+    assert "harder samples get higher student temperature in the first third" in text
+    used, unused = result["importance"]
+    assert (used["feature"], unused["feature"]) == ("student_loss", "progress")
+    assert used["accuracy_points"]["n"] == 4
+    assert used["accuracy_points"]["mean"] != 0
+    assert {name: unused["accuracy_points"][name] for name in ("mean", "low", "high", "n")} == {
+        "mean": 0,
+        "low": 0,
+        "high": 0,
+        "n": 4,
+    }
+    first = capsys.readouterr().out
+    monkeypatch.setattr("rltemp.experiments.explain.train_arm", None)
+    with pytest.raises(SystemExit, match="0"):
+        main(line)
+    again = capsys.readouterr().out
+    assert "finished before" in again
+    assert first.splitlines()[-5:] == again.splitlines()[-5:]
+
+
+@pytest.mark.parametrize("rules", [["fixed:4"], [], ["a.safetensors", "b.safetensors"], ["missing.safetensors"]])
+def test_what_is_not_one_policy_file_is_refused_in_a_line(
+    rules: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit) as stopped:
+        main(["explain", "--out", str(tmp_path / "why"), *(["--rules", *rules] if rules else [])])
+    assert stopped.value.code == 2
+    assert "policy" in capsys.readouterr().err
+    assert not (tmp_path / "why").exists()

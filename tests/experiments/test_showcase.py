@@ -1,0 +1,167 @@
+"""The student that a rule's page shows: what is kept of it is what it saw, and watching it changes nothing."""
+
+from __future__ import annotations
+
+import json
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import rltemp.experiments.showcase
+from rltemp.data.problem import Problem
+from rltemp.data.tasks import load_task
+from rltemp.experiments.compare import compare, train_stack
+from rltemp.experiments.result_cache import Cells
+from rltemp.experiments.showcase import SAMPLED, Showcase, Showing, seen_by_last_layer
+from rltemp.loading import load_method
+from rltemp.models.networks import seeded_model
+from rltemp.training.distill import Distillation
+from rltemp.training.teachers import prepare
+
+RULES = ("fixed:4", "none", "dtkd", "matched:normkd", "ctkd", "universal", "annealing")
+
+
+@pytest.fixture(scope="module")
+def once(teacher_cache: Path) -> Problem:
+    return prepare(load_task("digits", epochs=1))
+
+
+def shown(problem: Problem, rule: str, seeds: int | list[int], path: Path) -> Showcase:
+    showing = Showing(path)
+    train_stack(problem, seeds, showing.begin(lambda run: run.attach(load_method(rule))))
+    showing.end()
+    found = Showcase.read(path)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_watching_a_stack_changes_no_number_of_it(rule: str, once: Problem, tmp_path: Path):
+    def make(run: Distillation):
+        return run.attach(load_method(rule))
+
+    showing = Showing(tmp_path / "x.showcase")
+    watched = train_stack(once, [3, 4], showing.begin(make))
+    assert watched == train_stack(once, [3, 4], make)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_it_is_the_first_student_of_the_stack(rule: str, once: Problem, tmp_path: Path):
+    stacked, alone = (shown(once, rule, seeds, tmp_path / "x.showcase") for seeds in ([3, 4], 3))
+    for name in SAMPLED:
+        np.testing.assert_allclose(stacked.samples[name], alone.samples[name], rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(stacked.features, alone.features, rtol=2e-3, atol=2e-3)
+
+
+def test_a_fixed_temperature_is_shown_as_it_is_with_the_sharpness_it_leaves(once: Problem, tmp_path: Path):
+    samples = shown(once, "fixed:4", [0, 1], tmp_path / "x.showcase").samples
+    steps = once.task.recipe.steps(len(once.dataset.train))
+    assert sorted(set(samples["progress"])) == pytest.approx([step / steps for step in range(steps)])
+    for network in ("teacher", "student"):
+        assert set(samples[f"{network}_temperature"]) == {4.0}
+        sharp, soft = samples[f"{network}_sharpness"], samples[f"softened_{network}_sharpness"]
+        assert (soft > np.log(once.dataset.num_classes) - 3).all()
+        # The largest logit over T is a lower bound, and log C above it an upper one.
+        assert (np.abs(soft - sharp / 4) < np.log(once.dataset.num_classes)).all()
+    assert (samples["loss"] > 0).all()
+    assert samples["margin"].min() >= 0
+
+
+def test_without_a_teacher_there_are_no_temperatures_but_logits(once: Problem, tmp_path: Path):
+    samples = shown(once, "none", [0, 1], tmp_path / "x.showcase").samples
+    assert np.isnan(samples["teacher_temperature"]).all()
+    assert np.isnan(samples["softened_student_sharpness"]).all()
+    assert np.isfinite(samples["student_sharpness"]).all()
+    assert len(samples["progress"]) == 1000, "all of an epoch"
+
+
+def test_a_method_that_leaves_its_teacher_has_temperatures_until_then(once: Problem, tmp_path: Path):
+    samples = shown(once, "annealing", [0, 1], tmp_path / "x.showcase").samples
+    known = np.isfinite(samples["teacher_temperature"])
+    assert samples["progress"][known].max() < samples["progress"][~known].min()
+    assert np.isfinite(samples["student_sharpness"]).all()
+
+
+def test_a_run_of_more_steps_than_points_keeps_some_from_everywhere(once: Problem, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(rltemp.experiments.showcase, "POINTS", 7)
+    progress = shown(once, "fixed:4", [0, 1], tmp_path / "x.showcase").samples["progress"]
+    assert 4 <= len(progress) <= 7
+    assert progress[0] == 0
+    assert progress[-1] >= 0.8
+
+
+@pytest.mark.parametrize(
+    ("student", "width"), [("mlp:6", 6), ("mlp:12x5", 5), ("linear", 10), ("cnn:8", 8), ("resnet8", 64)]
+)
+def test_features_are_what_the_last_layer_is_given_or_the_logits_where_that_is_the_image(
+    student: str, width: int, digits: Problem
+):
+    network = seeded_model(student, digits.dataset.image_shape, digits.dataset.num_classes, 0)
+    features, labels = seen_by_last_layer(network, digits.dataset)
+    assert features.shape == (300, width)
+    assert torch.equal(labels.unique(), torch.arange(10))
+    last = list(network.modules())[-1]
+    test = digits.dataset.test
+    index = torch.linspace(0, len(test) - 1, 300).long()
+    network.eval()
+    logits = network(digits.dataset.batch(test, index))
+    assert isinstance(last, torch.nn.Linear)
+    torch.testing.assert_close(features if student == "linear" else last(features), logits)
+
+
+def test_time_is_an_epochs_of_one_student_without_the_watching(once: Problem, tmp_path: Path):
+    ticks = count()
+    showing = Showing(tmp_path / "x.showcase", clock=lambda: float(next(ticks)))
+    train_stack(once, [0, 1], showing.begin(lambda run: load_method("fixed:4")))
+    showing.end()
+    found, steps = Showcase.read(tmp_path / "x.showcase"), once.task.recipe.steps(len(once.dataset.train))
+    assert found is not None
+    # Every look at the clock is a second: two a step around the watching, of which the one within does not count.
+    assert found.seconds == pytest.approx((steps + 1) / 2)
+
+
+def test_what_is_damaged_or_missing_is_not_shown(once: Problem, tmp_path: Path):
+    path = tmp_path / "x.showcase"
+    assert Showcase.read(path) is None
+    shown(once, "fixed:4", [0, 1], path)
+    whole = path.read_bytes()
+    for damaged in (
+        b"",
+        whole[:9],
+        whole[:-1],
+        whole[: len(whole) // 2],
+        b"\xff" * 64,
+        whole.replace(b"labels", b"lapels"),
+    ):
+        path.write_bytes(damaged)
+        assert Showcase.read(path) is None
+    path.write_bytes(whole)
+    path.with_suffix(".clock").write_text("-3 weeks")
+    found = Showcase.read(path)
+    assert found is not None
+    assert np.isnan(found.seconds)
+
+
+def test_a_comparison_watches_the_rules_that_are_to_be_shown(once: Problem, tmp_path: Path):
+    cells = Cells(tmp_path / "cells")
+    found = compare(
+        once, ["fixed:4", "none", "universal"], range(3), stack=2, cells=cells, shown=["universal", "fixed:4"]
+    )
+    assert set(found.showcases) == {"fixed:4", "universal"}
+    for rule, path in found.showcases.items():
+        assert json.loads(path.with_suffix(".json").read_text())["key"]["seeds"] == [0, 1]
+        one = Showcase.read(path)
+        assert one is not None
+        assert (set(one.samples["teacher_temperature"]) == {4.0}) == (rule == "fixed:4"), "watched though it is traced"
+    assert len(list((tmp_path / "cells").glob("*.showcase"))) == 2
+    again = compare(
+        once, ["fixed:4", "none", "universal"], range(3), stack=2, cells=cells, shown=["universal", "fixed:4"]
+    )
+    assert again.showcases == found.showcases
+
+
+def test_a_comparison_that_keeps_nothing_shows_nothing(once: Problem):
+    assert compare(once, ["fixed:4"], range(2), shown=["fixed:4"]).showcases == {}

@@ -1,0 +1,278 @@
+"""The plug for `transformers.Trainer`, against the trainer itself: its losses are those of a plain loop of ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.tiny import llama
+from torch import Tensor, nn
+
+import rltemp
+from rltemp import BadInputError, Method, Signals
+from rltemp.integrations import HostVersionWarning, contract
+from rltemp.integrations.transformers import TrainerMixin
+
+transformers = pytest.importorskip("transformers", reason="the host is not installed: pip install rltemp[transformers]")
+
+PAGE = (Path(__file__).parents[2] / "docs/integrations/transformers.md").read_text("utf-8")
+METHODS = ["universal", "dtkd"]
+STEPS, BATCH, RATE = 6, 4, 0.1
+
+
+class Distiller(TrainerMixin, transformers.Trainer):
+    """What a user writes."""
+
+
+class Recorder:
+    """The host's own collator, which keeps what it made."""
+
+    def __init__(self) -> None:
+        self.batches: list[dict[str, Tensor]] = []
+
+    def __call__(self, samples: list[Any]) -> dict[str, Tensor]:
+        batch = transformers.default_data_collator(samples)
+        self.batches.append({name: value.clone() for name, value in batch.items()})
+        return batch
+
+
+def classifier(seed: int, width: int = 16, classes: int = 5) -> Any:
+    torch.manual_seed(seed)
+    config = transformers.ViTConfig(
+        image_size=8,
+        patch_size=4,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_labels=classes,
+        initializer_range=0.5,
+    )
+    return transformers.ViTForImageClassification(config)
+
+
+def images(count: int = 64) -> list[dict[str, Any]]:
+    generator = torch.Generator().manual_seed(7)
+    pixels = torch.randn(count, 3, 8, 8, generator=generator)
+    labels = torch.randint(0, 5, (count,), generator=generator)
+    return [{"pixel_values": image, "labels": int(label)} for image, label in zip(pixels, labels, strict=True)]
+
+
+def texts(count: int = 64, length: int = 9) -> list[dict[str, Tensor]]:
+    """Of several lengths, so that a mean over tokens is not one over batches; the prompt's labels are -100."""
+    generator = torch.Generator().manual_seed(7)
+    ids = torch.randint(3, 64, (count, length), generator=generator)
+    lengths = torch.randint(4, length + 1, (count, 1), generator=generator)
+    there = torch.arange(length) < lengths
+    labels = ids.masked_fill(~there | (torch.arange(length) < 2), -100)
+    return [
+        {"input_ids": row, "attention_mask": kept.long(), "labels": label}
+        for row, kept, label in zip(ids, there, labels, strict=True)
+    ]
+
+
+KINDS: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
+    "images": (classifier, images),
+    "tokens": (llama, texts),
+}
+
+
+def trained(
+    kind: str, folder: Path, accumulate: int = 1, teacher: Any = None, base: type = Distiller, **options: Any
+) -> tuple[Any, list[dict[str, Tensor]]]:
+    model, data = KINDS[kind]
+    recorder = Recorder()
+    trainer = base(
+        model=model(0),
+        teacher_model=teacher or model(1, 32),
+        train_dataset=data(),
+        data_collator=recorder,
+        args=arguments(folder, gradient_accumulation_steps=accumulate, optim="sgd"),
+        **options,
+    )
+    trainer.train()
+    return trainer, recorder.batches
+
+
+def arguments(folder: Path, **options: Any) -> Any:
+    settings = {
+        "per_device_train_batch_size": BATCH,
+        "max_steps": STEPS,
+        "learning_rate": RATE,
+        "lr_scheduler_type": "constant",
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": [],
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "max_grad_norm": 0.0,
+    }
+    return transformers.TrainingArguments(output_dir=str(folder), **(settings | options))
+
+
+def logged(trainer: Any, name: str = "loss") -> list[float]:
+    return [entry[name] for entry in trainer.state.log_history if name in entry]
+
+
+def plain_loop(
+    student: nn.Module, teacher: nn.Module, batches: list[dict[str, Tensor]], method: Method, accumulate: int = 1
+) -> list[float]:
+    """Our own loop: each step the objective's mean over all samples of its batches, no host in it but the models."""
+    optimizer = torch.optim.SGD(student.parameters(), lr=RATE)
+    teacher.eval(), student.train()
+    losses = []
+    for step in range(STEPS):
+        signals = [
+            signals_of(student, teacher, batch, step / STEPS)
+            for batch in batches[accumulate * step : accumulate * (step + 1)]
+        ]
+        count = sum(int(each.mask.sum()) for each in signals if each.mask is not None)
+        loss = sum((method.loss(each).sum() for each in signals), torch.zeros(())) / count
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def signals_of(student: nn.Module, teacher: nn.Module, batch: dict[str, Tensor], progress: float) -> Signals:
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    ours, labels = student(**inputs).logits, batch["labels"]
+    with torch.no_grad():
+        theirs = teacher(**inputs).logits
+    if labels.dim() == 2:
+        ours, theirs, labels = ours[:, :-1], theirs[:, :-1], labels[:, 1:]
+    return Signals(ours, theirs, labels, progress, labels != -100)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_has_the_losses_of_our_own_loop_and_not_those_of_a_fixed_temperature(
+    name: str, kind: str, accumulate: int, tmp_path: Path
+) -> None:
+    trainer, batches = trained(kind, tmp_path, accumulate, controller=name)
+    model = KINDS[kind][0]
+    method = rltemp.load_method(name)
+    wanted = plain_loop(model(0), model(1, 32), batches, method, accumulate)
+    assert logged(trainer) == pytest.approx(wanted, abs=1e-5)
+    for temperature in (1, 4):
+        same = replace(method, rule=rltemp.load_rule(f"fixed:{temperature}"))
+        other = plain_loop(model(0), model(1, 32), batches, same, accumulate)
+        assert all(abs(ours - theirs) > 1e-3 for ours, theirs in zip(wanted[1:], other[1:], strict=True))
+
+
+def test_means_of_the_temperatures_are_logged_and_those_of_evaluation_are_not_among_them(tmp_path: Path) -> None:
+    trainer, batches = trained("tokens", tmp_path, controller="universal")
+    rule = rltemp.load_rule("universal")
+    first = signals_of(llama(0), llama(1, 32), batches[0], 0.0)
+    found = rule(first)
+    for name in ("student", "teacher", "weight"):
+        wanted = getattr(found, name)[first.mask].mean().item()
+        assert logged(trainer, f"temperature/{name}_mean")[0] == pytest.approx(wanted, rel=1e-5)
+    assert len(logged(trainer, "temperature/student_mean")) == STEPS
+    trainer.args.max_steps, trainer.args.logging_steps = 4, 3
+    trainer.args.eval_strategy, trainer.args.eval_steps, trainer.eval_dataset = "steps", 2, texts(8)
+    trainer.train()
+    tagged = {entry["step"] for entry in trainer.state.log_history if "temperature/student_mean" in entry}
+    evaluated = {entry["step"] for entry in trainer.state.log_history if "eval_loss" in entry}
+    assert (tagged, evaluated) == ({3}, {2, 4})
+
+
+def test_the_loss_of_an_evaluation_is_the_objective_at_the_end_of_the_run(tmp_path: Path) -> None:
+    trainer, _ = trained("images", tmp_path, controller="dtkd")
+    found = trainer.evaluate(images(8))["eval_loss"]
+    batch = transformers.default_data_collator(images(8))
+    signals = signals_of(trainer.model, trainer.teacher_model, batch, 1.0)
+    assert found == pytest.approx(rltemp.load_method("dtkd").loss(signals).mean().item(), abs=1e-5)
+
+
+def test_the_teacher_neither_trains_nor_drops_out(tmp_path: Path) -> None:
+    teacher = llama(1, 32, attention_dropout=0.5).train()
+    before = [value.clone() for value in teacher.parameters()]
+    trained("tokens", tmp_path, teacher=teacher)
+    assert not teacher.training
+    assert all(value.grad is None and not value.requires_grad for value in teacher.parameters())
+    assert all(torch.equal(*pair) for pair in zip(before, teacher.parameters(), strict=True))
+
+
+def test_classes_that_differ_are_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match=r"student has 5 class outputs, teacher 7 \(shapes \(4, 5\) and \(4, 7\)\)"):
+        trained("images", tmp_path, teacher=classifier(1, classes=7))
+
+
+def test_a_batch_without_labels_or_with_labels_of_another_shape_is_one_clear_error(tmp_path: Path) -> None:
+    trainer, batches = trained("tokens", tmp_path)
+    batch = batches[0]
+    with pytest.raises(BadInputError, match=r"no `labels`.*attention_mask"):
+        trainer.compute_loss(trainer.model, {name: value for name, value in batch.items() if name != "labels"})
+    with pytest.raises(BadInputError, match=r"labels have shape \(4, 7\), needed: \(4, 8\)"):
+        trainer.compute_loss(trainer.model, {**batch, "labels": batch["labels"][:, 1:]})
+
+
+def test_a_second_loss_beside_the_objective_is_refused(tmp_path: Path) -> None:
+    models = {"model": llama(0), "teacher_model": llama(1)}
+    for options, more in (
+        (arguments(tmp_path, label_smoothing_factor=0.1), {}),
+        (arguments(tmp_path), {"compute_loss_func": min}),
+    ):
+        with pytest.raises(BadInputError, match="neither compute_loss_func nor label_smoothing_factor"):
+            Distiller(**models, args=options, **more)
+
+
+def test_a_rule_that_nothing_would_train_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="'ctkd' has parameters to learn, which this host would not train"):
+        Distiller(model=llama(0), teacher_model=llama(1), controller="ctkd", args=arguments(tmp_path))
+
+
+def test_a_version_that_was_not_tested_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contract, "version", lambda host: "6.0.0")
+    with pytest.warns(HostVersionWarning, match=r"transformers 6\.0\.0 is installed.*5\.23"):
+        Distiller(model=llama(0), teacher_model=llama(1), args=arguments(tmp_path))
+
+
+PROGRAM = """
+import json
+import sys
+from pathlib import Path
+
+from test_transformers import logged, trained
+
+trainer, _ = trained("tokens", Path(sys.argv[1]), controller="dtkd")
+if trainer.is_world_process_zero():
+    Path(sys.argv[1], "losses.json").write_text(json.dumps(logged(trainer)))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_losses_of_one_that_accumulates_two_batches(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM, "utf-8")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    path = os.pathsep.join(
+        [str(Path(__file__).parent), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    )
+    subprocess.run(
+        [*launch, str(program), str(tmp_path)], check=True, env={**os.environ, "PYTHONPATH": path}, timeout=300
+    )
+    alone, _ = trained("tokens", tmp_path, accumulate=2, controller="dtkd")
+    assert json.loads((tmp_path / "losses.json").read_text()) == pytest.approx(logged(alone), abs=1e-5)
+
+
+def test_the_block_of_the_page_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names = {"student": classifier(0), "teacher": classifier(1, 32), "train_dataset": images(16)}
+    exec(compile(block, "transformers.md", "exec"), names)
+    trainer = names["trainer"]
+    assert trainer.state.global_step == trainer.state.max_steps > 0
+    assert logged(trainer, "temperature/student_mean")

@@ -1,0 +1,358 @@
+"""The plugs for TRL's trainers, against the trainers themselves: their losses are those of a plain loop of ours."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.tiny import llama, tokenizer
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import rltemp
+from rltemp import BadInputError, Method, Signals, kd_loss
+from rltemp.integrations import HostVersionWarning, contract
+from rltemp.integrations.trl import DistillationTrainerMixin, GKDTrainerMixin
+from rltemp.kd.divergences import DIVERGENCES
+
+trl = pytest.importorskip("trl", reason="the host is not installed: pip install rltemp[trl]")
+gkd = pytest.importorskip("trl.experimental.gkd")
+Dataset = pytest.importorskip("datasets").Dataset
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # among the hosts themselves
+
+PAGE = (Path(__file__).parents[2] / "docs/integrations/trl.md").read_text("utf-8")
+METHODS = ["universal", "dtkd"]
+STEPS, ACCUMULATE, RATE = 4, 2, 0.1
+DIVERGENCE = {0.0: "kl", 1.0: "reverse_kl", 0.5: "jensen_shannon"}
+"""Ours by the host's beta."""
+
+
+class Recorded:
+    """Keeps what the host computes its losses of: on-policy, so the run's own, which no other loop would draw."""
+
+    seen: list[tuple[dict[str, Any], Any]]
+
+    def keep(self, inputs: dict[str, Any], num_items: Any) -> None:
+        self.seen = [*getattr(self, "seen", []), (dict(inputs), num_items)]
+
+
+class Distiller(DistillationTrainerMixin, trl.DistillationTrainer):
+    """What a user writes."""
+
+
+class RecordedDistiller(Recorded, Distiller):
+    def _compute_loss(self, student: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any) -> Any:
+        self.keep(inputs, num_items_in_batch)
+        return super()._compute_loss(student, inputs, num_items_in_batch)
+
+
+class GKDDistiller(GKDTrainerMixin, gkd.GKDTrainer):
+    """What a user writes."""
+
+
+class RecordedGKD(Recorded, GKDDistiller):
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        self.keep(inputs, kwargs["num_items_in_batch"])
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+
+def prompts(count: int = 24) -> Any:
+    return Dataset.from_dict({"prompt": [" ".join(f"w{i + k}" for k in range(2 + i % 3)) for i in range(count)]})
+
+
+def conversations(count: int = 24) -> Any:
+    answers = [" ".join(f"w{i + k}" for k in range(2 + i % 4)) for i in range(count)]
+    turns = [
+        [{"role": "user", "content": f"w{i} w{i + 1}"}, {"role": "assistant", "content": answer}]
+        for i, answer in enumerate(answers)
+    ]
+    return Dataset.from_dict({"messages": turns})
+
+
+def settings(folder: Path, **more: Any) -> dict[str, Any]:
+    return {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": ACCUMULATE,
+        "max_steps": STEPS,
+        "learning_rate": RATE,
+        "lr_scheduler_type": "constant",
+        "optim": "sgd",
+        "max_grad_norm": 0.0,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": [],
+        "use_cpu": True,
+        "bf16": False,
+        "disable_tqdm": True,
+        **more,
+    }
+
+
+def distiller(
+    folder: Path, base: type = RecordedDistiller, student: Any = None, teacher: Any = None, **more: Any
+) -> Any:
+    controller = more.pop("controller", "universal")
+    return base(
+        model=student or llama(0),
+        teacher_model=teacher or llama(1, 32),
+        controller=controller,
+        args=trl.DistillationConfig(**settings(folder, max_completion_length=6, **more)),
+        train_dataset=prompts(),
+        processing_class=tokenizer(),
+    )
+
+
+def gkd_distiller(folder: Path, base: type = RecordedGKD, student: Any = None, **more: Any) -> Any:
+    controller = more.pop("controller", "universal")
+    return base(
+        model=student or llama(0),
+        teacher_model=llama(1, 32),
+        controller=controller,
+        args=gkd.GKDConfig(**settings(folder, max_new_tokens=6, max_length=32, **more)),
+        train_dataset=conversations(),
+        processing_class=tokenizer(),
+    )
+
+
+def signals_of(student: nn.Module, teacher: nn.Module, inputs: dict[str, Any], progress: float) -> Signals:
+    """What either host's loss is of: the logits that predict a completion's tokens."""
+    if "completion_ids" in inputs:
+        ids, mask = (torch.cat([inputs[f"prompt_{name}"], inputs[f"completion_{name}"]], 1) for name in ("ids", "mask"))
+        labels, kept = inputs["completion_ids"], inputs["completion_mask"].bool()
+        where = slice(-labels.shape[1] - 1, -1)
+    else:
+        ids, mask, labels = inputs["input_ids"], inputs["attention_mask"], inputs["labels"][:, 1:]
+        kept, where = labels != -100, slice(None, -1)
+    with torch.no_grad():
+        theirs = teacher(input_ids=ids, attention_mask=mask).logits[:, where]
+    ours = student(input_ids=ids, attention_mask=mask).logits[:, where]
+    return Signals(ours, theirs, labels, progress, kept)
+
+
+def plain_loop(seen: list[tuple[dict[str, Any], Any]], method: Method, beta: float) -> list[float]:
+    student, teacher = llama(0), llama(1, 32)
+    optimizer = torch.optim.SGD(student.parameters(), lr=RATE)
+    rule, divergence, losses = rltemp.rules.table.masked(method.rule), DIVERGENCES[DIVERGENCE[beta]](), []
+    for step in range(STEPS):
+        total = torch.zeros(())
+        for inputs, num_items in seen[ACCUMULATE * step : ACCUMULATE * (step + 1)]:
+            signals = signals_of(student, teacher, inputs, step / STEPS)
+            soft = method.kd_weight * kd_loss(signals, rule(signals).detach(), divergence)
+            total = total + soft.sum() / num_items
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        losses.append(total.item())
+    return losses
+
+
+def logged(trainer: Any, name: str = "loss") -> list[float]:
+    return [entry[name] for entry in trainer.state.log_history if name in entry]
+
+
+@pytest.mark.parametrize(("name", "beta"), [("universal", 0.0), ("universal", 0.5), ("dtkd", 0.0), ("dtkd", 1.0)])
+@pytest.mark.parametrize("make", [distiller, gkd_distiller])
+def test_a_run_has_the_losses_of_our_own_loop_and_not_those_of_a_fixed_temperature(
+    make: Any, name: str, beta: float, tmp_path: Path
+) -> None:
+    trainer = make(tmp_path, controller=name, beta=beta)
+    trainer.train()
+    assert len(trainer.seen) == STEPS * ACCUMULATE
+    method = rltemp.load_method(name)
+    wanted = plain_loop(trainer.seen, method, beta)
+    assert logged(trainer) == pytest.approx(wanted, abs=1e-5)
+    for temperature in (1, 4):
+        other = plain_loop(trainer.seen, replace(method, rule=rltemp.load_rule(f"fixed:{temperature}")), beta)
+        assert all(abs(ours - theirs) > 1e-3 for ours, theirs in zip(wanted, other, strict=True))
+
+
+@pytest.mark.parametrize("make", [distiller, gkd_distiller])
+def test_means_of_the_tokens_temperatures_are_logged(make: Any, tmp_path: Path) -> None:
+    trainer = make(tmp_path, max_steps=1)
+    trainer.train()
+    found = []
+    for inputs, _ in trainer.seen:
+        signals = signals_of(llama(0), llama(1, 32), inputs, 0.0)
+        found.append(rltemp.load_rule("universal")(signals).student[signals.mask])
+    wanted = torch.cat(found).mean().item()
+    assert logged(trainer, "temperature/student_mean") == [pytest.approx(wanted, rel=1e-4)]
+
+
+def drawn(rows: int, vocabulary: int) -> tuple[list[Any], Tensor, Tensor]:
+    """What the host gives its kernel, and the rows' tokens and mask."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    student, teacher = (
+        (normal(rows, 8).requires_grad_(), normal(vocabulary, 8)),
+        (normal(rows, 6), normal(vocabulary, 6)),
+    )
+    arguments = [*student, None, *teacher, None, 0.0, 1.0, 2.0, None, 0.5, None]
+    return arguments, torch.randint(0, vocabulary, (rows,), generator=generator), torch.arange(rows) % 3 > 0
+
+
+def test_temperatures_found_chunk_by_chunk_are_those_of_all_tokens(tmp_path: Path) -> None:
+    trainer = distiller(tmp_path, controller="dtkd")
+    arguments, tokens, kept = drawn(40, 64)
+    trainer.tokens_per_chunk = 7
+    found, changed = trainer._tempered(tokens, kept, arguments)
+    logits = 2.0 * arguments[0] @ arguments[1].T, 0.5 * arguments[3] @ arguments[4].T
+    wanted = trainer.controller(*logits, mask=kept)
+    for name in ("student", "teacher", "weight"):
+        torch.testing.assert_close(getattr(found, name), getattr(wanted, name), rtol=1e-5, atol=1e-6)
+    tempered = 2.0 * changed[0] @ changed[1].T
+    torch.testing.assert_close(tempered, logits[0] / wanted.student.unsqueeze(-1), rtol=1e-5, atol=1e-5)
+    compact, _ = trainer._tempered(
+        tokens, kept, [arguments[0][kept], *arguments[1:3], arguments[3][kept], *arguments[4:]]
+    )
+    torch.testing.assert_close(compact.student, wanted.student[kept], rtol=1e-5, atol=1e-6)
+
+
+class Largest(TorchDispatchMode):
+    """How many numbers the largest tensor has that is made under it."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        for each in made if isinstance(made, (tuple, list)) else [made]:
+            self.numbers = max(self.numbers, each.numel() if isinstance(each, Tensor) else 0)
+        return made
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_no_more_logits_exist_at_once_than_a_chunk_has(name: str, tmp_path: Path) -> None:
+    trainer = distiller(tmp_path, controller=name)
+    arguments, tokens, kept = drawn(96, 512)
+    trainer.tokens_per_chunk = 8
+    with Largest() as largest:
+        trainer._tempered(tokens, kept, arguments)
+    assert 8 * 512 <= largest.numbers < 96 * 512 / 4
+
+
+PROGRAM = """
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from trl.trainer.distillation_trainer import ChunkedDivergenceFunction
+
+from rltemp.integrations import Controller
+from rltemp.integrations.trl import DistillationTrainerMixin
+
+tokens, words, width = 1024, 32000, 128
+rows, head = torch.randn(tokens, width, requires_grad=True), (torch.randn(words, width) / 11).requires_grad_()
+arguments = [rows, head, None, rows.detach(), head.detach(), None, 0.0, 1.0, 1.0, None, 1.0, None]
+def peak():  # not of getrusage, which begins with what the parent had
+    return int(re.search(r"VmHWM:\\s+([0-9]+)", Path("/proc/self/status").read_text())[1])
+
+
+before, weight = peak(), 1.0
+if sys.argv[1] == "plug":
+    plug = object.__new__(DistillationTrainerMixin)
+    plug.controller, plug.model = Controller("universal"), SimpleNamespace(training=False)
+    plug.state = SimpleNamespace(global_step=0, max_steps=1)
+    found, arguments = plug._tempered(torch.zeros(tokens, dtype=torch.long), torch.ones(tokens) > 0, arguments)
+    weight = found.weight
+(weight * ChunkedDivergenceFunction.apply(*arguments)[0]).sum().backward()
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux says of a process")
+def test_a_loss_under_the_plug_has_the_peak_memory_of_the_hosts_own() -> None:
+    host, plug = (
+        int(subprocess.run([sys.executable, "-c", PROGRAM, which], check=True, capture_output=True).stdout)
+        for which in ("host", "plug")
+    )
+    assert 100_000 < plug < 1.1 * host  # KiB
+
+
+@pytest.mark.parametrize(("change", "has"), [("bias", "a bias"), ("softcap", "a soft cap"), ("weight", "no weights")])
+@pytest.mark.parametrize("whose", ["student", "teacher"])
+def test_a_head_whose_rows_cannot_be_scaled_is_an_error_that_names_the_way_out(
+    whose: str, change: str, has: str, tmp_path: Path
+) -> None:
+    models = {"student": llama(0), "teacher": llama(1, 32)}
+    model = models[whose]
+    if change == "bias":
+        model.lm_head.bias = nn.Parameter(torch.ones(model.config.vocab_size))
+    elif change == "softcap":
+        model.config.final_logit_softcapping = 30.0
+    trainer = distiller(tmp_path, **models)
+    if change == "weight":  # as DeepSpeed's ZeRO-3 leaves it between uses
+        arguments, tokens, kept = drawn(4, 64)
+        arguments[1 if whose == "student" else 4] = torch.zeros(0)
+        with pytest.raises(BadInputError, match=rf"{whose}'s output head has {has}.*GKDTrainerMixin"):
+            trainer._tempered(tokens, kept, arguments)
+        return
+    with pytest.raises(BadInputError, match=rf"{whose}'s output head has {has}.*GKDTrainerMixin"):
+        trainer.train()
+
+
+def test_after_a_run_and_after_an_error_the_host_has_its_own_kernel(tmp_path: Path) -> None:
+    module = trl.trainer.distillation_trainer
+    kernel = module.ChunkedDivergenceFunction
+    student = llama(0)
+    student.lm_head.bias = nn.Parameter(torch.ones(student.config.vocab_size))
+    with pytest.raises(BadInputError):
+        distiller(tmp_path, student=student).train()
+    assert module.ChunkedDivergenceFunction is kernel
+
+
+def test_vocabularies_or_a_mask_that_do_not_fit_are_one_clear_error(tmp_path: Path) -> None:
+    trainer = distiller(tmp_path)
+    arguments, tokens, kept = drawn(6, 64)
+    with pytest.raises(BadInputError, match="student has 64 class outputs, teacher 60"):
+        trainer._tempered(tokens, kept, [*arguments[:4], arguments[4][:60], *arguments[5:]])
+    trainer = gkd_distiller(tmp_path)
+    logits, labels = torch.zeros(2, 3, 8), torch.zeros(2, 3, dtype=torch.long)
+    with pytest.raises(BadInputError, match="student has 8 class outputs, teacher 9"):
+        trainer.generalized_jsd_loss(logits, torch.zeros(2, 3, 9), labels)
+    with pytest.raises(BadInputError, match=r"labels have shape \(2, 2\), needed: \(2, 3\)"):
+        trainer.generalized_jsd_loss(logits, logits, labels[:, 1:])
+
+
+def test_a_host_that_passes_the_plug_by_is_an_error(tmp_path: Path) -> None:
+    class Elsewhere(Distiller):
+        def _compute_loss(self, *args: Any) -> Any:
+            return trl.DistillationTrainer._compute_loss(self, *args)
+
+    with pytest.raises(BadInputError, match=r"without a temperature.*trl.*>=1\.16,<1\.17"):
+        distiller(tmp_path, Elsewhere).train()
+
+    class OtherGKD(GKDDistiller):
+        generalized_jsd_loss = staticmethod(gkd.GKDTrainer.generalized_jsd_loss)
+
+    with pytest.raises(BadInputError, match="without a temperature"):
+        gkd_distiller(tmp_path, OtherGKD).train()
+
+
+def test_a_version_that_was_not_tested_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contract, "version", lambda host: "2.0.0")
+    for make in (distiller, gkd_distiller):
+        with pytest.warns(HostVersionWarning, match=r"trl 2\.0\.0 is installed.*1\.16"):
+            make(tmp_path)
+
+
+def test_the_block_of_the_page_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names = {"student": llama(0), "teacher": llama(1, 32), "tokenizer": tokenizer(), "train_dataset": prompts(16)}
+    exec(compile(block, "trl.md", "exec"), names)
+    trainer = names["trainer"]
+    assert trainer.state.global_step == trainer.state.max_steps > 0
+    assert logged(trainer, "temperature/student_mean")

@@ -1,0 +1,247 @@
+"""A contract that every entry of DIVERGENCES keeps, read off its docstring; and DKD, which underflows as published.
+
+Their values stand in test_rule_values.py.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from rltemp import BadInputError, Signals, kd_loss
+from rltemp.kd.divergences import DIVERGENCES, dkd, log_softmax, tckd
+from rltemp.kd.signals import Divergence
+from rltemp.rules.catalogue import facts
+from rltemp.rules.table import fixed
+
+every_divergence = pytest.mark.parametrize("name", sorted(DIVERGENCES))
+seeds = st.integers(0, 10**6)
+# Rounding in float32 of a sum of terms of the size of the largest; an 8 stands before DKD's second part.
+ROUNDING = 1e-5
+
+
+def drawn(
+    shape: tuple[int, ...], classes: int, seed: int, scale: float = 3.0, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The student's and the teacher's softened logits, and labels."""
+    generator = torch.Generator().manual_seed(seed)
+    student, teacher = (scale * torch.randn(2, *shape, classes, generator=generator)).to(dtype)
+    return student.requires_grad_(), teacher, torch.randint(0, classes, shape, generator=generator)
+
+
+def needs_labels(name: str) -> bool:
+    return facts(DIVERGENCES[name])["Labels"] == "yes"
+
+
+@every_divergence
+def test_every_divergence_says_what_it_is(name: str) -> None:
+    told = facts(DIVERGENCES[name])
+    assert {"Formula", "Source", "Labels", "Guard"} <= told.keys()
+    assert told["Labels"] in ("yes", "no")
+
+
+@every_divergence
+@given(
+    shape=st.sampled_from([(), (1,), (7,), (2, 5), (3, 2, 2)]),
+    classes=st.sampled_from([2, 3, 15, 16, 100, 1000]),
+    seed=seeds,
+    scale=st.sampled_from([0.0, 1e-6, 0.01, 1.0, 10.0, 1e4]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+@settings(max_examples=40)
+def test_every_divergence_is_finite_and_not_negative_one_a_sample_with_a_finite_gradient(
+    name: str, shape: tuple[int, ...], classes: int, seed: int, scale: float, dtype: torch.dtype
+) -> None:
+    student, teacher, labels = drawn(shape, classes, seed, scale, dtype)
+    found = DIVERGENCES[name]()(student, teacher, labels)
+    assert found.shape == shape
+    assert found.dtype == dtype
+    assert found.isfinite().all()
+    assert (found >= -ROUNDING).all()
+    found.sum().backward()
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
+    assert teacher.grad is None
+
+
+@every_divergence
+@given(shape=st.sampled_from([(), (5,), (2, 3)]), classes=st.sampled_from([2, 10, 100]), seed=seeds)
+@settings(max_examples=15)
+def test_every_divergence_is_zero_between_equals_and_its_gradient_too(
+    name: str, shape: tuple[int, ...], classes: int, seed: int
+) -> None:
+    student, _, labels = drawn(shape, classes, seed)
+    found = DIVERGENCES[name]()(student, student.detach().clone(), labels)
+    assert found.abs().max() < ROUNDING
+    found.sum().backward()
+    assert student.grad is not None
+    assert student.grad.abs().max() < ROUNDING
+
+
+@every_divergence
+def test_every_divergence_is_above_zero_between_others(name: str) -> None:
+    assert (DIVERGENCES[name]()(*drawn((200,), 10, 0)) > 0).all()
+
+
+@every_divergence
+def test_a_divergence_needs_labels_where_it_says_so_and_nowhere_else(name: str) -> None:
+    student, teacher, labels = drawn((5,), 7, 0)
+    divergence = DIVERGENCES[name]()
+    if needs_labels(name):
+        with pytest.raises(BadInputError, match="needs labels; these signals carry none"):
+            divergence(student, teacher, None)
+        assert not torch.allclose(divergence(student, teacher, labels), divergence(student, teacher, (labels + 1) % 7))
+    else:
+        torch.testing.assert_close(divergence(student, teacher, None), divergence(student, teacher, labels))
+
+
+@every_divergence
+@given(seed=seeds, amounts=st.tuples(st.floats(-20, 20), st.floats(1, 20)))
+@settings(max_examples=15)
+def test_every_divergence_of_distributions_is_invariant_to_a_shift_of_either_networks_logits(
+    name: str, seed: int, amounts: tuple[float, float]
+) -> None:
+    student, teacher, labels = drawn((6,), 8, seed, dtype=torch.float64)
+    steps = torch.linspace(1, 2, 6, dtype=torch.float64).unsqueeze(-1)
+    divergence = DIVERGENCES[name]()
+    found = divergence(student, teacher, labels)
+    moved = divergence(student + amounts[0] * steps, teacher + amounts[1] * steps, labels)
+    if name != "mse":
+        torch.testing.assert_close(moved, found)
+    elif abs(amounts[0] - amounts[1]) > 0.1:
+        assert not torch.allclose(moved, found)
+
+
+@every_divergence
+def test_every_divergence_is_blind_to_the_other_samples_and_takes_many_classes_or_none_of_the_samples(
+    name: str,
+) -> None:
+    student, teacher, labels = drawn((9,), 20, 1)
+    divergence, order = DIVERGENCES[name](), torch.randperm(9)[:4]
+    part = divergence(student[order], teacher[order], labels[order])
+    torch.testing.assert_close(part, divergence(student, teacher, labels)[order])
+    assert divergence(*drawn((2,), 100_000, 0)).isfinite().all()
+    assert divergence(*drawn((0,), 10, 0)).shape == (0,)
+
+
+@every_divergence
+@pytest.mark.parametrize("value", [0.0, 3.0, -3.0, 1e4, -1e4])
+def test_every_divergence_takes_constant_logits(name: str, value: float) -> None:
+    student, teacher, labels = torch.full((3, 5), value, requires_grad=True), torch.full((3, 5), value), torch.arange(3)
+    found = DIVERGENCES[name]()(student, teacher, labels)
+    found.sum().backward()
+    assert found.abs().max() < ROUNDING
+    assert student.grad is not None
+    assert student.grad.abs().max() < ROUNDING
+
+
+@every_divergence
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_every_divergence_is_computed_in_float32_for_half_precision_and_under_autocast(
+    name: str, dtype: torch.dtype
+) -> None:
+    student, teacher, labels = drawn((6,), 10, 0, dtype=dtype)
+    signals, divergence = Signals(student, teacher, labels), DIVERGENCES[name]()
+    wide = Signals(student.float(), teacher.float(), labels)
+    wanted = kd_loss(wide, fixed()(wide), divergence)
+    with torch.autocast("cpu", dtype):
+        inside = kd_loss(signals, fixed()(signals), divergence)
+    for found in (inside, kd_loss(signals, fixed()(signals), divergence)):
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
+    inside.sum().backward()
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
+
+
+@every_divergence
+def test_every_divergence_changes_nothing_that_it_is_given(name: str) -> None:
+    given_tensors = drawn((5,), 6, 2)
+    before = [tensor.detach().clone() for tensor in given_tensors]
+    DIVERGENCES[name]()(*given_tensors).sum().backward()
+    assert all(torch.equal(tensor, old) for tensor, old in zip(given_tensors, before, strict=True))
+
+
+# DKD
+
+
+@pytest.mark.parametrize("divergence", [dkd(), tckd(), dkd(target=2.0, non_target=0.5)], ids=["dkd", "tckd", "both"])
+@pytest.mark.parametrize(("student_gap", "teacher_gap"), [(120.0, 3.0), (3.0, 120.0), (120.0, 140.0), (-120.0, 5.0)])
+def test_dkd_is_right_where_a_probability_underflows(
+    divergence: Divergence, student_gap: float, teacher_gap: float
+) -> None:
+    def found(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        student = torch.tensor([[student_gap, 0.0, -1.0]], dtype=dtype, requires_grad=True)
+        teacher = torch.tensor([[teacher_gap, -1.0, 0.0]], dtype=dtype)
+        value = divergence(student, teacher, torch.tensor([0]))
+        return value, torch.autograd.grad(value.sum(), student)[0]
+
+    for narrow, wide in zip(found(torch.float32), found(torch.float64), strict=True):
+        # A float32 near 120 resolves 8e-6, and DKD's second part counts eight times.
+        torch.testing.assert_close(narrow.double(), wide, rtol=1e-5, atol=2e-5)
+        assert wide.isfinite().all()
+
+
+def test_dkd_as_published_is_not() -> None:
+    student, teacher = torch.tensor([[120.0, 0.0, -1.0]], requires_grad=True), torch.tensor([[3.0, 0.0, 1.0]])
+    labels = torch.tensor([0])
+    published = dkd(published=True)(student, teacher, labels)
+    assert not published.isfinite().any()
+    # The float64 value by hand: q_rest = (1 + 1/e) e^-120 to first order, and NCKD does not see the gap.
+    rest = (1 + math.e) / (math.e**3 + 1 + math.e)
+    target = rest * (math.log(rest) + 120 - math.log(1 + 1 / math.e)) + (1 - rest) * math.log(1 - rest)
+    p, q = 1 / (1 + math.e), 1 / (1 + 1 / math.e)
+    others = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+    assert dkd()(student, teacher, labels).item() == pytest.approx(target + 8 * others, rel=1e-6)
+
+
+@given(seed=seeds, classes=st.sampled_from([2, 3, 10, 100]))
+@settings(max_examples=20)
+def test_dkd_computed_as_published_or_by_logs_is_one_function_where_neither_underflows(seed: int, classes: int) -> None:
+    student, teacher, labels = drawn((6,), classes, seed, scale=1.0, dtype=torch.float64)
+    torch.testing.assert_close(dkd(published=True)(student, teacher, labels), dkd()(student, teacher, labels))
+
+
+def test_two_classes_leave_nothing_beside_the_target() -> None:
+    student, teacher, labels = drawn((50,), 2, 0)
+    found = DIVERGENCES["nckd"]()(student, teacher, labels)
+    found.sum().backward()
+    assert (found == 0).all()
+    assert student.grad is not None
+    assert (student.grad == 0).all()
+    torch.testing.assert_close(tckd()(student, teacher, labels), DIVERGENCES["kl"]()(student, teacher, labels))
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"target": -1.0}, "dkd: target must be finite and at least 0; got -1.0"),
+        ({"non_target": math.inf}, "dkd: non_target must be finite and at least 0; got inf"),
+        ({"published": "yes"}, "dkd: published must be true or false; got 'yes'"),
+        ({"target": 0.0, "non_target": 0.0}, "dkd: target or non_target must be above 0"),
+    ],
+)
+def test_dkds_options_are_checked_where_it_is_made(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(BadInputError, match=named):
+        dkd(**options)
+
+
+def test_jensen_shannon_stays_below_log_two_and_is_the_same_both_ways() -> None:
+    student, teacher, _ = drawn((100,), 5, 0, scale=30.0)
+    forth, back = (DIVERGENCES["jensen_shannon"]()(*pair, None) for pair in ((student, teacher), (teacher, student)))
+    torch.testing.assert_close(forth, back)
+    assert forth.max() <= math.log(2) + ROUNDING
+    assert forth.max() > 0.9 * math.log(2)
+
+
+@pytest.mark.parametrize("classes", [2, 15, 16, 17, 100])
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
+def test_log_softmax_is_torchs_whichever_axis_it_runs_along(classes: int, shape: tuple[int, ...]) -> None:
+    logits = torch.randn(*shape, classes) * 5
+    torch.testing.assert_close(log_softmax(logits), torch.log_softmax(logits, -1))

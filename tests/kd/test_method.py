@@ -1,0 +1,344 @@
+"""A method is the whole objective: its weights, its warm-up, its phases, and every way to name one."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from rltemp import BadInputError, Method, Signals, Temperatures, kd_loss, load_method, load_rule
+from rltemp.kd.divergences import DIVERGENCES
+from rltemp.kd.losses import cross_entropy
+from rltemp.rules.published_methods import METHODS, reference_method
+from rltemp.rules.table import RULES, fixed
+
+Vector = tuple[Tensor, Tensor, Tensor]
+
+# Vector A, temperature-methods.md section 15.1: CE, T_t T_s KL of DTKD, 16 KL at T = 4.
+CE, DTKD, PLAIN = 0.49518190, 0.12662685, 0.58827813
+
+
+def at(vector: Vector, progress: float) -> Signals:
+    teacher, student, label = vector
+    return Signals(student.float()[None], teacher.float()[None], label[None], progress)
+
+
+@pytest.mark.parametrize(("progress", "share"), [(0.0, 0.0), (1 / 24, 0.5), (1 / 12, 1.0), (0.7, 1.0), (1.0, 1.0)])
+def test_dtkds_objective_by_hand_before_during_and_after_its_warm_up(
+    vector_a: Vector, progress: float, share: float
+) -> None:
+    loss = load_method("dtkd").loss(at(vector_a, progress))
+    assert loss.item() == pytest.approx(CE + share * (3 * DTKD + PLAIN), abs=1e-5)
+
+
+def test_every_weight_of_dtkd_can_be_given_by_name(vector_a: Vector) -> None:
+    method = load_method("dtkd:reference=4,ce_weight=0.5,kd_weight=2,plain_kd_weight=0.25,warmup=0")
+    assert method.loss(at(vector_a, 0.0)).item() == pytest.approx(0.5 * CE + 2 * DTKD + 0.25 * PLAIN, abs=1e-5)
+
+
+def test_dtkds_rule_at_the_usual_weights_by_hand(vector_a: Vector) -> None:
+    method = load_method("dtkd:reference=4,ce_weight=0.1,kd_weight=0.9,plain_kd_weight=0,warmup=0")
+    assert method.loss(at(vector_a, 0.0)).item() == pytest.approx(0.1 * CE + 0.9 * DTKD, abs=1e-5)
+
+
+def test_the_plain_divergence_of_dtkd_follows_its_reference(vector_a: Vector) -> None:
+    signals = at(vector_a, 1.0)
+    alone = load_method("dtkd:reference=2,ce_weight=0,kd_weight=0,plain_kd_weight=1")
+    torch.testing.assert_close(alone.loss(signals), kd_loss(signals, fixed(2.0)(signals)))
+
+
+def test_fixed_and_none_by_hand(vector_a: Vector) -> None:
+    signals = at(vector_a, 0.0)
+    assert load_method("fixed:4").loss(signals).item() == pytest.approx(0.1 * CE + 0.9 * PLAIN, abs=1e-5)
+    assert load_method("none").loss(signals).item() == pytest.approx(CE, abs=1e-6)
+    assert load_method("none:2").loss(signals).item() == pytest.approx(2 * CE, abs=1e-6)
+
+
+# What each method is published with, by hand from temperature-methods.md: CE, soft term, plain KL, warm-up in epochs of
+# 240, and the temperatures of the teacher and the weight of vector A at the end of a run, where they are constants.
+PUBLISHED = {
+    "fixed": (0.1, 0.9, 0.0, 0, 4.0, 16.0),
+    "dtkd": (1.0, 3.0, 1.0, 20, 5.33333333, 14.22222222),
+    "dtkd_logsumexp": (1.0, 3.0, 1.0, 20, None, None),
+    "dtkd_exact": (1.0, 3.0, 1.0, 20, 5.02572101, 14.94789641),
+    "ttm": (1.0, 7.0, 0.0, 0, 1 / 0.3, 1.0),
+    "wttm": (1.0, 1.5, 0.0, 0, 1 / 0.3, None),
+    "atkd": (0.1, 9.0, 0.0, 0, None, 1.89704058**2),
+    "normkd": (0.1, 0.9, 0.0, 0, 4.32049380, 18.66666667),
+    "lskd": (0.1, 9.0, 0.0, 0, 4.32049380, 4.0),
+    "ctkd": (0.1, 0.9, 0.0, 0, 15.62117157, 244.02100137),
+    "dkd": (1.0, 1.0, 0.0, 20, 4.0, 16.0),
+    "annealing": (1.0, 1.0, 0.0, 0, 1.0, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_a_method_has_the_weights_it_is_published_with(name: str, vector_a: Vector) -> None:
+    ce_weight, kd_weight, plain, warmup, teacher, weight = PUBLISHED[name]
+    method = load_method(name)
+    assert (method.ce_weight, method.kd_weight, method.plain_kd_weight) == (ce_weight, kd_weight, plain)
+    assert method.warmup == pytest.approx(warmup / 240)
+    assert not method.matched
+    assert method.rule is not None
+    answer = method.rule(at(vector_a, 1.0))
+    for found, wanted in ((answer.teacher, teacher), (answer.weight, weight)):
+        assert wanted is None or found.item() == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - set(PUBLISHED) - {"none"}))
+def test_a_rule_without_a_recipe_of_its_own_has_plain_distillations_weights(name: str) -> None:
+    method = load_method(name)
+    assert (method.ce_weight, method.kd_weight, method.plain_kd_weight, method.warmup) == (0.1, 0.9, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_every_rule_is_a_method(name: str) -> None:
+    assert name in METHODS
+
+
+@pytest.mark.parametrize(
+    ("spec", "gamma", "kd_weight"),
+    [
+        ("ttm:pair=resnet110-resnet32", 0.1, 33.0),
+        ("ttm:pair=wrn40_2-wrn16_2", 0.1, 101.0),
+        ("ttm:pair=resnet32x4-shufflenetv2", 0.4, 40.0),
+        ("ttm:pair=resnet110-resnet32,gamma=0.5", 0.5, 33.0),
+        ("ttm:gamma=0.5,pair=resnet110-resnet32", 0.5, 33.0),
+        ("ttm:pair=resnet110-resnet32,kd_weight=2", 0.1, 2.0),
+        ("wttm:pair=resnet110-resnet20", 0.2, 2.0),
+        ("wttm:pair=resnet50-mobilenetv2", 0.2, 5.0),
+        ("wttm:pair=imagenet-resnet50-mobilenetv1", 0.7, 3.5),
+    ],
+)
+def test_a_pair_of_networks_brings_the_constants_its_paper_tuned_and_a_given_option_wins(
+    spec: str, gamma: float, kd_weight: float, vector_a: Vector
+) -> None:
+    method = load_method(spec)
+    assert method.rule is not None
+    assert method.rule(at(vector_a, 0.5)).teacher.item() == pytest.approx(1 / gamma)
+    assert (method.ce_weight, method.kd_weight) == (1.0, kd_weight)
+
+
+@pytest.mark.parametrize(
+    ("pair", "kd_weight", "plain"),
+    [
+        ("vgg13-vgg8", 3.0, 1.0),
+        ("resnet56-resnet20", 1.0, 0.5),
+        ("wrn40_2-shufflenetv1", 2.0, 0.5),
+        ("resnet50-mobilenetv2", 3.0, 2.0),
+    ],
+)
+def test_dtkds_two_weights_go_by_pair_and_its_warm_up_does_not(pair: str, kd_weight: float, plain: float) -> None:
+    method = load_method(f"dtkd:pair={pair}")
+    assert (method.ce_weight, method.kd_weight, method.plain_kd_weight) == (1.0, kd_weight, plain)
+    assert method.warmup == pytest.approx(20 / 240)
+
+
+@pytest.mark.parametrize(
+    ("spec", "non_target"),
+    [
+        ("dkd", 8.0),
+        ("dkd:pair=resnet56-resnet20", 2.0),
+        ("dkd:pair=vgg13-vgg8", 6.0),
+        ("dkd:pair=vgg13-vgg8,non_target=3", 3.0),
+        ("dkd:pair=imagenet-resnet34-resnet18", 0.5),
+    ],
+)
+def test_dkds_second_weight_goes_by_pair(spec: str, non_target: float, vector_a: Vector) -> None:
+    # TCKD and NCKD of vector A at T = 4: section 15.1.
+    wanted = CE + 16 * (0.03584446 + non_target * 0.00174203)
+    assert load_method(spec).loss(at(vector_a, 1.0)).item() == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("spec", "divergence"),
+    [("fixed:divergence=mse", "mse"), ("dtkd:divergence=tckd", "tckd"), ("lskd:divergence=jensen_shannon", None)],
+)
+def test_any_rule_takes_any_divergence_by_name(spec: str, divergence: str | None, vector_a: Vector) -> None:
+    method, signals = load_method(spec), at(vector_a, 1.0)
+    assert method.rule is not None
+    chosen = DIVERGENCES[divergence or "jensen_shannon"]()
+    wanted = method.ce_weight * cross_entropy(signals) + method.kd_weight * kd_loss(
+        signals, method.rule(signals), chosen
+    )
+    if method.plain_kd_weight:
+        wanted = wanted + method.plain_kd_weight * kd_loss(signals, fixed(4.0)(signals), chosen)
+    torch.testing.assert_close(method.loss(signals), wanted)
+
+
+def test_annealing_regresses_logits_first_and_learns_labels_after(vector_a: Vector) -> None:
+    teacher, student, _ = vector_a
+    method = load_method("annealing")
+    for stage in range(10):
+        signals = at(vector_a, (stage + 0.5) / 13)
+        wanted = (student - teacher * (stage + 1) / 10).square().mean().item()
+        assert method.loss(signals).item() == pytest.approx(wanted, rel=1e-5)
+        other = replace(signals, labels=torch.tensor([3]))
+        assert torch.equal(method.loss(signals), method.loss(other))
+        assert torch.equal(method.loss(signals), method.loss(replace(signals, labels=None)))
+    for progress in (10 / 13, 0.9, 1.0):
+        signals = at(vector_a, progress)
+        assert method.loss(signals).item() == pytest.approx(CE, rel=1e-6)
+        elsewhere = replace(signals, teacher_logits=-signals.teacher_logits)
+        assert torch.equal(method.loss(signals), method.loss(elsewhere))
+    early = load_method("annealing:until=0.2,ce_weight=2")
+    assert early.loss(at(vector_a, 0.3)).item() == pytest.approx(2 * CE, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"none", "dkd"}))
+def test_without_cross_entropy_no_labels_are_needed(name: str) -> None:
+    student, teacher = torch.randn(2, 6, 5)
+    signals = Signals(student.requires_grad_(), teacher, progress=0.3)
+    assert load_method(f"{name}:ce_weight=0").loss(signals).isfinite().all()
+    if name != "annealing":
+        with pytest.raises(BadInputError, match="cross-entropy needs labels"):
+            load_method(name).loss(signals)
+
+
+@pytest.mark.parametrize(("spec", "progress"), [("dtkd:ce_weight=0", 0.0), ("annealing:ce_weight=0", 1.0)])
+def test_a_step_on_which_nothing_pulls_still_goes_backward(spec: str, progress: float) -> None:
+    student, teacher = torch.randn(2, 6, 5)
+    signals = Signals(student.requires_grad_(), teacher, progress=progress)
+    loss = load_method(spec).loss(signals)
+    loss.mean().backward()
+    assert loss.tolist() == [0.0] * 6
+    assert student.grad is not None
+    assert (student.grad == 0).all()
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("shape", [(), (5,), (2, 5)])
+def test_every_method_answers_one_finite_loss_a_sample(name: str, shape: tuple[int, ...]) -> None:
+    student, teacher = torch.randn(2, *shape, 7)
+    method = load_method(name)
+    loss = method.loss(Signals(student, teacher, torch.zeros(shape, dtype=torch.long), 0.5))
+    assert loss.shape == shape
+    assert loss.isfinite().all()
+    assert method.name == name
+
+
+@pytest.mark.parametrize(
+    ("spec", "named"),
+    [
+        ("dtdk", "unknown rule 'dtdk': did you mean 'dtkd'"),
+        ("fixed:temprature=3", "did you mean 'temperature'"),
+        ("fixed:0", "fixed: temperature must be finite and above 0; got 0"),
+        ("fixed:-1", "got -1"),
+        ("fixed:NaN", "got 'NaN'"),
+        ("fixed:warm", "got 'warm'"),
+        ("fixed:4,5", "cannot read '5'"),
+        ("dtkd:kd_weight=-1", "dtkd: kd_weight must be finite and at least 0; got -1"),
+        ("dtkd:ce_weight=Infinity", "ce_weight must be finite"),
+        ("dtkd:warmup=1.5", "dtkd: warmup is a fraction, 0 to 1; got 1.5"),
+        ("fixed:divergence=kll", "unknown divergence 'kll': did you mean 'kl'"),
+        ("ttm:pair=resnet110-resnet23", "unknown pair of ttm 'resnet110-resnet23': did you mean 'resnet110-resnet"),
+        ("dkd:pair=vgg13-vgg9", "unknown pair of dkd 'vgg13-vgg9': did you mean 'vgg13-vgg8'"),
+        ("fixed:pair=vgg13-vgg8", "unknown option of 'fixed' 'pair'"),
+        ("no_such_module:rule", "cannot import 'no_such_module:rule'"),
+        ("runs/none/policy.safetensors", "does not exist"),
+    ],
+)
+def test_a_spec_that_cannot_be_is_refused_by_its_fault(spec: str, named: str) -> None:
+    with pytest.raises(BadInputError, match=named):
+        load_method(spec)
+
+
+def test_a_file_that_is_no_policy_is_taken_for_a_file_and_refused(tmp_path: Path) -> None:
+    for name in ("model.zip", "policy.safetensors"):
+        (tmp_path / name).write_bytes(b"PK\x03\x04")
+        with pytest.raises(BadInputError, match=f"policy file {name}"):
+            load_method(str(tmp_path / name))
+
+
+@pytest.fixture
+def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A user's own module on the path, with a rule, a method and things that are neither."""
+    (tmp_path / "my_own_rules.py").write_text(
+        "import torch\n"
+        "from rltemp import Method, Temperatures\n"
+        "def rule(signals):\n"
+        "    return Temperatures(signals.full(2.0), signals.full(8.0), signals.full(16.0))\n"
+        "method = Method('theirs', rule, ce_weight=0.0, kd_weight=1.0)\n"
+        "def cold(signals):\n"
+        "    student = signals.full(4.0)\n"
+        "    student[1] = VALUE\n"
+        "    return Temperatures(student, signals.full(4.0), signals.full(16.0))\n"
+        "VALUE = 0.0\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "my_own_rules", raising=False)
+    return "my_own_rules"
+
+
+def test_a_rule_of_ones_own_is_used_at_plain_distillations_weights(own_module: str, vector_a: Vector) -> None:
+    method, signals = load_method(f"{own_module}:rule"), at(vector_a, 0.0)
+    divergence = kd_loss(signals, Temperatures(torch.tensor([2.0]), torch.tensor([8.0]), torch.tensor([16.0])))
+    torch.testing.assert_close(method.loss(signals), 0.1 * cross_entropy(signals) + 0.9 * divergence)
+    assert method.name == "my_own_rules:rule"
+    assert load_rule(f"{own_module}:rule")(signals).teacher.item() == 8.0
+
+
+def test_a_method_of_ones_own_keeps_its_weights_and_takes_the_name_it_was_asked_for_by(
+    own_module: str,
+) -> None:
+    method = load_method(f"{own_module}:method")
+    assert (method.name, method.ce_weight, method.kd_weight) == ("my_own_rules:method", 0.0, 1.0)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.5, float("nan"), float("inf")])
+def test_a_rule_that_answers_no_temperature_is_stopped_with_value_sample_and_source(
+    own_module: str, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = load_method(f"{own_module}:cold")
+    monkeypatch.setattr(sys.modules[own_module], "VALUE", value)
+    signals = Signals(torch.randn(3, 4), torch.randn(3, 4), torch.zeros(3, dtype=torch.long))
+    with pytest.raises(BadInputError, match=rf"student .* got {value} for sample 1 from {own_module}:cold"):
+        method.loss(signals)
+
+
+def test_what_trains_without_a_teacher_has_no_temperature_rule() -> None:
+    for load in (load_rule, reference_method):
+        with pytest.raises(BadInputError, match="none"):
+            load("none")
+
+
+def test_a_reference_is_looked_up_and_never_imported(own_module: str) -> None:
+    with pytest.raises(BadInputError, match="unknown reference 'my_own_rules'"):
+        reference_method(f"{own_module}:rule")
+    assert own_module not in sys.modules
+    assert reference_method("dtkd:reference=2").plain_temperature == 2.0
+
+
+@pytest.mark.parametrize("option", ["ce_weight", "kd_weight", "plain_kd_weight"])
+@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
+def test_a_methods_weights_are_checked_where_it_is_made(option: str, value: float) -> None:
+    with pytest.raises(BadInputError, match=f"mine: {option} must be finite"):
+        Method("mine", fixed(), **{option: value})
+
+
+def test_a_misspelt_rule_with_options_is_answered_with_the_closest_match() -> None:
+    with pytest.raises(BadInputError, match="did you mean 'fixed'"):
+        load_method("fixd:4")
+
+
+def test_a_module_attribute_that_is_no_rule_is_refused() -> None:
+    with pytest.raises(BadInputError, match="is a float; needed: a Method, or a rule"):
+        load_method("math:tau")
+
+
+@pytest.mark.parametrize("spec", ["ctkd", "ctkd_instance", "none"])
+def test_what_has_no_formula_for_its_temperatures_is_no_reference(spec: str) -> None:
+    with pytest.raises(BadInputError, match="a policy's reference needs temperatures by a formula"):
+        reference_method(spec)
+
+
+@pytest.mark.parametrize("more", ["minimum=0,maximum=1e9", "published=true"])
+def test_the_published_dtkd_formula_can_be_named(more: str) -> None:
+    signals = Signals(torch.tensor([[0.1, -1.0]]), torch.tensor([[9.9, -1.0]]))
+    bounded, published = (load_rule(spec)(signals) for spec in ("dtkd:reference=4", f"dtkd:reference=4,{more}"))
+    assert bounded.student.item() == pytest.approx(0.5)
+    assert published.student.item() == pytest.approx(0.08, rel=1e-5)

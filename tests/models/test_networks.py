@@ -1,0 +1,200 @@
+"""Networks: sizes from arithmetic, one seed one network, and the same numbers stacked as alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call, stack_module_state, vmap
+
+from rltemp.errors import BadInputError
+from rltemp.models.networks import MODELS, build_model, seeded_model
+
+
+def parameters(spec: str, image_shape: tuple[int, int, int] = (3, 32, 32), num_classes: int = 100) -> int:
+    return sum(p.numel() for p in seeded_model(spec, image_shape, num_classes, 0).parameters())
+
+
+def resnet_parameters(depth: int, widths: tuple[int, int, int, int], num_classes: int) -> int:
+    """From the description alone: depth 6n + 2, two convolutions a block, 2 numbers a normalised channel."""
+    blocks = (depth - 2) // 6
+    total = 3 * widths[0] * 9 + 2 * widths[0]
+    for stage, (before, width) in enumerate(pairwise(widths)):
+        total += before * width * 9 + (2 * blocks - 1) * width * width * 9 + 2 * blocks * 2 * width
+        if stage > 0 or before != width:
+            total += before * width + 2 * width
+    return total + widths[3] * num_classes + num_classes
+
+
+def test_perceptrons_have_the_parameters_counted_by_hand() -> None:
+    assert parameters("linear", (1, 8, 8), 10) == 64 * 10 + 10
+    assert parameters("mlp", (1, 8, 8), 10) == parameters("mlp:8", (1, 8, 8), 10) == 64 * 8 + 8 + 8 * 10 + 10
+    assert parameters("mlp:16x4", (1, 8, 8), 10) == 64 * 16 + 16 + 16 * 4 + 4 + 4 * 10 + 10
+
+
+@pytest.mark.parametrize("depth", [8, 14, 20, 32, 44, 56, 110])
+def test_resnets_have_the_parameters_that_their_description_gives(depth: int) -> None:
+    assert parameters(f"resnet{depth}") == resnet_parameters(depth, (16, 16, 32, 64), 100)
+
+
+@pytest.mark.parametrize(("depth", "count"), [(8, 1_233_540), (32, 7_433_860)])
+def test_four_times_wider_resnets_have_the_size_known_in_the_field(depth: int, count: int) -> None:
+    assert parameters(f"resnet{depth}x4") == resnet_parameters(depth, (32, 64, 128, 256), 100) == count
+
+
+def test_the_table_holds_the_networks_of_the_field() -> None:
+    assert parameters("resnet20") == 278_324
+    small = [f"resnet{depth}" for depth in (8, 14, 20, 32, 44, 56, 110)]
+    assert set(MODELS) == {"linear", "mlp", "cnn", *small, "resnet8x4", "resnet32x4"}
+
+
+@pytest.mark.parametrize("spec", [*MODELS, "mlp:5x5", "cnn:8x16", "squeezenet1_1"])
+def test_every_network_answers_one_finite_logit_per_class_and_trains_all_its_weights(spec: str) -> None:
+    model = seeded_model(spec, (3, 32, 32), 7, 0)
+    logits = model(torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    assert logits.shape == (4, 7)
+    assert logits.isfinite().all()
+    logits.square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 13), (3, 40, 64)])
+@pytest.mark.parametrize("spec", ["resnet8", "cnn:8x16"])
+def test_convolutional_networks_take_images_of_any_size_from_8_pixels(spec: str, shape: tuple[int, int, int]) -> None:
+    assert build_model(spec, shape, 5).eval()(torch.zeros(2, *shape)).shape == (2, 5)
+
+
+def test_a_cnn_has_one_convolution_for_each_width_and_halves_the_resolution_between_them() -> None:
+    one_layer = 3 * 8 * 9 + 8
+    assert parameters("cnn") == parameters("cnn:8") == one_layer + 8 * 100 + 100
+    assert parameters("cnn:8x16") == one_layer + 8 * 16 * 9 + 16 + 16 * 100 + 100
+    layers = build_model("cnn:8x16x4", (3, 32, 20), 5)
+    shapes = []
+    for layer in layers.children():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(lambda _, __, output: shapes.append(tuple(output.shape[1:])))
+    layers(torch.zeros(2, 3, 32, 20))
+    assert shapes == [(8, 32, 20), (16, 16, 10), (4, 8, 5)]
+
+
+def test_a_cnn_answers_a_moved_pixel_alike_as_it_pools_over_the_whole_image() -> None:
+    model = seeded_model("cnn:8", (1, 12, 12), 5, 0)
+    images = torch.zeros(2, 1, 12, 12)
+    images[0, 0, 3, 4] = images[1, 0, 8, 6] = 1
+    here, there = model(images)
+    torch.testing.assert_close(here, there)
+
+
+def test_a_resnet_halves_the_resolution_in_its_second_and_third_stage_alone() -> None:
+    model = seeded_model("resnet14", (3, 32, 32), 5, 0)
+    first = model.get_submodule("layer1")(torch.zeros(2, 16, 32, 32))
+    second = model.get_submodule("layer2")(first)
+    third = model.get_submodule("layer3")(second)
+    assert [tuple(x.shape[1:]) for x in (first, second, third)] == [(16, 32, 32), (32, 16, 16), (64, 8, 8)]
+
+
+def test_resnet_weights_are_named_as_in_the_published_checkpoints() -> None:
+    names = set(seeded_model("resnet8", (3, 32, 32), 5, 0).state_dict())
+    assert {
+        "conv1.weight",
+        "bn1.running_mean",
+        "layer1.0.conv2.weight",
+        "layer2.0.downsample.0.weight",
+        "layer2.0.downsample.1.weight",
+        "fc.bias",
+    } <= names
+    assert not any(name.startswith("layer1.0.downsample") for name in names)
+
+
+@pytest.mark.parametrize("spec", ["mlp:8", "cnn:8x16", "resnet8", "squeezenet1_1"])
+def test_the_seed_alone_determines_the_weights_and_the_callers_generator_stays(spec: str) -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    one = seeded_model(spec, (3, 32, 32), 5, 3).state_dict()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    same, other = (seeded_model(spec, (3, 32, 32), 5, seed).state_dict() for seed in (3, 4))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+def test_building_draws_from_the_global_generator_and_leaves_the_statistics_untouched() -> None:
+    torch.manual_seed(5)
+    first, second = (build_model("resnet8", (3, 32, 32), 5).state_dict() for _ in range(2))
+    assert not torch.equal(first["conv1.weight"], second["conv1.weight"])
+    assert first["bn1.num_batches_tracked"] == 0
+    assert torch.equal(first["bn1.running_var"], torch.ones(16))
+
+
+@pytest.mark.parametrize("spec", ["linear", "mlp:8", "cnn:8x16", "resnet8"])
+def test_two_students_stacked_train_and_keep_statistics_as_each_alone(spec: str) -> None:
+    shape = (3, 16, 16)
+    students = [seeded_model(spec, shape, 5, seed) for seed in range(2)]
+    images = torch.randn(2, 6, *shape, generator=torch.Generator().manual_seed(0))
+    stacked, buffers = stack_module_state([seeded_model(spec, shape, 5, seed) for seed in range(2)])
+    skeleton = students[0]
+
+    def call(state: dict[str, torch.Tensor], batch: torch.Tensor) -> torch.Tensor:
+        return functional_call(skeleton, state, (batch,))
+
+    together = vmap(call)({**stacked, **buffers}, images)
+    together.square().sum().backward()
+    for position, student in enumerate(students):
+        alone = student(images[position])
+        alone.square().sum().backward()
+        torch.testing.assert_close(together[position], alone, atol=1e-5, rtol=0)
+        for name, parameter in student.named_parameters():
+            torch.testing.assert_close(stacked[name].grad[position], parameter.grad, atol=1e-4, rtol=1e-4)
+        for name, buffer in student.named_buffers():
+            torch.testing.assert_close(buffers[name][position], buffer, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("spec", "shape", "message"),
+    [
+        ("resnet19", (3, 32, 32), "did you mean 'resnet1"),
+        ("resnet2", (3, 32, 32), "Known: alexnet.*mlp.*resnet20.*vit_b_16"),
+        ("mlp:8xx8", (1, 8, 8), "hidden widths of 1 to 99,999"),
+        ("mlp:0", (1, 8, 8), "hidden widths of 1 to 99,999"),
+        ("mlp:1e3", (1, 8, 8), "hidden widths of 1 to 99,999"),
+        ("cnn:8xx8", (1, 8, 8), "cannot read 'cnn:8xx8'.*widths of 1 to 99,999, as in cnn:8 or cnn:16x32"),
+        ("cnn:0", (1, 8, 8), "widths of 1 to 99,999"),
+        ("cnn:8", (13, 1, 1), "a cnn needs images of at least 8 x 8 pixels; got 1 x 1"),
+        ("linear:8", (1, 8, 8), "'linear' takes no option; got '8'"),
+        ("resnet8:4", (3, 32, 32), "takes no option; got '4'"),
+        ("resnet18:4", (3, 32, 32), "'resnet18' takes no option"),
+        ("resnet8", (1, 7, 8), "at least 8 x 8 pixels; got 7 x 8"),
+        ("resnet18", (1, 32, 32), r"cannot take images of shape \(1, 32, 32\).*need 3 channels"),
+        ("alexnet", (3, 32, 32), "cannot take images.*too small"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_with_the_reason(spec: str, shape: tuple[int, int, int], message: str) -> None:
+    with pytest.raises(BadInputError, match=message):
+        build_model(spec, shape, 10)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("operator torchvision::nms does not exist"), ImportError("none")])
+def test_a_broken_torchvision_stops_only_the_models_that_need_it(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(name: str) -> None:
+        raise error
+
+    monkeypatch.setattr("rltemp.optional_imports.importlib.import_module", broken)
+    assert isinstance(build_model("mlp", (1, 8, 8), 10), nn.Module)
+    with pytest.raises(BadInputError, match=r"model 'resnet18', which is none of rltemp's own \(cnn, linear, mlp"):
+        build_model("resnet18", (3, 32, 32), 10)
+
+
+def test_the_core_modules_import_without_torchvision_and_scikit_learn() -> None:
+    code = (
+        "import sys, rltemp.data.dataset, rltemp.data.sources, rltemp.models.networks, rltemp.models.weight_files\n"
+        "assert not {'torchvision', 'sklearn'} & set(sys.modules)\n"
+        "rltemp.models.networks.build_model('resnet8', (3, 32, 32), 10)\n"
+        "assert 'torchvision' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,179 @@
+"""Each feature by hand on the note's vector A, and what all of them have to leave unchanged."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from rltemp import BadInputError, Signals
+from rltemp.policy.features import DEFAULT_FEATURES, FEATURES, LIMIT, RLKD_FEATURES, featurize
+
+Vector = tuple[Tensor, Tensor, Tensor]
+
+# Vector A: u = (4, 1, 0, -1) has mean 1 and deviations 3, 0, -1, -2; v = (2, 1, 0.5, -1) has mean 0.625.
+TEACHER_STD = math.sqrt((9 + 0 + 1 + 4) / 4)
+STUDENT_STD = math.sqrt((1.375**2 + 0.375**2 + 0.125**2 + 1.625**2) / 4)
+CE, KL, TEACHER_LSE, STUDENT_LSE = 0.49518190, 0.27523024, 4.07217242, 2.49518190  # section 15.1
+
+
+def entropy(logits: list[float], log_sum: float) -> float:
+    return -sum(math.exp(z - log_sum) * (z - log_sum) for z in logits)
+
+
+BY_HAND = {
+    "progress": 2 * 0.75 - 1,
+    "student_margin": (2 - 1) / STUDENT_STD - 1,
+    "teacher_margin": (4 - 1) / TEACHER_STD - 1,
+    "student_spread": math.log(STUDENT_STD) / 2,
+    "teacher_spread": math.log(TEACHER_STD) / 2,
+    "relative_spread": math.log(STUDENT_STD / TEACHER_STD) / 2,
+    "student_entropy": 2 * entropy([2, 1, 0.5, -1], STUDENT_LSE) / math.log(4) - 1,
+    "teacher_entropy": 2 * entropy([4, 1, 0, -1], TEACHER_LSE) / math.log(4) - 1,
+    "divergence": math.log(1 + KL) - 1,
+    "agreement": (2 - 1) / STUDENT_STD,
+    "student_loss": math.log(1 + CE) - 1,
+    "teacher_loss": math.log(1 + TEACHER_LSE - 4) - 1,
+    "student_top_probability": 0.60946004,
+    "teacher_top_probability": 0.93037047,
+    "student_probability_margin": 0.38525222,
+}
+every_feature = pytest.mark.parametrize("name", sorted(FEATURES))
+
+
+def random_signals(shape: tuple[int, ...], classes: int, seed: int = 0, scale: float = 3.0) -> Signals:
+    generator = torch.Generator().manual_seed(seed)
+    student, teacher = torch.randn(2, *shape, classes, generator=generator) * scale
+    return Signals(student, teacher, torch.randint(0, classes, shape, generator=generator), 0.25)
+
+
+def test_every_feature_has_a_hand_worked_value() -> None:
+    assert sorted(BY_HAND) == sorted(FEATURES)
+
+
+@every_feature
+def test_each_feature_is_its_hand_worked_value_on_vector_a(name: str, vector_a: Vector) -> None:
+    teacher, student, label = vector_a
+    value = featurize(Signals(student[None], teacher[None], label[None], 0.75), [name])
+    assert value.shape == (1, 1)
+    assert value.item() == pytest.approx(BY_HAND[name], abs=2e-6)
+
+
+def test_the_state_of_rlkd_is_the_notes_on_both_vectors(vector_a: Vector, vector_b: Vector) -> None:
+    """The margin is to the second largest probability; to the second smallest, as released, it is 0.473 and 0.281."""
+    expected = [[0.60946004, 0.93037047, 0.38525222], [0.42110015, 0.76222237, 0.07633251]]
+    teacher, student, label = (torch.stack(pair) for pair in zip(vector_a, vector_b, strict=True))
+    state = featurize(Signals(student, teacher, label), RLKD_FEATURES)
+    torch.testing.assert_close(state, torch.tensor(expected), rtol=0, atol=1e-6)
+
+
+def test_agreement_is_negative_where_the_student_chooses_another_class() -> None:
+    # The teacher chooses class 1; the student has 0 there and 3 at best: -3 over its deviation of sqrt(2).
+    signals = Signals(torch.tensor([[3.0, 0.0, 0.0]]), torch.tensor([[0.0, 5.0, 1.0]]))
+    assert featurize(signals, ["agreement"]).item() == pytest.approx(-3 / math.sqrt(2), rel=1e-6)
+
+
+def test_columns_come_in_the_order_asked_for() -> None:
+    signals = random_signals((6,), 10)
+    both = featurize(signals, ["teacher_margin", "progress"])
+    assert both.shape == (6, 2)
+    assert torch.equal(both[:, 0], featurize(signals, ["teacher_margin"])[:, 0])
+    assert both[:, 1].tolist() == [-0.5] * 6
+
+
+@every_feature
+@pytest.mark.parametrize("shift", [-20.0, 7.5])
+def test_no_feature_sees_a_shift_of_the_logits(name: str, shift: float) -> None:
+    signals = random_signals((50,), 10)
+    shifted = Signals(signals.student_logits + shift, signals.teacher_logits - shift, signals.labels, signals.progress)
+    torch.testing.assert_close(featurize(signals, [name]), featurize(shifted, [name]), rtol=0, atol=2e-5)
+
+
+@every_feature
+def test_no_feature_sees_the_other_samples_or_their_order(name: str) -> None:
+    signals, chosen = random_signals((20,), 10), torch.tensor([17, 3, 11])
+    assert signals.labels is not None
+    part = Signals(
+        signals.student_logits[chosen],
+        signals.teacher_logits[chosen],
+        signals.labels[chosen],
+        signals.progress,
+    )
+    torch.testing.assert_close(featurize(part, [name]), featurize(signals, [name])[chosen], rtol=0, atol=1e-6)
+
+
+@every_feature
+def test_no_feature_sees_the_order_of_the_classes(name: str) -> None:
+    signals, order = random_signals((20,), 10), torch.randperm(10, generator=torch.Generator().manual_seed(1))
+    assert signals.labels is not None
+    relabelled = Signals(
+        signals.student_logits[:, order],
+        signals.teacher_logits[:, order],
+        order.argsort()[signals.labels],
+        signals.progress,
+    )
+    torch.testing.assert_close(featurize(relabelled, [name]), featurize(signals, [name]), rtol=0, atol=2e-6)
+
+
+@given(
+    shape=st.sampled_from([(), (4,), (2, 3)]),
+    classes=st.sampled_from([2, 3, 10, 1000]),
+    scale=st.sampled_from([0.0, 1e-3, 1.0, 30.0, 1e4, 5e37]),
+    seed=st.integers(0, 10**6),
+)
+@settings(max_examples=60)
+def test_features_are_finite_and_bounded_for_any_logits(
+    shape: tuple[int, ...], classes: int, scale: float, seed: int
+) -> None:
+    values = featurize(random_signals(shape, classes, seed, scale), sorted(FEATURES))
+    assert values.shape == (*shape, len(FEATURES))
+    assert values.dtype == torch.float32
+    assert values.isfinite().all()
+    assert values.abs().max() <= LIMIT
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_features_are_float32_whatever_the_logits_are(dtype: torch.dtype) -> None:
+    signals = random_signals((4,), 10)
+    values = featurize(
+        Signals(signals.student_logits.to(dtype), signals.teacher_logits.to(dtype), signals.labels),
+        sorted(FEATURES),
+    )
+    assert values.dtype == torch.float32
+    assert values.isfinite().all()
+
+
+@pytest.mark.parametrize("classes", [2, 1000])
+def test_constant_logits_are_uniform_and_without_a_margin(classes: int) -> None:
+    signals = Signals(torch.full((3, classes), 7.0), torch.full((3, classes), -7.0))
+    margin, spread, uncertain, divergence, agreement = featurize(
+        signals, ["student_margin", "teacher_spread", "student_entropy", "divergence", "agreement"]
+    )[0].tolist()
+    assert (margin, agreement, divergence) == (-1.0, 0.0, pytest.approx(-1.0, abs=1e-6))
+    assert spread == pytest.approx(math.log(1e-6) / 2)
+    assert uncertain == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["student_loss", "teacher_loss"])
+def test_a_feature_that_needs_labels_says_so(name: str) -> None:
+    with pytest.raises(BadInputError, match="features need labels"):
+        featurize(Signals(torch.zeros(2, 3), torch.zeros(2, 3)), ["progress", name])
+
+
+def test_the_default_features_need_no_labels() -> None:
+    assert featurize(Signals(torch.randn(2, 3), torch.randn(2, 3)), DEFAULT_FEATURES).shape == (2, 8)
+
+
+def test_an_unknown_feature_is_answered_with_the_closest() -> None:
+    with pytest.raises(BadInputError, match="unknown feature 'progres': did you mean 'progress'"):
+        featurize(random_signals((2,), 3), ["progres"])
+
+
+def test_observations_carry_no_graph() -> None:
+    signals = random_signals((4,), 3)
+    signals.student_logits.requires_grad_()
+    assert not featurize(signals, sorted(FEATURES)).requires_grad

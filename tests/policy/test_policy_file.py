@@ -1,0 +1,620 @@
+"""Every check of a policy file by a file that fails it, and nothing else.
+
+`forge` writes whatever manifest, tensor entries and bytes a test asks for, with hashes that fit: so a refusal
+is that of the check under test and not of an earlier one.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import random
+import struct
+import time
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from support.policy_files import FEATURES, KNOWN, compact, fields, forge, make_weights, manifest_of, pack, unpack
+from torch import nn
+
+from rltemp.errors import ArtifactRefusedError, BadInputError
+from rltemp.policy import policy_bytes, policy_file
+from rltemp.policy.manifest import strict_json
+from rltemp.policy.policy_file import forward, read_policy, write_policy
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    write_policy(tmp_path / "policy.safetensors", **fields())
+    return tmp_path / "policy.safetensors"
+
+
+def refusal(path: Path, **options: Any) -> str:
+    """The message with which the file is refused, after checking that it is one line that names the file."""
+    with pytest.raises(ArtifactRefusedError) as caught:
+        read_policy(path, **options)
+    message = str(caught.value)
+    assert message.isprintable()
+    assert len(message) <= 2000
+    assert message.startswith(f"policy file {path.name}: ")
+    return message
+
+
+def best_seconds(call: Callable[[], object]) -> float:
+    """Processor time of the fastest of five calls: the machine may be busy with something else."""
+    seconds = []
+    for _ in range(5):
+        started = time.process_time()
+        call()
+        seconds.append(time.process_time() - started)
+    return min(seconds)
+
+
+# What a good file does
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("widths", [(3, 2), (3, 16, 2), (3, 16, 8, 2), (3, 4, 5, 6, 2)])
+def test_a_policy_comes_back_with_the_same_outputs(tmp_path: Path, widths: tuple[int, ...], activation: str) -> None:
+    weights = make_weights(*widths)
+    observation = torch.randn(5, 7, 3)
+    sha256 = write_policy(tmp_path / "p", **fields(weights=weights, activation=activation))
+    policy = read_policy(tmp_path / "p", KNOWN)
+    assert policy.sha256 == sha256
+    assert policy.manifest.features == FEATURES
+    assert policy.manifest.layers == tuple(pairwise(widths))
+    assert policy.manifest.provenance == {"task": "digits", "seed": 7, "gain": 0.0056}
+    actions = forward(policy.weights, policy.manifest.activation, observation)
+    assert actions.shape == (5, 7, 2)
+    torch.testing.assert_close(actions, forward(weights, activation, observation), rtol=0, atol=1e-6)
+
+
+def test_the_network_is_the_one_that_torch_builds_from_the_same_weights() -> None:
+    weights = make_weights(3, 8, 2)
+    network = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
+    network.load_state_dict({f"{2 * int(name[0])}{name[1:]}": tensor for name, tensor in weights.items()})
+    observation = torch.randn(11, 3)
+    torch.testing.assert_close(forward(weights, "tanh", observation), network(observation))
+
+
+def test_a_network_worked_by_hand() -> None:
+    weights = {
+        "0.weight": torch.tensor([[1.0, -1.0]]),
+        "0.bias": torch.tensor([0.5]),
+        "1.weight": torch.tensor([[2.0], [-3.0]]),
+        "1.bias": torch.tensor([0.0, 1.0]),
+    }
+    # relu(3 - 1 + 0.5) = 2.5 and relu(0 - 1 + 0.5) = 0
+    actions = forward(weights, "relu", torch.tensor([[3.0, 1.0], [0.0, 1.0]]))
+    assert actions.tolist() == [[5.0, -6.5], [0.0, 1.0]]
+
+
+def test_writing_the_same_policy_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    write_policy(tmp_path / "a", **fields())
+    backwards = dict(reversed(fields()["weights"].items()))
+    write_policy(tmp_path / "b", **fields(weights=backwards))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    write_policy(tmp_path / "c", **fields(reference="fixed:5"))
+    assert (tmp_path / "a").read_bytes() != (tmp_path / "c").read_bytes()
+
+
+def test_any_safetensors_reader_opens_the_file(path: Path) -> None:
+    with safe_open(path, framework="np") as file:
+        assert sorted(file.keys()) == ["0.bias", "0.weight", "1.bias", "1.weight"]
+        np.testing.assert_array_equal(file.get_tensor("0.weight"), make_weights(3, 16, 2)["0.weight"].numpy())
+        assert json.loads(file.metadata()["rltemp"])["reference"] == "fixed:4"
+
+
+def test_weights_that_are_transposed_float64_and_trainable_are_written_as_float32(tmp_path: Path) -> None:
+    weights = make_weights(3, 16, 2)
+    changed = {name: nn.Parameter(tensor.double()) for name, tensor in weights.items()}
+    changed["0.weight"] = nn.Parameter(weights["0.weight"].double().T.contiguous().T)
+    write_policy(tmp_path / "a", **fields(weights=changed))
+    write_policy(tmp_path / "b", **fields(weights=weights))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_an_older_minor_and_a_newer_minor_without_new_fields_load(path: Path) -> None:
+    forge(path, {**manifest_of(path), "format_version": "1.7"})
+    assert read_policy(path).manifest.format_version == "1.7"
+
+
+def test_a_file_of_the_first_format_gives_what_numpy_gives(tmp_path: Path) -> None:
+    """Case 6: format 1.0 had neither `weight_ratio` nor `balanced`."""
+    weights = {
+        "0.weight": torch.linspace(-1, 1, 48).view(16, 3),
+        "0.bias": torch.linspace(-0.5, 0.5, 16),
+        "1.weight": torch.linspace(1, -1, 32).view(2, 16),
+        "1.bias": torch.tensor([0.25, -0.25]),
+    }
+    write_policy(tmp_path / "p", **fields(weights=weights))
+    manifest = manifest_of(tmp_path / "p")
+    del manifest["action"]["weight_ratio"], manifest["action"]["balanced"]
+    forge(tmp_path / "p", {**manifest, "format_version": "1.0"})
+    old = read_policy(tmp_path / "p", KNOWN)
+    assert (old.manifest.action.size, old.manifest.action.balanced) == (2, False)
+    found = forward(old.weights, old.manifest.activation, torch.tensor([[0.5, -1.0, 2.0], [0.0, 0.0, 0.0]]))
+    # np.tanh(x @ w0.T + b0) @ w1.T + b1 of the same numbers, in double precision
+    golden = torch.tensor([[-2.90566843, -3.90010267], [-1.13600406, -1.63600406]])
+    torch.testing.assert_close(found, golden, rtol=0, atol=1e-5)
+
+
+def test_the_versions_are_filled_in_where_none_are_given(tmp_path: Path) -> None:
+    given = fields()
+    del given["created_with"]
+    write_policy(tmp_path / "p", **given)
+    assert read_policy(tmp_path / "p").manifest.created_with["numpy"] == np.__version__
+
+
+# What cannot be written
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"weights": {}}, "weights must be"),
+        ({"weights": {"0.weight": torch.ones(2, 3)}}, "weights must be"),
+        ({"weights": {**make_weights(3, 2), "log_std": torch.ones(2)}}, "log_std"),
+        ({"weights": {"0.weight": torch.ones(2, 3), "0.bias": torch.ones(3)}}, "weights must be"),
+        ({"weights": {"0.weight": torch.ones(2, 0), "0.bias": torch.ones(2)}}, "weights must be"),
+        ({"weights": make_weights(3, 4)}, "weights must be"),
+        ({"weights": {**make_weights(3, 5, 2), "1.weight": torch.ones(2, 4)}}, "weights must be"),
+        ({"weights": make_weights(4, 2)}, "3 features"),
+        ({"weights": make_weights(3, 4, 4, 4, 4, 2)}, "layers"),
+        ({"weights": make_weights(3, 1025, 2)}, "layers"),
+        ({"weights": make_weights(3, 1024, 1024, 1024, 2)}, "is over 8388608 bytes"),
+        ({"weights": {name: tensor * float("nan") for name, tensor in make_weights(3, 2).items()}}, "nan"),
+        ({"weights": {name: tensor * 1e6 for name, tensor in make_weights(3, 2).items()}}, "below 1000"),
+        ({"activation": "gelu"}, "unknown activation 'gelu'"),
+        ({"reference": "../../etc/passwd"}, "reference"),
+        ({"reference": "os:system"}, "reference"),
+        ({"self_test_seed": -1}, "eed"),
+        ({"provenance": {"note": "x" * 513}}, "provenance"),
+        ({"provenance": {"note": True}}, "provenance"),
+        ({"provenance": {str(index): index for index in range(65)}}, "provenance"),
+        ({"provenance": {f"{index:0400d}": "é" * 512 for index in range(64)}}, "manifest has"),
+        ({"features": tuple(FEATURES[0].model_copy(update={"name": f"f{i}"}) for i in range(1024)),
+          "weights": make_weights(1024, 2)}, "manifest has"),
+    ],
+)  # fmt: skip
+def test_what_could_not_be_read_is_not_written(tmp_path: Path, change: dict[str, Any], named: str) -> None:
+    with pytest.raises(BadInputError, match=r"^cannot write policy file p: ") as caught:
+        write_policy(tmp_path / "p", **fields(**change))
+    assert named in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "good",
+    [
+        "fixed",
+        "fixed:4",
+        "fixed:1e-3",
+        "dtkd:reference=2",
+        "dtkd:reference=2,ce_weight=0.1,kd_weight=0.9,plain_kd_weight=0,warmup=0",
+        "atkd:a=b,c=-1",
+    ],
+)
+def test_a_reference_is_a_methods_name_with_options(tmp_path: Path, good: str) -> None:
+    write_policy(tmp_path / "p", **fields(reference=good))
+    assert read_policy(tmp_path / "p").manifest.reference == good
+
+
+@pytest.mark.parametrize("bad", ["a.b:c", "os:system", "/tmp/x", "x.safetensors", "Fixed:4", "fixed:4\n", "", "a:b:c"])
+def test_a_reference_is_neither_a_path_nor_a_module(path: Path, bad: str) -> None:
+    forge(path, {**manifest_of(path), "reference": bad})
+    assert "manifest reference" in refusal(path)
+
+
+# Files that are no policy
+
+
+def test_a_missing_file_is_bad_input_and_not_a_refusal(tmp_path: Path) -> None:
+    for path in (tmp_path / "none", tmp_path / "no\nlines", tmp_path / "a" / "b"):
+        with pytest.raises(BadInputError, match="does not exist") as caught:
+            read_policy(path)
+        assert not isinstance(caught.value, ArtifactRefusedError)
+        assert str(caught.value).isprintable()
+
+
+def test_a_folder_an_empty_file_and_a_device_are_refused(tmp_path: Path) -> None:
+    assert "not a regular file" in refusal(tmp_path)
+    assert "not a regular file" in refusal(Path("/dev/zero"))
+    (tmp_path / "empty").touch()
+    assert "has 0 bytes" in refusal(tmp_path / "empty")
+
+
+def test_a_file_that_cannot_be_read_says_why(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", denied)
+    assert "cannot be read (Permission denied)" in refusal(path)
+
+
+class Payload:
+    """Makes a file where it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_pickle_is_refused_by_name_and_runs_nothing(tmp_path: Path, protocol: int) -> None:
+    (tmp_path / "p.pkl").write_bytes(pickle.dumps(Payload(tmp_path / "marker"), protocol))
+    assert "is a pickle, which can run code when loaded" in refusal(tmp_path / "p.pkl")
+    assert not (tmp_path / "marker").exists()
+
+
+def test_a_pickle_of_the_oldest_protocols_is_refused_and_runs_nothing(tmp_path: Path) -> None:
+    for protocol in (0, 1):
+        (tmp_path / "p.pkl").write_bytes(pickle.dumps(Payload(tmp_path / "marker"), protocol))
+        assert "claims a header" in refusal(tmp_path / "p.pkl")
+    assert not (tmp_path / "marker").exists()
+
+
+def test_a_stable_baselines_archive_is_refused_before_its_members_are_read(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "model.zip", "w") as archive:
+        archive.writestr("data", json.dumps({"policy_class": {":type:": "x", ":serialized:": "gASVAA=="}}))
+        archive.writestr("policy.pth", pickle.dumps(Payload(tmp_path / "marker")))
+        archive.writestr("large", bytes(9 * 2**20))
+    message = refusal(tmp_path / "model.zip")
+    assert "is a Stable-Baselines3 archive, which can run code when loaded" in message
+    assert "rltemp train-policy" in message
+    assert not (tmp_path / "marker").exists()
+
+
+def test_what_torch_saves_is_refused_too(tmp_path: Path) -> None:
+    torch.save(make_weights(3, 2), tmp_path / "p.pt")
+    assert "can run code when loaded" in refusal(tmp_path / "p.pt")
+
+
+def test_a_header_whose_length_looks_like_the_mark_of_a_pickle_is_still_read(tmp_path: Path) -> None:
+    note = 0
+    while True:
+        write_policy(tmp_path / "p", **fields(provenance={"note": "x" * note}))
+        if (tmp_path / "p").read_bytes()[0] == 0x80:
+            break
+        note += 1
+    assert read_policy(tmp_path / "p").manifest.provenance["note"] == "x" * note
+
+
+# Damage
+
+
+def test_every_single_flipped_bit_is_refused(path: Path) -> None:
+    data = path.read_bytes()
+    chosen = random.Random(0).sample(range(8 * len(data)), 300)
+    for bit in [*range(64), *chosen]:
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        refusal(path)
+
+
+@pytest.mark.faults
+def test_each_of_three_thousand_flipped_bits_is_refused(path: Path) -> None:
+    data = path.read_bytes()
+    for bit in random.Random(1).sample(range(8 * len(data)), 3000):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        refusal(path)
+
+
+def test_a_flipped_bit_in_the_weights_and_in_the_manifest_says_which_sum_is_wrong(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert "SHA-256 mismatch of the weights" in refusal(path)
+    path.write_bytes(data.replace(b"digits", b"digitt"))
+    assert "SHA-256 mismatch of the manifest" in refusal(path)
+
+
+def test_a_truncated_file_is_refused_wherever_it_ends(path: Path) -> None:
+    data = path.read_bytes()
+    for length in [*range(0, len(data), 37), len(data) - 1]:
+        path.write_bytes(data[:length])
+        refusal(path)
+    path.write_bytes(data[:-1])
+    assert "bytes of weights" in refusal(path)
+
+
+def test_bytes_after_the_last_tensor_are_refused(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"\0")
+    assert "bytes of weights" in refusal(path)
+
+
+def test_a_header_written_in_another_way_is_refused(path: Path) -> None:
+    header, _, body = unpack(path.read_bytes())
+    path.write_bytes(pack(json.dumps(header), body))
+    assert "not written as rltemp writes it" in refusal(path)
+
+
+def test_another_seed_in_the_self_test_is_noticed_by_the_outputs(path: Path) -> None:
+    manifest = manifest_of(path)
+    manifest["self_test"]["seed"] = 1
+    forge(path, manifest)
+    assert "self-test 0 gives" in refusal(path)
+
+
+def test_a_row_of_the_self_test_that_is_not_as_long_as_an_action_is_noticed(path: Path) -> None:
+    """Found by fuzzing: rows of 2 and of 3 numbers are both well-formed."""
+    manifest = manifest_of(path)
+    row = manifest["self_test"]["expected"][3]
+    manifest["self_test"]["expected"][3] = [*row, 0.5]
+    forge(path, manifest)
+    assert "self-test 3 gives" in refusal(path)
+
+
+def test_an_activation_that_computes_something_else_is_noticed_by_the_self_test(path: Path) -> None:
+    forge(path, {**manifest_of(path), "activation": "relu"})
+    assert "self-test" in refusal(path)
+
+
+def test_the_self_test_notices_a_change_of_the_running_code(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(policy_file.ACTIVATIONS, "tanh", lambda hidden: torch.tanh(1.001 * hidden))
+    assert "self-test" in refusal(path)
+
+
+# Hostile headers
+
+
+@pytest.mark.parametrize("length", [2**17 + 4097, 2**32, 2**40, 2**63, 2**64 - 1])
+def test_a_header_that_claims_to_be_huge_is_refused_at_once(tmp_path: Path, length: int) -> None:
+    (tmp_path / "p").write_bytes(struct.pack("<Q", length) + b'{"a":1}' + bytes(2**19))
+    tracemalloc.start()
+    message = refusal(tmp_path / "p")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert f"claims a header of {length} bytes" in message
+    assert peak < 2**24
+    assert best_seconds(lambda: refusal(tmp_path / "p")) < 0.1
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "[" * 2**17,
+        '{"a":' * 2**14,
+        "[[]" + ",[]" * 2**15 + "]",
+        '"' + '\\"' * 2**16,
+        '"' * 2**17,
+        "\\" * 2**17,
+        "9" * 2**17,
+        "1e" + "9" * 2**17,
+        "{" + ",".join(f'"{i}":{i}' for i in range(10**4)) + "}",
+        '{"__metadata__":{"rltemp":"' + "[" * 2**17 + '"}}',
+    ],
+)
+def test_hostile_json_is_refused_in_a_tenth_of_a_second(tmp_path: Path, header: str) -> None:
+    (tmp_path / "p").write_bytes(pack(header))
+    assert "claims a header" not in refusal(tmp_path / "p")
+    assert best_seconds(lambda: refusal(tmp_path / "p")) < 0.1
+
+
+def test_a_file_over_the_size_bound_is_refused(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + bytes(policy_bytes.MAX_FILE_BYTES))
+    assert "is over 8388608 bytes" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("header", "named"),
+    [
+        (b"\xff\xfe{}", "not UTF-8"),
+        (b"", "not strict JSON"),
+        (b"not json", "not strict JSON"),
+        (b"[1, 2]", "holds no policy manifest"),
+        (b"{}", "holds no policy manifest"),
+        (b'{"__metadata__": []}', "holds no policy manifest"),
+        (b'{"__metadata__": {"rltemp": 1}}', "holds no policy manifest"),
+        (b'{"__metadata__": {}, "__metadata__": {}}', "key '__metadata__' is given twice"),
+        (b'{"a": NaN}', "NaN is not a number"),
+        (b'{"a": -Infinity}', "-Infinity is not a number"),
+        (b'{"a": [[[[[[[[1]]]]]]]]}', "deeper than 8"),
+        (b'{"__metadata__": {"rltemp": "{}"}}', "SHA-256 mismatch of the manifest"),
+        (b'{"__metadata__": {"rltemp": "\\ud800"}}', "ASCII"),
+        (b'{"__metadata__": {"rltemp": "' + b"x" * 65537 + b'"}}', "manifest has 65537 characters"),
+        (b'{"\x1b]0;owned\x07\n": 1, "\x1b]0;owned\x07\n": 1}', "not strict JSON"),
+        (b'{"\\u001b\\n": 1, "\\u001b\\n": 1}', "is given twice"),
+    ],
+)
+def test_a_header_that_is_not_ours_is_refused_by_its_first_fault(tmp_path: Path, header: bytes, named: str) -> None:
+    (tmp_path / "p").write_bytes(pack(header))
+    assert named in refusal(tmp_path / "p")
+
+
+def test_brackets_inside_strings_are_not_counted_as_depth() -> None:
+    assert strict_json('{"[[[[[[[[[[": "\\"[[[[[[[[["}', "it") == {"[[[[[[[[[[": '"[[[[[[[[['}
+    assert strict_json("[[[[[[[[1]]]]]]]]", "it") == [[[[[[[[1]]]]]]]]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "named"),
+    [
+        ("0.weight", {"shape": [3, 16]}, "tensor '0.weight' is"),
+        ("0.weight", {"shape": [2**40, 2**20]}, "tensor '0.weight' is"),
+        ("0.weight", {"shape": [16, -3]}, "tensor '0.weight' is"),
+        ("0.weight", {"shape": [48]}, "tensor '0.weight' is"),
+        ("0.weight", {"dtype": "F16"}, "tensor '0.weight' is"),
+        ("0.weight", {"dtype": "I32"}, "tensor '0.weight' is"),
+        ("0.weight", {"data_offsets": [0, 192]}, "tensor '0.weight' is"),
+        ("1.bias", {"data_offsets": [0, 8]}, "tensor '1.bias' is"),
+        ("1.weight", {"data_offsets": [2**60, 2**60 + 128]}, "tensor '1.weight' is"),
+        ("1.bias", None, "tensor '1.bias' is None"),
+        ("2.bias", {"dtype": "F32", "shape": [0], "data_offsets": [392, 392]}, "tensor '2.bias' is"),
+        ("../../x", {"dtype": "F32", "shape": [0], "data_offsets": [392, 392]}, "tensor '../../x' is"),
+        ("0.bias", {"extra": 1}, "tensor '0.bias' is"),
+        ("0.bias", {"shape": [16.0]}, "not written as rltemp writes it"),
+    ],
+)
+def test_a_lie_about_a_tensor_is_refused_by_its_name(path: Path, name: str, change: Any, named: str) -> None:
+    header, manifest, _ = unpack(path.read_bytes())
+    tensors = {key: entry for key, entry in header.items() if key != "__metadata__"}
+    if change is None:
+        del tensors[name]
+    else:
+        tensors[name] = {**tensors.get(name, {}), **change}
+    forge(path, manifest, tensors)
+    assert named in refusal(path)
+
+
+def test_layers_that_claim_more_than_the_file_holds_are_refused_before_anything_is_read(path: Path) -> None:
+    manifest = {**manifest_of(path), "layers": [[3, 1024], [1024, 2]]}
+    shapes = {"0.bias": [1024], "0.weight": [1024, 3], "1.bias": [2], "1.weight": [2, 1024]}
+    tensors, end = {}, 0
+    for name, shape in shapes.items():
+        begin, end = end, end + 4 * int(np.prod(shape))
+        tensors[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+    forge(path, manifest, tensors)
+    assert "bytes of weights, its layers need" in refusal(path)
+
+
+@pytest.mark.parametrize(("value", "named"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "inf"), (-1000.0, "1000")])
+def test_weights_that_are_not_finite_or_too_big_are_refused(path: Path, value: float, named: str) -> None:
+    _, manifest, body = unpack(path.read_bytes())
+    forge(path, manifest, body=body[:-4] + struct.pack("<f", value))
+    assert f"tensor '1.weight' holds {named}" in refusal(path)
+
+
+# The manifest
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"format": "other"}, "manifest format:"),
+        ({"format_version": "0.9"}, "manifest format_version:"),
+        ({"format_version": 1.0}, "manifest format_version:"),
+        ({"format_version": "1.0 "}, "manifest format_version:"),
+        ({"surprise": 1}, "manifest surprise:"),
+        ({"\n\x1b[31m": 1}, "manifest ??[31m:"),
+        ({"layers": []}, "manifest layers:"),
+        ({"layers": [[3, 16], [8, 2]]}, "must lead from 3 features to 2 actions"),
+        ({"layers": [[3, 16], [16, 1]]}, "must lead from 3 features to 2 actions"),
+        ({"layers": [[3, 0], [0, 2]]}, "manifest layers.0.1:"),
+        ({"layers": [[3, 1025], [1025, 2]]}, "manifest layers.0.1:"),
+        ({"layers": [[3, True], [True, 2]]}, "manifest layers.0.1:"),
+        ({"layers": [[3, 16.0], [16.0, 2]]}, "manifest layers.0.1:"),
+        ({"layers": [[3, "16"], ["16", 2]]}, "manifest layers.0.1:"),
+        ({"layers": [[3, 10**400], [10**400, 2]]}, "manifest layers.0.1:"),
+        ({"layers": "3,2"}, "manifest layers:"),
+        ({"activation": "os.system"}, "manifest activation:"),
+        ({"feature_spec_sha256": "0" * 64}, "feature_spec_sha256 is not that of"),
+        ({"features": []}, "manifest features:"),
+        ({"weight": "student"}, "manifest weight:"),
+        ({"kd_weight": 0.9}, "manifest kd_weight: Extra inputs"),
+        ({"action": {"mapping": "log", "ratio": "2", "minimum": 1.0, "maximum": 2.0}}, "action.ratio"),
+        ({"action": {"mapping": "log", "ratio": 10**400, "minimum": 1.0, "maximum": 2.0}}, "action.ratio"),
+        ({"action": {"mapping": "log", "ratio": None, "minimum": 1.0, "maximum": 2.0}}, "action.ratio"),
+        ({"weights_sha256": "x"}, "manifest weights_sha256:"),
+        ({"weights_sha256": "0" * 64}, "SHA-256 mismatch of the weights"),
+        ({"provenance": {"a": [1]}}, "manifest provenance.a"),
+        ({"provenance": {"a": 10**400}}, "manifest provenance.a"),
+        ({"self_test": {"seed": 0, "expected": [[0.0, 0.0]] * 15}}, "manifest self_test.expected:"),
+        ({"self_test": {"seed": 2**32, "expected": [[0.0, 0.0]] * 16}}, "manifest self_test.seed:"),
+        ({"self_test": {"seed": 0, "expected": [[0.0]] * 16}}, "manifest self_test.expected.0"),
+        ({"action": {"mapping": "log", "ratio": 1.0, "minimum": 1.0, "maximum": 2.0}}, "action.ratio"),
+        ({"action": {"mapping": "exp", "ratio": 2.0, "minimum": 1.0, "maximum": 2.0}}, "action.mapping"),
+        ({"action": {"mapping": "log", "ratio": 2.0, "minimum": 0.0, "maximum": 2.0}}, "action.minimum"),
+        (
+            {"action": {"mapping": "log", "ratio": 2.0, "minimum": 2.0, "maximum": 2.0}},
+            "must be below maximum",
+        ),
+        ({"action": {"mapping": "log", "ratio": 2.0, "minimum": 2.0, "maximum": 1e30}}, "action.maximum"),
+    ],
+)
+def test_a_manifest_that_breaks_the_schema_is_refused_by_the_field(path: Path, change: Any, named: str) -> None:
+    forge(path, {**manifest_of(path), **change})
+    assert named in refusal(path)
+
+
+@pytest.mark.parametrize("key", ["format", "layers", "activation", "features", "action", "reference", "self_test"])
+def test_a_manifest_without_a_field_is_refused_or_has_a_default(path: Path, key: str) -> None:
+    manifest = manifest_of(path)
+    del manifest[key]
+    forge(path, manifest)
+    if key == "format":
+        assert read_policy(path).manifest.format == "rltemp-policy"
+    else:
+        assert f"manifest {key}: Field required" in refusal(path)
+
+
+@pytest.mark.parametrize("std", ["0.0", "-1.0", "5e-324", "1e999", "NaN", "null"])
+def test_a_feature_without_a_positive_finite_std_is_refused(path: Path, std: str) -> None:
+    forge(path, compact(manifest_of(path)).replace('"std":0.25', f'"std":{std}'))
+    assert "manifest" in refusal(path)
+
+
+def test_a_key_given_twice_in_the_manifest_is_refused(path: Path) -> None:
+    forge(path, compact(manifest_of(path)).replace('"ratio":4.0', '"ratio":4.0,"ratio":2.0'))
+    assert "key 'ratio' is given twice" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "null", "[]", "1", "[" * 60000, "{}", '"\ud800"'.encode("ascii", "backslashreplace").decode()],
+)
+def test_a_manifest_that_is_no_object_of_ours_is_refused(path: Path, text: str) -> None:
+    forge(path, text)
+    assert "manifest" in refusal(path)
+
+
+def test_a_newer_format_names_both_versions_and_the_remedy(path: Path) -> None:
+    forge(path, {**manifest_of(path), "format_version": "3.0", "from_the_future": [1]})
+    assert "format 3.0, this rltemp reads up to 1.x: pip install -U rltemp" in refusal(path)
+    forge(path, {**manifest_of(path), "format_version": "1.4"})
+    assert refusal(path).endswith("pip install -U rltemp")
+
+
+# The features of the running code
+
+
+def test_features_that_the_running_code_computes_otherwise_are_listed(path: Path) -> None:
+    known = {"progress": (1, "fraction"), "entropy": (3, "nats")}
+    message = refusal(path, known_features=known)
+    assert "1: entropy v2 [nats] in policy, v3 [nats] here" in message
+    assert "2: margin v1 [deviations] in policy, unknown here" in message
+    assert "progress" not in message
+    assert "0.1.0" in message
+
+
+def test_a_unit_that_differs_is_a_feature_that_differs(path: Path) -> None:
+    known = {**KNOWN, "entropy": (2, "bits")}
+    assert "1: entropy v2 [nats] in policy, v2 [bits] here" in refusal(path, known_features=known)
+
+
+def test_features_in_another_order_are_another_spec(path: Path) -> None:
+    manifest = manifest_of(path)
+    manifest["features"].reverse()
+    forge(path, manifest)
+    assert "feature_spec_sha256" in refusal(path)
+
+
+def test_nothing_is_opened_but_the_file_itself(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    original = io.open
+
+    def watch(file: Any, *arguments: Any, **options: Any) -> Any:
+        opened.append(str(file))
+        return original(file, *arguments, **options)
+
+    monkeypatch.setattr(io, "open", watch)
+    monkeypatch.setattr("builtins.open", watch)
+    read_policy(path)
+    assert opened == [str(path)]

@@ -1,0 +1,185 @@
+"""`policy import` and `policy show`: from what Stable-Baselines3 saved to a policy file, by weights alone."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import PPO
+from support import hostile
+from support.processes import code
+from torch import nn
+
+from rltemp import ArtifactRefusedError, BadInputError, load_method, load_rule
+from rltemp.data.problem import Problem
+from rltemp.envs.vector import DistillVecEnv
+from rltemp.loading import SHIPPED
+from rltemp.policy.features import DEFAULT_FEATURES
+from rltemp.policy.policy_file import forward, read_policy
+from rltemp.policy.rule import KNOWN_FEATURES
+from rltemp.policy.sb3_archive import read_actor
+
+WIDTHS = (8, 64, 64, 2)
+
+
+@pytest.mark.parametrize(("arch", "activation"), [("64,64", "tanh"), ("16", "relu"), ("none", "tanh")])
+def test_an_imported_policy_acts_as_stable_baselines3_does(
+    arch: str, activation: str, toy: Problem, tmp_path: Path
+) -> None:
+    env = DistillVecEnv(toy, students=2)
+    hidden = [] if arch == "none" else [int(width) for width in arch.split(",")]
+    functions = {"tanh": nn.Tanh, "relu": nn.ReLU}
+    model = PPO(
+        "MlpPolicy",
+        env,
+        n_steps=4,
+        batch_size=100,
+        n_epochs=1,
+        learning_rate=0.01,
+        policy_kwargs={"net_arch": hidden, "activation_fn": functions[activation]},
+        device="cpu",
+        seed=0,
+    )
+    model.learn(4 * env.num_envs)
+    model.save(tmp_path / "model.zip")
+    out = tmp_path / "policy.safetensors"
+    words = ("--arch", arch, "--activation", activation, "--out", out, "--reference", "fixed:3")
+    assert code("policy", "import", tmp_path / "model.zip", *words) == 0
+    policy = read_policy(out, KNOWN_FEATURES)
+    observation = np.random.default_rng(0).normal(0, 2, (500, len(DEFAULT_FEATURES))).astype(np.float32)
+    theirs, _ = model.predict(observation, deterministic=True)
+    ours = forward(policy.weights, activation, torch.from_numpy(observation)).clamp(-1, 1)
+    np.testing.assert_allclose(ours.numpy(), theirs, rtol=0, atol=1e-5)
+    assert np.ptp(theirs) > 0.01
+    assert load_method(str(out)).name == str(out)
+    assert policy.manifest.reference == "fixed:3"
+
+
+def test_normalisation_that_is_given_becomes_the_features_own(tmp_path: Path) -> None:
+    (tmp_path / "model.zip").write_bytes(hostile.sb3_archive(tmp_path / "MARKER", hostile.sb3_weights(2, 4, 2)))
+    words = ("--features", "progress", "agreement", "--mean", "0.5", "0.1", "--std", "0.25", "2", "--arch", "4")
+    assert code("policy", "import", tmp_path / "model.zip", *words, "--out", tmp_path / "p.safetensors") == 0
+    features = read_policy(tmp_path / "p.safetensors").manifest.features
+    assert [(feature.mean, feature.std) for feature in features] == [(0.5, 0.25), (0.1, 2.0)]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("--arch", "64,64", "--mean", "1"), "--mean needs a number for each of 8 features"),
+        (("--arch", "64;64"), "--arch needs up to 3 widths"),
+        (("--arch", "1,1,1,1"), "--arch needs up to 3 widths"),
+        (("--arch", "9" * 5000), "--arch needs up to 3 widths"),
+        (("--arch", "64,64", "--features", "progres"), "did you mean 'progress'"),
+        (("--arch", "64,64", "--reference", "os:system"), "unknown reference"),
+        (("--arch", "64,64", "--ratio", "0.5"), "ratio: Input should be greater than 1"),
+        (("--arch", "64,64", "--std", *"10000000"), "std: Input should be greater"),
+    ],
+)
+def test_a_mistaken_option_is_one_line_and_leaves_no_file(
+    words: tuple[str, ...], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model.zip").write_bytes(hostile.sb3_archive(tmp_path / "MARKER", hostile.sb3_weights(*WIDTHS)))
+    assert code("policy", "import", tmp_path / "model.zip", *words, "--out", tmp_path / "p.safetensors") == 2
+    line = capsys.readouterr().err
+    assert named in line
+    assert line.count("\n") == 1
+    assert not (tmp_path / "p.safetensors").exists()
+
+
+def test_a_file_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "model.zip").write_bytes(hostile.sb3_archive(tmp_path / "MARKER", hostile.sb3_weights(*WIDTHS)))
+    (tmp_path / "p.safetensors").write_text("mine")
+    assert code("policy", "import", tmp_path / "model.zip", "--arch", "64,64", "--out", tmp_path / "p.safetensors") == 2
+    assert (tmp_path / "p.safetensors").read_text() == "mine"
+
+
+def test_what_does_not_fit_is_listed_as_expected_and_found(tmp_path: Path) -> None:
+    archive = tmp_path / "model.zip"
+    archive.write_bytes(hostile.sb3_archive(tmp_path / "MARKER", hostile.sb3_weights(8, 32, 2, extra=torch.zeros(3))))
+    with pytest.raises(ArtifactRefusedError) as caught:
+        read_actor(archive, WIDTHS)
+    message = str(caught.value)
+    assert "mlp_extractor.policy_net.0.weight: expected float [64, 8], found float [32, 8]" in message
+    assert "mlp_extractor.policy_net.2.weight: expected float [64, 64], found nothing" in message
+    assert "action_net.weight: expected float [2, 64], found float [2, 32]" in message
+    with pytest.raises(ArtifactRefusedError, match=r"extra: expected nothing, found float \[3\]"):
+        read_actor(archive, (8, 32, 2))
+
+
+def test_a_payload_in_data_is_never_looked_at(tmp_path: Path) -> None:
+    """Case 2: the archive's `data` holds a pickle that SB3's own loader follows; here it may be anything."""
+    for data in (None, b"\x80\x04 no pickle at all"):
+        archive = tmp_path / "model.zip"
+        archive.write_bytes(hostile.sb3_archive(tmp_path / "MARKER", hostile.sb3_weights(*WIDTHS), **named(data)))
+        assert read_actor(archive, WIDTHS)["0.weight"].shape == (64, 8)
+    assert not (tmp_path / "MARKER").exists()
+
+
+def named(data: bytes | None) -> dict[str, Any]:
+    return {} if data is None else {"data": data, "pytorch_variables.pth": pickle.dumps([1])}
+
+
+def test_a_missing_archive_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="does not exist") as caught:
+        read_actor(tmp_path / "none.zip", WIDTHS)
+    assert not isinstance(caught.value, ArtifactRefusedError)
+
+
+def test_the_refusal_of_an_archive_names_the_command_that_converts_it(tmp_path: Path) -> None:
+    """Case 1."""
+    (tmp_path / "model.zip").write_bytes(hostile.sb3_archive(tmp_path / "MARKER", hostile.sb3_weights(*WIDTHS)))
+    with pytest.raises(ArtifactRefusedError) as caught:
+        load_rule(str(tmp_path / "model.zip"))
+    assert "is a Stable-Baselines3 archive, which can run code when loaded" in str(caught.value)
+    assert f"`rltemp policy import --arch 64,64 {tmp_path / 'model.zip'}`" in str(caught.value)
+
+
+def test_show_prints_the_manifest_and_a_pin_that_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert code("policy", "show", "universal") == 0
+    said = capsys.readouterr().out
+    assert "passes every check" in said
+    assert "Feature 2: teacher_margin v1" in said
+    assert "Action: the temperatures of ttm:ce_weight=0.1,kd_weight=0.9 times 5^a" in said
+    pinned = said.strip().rpartition("Pinned: ")[2]
+    assert load_method(pinned).name == pinned
+
+
+def test_a_pinned_policy_is_that_file_or_refused(tmp_path: Path) -> None:
+    file = tmp_path / "policy.safetensors"
+    file.write_bytes(SHIPPED["universal"].read_bytes())
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    signals = f"{file}@sha256:{sha256}"
+    assert load_method(signals).name == signals
+    assert load_method(f"matched:{signals}").matched
+    other = ("f" if sha256[0] != "f" else "e") + sha256[1:]
+    with pytest.raises(ArtifactRefusedError, match=f"SHA-256 mismatch .pinned {other[:12]}..., file {sha256[:12]}"):
+        load_rule(f"{file}@sha256:{other}")
+    for wrong in ("", "ab12", sha256.upper(), sha256 + "0"):
+        with pytest.raises(BadInputError, match="pins no SHA-256; needed: its 64 digits"):
+            load_rule(f"{file}@sha256:{wrong}")
+
+
+def test_a_policy_around_a_reference_that_nobody_knows_is_refused_by_its_name(tmp_path: Path) -> None:
+    from support.policy_files import FEATURES, fields, forge, manifest_of
+
+    from rltemp.policy.policy_file import write_policy
+
+    known = tuple(
+        FEATURES[0].model_copy(
+            update={"name": name, "version": KNOWN_FEATURES[name][0], "unit": KNOWN_FEATURES[name][1]}
+        )
+        for name in DEFAULT_FEATURES[:3]
+    )
+    file = tmp_path / "p.safetensors"
+    write_policy(file, **fields(features=known))
+    assert load_rule(str(file)) is not None
+    for reference in ("nobody", "ctkd", "none", "fixed:temperature=0", "fixed:temperature=1e999", "fixed:x=1"):
+        forge(file, {**manifest_of(file), "reference": reference})
+        with pytest.raises(ArtifactRefusedError, match=r"^policy file p\.safetensors: "):
+            load_rule(str(file))

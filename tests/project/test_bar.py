@@ -1,0 +1,24 @@
+"""The bar that the demo is held to, with students that neither it nor the README's numbers saw. Minutes: `-m slow`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rltemp.agents.train import PolicyConfig, train_policy
+from rltemp.data.problem import Problem
+from rltemp.experiments.compare import compare
+from rltemp.experiments.statistics import paired_difference
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 5])
+def test_a_policy_beats_dtkd_and_plain_distillation_on_students_that_nobody_saw(
+    digits: Problem, tmp_path: Path, seed: int
+) -> None:
+    train_policy(digits, PolicyConfig(seed=seed), tmp_path, progress=False)
+    rules = ["fixed:4", "dtkd:1|2|4|8", str(tmp_path / "policy.safetensors")]
+    plain, dtkd, policy = compare(digits, rules, range(7000, 7064)).arms
+    for other in (plain, dtkd):
+        assert paired_difference(policy.test_accuracy, other.test_accuracy).low > 0, other.rule

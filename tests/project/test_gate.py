@@ -1,0 +1,162 @@
+"""No source file of the project can run code out of a file: a gate over their syntax trees, and that it shuts.
+
+Whatever loads is refused unless it is one of `SAFE_LOADERS`, so a new way in has to be let in here, by name.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("rltemp", "envs", "agents", "scripts")
+SOURCE = sorted({f.resolve() for folder in FOLDERS for each in ("*.py", "*/*.py") for f in (ROOT / folder).glob(each)})
+
+FORBIDDEN_MODULES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml"}
+FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "builtins.eval", "builtins.exec"}
+SAFE_LOADERS = {"safetensors.numpy.load", "safetensors.torch.load", "json.loads", "Policy.load"}
+"""Functions with a loader's name that run nothing; `torch.load` is another, with weights_only=True."""
+LOADERS = {
+    "load",
+    "loads",
+    "load_from_zip_file",
+    "load_from_pkl",
+    "load_replay_buffer",
+    "set_parameters",
+    "unsafe_load",
+    "full_load",
+    "Unpickler",
+}
+IMPORTERS = {"importlib.import_module"}
+IMPORT_HERE = {"names.py", "optional_imports.py"}
+"""What a user names as module:attribute, and libraries by names written in the source."""
+
+
+def offences(source: str, file: str = "some.py") -> list[str]:
+    """What in a source file could run code out of another file, a line each."""
+    tree = ast.parse(source)
+    return [f"{file}:{line}: {what}" for line, what in sorted({*_imports(tree), *_calls(tree, file)})]
+
+
+def _imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(tree):
+        modules: list[str] = []
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules = [node.module or ""]
+        yield from ((node.lineno, name) for name in modules if name.partition(".")[0] in FORBIDDEN_MODULES)
+
+
+def _calls(tree: ast.AST, file: str) -> Iterator[tuple[int, str]]:
+    full = _full_names(tree)
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        head, dot, rest = ast.unparse(node.func).partition(".")
+        name = full.get(head, head) + dot + rest
+        options = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        written = bool(node.args) and isinstance(node.args[0], ast.Constant)
+        if name in FORBIDDEN_CALLS or (name in IMPORTERS and file not in IMPORT_HERE and not written):
+            yield node.lineno, name
+        if name.rpartition(".")[2] in LOADERS and name not in SAFE_LOADERS and not _careful(name, options):
+            yield node.lineno, f"{name}, which is none of {sorted(SAFE_LOADERS)}"
+        for option, harmless in (("allow_pickle", "False"), ("weights_only", "True"), ("shell", "False")):
+            if options.get(option, harmless) != harmless:
+                yield node.lineno, f"{option}={options[option]}"
+
+
+def _careful(name: str, options: dict[str | None, str]) -> bool:
+    return name == "torch.load" and options.get("weights_only") == "True"
+
+
+def _full_names(tree: ast.AST) -> dict[str, str]:
+    """What the names of a file's imports stand for: `from torch import load as l` makes `l` torch.load."""
+    found = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.asname: alias.name for alias in node.names if alias.asname}
+        elif isinstance(node, ast.ImportFrom):
+            ours = (node.module or "").startswith("rltemp")
+            found |= {a.asname or a.name: a.name if ours else f"{node.module}.{a.name}" for a in node.names}
+    return found
+
+
+@pytest.mark.parametrize("file", SOURCE, ids=lambda file: f"{file.parent.name}/{file.name}")
+def test_no_source_file_runs_code_out_of_a_file(file: Path) -> None:
+    assert offences(file.read_text("utf-8"), file.name) == []
+
+
+def test_the_gate_looks_at_every_package() -> None:
+    assert {file.parent.name for file in SOURCE} >= {*FOLDERS, "service", "integrations"}
+    assert len(SOURCE) > 80
+    deeper = {file for folder in FOLDERS for file in (ROOT / folder).glob("*/*/*.py")}
+    assert {file.resolve() for file in deeper} <= set(SOURCE)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "import _pickle as harmless",
+        "from pickle import loads as read",
+        "import cloudpickle",
+        "from dill import load",
+        "import joblib",
+        "import shelve",
+        "import marshal",
+        "import yaml\nyaml.safe_load(text)",
+        "import torch\ntorch.load(path)",
+        "import torch\ntorch.load(path, weights_only=False)",
+        "import torch as t\nt.load(path)",
+        "from torch import load as read\nread(path)",
+        "import torch\ntorch.load(path, weights_only=careful)",
+        "import torch\ntorch.jit.load(path)",
+        "import torch\ntorch.hub.load('a/b', 'c')",
+        "import numpy as np\nnp.load(path, allow_pickle=True)",
+        "import numpy as np\nnp.load(path)",
+        "read(path, allow_pickle=flag)",
+        "read(path, weights_only=False)",
+        "from stable_baselines3 import PPO\nPPO.load(path)",
+        "from stable_baselines3 import PPO as Policy2\nPolicy2.load(path)",
+        "from stable_baselines3 import PPO as Policy\nPolicy.load(path)",
+        "from stable_baselines3.common.vec_env import VecNormalize\nVecNormalize.load(path, env)",
+        "from stable_baselines3.common.save_util import load_from_zip_file\nload_from_zip_file(path)",
+        "model.set_parameters(path)",
+        "model.load(path)",
+        "type(model).load(path)",
+        "eval(text)",
+        "exec(text)",
+        "exec(compile(text, 'x', 'exec'))",
+        "import builtins\nbuiltins.eval(text)",
+        "from builtins import eval as harmless\nharmless(text)",
+        "__import__(name)",
+        "import importlib\nimportlib.import_module(name)",
+        "from importlib import import_module\nimport_module(name)",
+        "import os\nos.system(command)",
+        "from os import system as run\nrun(command)",
+        "import subprocess\nsubprocess.run(command, shell=True)",
+    ],
+)
+def test_the_gate_shuts(source: str) -> None:
+    assert offences(source) != []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import torch\ntorch.load(path, weights_only=True)",
+        "import json\njson.loads(text)",
+        "import re\nre.compile(text)",
+        "import torch\ntorch.compile(model)",
+        "from rltemp.policy.rule import Policy\nPolicy.load(path)",
+        "module.load_state_dict(state)",
+        "model.eval()",
+        "import subprocess\nsubprocess.run(words)",
+    ],
+)
+def test_the_gate_lets_through_what_runs_nothing(source: str) -> None:
+    assert offences(source) == []

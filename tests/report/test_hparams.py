@@ -1,0 +1,72 @@
+"""The HParams sessions of a comparison, read back with TensorBoard's own reader."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata
+
+from rltemp.data.tasks import load_task
+from rltemp.experiments.methods_compared import Row
+from rltemp.experiments.statistics import Paired
+from rltemp.report.hparams import METRICS, session_name, write_sessions
+
+ROWS = [
+    Row("fixed:4", 90.0, 0.5, {"fixed:4": Paired(0.0, 0.0, 0.0, 8)}, 8),
+    Row("dtkd:reference=2", 91.5, math.nan, {"fixed:4": Paired(1.5, 1.0, 2.0, 8)}, 8),
+    Row("../../<x>", 80.0, 0.5, {"fixed:4": Paired(math.nan, math.nan, math.nan, 0)}, 8),
+]
+
+
+def session(folder: Path) -> tuple[dict[str, object], dict[str, float], list[str]]:
+    """Hyperparameters, scalars and the metrics that the experiment declares, of one folder."""
+    events = EventAccumulator(str(folder)).Reload()
+    tags = events.PluginTagToContent(metadata.PLUGIN_NAME)
+    start = metadata.parse_session_start_info_plugin_data(tags[metadata.SESSION_START_INFO_TAG])
+    experiment = metadata.parse_experiment_plugin_data(tags[metadata.EXPERIMENT_TAG])
+    hparams = {name: getattr(value, str(value.WhichOneof("kind"))) for name, value in start.hparams.items()}
+    scalars = {tag: events.Scalars(tag)[0].value for tag in events.Tags()["scalars"]}
+    return hparams, scalars, [info.name.tag for info in experiment.metric_infos]
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    write_sessions(tmp_path / "t", ROWS, "fixed:4", load_task("digits"), seeds=8)
+    return tmp_path / "t"
+
+
+def test_every_arm_is_a_session_with_its_options_and_its_numbers(written: Path):
+    hparams, scalars, declared = session(written / "001-dtkd-reference=2")
+    assert hparams["rule"] == "dtkd:reference=2"
+    assert hparams["task"] == "digits"
+    assert hparams["epochs"] == load_task("digits").recipe.epochs
+    assert hparams["seeds"] == 8
+    expected = {
+        "compare/accuracy": 91.5,
+        "compare/difference": 1.5,
+        "compare/difference_low": 1.0,
+        "compare/difference_high": 2.0,
+    }
+    assert scalars == pytest.approx(expected)
+    assert set(declared) == set(expected) <= set(METRICS)
+
+
+def test_the_baseline_and_what_is_not_compared_have_no_difference(written: Path):
+    for place in (0, 2):
+        assert set(session(written / session_name(place, ROWS[place].rule))[1]) == {
+            "compare/accuracy",
+            "compare/standard_error",
+        }
+
+
+def test_a_name_that_is_a_path_stays_in_the_folder(written: Path):
+    assert sorted(path.name for path in written.iterdir()) == ["000-fixed-4", "001-dtkd-reference=2", "002-x"]
+    assert session(written / "002-x")[0]["rule"] == "../../<x>"
+
+
+def test_written_again_there_is_one_session_an_arm(written: Path):
+    write_sessions(written, ROWS, "fixed:4", load_task("digits"), seeds=8)
+    assert len(list(written.rglob("events*"))) == len(ROWS)

@@ -1,0 +1,383 @@
+"""The page of a comparison: one file that is whole, escaped, and looks right in a real browser."""
+
+from __future__ import annotations
+
+import base64
+import math
+import os
+import re
+import shutil
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rltemp.cli.compare import Compare
+from rltemp.cli.main import main
+from rltemp.data.tasks import load_task
+from rltemp.experiments.methods_compared import Row
+from rltemp.experiments.showcase import SAMPLED, Showcase
+from rltemp.experiments.statistics import Paired
+from rltemp.report import plots as html_plots
+from rltemp.report.comparison import shown
+from rltemp.report.html_page import leaves, write_page
+
+HOSTILE = "<script>alert(1)</script>\"'&$x_$"
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+COMPARE = ("compare", "--task", "digits", "--epochs", "2", "--rules", "fixed:4", "none", "dtkd", "universal")
+
+
+class Page(HTMLParser):
+    """What a page holds: tags with their attributes, headings, text; every tag is closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.texts: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == [], "every tag is closed"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join("".join(self.texts).split())
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    def pictures(self) -> list[ElementTree.Element]:
+        sources = [str(image["src"]) for image in self.all("img")]
+        assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
+        return [ElementTree.fromstring(base64.b64decode(source.partition(",")[2])) for source in sources]
+
+
+def showcase(temperature: float = 4.0, classes: int = 3, seed: int = 0) -> Showcase:
+    drawn = np.random.default_rng(seed)
+    samples = {name: drawn.uniform(1, 8, 500) for name in SAMPLED}
+    samples |= {"progress": np.linspace(0, 0.99, 500), "teacher_temperature": np.full(500, temperature)}
+    labels = np.arange(60) % classes
+    return Showcase(samples, drawn.normal(labels[:, None], 0.1, (60, 4)), labels, seconds=0.01)
+
+
+def rows(*names: str) -> list[Row]:
+    pairs = [
+        Paired(0.0, 0.0, 0.0, 8),
+        Paired(1.5, 1.0, 2.0, 8),
+        Paired(-70.0, -71.0, -69.0, 8),
+        *[Paired(*[math.nan] * 3, 0)] * 9,
+    ]
+    return [
+        Row(name, 90.0 + np.nan_to_num(pair.mean), 0.5, {names[0]: pair}, 8, name)
+        for name, pair in zip(names, pairs, strict=False)
+    ]
+
+
+def page(path: Path, arms: list[Row], shown: dict[str, Showcase], **more: Any) -> str:
+    given: dict[str, Any] = {
+        "title": "digits: mlp teaches mlp",
+        "task": load_task("digits"),
+        "teacher_accuracy": 0.9849,
+        "configuration": {"rules": [row.rule for row in arms], "out": None, "seeds": 8},
+        "command": "rltemp compare --seeds 8",
+    }
+    write_page(path, arms, shown, **{**given, **more})
+    return path.read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory, teacher_cache: Path) -> Path:
+    """The folder of a small comparison, made by the command."""
+    out = tmp_path_factory.mktemp("page") / "run"
+    with pytest.raises(SystemExit) as end:
+        main([*COMPARE, "--seeds", "8", "--out", str(out)])
+    assert end.value.code == 0
+    return out
+
+
+def test_the_command_writes_a_page_with_every_section_of_every_rule(compared: Path):
+    found = Page((compared / "report.html").read_text("utf-8"))
+    headings = [name for name, _ in found.tags if re.fullmatch("h[1-6]", name)]
+    assert headings == ["h1", *["h2"] * 7, "h3", "h3"]
+    captions = [str(image["alt"]) for image in found.all("img")]
+    assert len(captions) == 1 + 1 + 6 + 2 + 4
+    for rule in ("fixed:4", "none", "dtkd", "universal"):
+        assert f"{rule}: 300 test images of 10 classes in the plane." in captions
+        assert re.search(rf"{re.escape(rule)} \d+\.\d+ % at [\d.e+]+ ms", captions[1])
+    over_the_run = next(text for text in captions if text.startswith("The teacher's temperature over the run"))
+    assert "fixed:4 from 4 to 4" in over_the_run
+    assert "none" not in over_the_run
+    report = (compared / "report.md").read_text()
+    numbers = re.findall(r"[+-]\d+\.\d+ \[[^]]*\]", report)
+    assert len(numbers) == 3
+    assert all(number in found.text for number in numbers)
+    assert re.search("```\n(.*)\n```", report).group(1) in found.text  # type: ignore[union-attr]
+    assert "selection_seeds" in found.text
+
+
+def test_the_page_needs_no_other_file_and_runs_nothing(compared: Path):
+    text = (compared / "report.html").read_text("utf-8")
+    found = Page(text)
+    assert {name for name, _ in found.tags}.isdisjoint({"script", "link", "iframe", "object", "embed", "base", "form"})
+    for _, attributes in found.tags:
+        assert all(str(attributes.get(name, "data:")).startswith(("data:", "#")) for name in ("src", "href", "srcset"))
+        assert not [name for name in attributes if name.startswith("on")]
+    assert "://" not in text
+    assert "@import" not in text
+    assert "url(" not in text
+    for drawing in found.pictures():
+        used = [value for element in drawing.iter() for name, value in element.attrib.items() if name.endswith("href")]
+        assert all(value.startswith("#") for value in used)
+
+
+def test_every_picture_says_in_words_what_it_shows_and_every_column_what_it_is(compared: Path):
+    found = Page((compared / "report.html").read_text("utf-8"))
+    assert all(len(str(image["alt"])) > 30 for image in found.all("img"))
+    assert found.all("html")[0]["lang"] == "en"
+    assert all(cell.get("scope") in ("col", "row") for cell in found.all("th"))
+    identifiers = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
+    assert len(identifiers) == len(set(identifiers))
+    assert {f"#{name}" for name in identifiers} == {link["href"] for link in found.all("a")}
+
+
+def test_made_again_from_what_is_kept_the_page_is_the_same_but_for_the_clock(compared: Path, tmp_path: Path):
+    again = tmp_path / "run"
+    shutil.copytree(compared, again)
+    for name in ("result.json", "report.html"):
+        (again / name).unlink()
+    for clock in again.rglob("*.clock"):
+        clock.unlink()
+    with pytest.raises(SystemExit):
+        main([*COMPARE, "--seeds", "8", "--out", str(again)])
+
+    def without(path: Path) -> str:
+        text = (path / "report.html").read_text("utf-8").replace(str(path), "OUT")
+        return re.sub(r'(?s)<section[^>]*"time">.*?</section>|<li><a href="#time.*?</li>\n', "", text)
+
+    first, second = without(compared).split(), without(again).split()
+    assert first == second
+    assert 'id="time"' in (compared / "report.html").read_text()
+    assert 'id="time"' not in (again / "report.html").read_text(), "no clock, no section"
+
+
+def test_without_html_nothing_is_watched_or_drawn(tmp_path: Path, teacher_cache: Path):
+    out = tmp_path / "run"
+    with pytest.raises(SystemExit):
+        main(
+            [
+                "compare",
+                "--task",
+                "toy",
+                "--epochs",
+                "1",
+                "--rules",
+                "fixed:4",
+                "--seeds",
+                "2",
+                "--no-html",
+                "--out",
+                str(out),
+            ]
+        )
+    assert (out / "report.md").exists()
+    assert not (out / "report.html").exists()
+    assert not [*out.rglob("*.showcase"), *out.rglob("*.clock")]
+
+
+def test_the_page_shows_baselines_and_policies_before_others():
+    rules = ("none", *(f"fixed:{number}" for number in range(1, 10)), "universal")
+    assert shown(Compare(rules=rules, against=("fixed:9",)), rules, ["universal"]) == [
+        "fixed:9",
+        "universal",
+        *rules[:6],
+    ]
+    assert shown(Compare(rules=rules, html=False), rules, ["universal"]) == []
+
+
+def test_names_are_shown_as_they_are_and_do_nothing(tmp_path: Path):
+    arms = rows(HOSTILE, f"b{HOSTILE}", f"c{HOSTILE}")
+    task = replace(load_task("digits"), name=HOSTILE, student=HOSTILE, teacher=HOSTILE)
+    shown = {arms[0].rule: showcase(), arms[1].rule: showcase(2.0, seed=1)}
+    text = page(
+        tmp_path / "p.html",
+        arms,
+        shown,
+        title=HOSTILE,
+        task=task,
+        command=HOSTILE,
+        verdict=[HOSTILE],
+        configuration={HOSTILE: [HOSTILE]},
+    )
+    found = Page(text)
+    assert found.all("script") == []
+    assert "<script" not in text
+    assert found.text.count(HOSTILE) >= 3 * 2 + 3 + 3 + 1
+    for drawing in found.pictures():
+        assert not [element for element in drawing.iter() if element.tag.endswith("script")]
+    assert any("script>alert" in "".join(drawing.itertext()) for drawing in found.pictures())
+
+
+def test_names_that_no_file_can_hold_do_not_stop_the_page(tmp_path: Path):
+    arms = rows("a\udc80\x00\x1b[31m", "温度 \N{GREEK SMALL LETTER TAU}", "x" * 300)
+    found = Page(page(tmp_path / "p.html", arms, {row.rule: showcase() for row in arms}))
+    assert len(found.pictures()) == 1 + 1 + 6 + 2 + 3
+    assert "温度" in found.text
+
+
+def test_a_page_of_numbers_alone_has_no_empty_section(tmp_path: Path):
+    found = Page(page(tmp_path / "p.html", rows("fixed:4"), {}))
+    assert len(found.pictures()) == 1
+    assert [section["aria-labelledby"] for section in found.all("section")] == ["table", "differences", "again"]
+
+
+def test_what_cannot_be_drawn_is_left_out_and_the_rest_is_there(tmp_path: Path):
+    arms = rows("fixed:4", "diverged", "dead", "none")
+    nothing = {name: np.full(500, math.nan) for name in SAMPLED}
+    broken = replace(showcase(), features=np.full((60, 4), math.nan), samples={**nothing, "progress": np.zeros(500)})
+    dead = replace(showcase(), features=np.zeros((60, 4)), seconds=math.nan)
+    narrow = replace(showcase(), features=np.arange(60.0)[:, None])
+    found = Page(
+        page(tmp_path / "p.html", arms, {"fixed:4": showcase(), "diverged": broken, "dead": dead, "none": narrow})
+    )
+    captions = [str(image["alt"]) for image in found.all("img")]
+    assert [text.split(":")[0] for text in captions if "in the plane" in text] == ["fixed", "none"]
+    assert "dead" not in next(text for text in captions if " ms" in text)
+    assert not [text for text in captions if "nan" in text]
+
+
+def test_a_page_that_shows_some_rules_says_how_many(tmp_path: Path):
+    assert "Shown are 1 of 3 rules." in page(tmp_path / "p.html", rows("a", "b", "c"), {"b": showcase()})
+
+
+def test_the_intervals_are_drawn_where_they_are_and_a_far_one_is_an_arrow():
+    arms = rows("base", "better", "failed")
+    near = [Row(name, 91.5, 0.5, arms[1].differences, 8) for name in "abc"]
+    panel = html_plots.intervals([*arms, *near], "base").axes[0]
+    marks = {line.get_marker(): line.get_xdata()[0] for line in panel.lines if len(line.get_xdata()) == 1}
+    assert panel.get_xlim()[0] > -69.0
+    assert marks["<"] == pytest.approx(panel.get_xlim()[0], abs=1.0)
+    assert [tuple(line.get_xdata()) for line in panel.lines if tuple(line.get_xdata()) == (1.0, 2.0)]
+    shown = [text.get_text() for text in panel.texts]
+    assert shown[:6] == ["failed", "-70.00", "base", "the baseline", "better", "+1.50"]
+
+
+def test_a_band_holds_the_middle_nine_tenths_of_each_bin():
+    x, y = np.repeat([0.0, 1.0], 101), np.tile(np.arange(101.0), 2)
+    middle, low, mean, high = html_plots.binned(x, np.where(x > 0, 2 * y, y))
+    assert (middle.tolist(), low.tolist(), mean.tolist(), high.tolist()) == ([0, 1], [5, 10], [50, 100], [95, 190])
+
+
+def test_the_arrangement_keeps_groups_apart_and_is_the_same_again():
+    one = showcase()
+    positions, again = html_plots.arranged(one.features), html_plots.arranged(one.features)
+    assert positions is not None
+    assert np.array_equal(positions, np.asarray(again))
+    centres = np.stack([positions[one.labels == label].mean(0) for label in range(3)])
+    nearest = np.linalg.norm(positions[:, None] - centres, axis=-1).argmin(1)
+    assert (nearest == one.labels).mean() > 0.95
+
+
+def test_a_drawing_is_the_same_bytes_again():
+    arms = rows("a", "b")
+    assert html_plots.svg(html_plots.intervals(arms, "a")) == html_plots.svg(html_plots.intervals(arms, "a"))
+
+
+def test_options_at_their_default_are_left_out():
+    assert dict(leaves({"a": {"b": 1, "c": None}, "d": [], "e": False})) == {"a.b": 1, "e": False}
+
+
+# A real browser. The container's own user may be root, which Chromium's sandbox refuses.
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is missing: pip install 'rltemp[browser]'"
+    )
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed")
+    with playwright.sync_playwright() as driver:
+        sandbox = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+        started = driver.chromium.launch(executable_path=CHROMIUM, args=sandbox)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page with long names, many rules and two verdicts."""
+    names = [
+        "fixed:4",
+        "dtkd:reference=2,kd_weight=0.9,plain_kd_weight=0,ce_weight=0.1,warmup=0",
+        "x" * 120,
+        HOSTILE,
+        *"abcdef",
+    ]
+    path = tmp_path_factory.mktemp("crowded") / "report.html"
+    shown = {name: showcase(2.0 + place, seed=place) for place, name in enumerate(names[:8])}
+    page(path, rows(*names), shown, verdict=["fixed:4 has 90 %.", "  minus " + "y" * 200])
+    return path
+
+
+@pytest.mark.parametrize("width", [360, 768, 1280])
+@pytest.mark.parametrize("which", ["compared", "crowded"])
+def test_a_browser_shows_the_page_whole(which: str, width: int, browser: Any, request: pytest.FixtureRequest):
+    path: Path = request.getfixturevalue(which)
+    path = path / "report.html" if path.is_dir() else path
+    said: list[str] = []
+    requests: list[str] = []
+    view = browser.new_page(viewport={"width": width, "height": 800})
+    view.on("console", lambda message: said.append(message.text))
+    view.on("pageerror", lambda error: said.append(str(error)))
+    view.on("dialog", lambda dialog: said.append(dialog.message))
+    view.on("request", lambda sent: requests.append(sent.url))
+    view.goto(path.as_uri())
+    assert said == []
+    assert [url for url in requests if not url.startswith("data:")] == [path.as_uri()]
+    assert view.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing scrolls sideways but tables"
+    headings = view.eval_on_selector_all("h1, h2", "all => all.map(one => one.innerText)")
+    assert headings[1:3] == ["Table", "Differences"]
+    assert headings[-1] == "Make it again"
+    sizes = view.eval_on_selector_all(
+        "img", "all => all.map(one => [one.naturalWidth, one.clientWidth, one.clientHeight])"
+    )
+    assert len(sizes) > 10
+    assert all(natural > 100 and shown > 0.7 * min(width, 400) and height > 100 for natural, shown, height in sizes)
+    boxes = view.eval_on_selector_all(
+        ".scroll", "all => all.map(one => [one.clientWidth, getComputedStyle(one).overflowX])"
+    )
+    assert all(0 < box < width and overflow == "auto" for box, overflow in boxes)
+    view.close()
+
+
+def test_the_page_prints_on_light_ground_with_no_picture_cut(browser: Any, crowded: Path):
+    view = browser.new_page(color_scheme="dark")
+    view.goto(crowded.as_uri())
+    ground = "getComputedStyle(document.body).backgroundColor"
+    assert view.evaluate(ground) != "rgb(255, 255, 255)", "on a dark screen the page is dark"
+    view.emulate_media(media="print")
+    assert view.evaluate(ground) == "rgb(255, 255, 255)"
+    assert set(view.eval_on_selector_all("figure", "all => all.map(one => getComputedStyle(one).breakInside)")) == {
+        "avoid"
+    }
+    assert not view.is_visible("nav")
+    assert view.pdf(format="A4").startswith(b"%PDF")
+    view.close()

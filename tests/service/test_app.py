@@ -1,0 +1,527 @@
+"""The routes over HTTP, from the command line's own process: answers, refusals, tokens, metrics, logs, and the end."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.processes import code
+from support.services import Served, serving
+
+import rltemp
+from rltemp.loading import SHIPPED
+from rltemp.policy.policy_file import read_policy
+from rltemp.training.tensorboard import TAGS  # noqa: F401  # loads what a forked process then need not
+
+pytest.importorskip("fastapi", reason="needs rltemp[serve]")
+
+TOKEN = "correct-horse-battery-staple"
+JSON, BYTES = "application/json", "application/octet-stream"
+LOGITS = [
+    {"name": name, "shape": [2, 3], "datatype": "FP32", "data": [[1, 2, 3], [3, 2, 1.5]]}
+    for name in ("student_logits", "teacher_logits")
+]
+FEATURES = {"name": "features", "shape": [1, 8], "datatype": "FP32", "data": [[0.1] * 8]}
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Served]:
+    with serving("--log-requests") as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def documented(service: Served) -> dict[str, Any]:
+    paths: dict[str, Any] = json.loads(service.request("GET", "/openapi.json")[2])["paths"]
+    return paths
+
+
+@pytest.fixture(scope="module")
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    file = tmp_path_factory.mktemp("token") / "token"
+    file.write_text(f"{TOKEN}\n")
+    file.chmod(0o600)
+    with serving("--log-requests", "--token-file", file) as served:
+        yield served
+
+
+def infer(service: Served, model: str, inputs: list[dict[str, Any]], **more: Any) -> tuple[int, dict[str, Any]]:
+    body = json.dumps({"inputs": inputs, **more}).encode()
+    status, headers, answer = service.request("POST", f"/v2/models/{model}/infer", body, content_type=JSON)
+    assert headers["content-type"] == JSON
+    found: dict[str, Any] = json.loads(answer)
+    return status, found
+
+
+def counts(service: Served) -> dict[str, float]:
+    lines = service.request("GET", "/metrics")[2].decode().splitlines()
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
+
+
+def events(service: Served, name: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in service.process.read("err").splitlines()]
+    return [line for line in lines if line["event"] == name]
+
+
+def test_the_server_says_what_it_is(service: Served) -> None:
+    assert service.request("GET", "/v2/health/live")[::2] == (200, b'{"live":true}')
+    assert service.request("GET", "/v2/health/ready")[::2] == (200, b'{"ready":true}')
+    found = json.loads(service.request("GET", "/v2")[2])
+    assert (found["name"], found["version"]) == ("rltemp", rltemp.__version__)
+    assert {"binary_tensor_data", "rltemp_policy"} <= set(found["extensions"])
+    assert b"swagger" in service.request("GET", "/docs")[2]
+
+
+def test_a_model_says_what_it_takes_and_gives(service: Served) -> None:
+    rule = json.loads(service.request("GET", "/v2/models/dtkd%3Areference%3D2/versions/1")[2])
+    assert (rule["name"], rule["versions"], rule["parameters"]["kind"]) == ("dtkd:reference=2", ["1"], "rule")
+    policy = json.loads(service.request("GET", "/v2/models/universal")[2])
+    file = read_policy(SHIPPED["universal"])
+    assert policy["inputs"][0] == {"name": "features", "datatype": "FP32", "shape": [-1, len(file.manifest.features)]}
+    assert [port["name"] for port in policy["outputs"]][-1] == "action"
+    assert policy["parameters"]["sha256"] == file.sha256
+    assert json.loads(policy["parameters"]["manifest"]) == json.loads(file.manifest.to_json())
+
+
+def test_the_index_lists_policies_and_rules(service: Served) -> None:
+    for body in (b"", b"{}", b'{"ready": true}'):
+        entries = json.loads(service.request("POST", "/v2/repository/index", body)[2])
+        assert {"universal", "dtkd", "fixed"} <= {entry["name"] for entry in entries}
+    for body, status in ((b"[]", 422), (b"{", 400), (b'{"ready": 1}', 422), (b"x" * 5000, 413)):
+        assert service.request("POST", "/v2/repository/index", body)[0] == status
+
+
+def test_a_policy_is_sent_whole_once_and_then_only_its_tag(service: Served) -> None:
+    status, headers, body = service.request("GET", "/v2/models/universal/policy")
+    assert (status, body) == (200, SHIPPED["universal"].read_bytes())
+    assert headers["etag"] == f'"{read_policy(SHIPPED["universal"]).sha256}"'
+    assert headers["rltemp-model-version"] == "1"
+    for tag in (headers["etag"], f'"other", W/{headers["etag"]}', "*"):
+        status, again, body = service.request("GET", "/v2/models/universal/versions/1/policy", if_none_match=tag)
+        assert (status, body, again["etag"]) == (304, b"", headers["etag"])
+    assert service.request("GET", "/v2/models/universal/policy", if_none_match='"other"')[0] == 200
+    assert service.request("GET", "/v2/models/dtkd/policy")[0] == 404
+
+
+def test_json_is_answered_with_json(service: Served) -> None:
+    status, found = infer(service, "fixed%3A3", LOGITS, id="seven")
+    assert (status, found["model_name"], found["model_version"], found["id"]) == (200, "fixed:3", "1", "seven")
+    assert {output["name"]: output["data"] for output in found["outputs"]} == {
+        "student_temperature": [3.0, 3.0],
+        "teacher_temperature": [3.0, 3.0],
+        "weight": [9.0, 9.0],
+    }
+
+
+def test_a_large_request_is_answered_as_small_ones_are(service: Served) -> None:
+    """In a thread, where a small one is not."""
+    random = np.random.default_rng(0)
+    values = {name: random.standard_normal((2048, 100)).astype("<f4") for name in ("student_logits", "teacher_logits")}
+
+    def ask(part: slice) -> dict[str, Any]:
+        arrays = {name: array[part] for name, array in values.items()}
+        inputs = [
+            {
+                "name": name,
+                "shape": list(array.shape),
+                "datatype": "FP32",
+                "parameters": {"binary_data_size": array.nbytes},
+            }
+            for name, array in arrays.items()
+        ]
+        header = json.dumps({"inputs": inputs}).encode()
+        body = header + b"".join(array.tobytes() for array in arrays.values())
+        names = {"content_type": BYTES, "Inference_Header_Content_Length": str(len(header))}
+        status, _, answer = service.request("POST", "/v2/models/normkd/infer", body, **names)
+        assert status == 200, answer
+        return {output["name"]: output["data"] for output in json.loads(answer)["outputs"]}
+
+    whole, start = ask(slice(None)), ask(slice(16))
+    for name, data in start.items():
+        np.testing.assert_allclose(whole[name][:16], data, rtol=1e-6)
+        assert len(whole[name]) == 2048
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers", "status", "message"),
+    [
+        ("/v2/models/nobody/infer", b"{}", {}, 404, "no model 'nobody': unknown reference 'nobody'"),
+        ("/v2/models/dtdk/infer", b"{}", {}, 404, "did you mean 'dtkd'"),
+        ("/v2/models/os%3Asystem/infer", b"{}", {}, 404, "no model"),
+        ("/v2/models/universal/versions/9/infer", b"{}", {}, 404, "has no version '9'; it has 1"),
+        ("/v2/models/dtkd/infer", b"", {}, 400, "the request is not JSON"),
+        ("/v2/models/dtkd/infer", b"{}", {"content_type": "text/plain"}, 415, "send Content-Type application/json"),
+        ("/v2/models/dtkd/infer", b"{}", {"content_encoding": "gzip"}, 415, "compressed bodies are not read"),
+        ("/v2/models/dtkd/infer", b"{}", {"Inference_Header_Content_Length": "x"}, 400, "is no number of bytes"),
+        ("/v2/models/dtkd/infer", b"{}", {"Inference_Header_Content_Length": "9"}, 400, "the body has 2 bytes"),
+        ("/v2/models/dtkd/infer", b'{"inputs": []}', {}, 400, "student_logits is missing"),
+        ("/v2/models/dtkd/infer", b'{"inputs": 1}', {}, 422, "inputs is 1; send a list of tensors"),
+        ("/v2/models/dtkd/infer", b" " * (8 * 2**20 + 1), {}, 413, "8,388,608 bytes"),
+        ("/v2/models/dtkd/infer", b" " * (3 * 2**20), {}, 413, "bytes of JSON"),
+        ("/v2/models/dtkd/nothing", b"{}", {}, 404, "no such route; see /docs"),
+        ("/v2/models/dtkd", b"{}", {}, 405, "POST is not allowed here"),
+        ("/nowhere", b"{}", {}, 404, "no such route; see /docs"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_with_a_sentence(
+    service: Served, path: str, body: bytes, headers: dict[str, str], status: int, message: str
+) -> None:
+    found = service.request("POST", path, body, **headers)
+    assert (found[0], found[1]["content-type"]) == (status, JSON)
+    error = json.loads(found[2])
+    assert list(error) == ["error"]
+    assert message in error["error"], error
+
+
+def test_every_answer_has_a_documented_code_and_type(service: Served, documented: dict[str, Any]) -> None:
+    good = json.dumps({"inputs": LOGITS}).encode()
+    asked: list[tuple[str, str, str, bytes | None]] = [
+        ("GET", "/v2", "/v2", None),
+        ("GET", "/v2/models/{model}", "/v2/models/dtkd", None),
+        ("GET", "/v2/models/{model}", "/v2/models/nobody", None),
+        ("GET", "/v2/models/{model}/ready", "/v2/models/nobody/ready", None),
+        ("GET", "/v2/models/{model}/versions/{version}/ready", "/v2/models/dtkd/versions/1/ready", None),
+        ("GET", "/v2/models/{model}/policy", "/v2/models/universal/policy", None),
+        ("GET", "/v2/models/{model}/versions/{version}/policy", "/v2/models/dtkd/versions/1/policy", None),
+        ("POST", "/v2/models/{model}/infer", "/v2/models/dtkd/infer", good),
+        ("POST", "/v2/models/{model}/infer", "/v2/models/dtkd/infer", b"{"),
+        ("POST", "/v2/models/{model}/infer", "/v2/models/dtkd/infer", b"{}"),
+        ("POST", "/v2/models/{model}/versions/{version}/infer", "/v2/models/dtkd/versions/2/infer", good),
+        ("POST", "/v2/repository/index", "/v2/repository/index", b"1"),
+        ("GET", "/metrics", "/metrics", None),
+    ]
+    for method, template, path, body in asked:
+        status, headers, _ = service.request(method, path, body)
+        answers = documented[template][method.lower()]["responses"]
+        kind = headers["content-type"].partition(";")[0]
+        assert kind in answers[str(status)]["content"], (path, status, kind)
+
+
+def test_metrics_move_with_what_is_asked(service: Served) -> None:
+    infer(service, "dtkd", LOGITS)
+    infer(service, "universal", [FEATURES], outputs=[{"name": "action"}])
+    before = counts(service)
+    nan = {**FEATURES, "data": [[0.0] * 6 + [float("nan"), float("inf")]]}
+    for _ in range(3):
+        infer(service, "dtkd", LOGITS)
+    infer(service, "universal", [nan])
+    infer(service, "universal", [{**FEATURES, "data": [[9.0] * 8]}])
+    infer(service, "no-such-model-ever", LOGITS)
+    infer(service, "fixed:4", [{**one, "shape": [2, 3, 2], "data": list(range(12))} for one in LOGITS])
+    after = counts(service)
+    moved = {name: after[name] - before.get(name, 0.0) for name in after if after[name] != before.get(name, 0.0)}
+    assert moved['rltemp_requests_total{code="200",model="dtkd",route="infer"}'] == 3
+    assert moved['rltemp_requests_total{code="400",model="universal",route="infer"}'] == 1
+    assert moved['rltemp_requests_total{code="404",model="other",route="infer"}'] == 1
+    assert moved['rltemp_rejections_total{reason="non_finite"}'] == 1
+    assert moved['rltemp_rejections_total{reason="unknown_model"}'] == 1
+    assert moved["rltemp_non_finite_inputs_total"] == 2
+    assert moved['rltemp_samples_total{model="dtkd"}'] == 6
+    assert moved['rltemp_samples_total{model="fixed"}'] == 6, "of every leading axis"
+    assert moved['rltemp_infer_seconds_count{model="dtkd"}'] == 3
+    assert 0 < moved['rltemp_infer_seconds_sum{model="dtkd"}'] < 3
+    assert moved['rltemp_clamped_actions_total{model="universal"}'] >= 1
+    sha256 = read_policy(SHIPPED["universal"]).sha256
+    assert after[f'rltemp_policy_info{{model="universal",sha256="{sha256}",version="1"}}'] == 1
+    assert not [name for name in after if "no-such-model" in name], "a label that clients choose is without bound"
+
+
+def test_the_manual_lists_every_metric_with_its_labels() -> None:
+    from rltemp.service.metrics import Metrics
+    from rltemp.service.models import PolicyModel
+    from rltemp.service.refusals import Refusal
+
+    metrics = Metrics()
+    metrics.answered("infer", "dtkd", 200)
+    metrics.inferred("universal", 0.1, 1, 1)
+    metrics.refused(Refusal(400, "", "non_finite", values=1))
+    text = metrics.text([PolicyModel("universal", SHIPPED["universal"].read_bytes())]).decode()
+    names = [name for name in re.findall(r"^# TYPE (\w+) ", text, re.MULTILINE) if not name.endswith("_created")]
+    found = {}
+    for name in names:
+        (labels,) = set(re.findall(rf"^{name}(?:_count)?(?:{{(.*)}})? ", text, re.MULTILINE))
+        found[name] = sorted(re.findall(r'(\w+)="', labels))
+    manual = (Path(__file__).parents[2] / "docs" / "service.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(rltemp_\w+)` \| (.*?) ?\|", manual, re.MULTILINE)
+    assert {name: sorted(filter(None, labels.split(", "))) for name, labels in rows} == found
+
+
+def test_the_host_counts_what_it_refuses(service: Served) -> None:
+    before = counts(service)
+    connection = http.client.HTTPConnection(service.address, timeout=10)
+    with contextlib.closing(connection):
+        connection.putrequest("POST", "/v2/models/dtkd/infer")
+        connection.putheader("Content-Length", str(2**40))
+        connection.endheaders()
+        assert connection.getresponse().status == 413
+    after = counts(service)
+    name = 'rltemp_rejections_total{reason="too_large"}'
+    assert after[name] == before.get(name, 0) + 1
+
+
+def test_logs_are_json_and_hold_no_line_of_a_clients_own(service: Served) -> None:
+    service.request("GET", "/v2/models/%0A%7B%22event%22%3A%22forged%22%7D%1B%5B31m")
+    deadline = time.monotonic() + 10
+    while not any("forged" in line["path"] for line in events(service, "request")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    (line,) = [line for line in events(service, "request") if "forged" in line["path"]]
+    assert (line["method"], line["code"], line["path"].startswith("/v2/models/\n{")) == ("GET", 404, True)
+    assert "\x1b" not in service.process.read("err")
+    (start,) = events(service, "start")
+    assert start["url"] == service.url
+    assert start["policies"] == {"universal": read_policy(SHIPPED["universal"]).sha256}
+    assert not events(service, "forged")
+
+
+def test_refusals_are_logged_once_a_second_with_their_number(service: Served) -> None:
+    def logged() -> list[dict[str, Any]]:
+        return [event for event in events(service, "refused") if event["reason"] == "media_type"]
+
+    before, started = len(logged()), time.monotonic()
+    for _ in range(20):
+        service.request("POST", "/v2/models/dtkd/infer", b"{}", content_type="text/plain")
+    assert len(logged()) - before <= 2 + time.monotonic() - started
+    time.sleep(1.1)
+    service.request("POST", "/v2/models/dtkd/infer", b"{}", content_type="text/plain")
+    refused = counts(service)['rltemp_rejections_total{reason="media_type"}']
+    assert sum(1 + event["more"] for event in logged()) == refused >= 21
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "example.invalid"])
+def test_an_address_that_others_reach_needs_a_token(host: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert code("serve", "--host", host, "--port", "0") == 2
+    needed = "needs --token-file; anyone on the network could otherwise use this policy"
+    assert capsys.readouterr().err == f"rltemp: binding to {host} {needed}\n"
+
+
+def test_with_a_token_other_addresses_are_served(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(TOKEN)
+    with serving("--host", "0.0.0.0", "--token-file", file) as service:
+        local = Served(service.url.replace("0.0.0.0", "127.0.0.1"), service.process)
+        assert local.request("GET", "/v2")[0] == 401
+        assert local.request("GET", "/v2", authorization=f"Bearer {TOKEN}")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        f"Bearer {TOKEN}x",
+        f"Bearer {TOKEN[:-1]}",
+        f"Bearer {TOKEN.upper()}",
+        TOKEN,
+        f"Basic {TOKEN}",
+        f"Bearer {TOKEN} {TOKEN}",
+        "Bearer correct-horse-b\xe4ttery-staple",
+        "B\xe4rer " + TOKEN,
+        "Bearer \x80\xff",
+    ],
+)
+def test_a_missing_wrong_or_foreign_token_is_answered_alike(closed: Served, authorization: str | None) -> None:
+    headers = {} if authorization is None else {"authorization": authorization}
+    for method, path in (("GET", "/v2"), ("POST", "/v2/models/dtkd/infer"), ("GET", "/metrics"), ("GET", "/nowhere")):
+        status, found, body = closed.request(method, path, b"{}" if method == "POST" else None, **headers)
+        assert (status, body) == (401, b'{"error": "not authorized"}')
+        assert found["www-authenticate"] == "Bearer"
+
+
+def test_two_tokens_are_none(closed: Served) -> None:
+    connection = http.client.HTTPConnection(closed.address, timeout=10)
+    with contextlib.closing(connection):
+        connection.putrequest("GET", "/v2")
+        connection.putheader("Authorization", "Bearer wrong-wrong-wrong")
+        connection.putheader("Authorization", f"Bearer {TOKEN}")
+        connection.endheaders()
+        assert connection.getresponse().status == 401
+
+
+def test_with_the_token_everything_is_answered(closed: Served) -> None:
+    bearer = {"authorization": f"bearer {TOKEN}"}
+    for path in ("/v2", "/v2/models/universal", "/v2/models/universal/policy", "/metrics", "/openapi.json", "/docs"):
+        assert closed.request("GET", path, **bearer)[0] == 200
+    schema = json.loads(closed.request("GET", "/openapi.json", **bearer)[2])
+    assert schema["security"] == [{"token": []}]
+    assert schema["paths"]["/v2/health/live"]["get"]["security"] == []
+    assert "401" in schema["paths"]["/v2/models/{model}/infer"]["post"]["responses"]
+
+
+def test_health_stays_open_and_tells_nothing_of_a_policy(closed: Served) -> None:
+    assert closed.request("GET", "/v2/health/live")[::2] == (200, b'{"live":true}')
+    assert closed.request("GET", "/v2/health/ready")[::2] == (200, b'{"ready":true}')
+    assert closed.request("GET", "/v2/models/universal/ready")[::2] == (200, b'{"name":"universal","ready":true}')
+    assert closed.request("GET", "/v2/models/nobody/ready")[::2] == (404, b'{"error": "no such model"}')
+    assert closed.request("GET", "/v2/models/dtdk/versions/2/ready")[::2] == (404, b'{"error": "no such model"}')
+
+
+def test_no_log_metric_or_argument_holds_the_token(closed: Served) -> None:
+    closed.request("GET", "/v2", authorization=f"Bearer {TOKEN}")
+    metrics = closed.request("GET", "/metrics", authorization=f"Bearer {TOKEN}")[2].decode()
+    printed = closed.process.read("out") + closed.process.read("err")
+    assert "request" in printed
+    assert TOKEN not in metrics + printed
+    (start,) = events(closed, "start")
+    assert start["token"] is True
+
+
+def test_a_token_on_the_command_line_is_refused_and_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (("--token", TOKEN), (f"--token={TOKEN}",)):
+        assert code("serve", *words) == 2
+        said = capsys.readouterr()
+        assert "everybody on this machine can read a command line" in said.err
+        assert said.err.count("\n") == 1
+        assert TOKEN not in said.err + said.out
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b"short", b"0123456789 abcdef", "correct-horse-bättery".encode(), b"x" * 5000]
+)
+def test_a_token_file_without_a_good_token_is_refused(
+    tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "token"
+    file.write_bytes(content)
+    assert code("serve", "--token-file", file) == 2
+    said = capsys.readouterr().err
+    needs = "needs one line of 1 to 4096 printable ASCII characters, no blanks", "needs 16 characters or more"
+    assert any(words in said for words in needs)
+    assert not content.strip() or content.decode() not in said
+
+
+def test_a_token_file_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for file in (tmp_path, tmp_path / "missing"):
+        assert code("serve", "--token-file", file) == 2
+        assert f"cannot read the token file {file}" in capsys.readouterr().err
+
+
+def test_a_token_file_that_others_can_read_is_said_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from rltemp.service.tokens import read_token
+
+    file = tmp_path / "token"
+    file.write_text(TOKEN)
+    for mode, words in ((0o600, ""), (0o640, "can be read by others on this machine; chmod 600 it")):
+        file.chmod(mode)
+        assert read_token(file) == TOKEN.encode()
+        assert words in (said := capsys.readouterr().err)
+        assert bool(said) == bool(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--port", "70000"), "--port must be at most 65535; got 70000"),
+        (("--port", "-1"), "--port must be at least 0; got -1"),
+        (("--max-request-mib", "0"), "--max-request-mib must be above 0"),
+        (("--timeout", "nan"), "--timeout must be above 0"),
+        (("--models", "mine"), "--models takes NAME=FILE; got 'mine'"),
+        (("--models", "a=universal", "a=universal"), "--models gives 'a' twice"),
+        (("--models", "dtkd=universal"), "'dtkd' is a closed-form rule's name"),
+        (("--models", "mine=/no/such.safetensors"), "does not exist"),
+        (("--state", "folder"), "--state and --learning.* go with --learn NAME"),
+        (("--learning.clip", "0.3"), "--state and --learning.* go with --learn NAME"),
+    ],
+)
+def test_options_that_cannot_be_are_named(
+    words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert code("serve", *words) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_a_file_that_is_no_policy_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert code("serve", "--models", f"mine={tmp_path}") == 3
+    assert capsys.readouterr().err.startswith(f"rltemp: policy file {tmp_path.name}: is not a regular file")
+
+
+def test_numpy_has_no_more_threads_than_the_service_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    from rltemp.service import host
+
+    found: list[int] = []
+
+    def serve(*_: Any, **__: Any) -> None:
+        found.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+
+    monkeypatch.setattr(host, "serve", serve)
+    with threadpool_limits(2):
+        assert code("serve", "--port", "0") == 0
+    assert set(found) == {1}
+
+
+def test_a_port_that_is_taken_is_named(service: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    port = service.address.rpartition(":")[2]
+    assert code("serve", "--port", port) == 2
+    assert f"cannot listen on 127.0.0.1:{port}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("library", ["fastapi", "uvicorn", "prometheus_client"])
+def test_without_the_extra_one_line_says_what_to_install(
+    library: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    assert code("serve") == 2
+    assert capsys.readouterr().err == f"rltemp: rltemp serve needs {library}; pip install 'rltemp[serve]'\n"
+
+
+def test_a_policy_of_ones_own_is_served_under_its_name(tmp_path: Path) -> None:
+    from support.policies import random_policy
+
+    file = random_policy(tmp_path / "p.safetensors", 8)
+    with serving("--models", f"mine={file}") as service:
+        assert service.request("GET", "/v2/models/mine/policy")[2] == file.read_bytes()
+        status, found = infer(service, "mine", [FEATURES])
+        assert (status, found["model_name"]) == (200, "mine")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_what_is_under_way_end(number: signal.Signals) -> None:
+    with serving() as service:
+        random = np.random.default_rng(0).standard_normal((1000, 1000)).astype("<f4")
+        inputs = [
+            {
+                "name": name,
+                "shape": [1000, 1000],
+                "datatype": "FP32",
+                "parameters": {"binary_data_size": random.nbytes},
+            }
+            for name in ("student_logits", "teacher_logits")
+        ]
+        header = json.dumps({"inputs": inputs}).encode()
+        body = header + 2 * random.tobytes()
+        names = {"content_type": BYTES, "Inference_Header_Content_Length": str(len(header))}
+        found: list[int] = []
+
+        def ask() -> None:
+            found.append(service.request("POST", "/v2/models/dtkd/infer", body, **names)[0])
+
+        clients = [threading.Thread(target=ask) for _ in range(4)]
+        for client in clients:
+            client.start()
+        before = counts(service)
+        while not [name for name in before if "samples" in name]:  # the first of them is answered
+            before = counts(service)
+        service.process.send(number)
+        for client in clients:
+            client.join()
+        exit_code, _, err = service.process.finish(30)
+        assert (exit_code, found) == (128 + number, [200] * 4)
+        *lines, last = err.splitlines()
+        assert [json.loads(line)["event"] for line in lines] == ["start", "stop"]
+        assert last == f"rltemp: stopped by {number.name}. Go on with: rltemp serve --port 0"

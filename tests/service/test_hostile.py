@@ -1,0 +1,215 @@
+"""What a stranger may send to the controller (case 23): each is refused by name, none is coerced, none is a 500."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from support.hostile_requests import (
+    BINARIES,
+    BYTES,
+    DATA,
+    DTKD,
+    GOOD,
+    JSON,
+    TEXTS,
+    TWO,
+    binary,
+    features,
+    student,
+)
+from support.services import serving
+from support.serving import Answer, Service, request
+
+SECONDS = 0.7
+"""Within which a request has to arrive here."""
+
+
+@pytest.fixture(scope="module")
+def controller() -> Iterator[Service]:
+    with serving("--timeout", SECONDS) as served:
+        yield Service(served.process, served.url)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_what_is_no_sound_text_is_refused_by_name(controller: Service, name: str) -> None:
+    text, said = TEXTS[name]
+    body = text if isinstance(text, bytes) else text.encode()
+    answer = controller.send("POST", DTKD, body, [("Content-Type", JSON)])
+    assert answer.status in (400, 413, 422), answer
+    assert_error(answer, said)
+
+
+def assert_error(answer: Answer, said: str = "") -> None:
+    """An error is one sentence for its sender: short, without the server's own affairs, and about what was wrong."""
+    error = answer.error()
+    assert pytest.approx(200, abs=200) == len(error), error
+    assert "\n" not in error
+    assert not any(word in error for word in ("Traceback", "site-packages", ".py", "Error(", "object at 0x")), error
+    assert re.search(said, error), error
+
+
+def test_numbers_at_the_limits_are_answered_as_they_are(controller: Service) -> None:
+    for data in (TWO, "[0, 0, 0, 1e-45, -0.0, 6]", "[3e38, -3e38, 3, 4, 5, 6]"):
+        answer = controller.send("POST", DTKD, student(data).encode(), [("Content-Type", JSON)])
+        assert answer.status == 200, answer
+        found = json.loads(answer.body)["outputs"]
+        assert [output["name"] for output in found] == ["student_temperature", "teacher_temperature", "weight"]
+        assert np.isfinite([output["data"] for output in found]).all()
+
+
+def test_features_are_named_by_row_and_column(controller: Service) -> None:
+    rows = [[0.0] * 8 for _ in range(4)]
+    text = json.dumps(rows).replace("0.0]]", "NaN]]")
+    answer = controller.send(
+        "POST", "/v2/models/universal/infer", features(text, "[4, 8]").encode(), [("Content-Type", JSON)]
+    )
+    assert (answer.status, answer.error()) == (400, "features[3][7] is NaN; send finite numbers")
+    for shape, data in (("[4, 7]", [0.0] * 28), ("[8]", [0.0] * 8), ("[0, 9]", []), ("[1, 1, 8]", [0.0] * 8)):
+        answer = controller.send(
+            "POST", "/v2/models/universal/infer", features(json.dumps(data), shape).encode(), [("Content-Type", JSON)]
+        )
+        assert answer.status == 400
+        assert_error(answer, "features have shape")
+
+
+@pytest.mark.parametrize("name", BINARIES)
+def test_what_are_no_sound_bytes_is_refused(controller: Service, name: str) -> None:
+    body, length = BINARIES[name]
+    headers = [("Content-Type", BYTES), ("Inference-Header-Content-Length", length)]
+    answer = controller.send("POST", DTKD, body, headers)
+    assert answer.status in (400, 413, 422), answer
+    assert_error(answer)
+
+
+def test_no_samples_are_no_mistake(controller: Service) -> None:
+    body, length = binary([0, 0], [[0, 3], [0, 3]], b"")
+    answer = controller.send("POST", DTKD, body, [("Content-Type", BYTES), ("Inference-Header-Content-Length", length)])
+    assert answer.status == 200
+    assert [output["shape"] for output in json.loads(answer.body)["outputs"]] == [[0]] * 3
+
+
+def test_a_length_given_twice_is_refused(controller: Service) -> None:
+    body, length = binary([24, 24], [GOOD, GOOD], DATA)
+    headers = [("Inference-Header-Content-Length", length), ("Inference-Header-Content-Length", "5")]
+    assert_error(answer := controller.send("POST", DTKD, body, headers))
+    assert answer.status == 400
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        ("Content-Type", "text/plain"),
+        ("Content-Type", "application/xml"),
+        ("Content-Type", "multipart/form-data; boundary=x"),
+        ("Content-Type", "application/x-www-form-urlencoded"),
+        ("Content-Type", "\xff"),
+        ("Content-Encoding", "gzip"),
+        ("Content-Encoding", "br"),
+    ],
+    ids=str,
+)
+def test_another_type_or_encoding_is_refused(controller: Service, header: tuple[str, str]) -> None:
+    answer = controller.send("POST", DTKD, student().encode(), [header])
+    assert answer.status == 415
+    assert_error(answer)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v2/models/nobody/infer",
+        "/v2/models/fixed:nan/infer",
+        "/v2/models/fixed:-1/infer",
+        "/v2/models/fixed:0/infer",
+        "/v2/models/fixed:1e999/infer",
+        "/v2/models/dtkd:reference=nan/infer",
+        "/v2/models/dtkd:reference=__import__/infer",
+        "/v2/models/os:system/infer",
+        "/v2/models/antigravity:geohash/infer",
+        "/v2/models/..%2F..%2Fetc%2Fpasswd/infer",
+        "/v2/models/%2Fetc%2Fpasswd/infer",
+        "/v2/models/policy.safetensors/infer",
+        "/v2/models/%00/infer",
+        "/v2/models/%ff%fe/infer",
+        "/v2/models/%ED%A0%80/infer",
+        "/v2/models/a%0D%0AX:%20y/infer",
+        "/v2/models/" + "a" * 8000 + "/infer",
+        "/v2/models/dtkd/versions/0/infer",
+        "/v2/models/dtkd/versions/-1/infer",
+        "/v2/models/dtkd/versions/%31%30/infer",
+        "/v2/models/dtkd/versions/" + "9" * 5000 + "/infer",
+        "/v2/models//infer",
+        "/v2/models/dtkd/infer/",
+        "//v2/models/dtkd/infer",
+        "/V2/models/dtkd/infer",
+        "/",
+        "*",
+    ],
+)
+def test_what_is_not_there_is_not_found(controller: Service, path: str) -> None:
+    answer = controller.send("POST", path, student().encode(), [("Content-Type", JSON)])
+    assert answer.status in (400, 404, 405), answer
+    assert_error(answer)
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND"])
+def test_other_methods_are_not_allowed(controller: Service, method: str) -> None:
+    answer = controller.send(method, DTKD, student().encode(), [("Content-Type", JSON)])
+    assert answer.status == 405
+    assert_error(answer)
+
+
+def test_a_body_of_200_mib_is_refused_declared_and_streamed(controller: Service) -> None:
+    begin = time.monotonic()
+    (declared,) = controller.ask(request("POST", DTKD, headers=[("Content-Length", str(200 * 2**20))]))
+    assert time.monotonic() - begin < 0.5, "answered before it is sent"
+    chunk = b"100000\r\n" + b"1" * 2**20 + b"\r\n"
+    (streamed,) = controller.ask(request("POST", DTKD, headers=[("Transfer-Encoding", "chunked")]), *[chunk] * 200)
+    for answer in (declared, streamed):
+        assert answer.status == 413
+        assert_error(answer, "larger than 8,388,608 bytes")
+
+
+@pytest.mark.parametrize("part", ["head", "body", "chunks"])
+def test_a_byte_at_a_time_is_cut_at_the_deadline(controller: Service, part: str) -> None:
+    begin = {
+        "head": b"POST " + DTKD.encode() + b" HTTP/1.1\r\nHost: a\r\nX: ",
+        "body": request("POST", DTKD, headers=[("Content-Length", "1000")]),
+        "chunks": request("POST", DTKD, headers=[("Transfer-Encoding", "chunked")]),
+    }[part]
+    drop = b"1\r\n1\r\n" if part == "chunks" else b"1"
+    start = time.monotonic()
+    (answer,) = controller.ask(begin, *[drop] * 12, pause=0.1)
+    assert answer.status == 408
+    assert_error(answer, f"did not arrive within {SECONDS} s")
+    assert time.monotonic() - start < 3
+
+
+def barrage(service: Service) -> None:
+    """Everything above, once."""
+    for text, _ in TEXTS.values():
+        body = text if isinstance(text, bytes) else text.encode()
+        assert service.send("POST", DTKD, body, [("Content-Type", JSON)]).status < 500
+    for body, length in BINARIES.values():
+        headers = [("Content-Type", BYTES), ("Inference-Header-Content-Length", length)]
+        assert service.send("POST", DTKD, body, headers).status < 500
+    test_a_body_of_200_mib_is_refused_declared_and_streamed(service)
+
+
+def test_the_barrage_leaves_no_memory_behind(controller: Service) -> None:
+    for _ in range(20):
+        assert controller.send("POST", DTKD, student().encode(), [("Content-Type", JSON)]).status == 200
+    before, threads, descriptors = controller.memory(), controller.threads(), controller.descriptors()
+    barrage(controller)
+    time.sleep(0.3)
+    assert controller.memory() - before <= 16 * 2**20
+    assert controller.descriptors() <= descriptors
+    assert controller.threads() <= threads + 3, "two for large requests, one that watches"
+    metrics = controller.send("GET", "/metrics").body.decode()
+    assert 'code="500"' not in metrics
+    assert "rltemp_rejections_total" in metrics

@@ -1,0 +1,202 @@
+"""Requests that a service must refuse: as JSON and as bytes, by name."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+import numpy as np
+
+JSON, BYTES = "application/json", "application/octet-stream"
+
+
+DTKD = "/v2/models/dtkd/infer"
+
+
+TWO = "[1, 2, 3, 4, 5, 6]"
+
+
+def tensor(name: str, data: str = TWO, shape: str = "[2, 3]", datatype: str = '"FP32"', more: str = "") -> str:
+    return f'{{"name": "{name}", "shape": {shape}, "datatype": {datatype}, "data": {data}{more}}}'
+
+
+def inputs(*tensors: str, more: str = "") -> str:
+    return f'{{"inputs": [{", ".join(tensors)}]{more}}}'
+
+
+def student(data: str = TWO, **of: str) -> str:
+    """A request in which the student's logits are as given, and the teacher's sound."""
+    return inputs(tensor("student_logits", data, **of), tensor("teacher_logits"))
+
+
+def also(*tensors: str) -> str:
+    return inputs(tensor("student_logits"), tensor("teacher_logits"), *tensors)
+
+
+def features(data: str, shape: str) -> str:
+    return inputs(tensor("features", data, shape))
+
+
+TEXTS: dict[str, tuple[str | bytes, str]] = {
+    # numbers
+    "NaN": (student("[1, NaN, 3, 4, 5, 6]"), r"student_logits\[0\]\[1\] is NaN; send finite numbers"),
+    "nan in rows": (student("[[1, 2, 3], [4, 5, NaN]]"), r"student_logits\[1\]\[2\] is NaN; send finite numbers"),
+    "Infinity": (student("[1, 2, 3, 4, 5, -Infinity]"), r"student_logits\[1\]\[2\] is -Infinity"),
+    "1e999": (student("[1, 1e999, 3, 4, 5, 6]"), r"student_logits\[0\]\[1\] is Infinity"),
+    "beyond float32": (student("[1, 2, 1e39, 4, 5, 6]"), r"student_logits\[0\]\[2\] is 1e\+39, which FP32"),
+    "beyond float16": (student("[1, 2, 7e4, 4, 5, 6]", datatype='"FP16"'), "FP16"),
+    "integer of 400 digits": (student(f"[1{'0' * 400}, 2, 3, 4, 5, 6]"), "student_logits"),
+    "integer of 5000 digits": (student(f"[1{'0' * 5000}, 2, 3, 4, 5, 6]"), ""),
+    "text": (student('[1, "1.5", 3, 4, 5, 6]'), r'student_logits\[0\]\[1\] is "1.5"; send numbers'),
+    "true": (student("[1, 2, 3, true, 5, 6]"), r"student_logits\[1\]\[0\] is true; send numbers"),
+    "null": (student("[1, 2, 3, 4, null, 6]"), r"student_logits\[1\]\[1\] is null"),
+    "object": (student("[1, 2, 3, 4, {}, 6]"), r"student_logits\[1\]\[1\] is an object"),
+    "label 1.0": (also(tensor("labels", "[0, 1.0]", "[2]", '"INT64"')), r"labels\[1\] is 1.0; send integers"),
+    "label true": (also(tensor("labels", "[0, true]", "[2]", '"INT64"')), r"labels\[1\] is true"),
+    "label as float": (also(tensor("labels", "[0, 1]", "[2]")), "labels"),
+    "label -1": (also(tensor("labels", "[0, -1]", "[2]", '"INT64"')), r"labels\[1\] is -1"),
+    "label beyond": (also(tensor("labels", "[0, 3]", "[2]", '"INT64"')), r"labels\[1\] is 3"),
+    "label 2^63": (also(tensor("labels", f"[0, {2**63}]", "[2]", '"INT64"')), "labels"),
+    "label 2^31 in INT32": (also(tensor("labels", f"[0, {2**31}]", "[2]", '"INT32"')), "labels"),
+    "progress 2": (also(tensor("progress", "[2]", "[1]")), "progress"),
+    "progress of two": (also(tensor("progress", "[0, 1]", "[2]")), "progress"),
+    # shapes
+    "ragged": (student("[[1, 2, 3], [4, 5]]"), r"student_logits\[1\] has 2 entries"),
+    "rows and numbers": (student("[[1, 2, 3], 4, 5, 6]"), "student_logits"),
+    "too many numbers": (student("[1, 2, 3, 4, 5, 6, 7]"), "7 numbers"),
+    "too deep": (student("[[[1], [2], [3]], [[4], [5], [6]]]"), "student_logits"),
+    "negative size": (student(shape="[-2, -3]"), "student_logits.shape"),
+    "size 2.0": (student(shape="[2.0, 3]"), "student_logits.shape"),
+    "size true": (student(shape="[true, 6]"), "student_logits.shape"),
+    "size as text": (student(shape='["2", 3]'), "student_logits.shape"),
+    "shape of none": (student(shape="null"), "student_logits.shape"),
+    "2^62 x 2^62": (student(shape=f"[{2**62}, {2**62}]"), "shape"),
+    "product 2^64": (student(shape=f"[{2**32}, {2**32}]"), "shape"),
+    "zero of 2^62": (student("[]", shape=f"[0, {2**62}]"), "shape"),
+    "size 10^400": (student(shape=f"[1{'0' * 400}, 1]"), "shape"),
+    "100 axes": (student(shape=str([1] * 100)), "shape"),
+    "no axes": (inputs(*(tensor(f"{who}_logits", "[1]", "[]") for who in ("student", "teacher"))), ""),
+    "no classes": (inputs(*(tensor(f"{who}_logits", "[]", "[2, 0]") for who in ("student", "teacher"))), ""),
+    "two shapes": (student("[1, 2, 3, 4]", shape="[2, 2]"), ""),
+    "broadcast": (student("[1, 2, 3]", shape="[1, 3]"), ""),
+    # members
+    "extra key": (inputs(tensor("student_logits"), tensor("teacher_logits"), more=', "x": 1'), "key 'x'"),
+    "extra key of a tensor": (student(more=', "x": 1'), "key 'x'"),
+    "extra parameter": (student(more=', "parameters": {"x": 1}'), "key 'x'"),
+    "duplicate key": (inputs(tensor("student_logits"), tensor("teacher_logits"), more=', "inputs": []'), "inputs"),
+    "duplicate key of a tensor": (student(more=', "data": []'), "data"),
+    "duplicate tensor": (also(tensor("student_logits")), "student_logits"),
+    "unknown input": (also(tensor("logits")), "logits"),
+    "a name that is no text": (also(tensor("logits").replace('"logits"', '"\\ud800"', 1)), ""),
+    "a key that is no text": (inputs(tensor("student_logits"), tensor("teacher_logits"), more=', "\\ud800": 1'), ""),
+    "missing input": (inputs(tensor("student_logits")), "teacher_logits"),
+    "no inputs": (inputs(), ""),
+    "both ways": (also(tensor("features", "[1, 2, 3, 4, 5, 6]")), "features"),
+    "unknown datatype": (student(datatype='"FP8"'), "FP8"),
+    "BYTES": (student(datatype='"BYTES"'), "BYTES"),
+    "datatype in lower case": (student(datatype='"fp32"'), "fp32"),
+    "datatype that is a list": (student(datatype="[]"), "datatype"),
+    "unknown output": (
+        inputs(tensor("student_logits"), tensor("teacher_logits"), more=', "outputs": [{"name": "x"}]'),
+        "x",
+    ),
+    "output twice": (
+        inputs(
+            tensor("student_logits"),
+            tensor("teacher_logits"),
+            more=', "outputs": [{"name": "weight"}, {"name": "weight"}]',
+        ),
+        "weight",
+    ),
+    "outputs is text": (
+        inputs(tensor("student_logits"), tensor("teacher_logits"), more=', "outputs": "weight"'),
+        "outputs",
+    ),
+    "id is a number": (inputs(tensor("student_logits"), tensor("teacher_logits"), more=', "id": 1'), "id"),
+    "id of 1000 letters": (
+        inputs(tensor("student_logits"), tensor("teacher_logits"), more=f', "id": "{"a" * 1000}"'),
+        "id",
+    ),
+    "inputs is an object": ('{"inputs": {}}', "inputs"),
+    "inputs holds numbers": ('{"inputs": [1]}', r"inputs\[0\]"),
+    "data and bytes": (student(more=', "parameters": {"binary_data_size": 24}'), "student_logits"),
+    "bytes that are not there": (
+        '{"inputs": [{"name": "student_logits", "shape": [2, 3], "datatype": "FP32", '
+        '"parameters": {"binary_data_size": 24}}]}',
+        "",
+    ),
+    # texts
+    "empty": ("", ""),
+    "blank": ("  ", ""),
+    "null as a whole": ("null", "request is null"),
+    "a list": ("[]", "request is a list"),
+    "a number": ("1", "request is 1"),
+    "no JSON": ("{'inputs': []}", "JSON"),
+    "two objects": ("{}{}", "JSON"),
+    "cut": (student()[:-4], "JSON"),
+    "a comment": ("/* */" + student(), "JSON"),
+    "bad UTF-8": (student().encode().replace(b"student", b"stud\xff\xfent"), "UTF-8"),
+    "UTF-16": (student().encode("utf-16"), ""),
+    "byte order mark": (b"\xef\xbb\xbf" + student().encode(), ""),
+    "zeros": (bytes(1000), ""),
+    "100 k lists": ("[" * 100_000, ""),
+    "100 k lists, closed": ("[" * 100_000 + "]" * 100_000, ""),
+    "100 k objects": ('{"inputs":' * 100_000 + "1" + "}" * 100_000, ""),
+    "100 k lists as data": (student("[" * 100_000 + "]" * 100_000), ""),
+    "3 MiB of JSON": (student("[" + "1," * (3 * 2**19) + "1]"), "bytes"),
+    "100 k inputs": (inputs(*["{}"] * 100_000), ""),
+    "100 k keys": ("{" + ",".join(f'"{key}": 1' for key in range(100_000)) + "}", ""),
+}
+
+
+def binary(
+    sizes: list[Any], shapes: list[Any], data: bytes, length: str | None = None, kind: str = "FP32"
+) -> tuple[bytes, str]:
+    entries = [
+        {"name": name, "shape": shape, "datatype": kind, "parameters": {"binary_data_size": size}}
+        for name, shape, size in zip(("student_logits", "teacher_logits"), shapes, sizes, strict=True)
+    ]
+    head = json.dumps({"inputs": entries}).encode()
+    return head + data, str(len(head)) if length is None else length
+
+
+GOOD = [2, 3]
+
+
+DATA = struct.pack("<12f", *range(12))
+
+
+BINARIES: dict[str, tuple[bytes, str]] = {
+    "a size too small": binary([20, 24], [GOOD, GOOD], DATA),
+    "a size too large": binary([28, 24], [GOOD, GOOD], DATA),
+    "negative size": binary([-24, 24], [GOOD, GOOD], DATA),
+    "size 24.0": binary([24.0, 24], [GOOD, GOOD], DATA),
+    "size true": binary([True, 24], [GOOD, GOOD], DATA),
+    "size as text": binary(["24", 24], [GOOD, GOOD], DATA),
+    "size 2^64": binary([2**64, 24], [GOOD, GOOD], DATA),
+    "size 2^64 + 24": binary([2**64 + 24, 24], [GOOD, GOOD], DATA),
+    "2^62 x 2^62": binary([0, 24], [[2**62, 2**62], GOOD], DATA),
+    "product 2^64": binary([0, 24], [[2**32, 2**32], GOOD], DATA),
+    "bytes 2^64": binary([0, 24], [[2**62], GOOD], DATA),
+    "negative shape": binary([24, 24], [[-2, -3], GOOD], DATA),
+    "zero of 2^62": binary([0, 0], [[0, 2**62], [0, 2**62]], b""),
+    "no classes": binary([0, 0], [[2, 0], [2, 0]], b""),
+    "too few bytes": binary([24, 24], [GOOD, GOOD], DATA[:-1]),
+    "no bytes": binary([24, 24], [GOOD, GOOD], b""),
+    "bytes left": binary([24, 24], [GOOD, GOOD], DATA + b"\0"),
+    "NaN in bytes": binary([24, 24], [GOOD, GOOD], struct.pack("<12f", *range(11), float("nan"))),
+    "infinity in float16": binary([12, 12], [GOOD, GOOD], np.full(12, np.inf, "<f2").tobytes(), kind="FP16"),
+    "bytes of another type": binary([24, 24], [GOOD, GOOD], DATA, kind="FP64"),
+    "length -1": binary([24, 24], [GOOD, GOOD], DATA, "-1"),
+    "length 0": binary([24, 24], [GOOD, GOOD], DATA, "0"),
+    "length +5": binary([24, 24], [GOOD, GOOD], DATA, "+5"),
+    "length 1_0": binary([24, 24], [GOOD, GOOD], DATA, "1_0"),
+    "length in words": binary([24, 24], [GOOD, GOOD], DATA, "ten"),
+    "length in Arabic": binary([24, 24], [GOOD, GOOD], DATA, "\xb2"),
+    "length empty": binary([24, 24], [GOOD, GOOD], DATA, ""),
+    "length beyond": binary([24, 24], [GOOD, GOOD], DATA, "100000"),
+    "length 10^30": binary([24, 24], [GOOD, GOOD], DATA, "1" + "0" * 30),
+    "length one short": binary([24, 24], [GOOD, GOOD], DATA, str(len(binary([24, 24], [GOOD, GOOD], b"")[0]) - 1)),
+    "length one long": binary([24, 24], [GOOD, GOOD], DATA, str(len(binary([24, 24], [GOOD, GOOD], b"")[0]) + 1)),
+}

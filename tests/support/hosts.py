@@ -1,0 +1,111 @@
+"""What tests of plugs share: the digits in batches, two small networks, and the loop that plugs are held against."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rltemp import Method, Signals, load_method
+
+ROOT = Path(__file__).parents[2]
+RULES = ("universal", "dtkd")
+BATCH, STEPS, LEARNING_RATE = 24, 8, 0.05
+
+Batches = list[tuple[Tensor, Tensor]]
+Loss = Callable[[Method, Signals], Tensor]
+
+
+def host(module: str) -> Any:
+    """Import a host, or skip the tests that need it: it is not installed, or it cannot be imported.
+
+    A torchvision that does not fit its torch raises a RuntimeError, which ends the import of many hosts.
+    """
+    try:
+        return import_module(module)
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"needs {module}: {error}", allow_module_level=True)
+
+
+def batches() -> Batches:
+    """Eight batches of images `[24, 64]` in 0..1 and labels `[24]`."""
+    images, labels = load_digits(return_X_y=True)
+    count = BATCH * STEPS
+    split = torch.tensor(images[:count] / 16).float().split(BATCH), torch.tensor(labels[:count]).split(BATCH)
+    return list(zip(*split, strict=True))
+
+
+def flat(batches: Batches) -> torch.utils.data.TensorDataset:
+    """The same samples as a data set; unshuffled batches of 24 of it are the same batches."""
+    images, labels = zip(*batches, strict=True)
+    return torch.utils.data.TensorDataset(torch.cat(images), torch.cat(labels))
+
+
+def networks(seed: int = 0) -> tuple[nn.Module, nn.Module]:
+    """A student as it begins, and a linear teacher of about 90 % on the batches."""
+    torch.manual_seed(seed)
+    student, teacher = nn.Sequential(nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10)), nn.Linear(64, 10)
+    images, labels = flat(batches()).tensors
+    optimizer = torch.optim.Adam(teacher.parameters(), 0.02)
+    for _ in range(30):
+        optimizer.zero_grad()
+        F.cross_entropy(teacher(images), labels).backward()
+        optimizer.step()
+    return student, teacher.requires_grad_(False).eval()
+
+
+def objective(method: Method, signals: Signals) -> Tensor:
+    """What rltemp's own loop minimises."""
+    return method.loss(signals).mean()
+
+
+def own_loop(
+    rule: str,
+    epochs: int = 1,
+    accumulate: int = 1,
+    loss: Loss = objective,
+    progress: Callable[[float], float] = float,
+    start: nn.Module | None = None,
+) -> list[float]:
+    """Losses, batch by batch, of rltemp's loop: plain SGD; `progress` may be tampered with to see that it matters."""
+    student, teacher = networks()
+    student, data = student if start is None else start, batches()
+    optimizer = torch.optim.SGD(student.parameters(), LEARNING_RATE)
+    method, losses = load_method(rule), []
+    for batch in range(epochs * len(data)):
+        images, labels = data[batch % len(data)]
+        done = (batch // accumulate) * accumulate / (epochs * len(data))
+        value = loss(method, Signals(student(images), teacher(images), labels, progress(done)))
+        losses.append(value.item())
+        (value / accumulate).backward()
+        if (batch + 1) % accumulate == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+    return losses
+
+
+def differs(found: list[float], other: list[float]) -> bool:
+    """Whether two runs are apart by far more than rounding."""
+    return max(abs(a - b) for a, b in zip(found, other, strict=True)) > 1e-3
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Every number of a TensorBoard log with its step, by tag."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}, purge_orphaned_data=False)
+    events.Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def blocks(page: str, language: str = "python") -> list[str]:
+    """The blocks to copy of `docs/integrations/PAGE.md`."""
+    text = (ROOT / "docs" / "integrations" / f"{page}.md").read_text("utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)

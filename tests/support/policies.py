@@ -1,0 +1,73 @@
+"""Policy files for tests, of random weights."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rltemp.policy.features import DEFAULT_FEATURES, FEATURES
+from rltemp.policy.manifest import PolicyAction, PolicyFeature
+from rltemp.policy.policy_file import write_policy
+
+
+def random_policy(
+    path: Path,
+    *hidden: int,
+    reference: str = "fixed:4",
+    activation: str = "tanh",
+    features: tuple[str, ...] = DEFAULT_FEATURES,
+    seed: int = 0,
+    gain: float = 1.0,
+    **action: Any,
+) -> Path:
+    """Write a policy file.
+
+    Args:
+        path: Where.
+        *hidden: Widths of its hidden layers.
+        reference: The method that it moves around.
+        activation: Between layers.
+        features: Their names.
+        seed: Of the weights.
+        gain: Of the weights; a large one drives actions out of [-1, 1].
+        **action: Fields of `PolicyAction`.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    scale = PolicyAction(**{"ratio": 4.0, "minimum": 0.5, "maximum": 20.0, **action})
+    weights = {}
+    for index, (inputs, outputs) in enumerate(pairwise((len(features), *hidden, scale.size))):
+        weights[f"{index}.weight"] = gain * torch.randn(outputs, inputs, generator=generator) / inputs**0.5
+        weights[f"{index}.bias"] = gain * torch.randn(outputs, generator=generator) / 4
+    entries = [FEATURES[name] for name in features]
+    write_policy(
+        path,
+        weights=weights,
+        activation=activation,
+        features=[
+            PolicyFeature(name=name, version=entry.version, unit=entry.unit, mean=0.1, std=0.7)
+            for name, entry in zip(features, entries, strict=True)
+        ],
+        action=scale,
+        reference=reference,
+        created_with={"rltemp": "test"},
+    )
+    return path
+
+
+def sloped_policy(path: Path, slope: float) -> Path:
+    """A policy whose student's temperature moves with the loss by this slope."""
+    seen = FEATURES["student_loss"]
+    feature = PolicyFeature(name="student_loss", version=seen.version, unit=seen.unit, mean=0.1, std=2.0)
+    write_policy(
+        path,
+        weights={"0.weight": torch.tensor([[slope], [0.0]]), "0.bias": torch.zeros(2)},
+        activation="tanh",
+        features=(feature,),
+        action=PolicyAction(ratio=2.0, minimum=0.5, maximum=20.0),
+        reference="fixed:4",
+        created_with={"rltemp": "test"},
+    )
+    return path

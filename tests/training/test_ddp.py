@@ -1,0 +1,160 @@
+"""One student, trained by two processes of `torchrun`: the student that one process trains."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from support.processes import finish, start, until
+
+from rltemp.cli.main import main
+from rltemp.errors import BadInputError
+from rltemp.io.run_folders import TIMING
+from rltemp.training.ddp import Team
+
+DIGITS = ("distill", "--task", "digits", "--epochs", "2", "--teacher-epochs", "2", "--log-every", "5")
+
+
+def code(*words: object) -> int:
+    with pytest.raises(SystemExit) as end:
+        main([str(word) for word in words])
+    assert isinstance(end.value.code, int)
+    return end.value.code
+
+
+def torchrun(*words: object, processes: int = 2) -> subprocess.Popen[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    how = ["--nproc-per-node", str(processes), "--master-addr", "127.0.0.1", "--master-port", str(port)]
+    line = [sys.executable, "-m", "torch.distributed.run", *how, "-m", "rltemp", *map(str, words)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
+
+
+def ended(process: subprocess.Popen[str], timeout: float = 240) -> tuple[int, str, str]:
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return process.returncode, out, err
+
+
+def same(one: Path, two: Path, within: float) -> None:
+    first, second = (load_file(folder / "student.safetensors") for folder in (one, two))
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.allclose(value.float(), second[name].float(), rtol=0, atol=within), name
+
+
+def results(folder: Path) -> dict[str, object]:
+    return json.loads((folder / "result.json").read_text())
+
+
+def compared(tmp_path: Path, words: tuple[str, ...], within: float = 1e-5) -> None:
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    assert code(*words, "--out", alone) == 0
+    status, out, err = ended(torchrun(*words, "--out", together))
+    assert status == 0, err
+    assert out.count("Training ") == 1, "the first process alone speaks"
+    assert "in each of 2 processes" in out
+    same(alone, together, within)
+    assert {path.name for path in together.rglob("*") if "tfevents" not in path.name and "ckpt" not in path.name} == {
+        path.name for path in alone.rglob("*") if "tfevents" not in path.name and "ckpt" not in path.name
+    }
+    assert len([path for path in together.iterdir() if "tfevents" in path.name]) == 1
+    first, second = results(alone), results(together)
+    assert second["test_accuracy"] == pytest.approx(first["test_accuracy"], abs=0.02)
+    for name in ("student", "guarded_fraction", "skipped_steps", "fallback_steps"):
+        assert first[name] == second[name]
+
+
+# `universal` balances a batch, `idts` looks for its median; `ctkd` learns, and its own gradient must not count twice.
+@pytest.mark.parametrize(
+    "rule", ["universal", *(pytest.param(r, marks=pytest.mark.faults) for r in ("matched:idts", "ctkd", "dtkd"))]
+)
+def test_two_processes_train_the_student_of_one(rule: str, tmp_path: Path):
+    compared(tmp_path, (*DIGITS, "--rule", rule))
+
+
+def pictures(folder: Path) -> Path:
+    generator = torch.Generator().manual_seed(0)
+    for split, count in (("train", 80), ("test", 8)):
+        for label in ("a", "b"):
+            place = folder / split / label
+            place.mkdir(parents=True)
+            for number in range(count):
+                pixels = torch.randint(0, 256, (32, 32, 3), dtype=torch.uint8, generator=generator).numpy()
+                Image.fromarray(pixels).save(place / f"{number}.png")
+    return folder
+
+
+@pytest.mark.faults
+def test_pictures_are_augmented_and_shared_as_one_process_does(tmp_path: Path):
+    task = f"imagefolder:{pictures(tmp_path / 'pictures')}"
+    words = ("distill", "--task", task, "--epochs", "2", "--teacher-epochs", "1", "--batch-size", "8")
+    compared(tmp_path, (*words, "--student", "mlp:16", "--teacher", "mlp:16", "--rule", "fixed:4"))
+
+
+@pytest.mark.faults
+def test_a_training_that_is_stopped_goes_on_with_the_same_command(tmp_path: Path):
+    words, out = (*DIGITS, "--epochs", "60", "--rule", "fixed:4"), tmp_path / "run"
+    assert code(*words, "--out", tmp_path / "alone") == 0
+    first = torchrun(*words, "--out", out)
+    until(lambda: bool(list((out / "checkpoints").glob("*.ckpt"))), 120)
+    first.send_signal(signal.SIGTERM)
+    status, _, err = ended(first, 60)
+    assert status != 0
+    assert err.count("rltemp: stopped by SIGTERM: saved at step ") == 1
+    assert not (out / "result.json").exists()
+    assert finish(start(*words, "--out", out))[0] == 3, "one process would not go on exactly"
+    status, said, err = ended(torchrun(*words, "--out", out))
+    assert status == 0, err
+    assert said.count("Resumed at step ") == 1
+    assert json.loads((out / TIMING).read_text())["resumed_at"] > 0
+    same(tmp_path / "alone", out, 1e-3)  # many more steps than above: rounding grows
+
+
+@pytest.mark.faults
+def test_where_another_process_is_killed_the_first_says_so_and_keeps_its_checkpoint(tmp_path: Path):
+    out = tmp_path / "run"
+    process = torchrun(*DIGITS, "--epochs", "500", "--out", out)
+    until(lambda: bool(list((out / "checkpoints").glob("*.ckpt"))), 120)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    ranks = {
+        child: b"RANK=1\0" in Path(f"/proc/{child}/environ").read_bytes().replace(b"LOCAL_", b"_") for child in children
+    }
+    (second,) = [int(child) for child, is_second in ranks.items() if is_second]
+    os.kill(second, signal.SIGKILL)
+    status, _, err = ended(process, 60)
+    assert status != 0
+    assert "another process of this training is gone" in err or "stopped by SIGTERM" in err
+    assert list((out / "checkpoints").glob("*.ckpt"))
+
+
+@pytest.mark.faults
+def test_other_commands_and_uneven_batches_are_refused_in_a_line(tmp_path: Path):
+    status, _, err = ended(torchrun("compare", "--task", "toy", "--out", tmp_path / "a"))
+    assert status != 0
+    assert "rltemp: torchrun is for `distill`" in err
+    status, _, err = ended(torchrun(*DIGITS, "--batch-size", "33", "--out", tmp_path / "b"))
+    assert status != 0
+    assert "a batch of 33 cannot be shared evenly by 2 processes" in err
+
+
+def test_a_batch_is_shared_in_rows_that_follow_each_other():
+    assert [Team(rank, 3).share(12) for rank in range(3)] == [slice(0, 4), slice(4, 8), slice(8, 12)]
+    with pytest.raises(BadInputError, match="multiple of 3"):
+        Team(0, 3).share(10)
