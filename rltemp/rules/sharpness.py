@@ -11,7 +11,7 @@ from torch import Tensor
 from rltemp.errors import BadInputError
 from rltemp.kd.checks import not_negative, positive, switch
 from rltemp.kd.rowwise import LARGEST, LOGSUMEXP, Formula, Slopes, rowwise
-from rltemp.kd.signals import Signals, Temperatures, full_precision
+from rltemp.kd.signals import Signals, Temperatures, bounded
 from rltemp.kd.temperature_rule import TemperatureRule, per_sample
 
 _HALVINGS = 26
@@ -99,7 +99,7 @@ def dtkd_exact(reference: float = 4.0) -> TemperatureRule:
 
 def _meeting(reference: float, teacher: Tensor, student: Tensor) -> Tensor:
     """How far from the reference both are equally sharp, `[...]`; nan where they are nowhere."""
-    teacher, student = full_precision(teacher), full_precision(student)
+    teacher, student = bounded(teacher), bounded(student)
 
     def excess(shift: Tensor) -> Tensor:
         """How much sharper the teacher is at this shift."""

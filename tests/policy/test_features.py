@@ -140,7 +140,7 @@ def test_features_are_finite_and_bounded_for_any_logits(
 def test_features_are_float32_whatever_the_logits_are(dtype: torch.dtype) -> None:
     signals = random_signals((4,), 10)
     values = featurize(
-        Signals(signals.student_logits.to(dtype), signals.teacher_logits.to(dtype), signals.labels),
+        Signals(signals.student_logits.to(dtype), signals.teacher_logits.to(dtype), signals.labels, 0.25),
         sorted(FEATURES),
     )
     assert values.dtype == torch.float32
@@ -161,11 +161,11 @@ def test_constant_logits_are_uniform_and_without_a_margin(classes: int) -> None:
 @pytest.mark.parametrize("name", ["student_loss", "teacher_loss"])
 def test_a_feature_that_needs_labels_says_so(name: str) -> None:
     with pytest.raises(BadInputError, match="features need labels"):
-        featurize(Signals(torch.zeros(2, 3), torch.zeros(2, 3)), ["progress", name])
+        featurize(Signals(torch.zeros(2, 3), torch.zeros(2, 3), progress=0.5), ["progress", name])
 
 
 def test_the_default_features_need_no_labels() -> None:
-    assert featurize(Signals(torch.randn(2, 3), torch.randn(2, 3)), DEFAULT_FEATURES).shape == (2, 8)
+    assert featurize(Signals(torch.randn(2, 3), torch.randn(2, 3), progress=0.5), DEFAULT_FEATURES).shape == (2, 8)
 
 
 def test_an_unknown_feature_is_answered_with_the_closest() -> None:

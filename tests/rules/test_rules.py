@@ -170,7 +170,7 @@ def test_cswt_gives_the_most_similar_sample_the_lowest_temperature() -> None:
 
 
 def test_random_temperatures_are_log_uniform_and_new_with_every_step_and_seed() -> None:
-    signals = Signals(torch.zeros(4000, 10), torch.randn(4000, 10, generator=torch.Generator().manual_seed(0)))
+    signals = Signals(torch.zeros(4000, 10), torch.randn(4000, 10, generator=torch.Generator().manual_seed(0)), progress=0.0)
     drawn = RULES["random"]()(signals).student
     place = drawn.log() / math.log(10)
     ordered = place.sort().values
@@ -301,7 +301,7 @@ def test_every_rule_takes_a_hundred_thousand_classes_and_no_sample_at_all(name: 
 @pytest.mark.parametrize("value", [0.0, 3.0, -3.0, 1e4, -1e4])
 def test_every_rule_takes_constant_logits(name: str, value: float) -> None:
     signals = Signals(
-        torch.full((3, 5), value, requires_grad=True), torch.full((3, 5), value), torch.zeros(3, dtype=torch.long)
+        torch.full((3, 5), value, requires_grad=True), torch.full((3, 5), value), torch.zeros(3, dtype=torch.long), 0.5
     )
     answer = made(name, 5)(signals)
     assert_answer_is_usable(name, answer, signals)
