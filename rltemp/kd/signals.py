@@ -214,7 +214,7 @@ def full_precision(logits: Tensor) -> Tensor:
 def bounded(values: Tensor) -> Tensor:
     """The same in full precision, within -1e12 and 1e12: then no rule, divergence or gradient of one overflows.
 
-    Numbers that are not finite become nan: whoever watches for them (a gradient scaler, a run's guards) still sees them.
+    What is not finite becomes nan: whoever watches for it (a gradient scaler, a run's guards) still sees it.
 
     >>> bounded(torch.tensor([2.5, -3e38, torch.inf]))
     tensor([ 2.5000e+00, -1.0000e+12,         nan])

@@ -16,6 +16,8 @@ from rltemp.kd.temperature_rule import TemperatureRule, per_sample
 
 _HALVINGS = 26
 """Of the bisection: 2^-26 of its range is below what float32 resolves."""
+_LEAST = 1e-30
+"""Stands in for a lowest temperature of 0, which would be no temperature."""
 _REACH = 0.875
 """How far the bisection moves a temperature, as a share of the reference: from 1/8 of it to 15/8."""
 
@@ -131,7 +133,7 @@ def _shared(
     if lowest >= highest:
         raise BadInputError(f"{name}: minimum must be below maximum; got {minimum} and {maximum}")
 
-    formula = _shared_formula(value, sharpness, (lowest, highest) if guard else None)
+    formula = _shared_formula(value, sharpness, (max(lowest, _LEAST), highest) if guard else None)
 
     @per_sample
     def rule(signals: Signals) -> Temperatures:
