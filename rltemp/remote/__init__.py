@@ -1,4 +1,7 @@
-"""Following a policy that a service has: the client's side of `rltemp serve`.
+"""The client of `rltemp serve`: a rule that follows a policy which a service has.
 
-Imports `training` and below; `agents` and `cli` use it.
+Inside: `rule` is the served policy as a temperature rule, `addresses` reads the service's URL.
+To extend: add a kind of request to the client; a training step waits for no answer.
+Imports: `training` and below.
+Imported by: `experiments`, `report`, `agents`, `service` and `cli`.
 """
