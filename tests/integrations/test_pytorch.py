@@ -102,7 +102,7 @@ def test_a_loop_compiled_to_machine_code_has_the_same_losses(name: str, digits: 
 def accumulating(
     problem: Problem, name: str, batches: list[Any], student: nn.Module, progress: list[float]
 ) -> list[float]:
-    """Losses of micro-batches, two of which make a step, by `Method.loss` and nothing of the plug's."""
+    """Losses of micro-batches, two of which make a step, by `Method.loss`, without a controller."""
     method, steps, losses = load_method(name), optimizer(problem, student), []
     for number, (images, labels) in enumerate(batches):
         signals = Signals(student(images), problem.teacher(images), labels, progress[number])

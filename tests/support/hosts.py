@@ -1,4 +1,4 @@
-"""What tests of plugs share: the digits in batches, two small networks, and the loop that plugs are held against."""
+"""What tests of integrations share: digits in batches, two small networks, and the loop that hosts are held against."""
 
 from __future__ import annotations
 
@@ -63,7 +63,31 @@ def networks(seed: int = 0) -> tuple[nn.Module, nn.Module]:
     return student, teacher.requires_grad_(False).eval()
 
 
-def objective(method: Method, signals: Signals) -> Tensor:
+class Classifier(nn.Module):
+    """A network with what timm's tasks ask of one of timm's models."""
+
+    num_classes, in_chans = 10, 1
+    pretrained_cfg = {"mean": (0.0,), "std": (1.0,)}  # noqa: RUF012
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images.flatten(1))
+
+
+def classifiers() -> list[Classifier]:
+    """The student and the teacher as timm has them."""
+    return [Classifier(network) for network in networks()]
+
+
+def pictures() -> Batches:
+    """The batches as images `[24, 1, 8, 8]`."""
+    return [(images.view(-1, 1, 8, 8), labels) for images, labels in batches()]
+
+
+def mean_loss(method: Method, signals: Signals) -> Tensor:
     """What rltemp's own loop minimises."""
     return method.loss(signals).mean()
 
@@ -72,7 +96,7 @@ def own_loop(
     rule: str,
     epochs: int = 1,
     accumulate: int = 1,
-    loss: Loss = objective,
+    loss: Loss = mean_loss,
     progress: Callable[[float], float] = float,
     start: nn.Module | None = None,
 ) -> list[float]:
