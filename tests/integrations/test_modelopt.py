@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.hosts import modes
 from support.tiny import llama
 from support.trainers import RATE, STEPS, arguments, logged, texts
 from torch import Tensor, nn
@@ -240,3 +241,14 @@ def test_the_block_of_the_page_runs_as_it_stands() -> None:
     assert names["loss"].item() > 0
     assert not torch.equal(names["student"].outer.weight, before.outer.weight)
     assert type(names["student"]) is Net
+
+
+def test_a_teacher_with_batch_norm_and_dropout_is_in_eval_mode() -> None:
+    teacher = Net(1, 16)
+    teacher.inner = nn.Sequential(nn.BatchNorm1d(6), nn.Dropout(0.5), teacher.inner)
+    teacher.train()
+    seen = modes(teacher)
+    (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    exec(compile(block, "modelopt.md", "exec"), {"student": Net(0, 8), "teacher": teacher, "loader": batches(4)})
+    assert seen
+    assert not any(seen)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.hosts import batches, delicate, modes, networks
 from torch import Tensor, nn
 
 from rltemp import Signals, load_method
@@ -158,3 +159,11 @@ def test_two_processes_descend_along_the_mean_of_their_batches(name: str, digits
     )
     for rank in (0, 1):
         assert close(json.loads((tmp_path / f"losses{rank}.json").read_text()), wanted[rank::2])
+
+
+def test_a_teacher_with_batch_norm_and_dropout_is_in_eval_mode() -> None:
+    student, teacher = networks()[0], delicate()
+    seen = modes(teacher)
+    distil(student, teacher, batches(), torch.optim.SGD(student.parameters(), 0.05))
+    assert seen
+    assert not any(seen)

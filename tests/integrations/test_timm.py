@@ -15,10 +15,13 @@ from support.hosts import (
     ROOT,
     RULES,
     STEPS,
+    Classifier,
     blocks,
     classifiers,
+    delicate,
     differs,
     host,
+    modes,
     own_loop,
     pictures,
 )
@@ -211,3 +214,15 @@ def test_the_launcher_says_in_one_line_what_is_missing(
     assert stopped.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(said)
+
+
+def test_a_teacher_with_batch_norm_and_dropout_is_in_eval_mode(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    student, _ = classifiers()
+    teacher = Classifier(delicate())
+    seen = modes(teacher)
+    monkeypatch.setitem(globals(), "classifiers", lambda: (student, teacher))
+    page("universal")
+    assert seen
+    assert not any(seen)

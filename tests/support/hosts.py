@@ -63,6 +63,19 @@ def networks(seed: int = 0) -> tuple[nn.Module, nn.Module]:
     return student, teacher.requires_grad_(False).eval()
 
 
+def delicate() -> nn.Module:
+    """A teacher that must be put into eval mode: BatchNorm and dropout, in training mode."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.BatchNorm1d(64), nn.Dropout(0.5), nn.Linear(64, 10)).train()
+
+
+def modes(teacher: nn.Module) -> list[bool]:
+    """A list that gets, for every batch the teacher will see, whether any part of it was in training mode."""
+    seen: list[bool] = []
+    teacher.register_forward_hook(lambda module, *_: seen.append(any(part.training for part in module.modules())))
+    return seen
+
+
 class Classifier(nn.Module):
     """A network with what timm's tasks ask of one of timm's models."""
 
