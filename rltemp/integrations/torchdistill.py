@@ -105,10 +105,15 @@ class StageProgress:
 
 
 def follow_progress(self: Any, epoch: int | None = None, **kwargs: Any) -> None:
-    """Run torchdistill's own process before an epoch, and give every `TemperatureKDLoss` of the box the progress."""
+    """Run torchdistill's process before an epoch, put the teacher into eval mode, and tell the losses the progress.
+
+    torchdistill itself leaves the teacher in the mode that it came in. A teacher that learns too is not touched.
+    """
     from torchdistill.core.interfaces import pre_epoch_proc
 
     pre_epoch_proc.default_pre_epoch_process_with_teacher(self, epoch=epoch, **kwargs)
+    if not self.teacher_updatable:
+        self.teacher_model.eval()
     if epoch is None:
         raise BadInputError("follow_progress needs the epoch: call box.pre_epoch_process(epoch=epoch)")
     for loss in _losses(self.criterion):
