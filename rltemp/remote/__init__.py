@@ -1,4 +1,5 @@
-"""Following a policy that a service has: the client's side of `rltemp serve`.
+"""Runs under a policy that a service has (`rltemp serve`): the client's side, over urllib3 (the extra `remote`).
 
-Imports `training` and below; `agents` and `cli` use it.
+`rule` holds the temperature rule; `served_model` reads and checks what a service says; `poller` asks on a thread;
+`http_client` is the one place with HTTP. Imports `training` and below; `agents` and `cli` use it.
 """
