@@ -28,7 +28,7 @@ from rltemp.data.tasks import load_task
 from rltemp.experiments.compare import default_stack, train_arm
 from rltemp.experiments.statistics import Paired, paired_difference
 from rltemp.io.files import atomic_write
-from rltemp.io.run_folders import processor
+from rltemp.io.versions import processor
 from rltemp.policy.policy_file import read_policy
 from rltemp.remote.exchange import Exchange
 from rltemp.report.picture import BLUE, GREY
