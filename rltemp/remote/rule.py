@@ -9,9 +9,9 @@ closed-form rule and counted.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 from rltemp.errors import BadInputError, ExchangeFailedError, TrainingStoppedError
@@ -22,7 +22,7 @@ from rltemp.loading import load_method
 from rltemp.remote.http_client import HttpClient
 from rltemp.remote.poller import Poller, log
 from rltemp.remote.remote_policy import ActionClient, RemotePolicy
-from rltemp.remote.served_model import ServedModel, model_path, pull
+from rltemp.remote.served_model import ServedModel, pull
 from rltemp.rules.curriculum import LearnedRule
 from rltemp.rules.published_methods import reference_method
 from rltemp.rules.table import masked
@@ -39,32 +39,6 @@ REST = 100
 """Steps under the fallback after one whose request failed, in features mode."""
 PLAIN = "fixed:4"
 """The fallback where nothing is known of the policy."""
-MOST_VERSIONS, FURTHER = 256, "further"
-"""Versions that are counted each by its name, and the name under which all others are."""
-
-
-@dataclass
-class RemoteCounts:
-    """What a run has seen of a service so far.
-
-    Args:
-        steps: That asked for temperatures.
-        calls: Requests for actions, in features mode.
-        failures: Of these, those without a good answer in time.
-        fallback_steps: Steps under the fallback.
-        versions: Steps by the version that gave their temperatures.
-    """
-
-    steps: int = 0
-    calls: int = 0
-    failures: int = 0
-    fallback_steps: int = 0
-    versions: dict[str, int] = field(default_factory=dict)
-
-    def used(self, version: str) -> None:
-        """Count a step by its version."""
-        name = version if version in self.versions or len(self.versions) < MOST_VERSIONS else FURTHER
-        self.versions[name] = self.versions.get(name, 0) + 1
 
 
 class RemoteRule:
@@ -84,7 +58,8 @@ class RemoteRule:
 
     Attributes:
         limits: Lowest and highest temperature of the policy, None while it is not known.
-        seen: What the run has seen of the service so far.
+        seen: Counts: `steps`; `calls` for actions, in features mode, and how many were `failures`; `fallback_steps`.
+        versions: Steps by the version that gave their temperatures.
 
     A new version takes effect from one step to the next. Temperatures are those of `rltemp.Policy`, with the same
     gradient. A process that is forked goes on under the version that it has.
@@ -113,7 +88,8 @@ class RemoteRule:
             positive(deadline, "a controller", "deadline")
         self.model, self.mode, self.strict = model, mode, strict
         self.given_fallback = None if fallback is None else _closed_form(fallback)
-        self.seen = RemoteCounts()
+        self.seen = dict.fromkeys(("steps", "calls", "failures", "fallback_steps"), 0)
+        self.versions: Counter[str] = Counter()
         self._name = f"controller {url} ({model})"
         self._served: ServedModel | None = None
         self._failure, self._rest, self._version = "", 0, ""
@@ -142,7 +118,7 @@ class RemoteRule:
 
     def __call__(self, signals: Signals) -> Temperatures:
         """Temperatures `[...]` for signals of any leading shape."""
-        self.seen.steps += 1
+        self.seen["steps"] += 1
         served = self._served  # read once: a new version comes between steps
         if served is not None and not self._rest:
             try:
@@ -150,35 +126,35 @@ class RemoteRule:
             except ExchangeFailedError as error:
                 self._failed(str(error))
             else:
-                self.seen.used(served.version)
+                self.versions[served.version] += 1
                 self._version = served.version
                 return found
         self._rest = max(self._rest - 1, 0)
         if self.strict:
             raise TrainingStoppedError(f"{self._name}: {self._failure or self._poller.reason} (strict: no fallback)")
-        self.seen.fallback_steps += 1
+        self.seen["fallback_steps"] += 1
         return masked(_rule_of(self.fallback))(signals)
 
     def state(self) -> dict[str, Any]:
         """All counts, for a checkpoint."""
-        return asdict(self.seen)
+        return {**self.seen, "versions": dict(self.versions)}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on counting from what `state` gave in an earlier part of the run."""
-        versions = {str(name): int(steps) for name, steps in state["versions"].items()}
-        self.seen = RemoteCounts(**{**state, "versions": versions})
+        self.seen = {name: int(state[name]) for name in self.seen}
+        self.versions = Counter({str(name): int(steps) for name, steps in state["versions"].items()})
 
     def inexact(self) -> str:
         """Why a run that was resumed cannot be repeated; empty where all steps were under one version."""
-        if not self.seen.fallback_steps and len(self.seen.versions) <= 1:
+        if not self.seen["fallback_steps"] and len(self.versions) <= 1:
             return ""
-        return f"a controller: {len(self.seen.versions)} versions, {self.seen.fallback_steps} steps without one"
+        return f"a controller: {len(self.versions)} versions, {self.seen['fallback_steps']} steps without one"
 
     def counts(self) -> dict[str, Any]:
         """What `result.json` says."""
         file = None if self._served is None else self._served.file
         what = {"model": self.model, "mode": self.mode, "sha256": None if file is None else file.sha256}
-        return {**what, **asdict(self.seen), "away": self._poller.reason != ""}
+        return {**what, **self.state(), "away": self._poller.reason != ""}
 
     def timing(self) -> dict[str, float]:
         """What the clock says: the seconds that steps have waited for actions, in features mode."""
@@ -187,7 +163,7 @@ class RemoteRule:
     def scalars(self) -> dict[str, float]:
         """What TensorBoard shows, by tag."""
         found = {
-            "controller/fallback_steps": float(self.seen.fallback_steps),
+            "controller/fallback_steps": float(self.seen["fallback_steps"]),
             "controller/away": float(bool(self._failure or self._poller.reason)),
         }
         if self._actions.last_seconds:
@@ -197,17 +173,9 @@ class RemoteRule:
         return found
 
     def close(self) -> None:
-        """End the thread and the connections."""
+        """End the thread, which otherwise ends with this object, and the connections."""
         self._poller.close()
         self._client.close()
-
-    def __enter__(self) -> RemoteRule:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _pull(self) -> None:
         """Take up a new version, on the poller's thread."""
@@ -221,7 +189,7 @@ class RemoteRule:
 
     def _answer(self, served: ServedModel, signals: Signals) -> Temperatures:
         asks = isinstance(served.method.rule, RemotePolicy)
-        self.seen.calls += asks
+        self.seen["calls"] += asks
         found = masked(_rule_of(served.method))(signals)
         if asks and self._failure:
             self._failure = ""
@@ -230,7 +198,7 @@ class RemoteRule:
 
     def _failed(self, reason: str) -> None:
         """Leave the service alone for a while, after a request for actions that failed."""
-        self.seen.failures += 1
+        self.seen["failures"] += 1
         self._rest, first = REST, not self._failure
         self._failure = reason
         if first and not self.strict:

@@ -110,4 +110,6 @@ def _pulled(client: HttpClient, model: str, known: ServedModel | None, seconds: 
         return known
     file = check_policy(answer.body, Path(f"{model}.safetensors"), KNOWN_FEATURES)
     policy = Policy.of(file, model)
-    return ServedModel(named_version(answer.headers.get(VERSION, "unknown")), policy.method(model), policy.reference, file)
+    return ServedModel(
+        named_version(answer.headers.get(VERSION, "unknown")), policy.method(model), policy.reference, file
+    )

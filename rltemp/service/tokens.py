@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rltemp.errors import BadInputError
-from rltemp.io.console import warn
 from rltemp.io import token_files
+from rltemp.io.console import warn
 
 SHORTEST = 16
 """Characters of a token."""
