@@ -35,7 +35,7 @@ class Poller:
     """
 
     def __init__(self, name: str, work: Callable[[], None], seconds: float | None, meanwhile: str) -> None:
-        self.reason = ""
+        self.reason = self._first = ""
         self.failures = 0
         self._name, self._seconds, self._meanwhile = name, seconds, meanwhile
         self._work = weakref.WeakMethod(work)
@@ -55,14 +55,14 @@ class Poller:
         threading.Thread(target=self._repeat, name="rltemp-poller", daemon=True).start()
         with self._changed:
             if not self._changed.wait_for(lambda: self._calls, seconds):
-                self.reason = f"no answer in {seconds:g} s"
-            reason, self._telling = self.reason, True
+                self.reason = self._first = f"no answer in {seconds:g} s"
+            self._telling = True
         if self._refused:
-            raise BadInputError(f"{self._name}: {reason}. Check --rule, its model, and --controller-token-file")
-        if reason and strict:
-            raise TrainingStoppedError(f"{self._name}: {reason} (strict: no fallback)")
-        if reason:
-            self._tell(reason)
+            raise BadInputError(f"{self._name}: {self._first}. Check --rule, its model, and --controller-token-file")
+        if self._first and strict:
+            raise TrainingStoppedError(f"{self._name}: {self._first} (strict: no fallback)")
+        if self._first:
+            self._tell(self._first)
 
     def wake(self) -> None:
         """Have the next call made now; after a failure not before the pause is over."""
@@ -109,7 +109,8 @@ class Poller:
 
     def _finished(self, reason: str, refused: bool) -> None:
         with self._changed:
-            self._refused = refused and not self._calls
+            if not self._calls:
+                self._first, self._refused = reason, refused
             self._calls += 1
             self._busy = False
             self._wanted = self._wanted or bool(reason)

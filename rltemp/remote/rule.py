@@ -164,7 +164,7 @@ class RemoteRule:
         """What TensorBoard shows, by tag."""
         found = {
             "controller/fallback_steps": float(self.seen["fallback_steps"]),
-            "controller/away": float(bool(self._failure or self._poller.reason)),
+            "controller/open": float(bool(self._failure or self._poller.reason)),
         }
         if self._actions.last_seconds:
             found["controller/round_trip_ms"] = 1000 * self._actions.last_seconds
