@@ -30,7 +30,6 @@ from rltemp.errors import BadInputError, ExchangeFailedError, TrainingStoppedErr
 from rltemp.loading import SHIPPED
 from rltemp.remote import RemoteRule, poller, remote_method
 from rltemp.remote.remote_policy import read_actions
-from rltemp.rules.table import masked
 from rltemp.service.app import Service
 from rltemp.service.repository import Repository
 
