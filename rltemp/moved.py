@@ -7,6 +7,7 @@ place, the very same object, and warn once.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 import warnings
 from collections.abc import Sequence

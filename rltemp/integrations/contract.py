@@ -12,7 +12,6 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
-from packaging.specifiers import SpecifierSet
 from torch import Tensor
 
 from rltemp.errors import BadInputError
@@ -21,6 +20,7 @@ from rltemp.kd.losses import kd_loss
 from rltemp.kd.method import CHECKED, Method
 from rltemp.kd.signals import TAKES_MASKS, Signals, TemperatureRule, Temperatures, per_sample
 from rltemp.loading import load_method
+from rltemp.optional_imports import import_library
 from rltemp.rules.curriculum import LearnedRule
 from rltemp.rules.table import masked
 
@@ -201,7 +201,8 @@ def tested_with(host: str, version_range: str) -> None:
         raise BadInputError(
             f"this plug needs {host} ({version_range}), which is not installed: pip install {host}"
         ) from None
-    if not SpecifierSet(version_range).contains(found, prereleases=True):
+    specifiers = import_library("packaging.specifiers", "this integration", "integrations")
+    if not specifiers.SpecifierSet(version_range).contains(found, prereleases=True):
         warnings.warn(
             f"{host} {found} is installed; rltemp's plug was tested with {host} {version_range}",
             HostVersionWarning,
