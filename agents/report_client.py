@@ -12,7 +12,7 @@ from collections import Counter, deque
 
 from rltemp.agents.online import ParameterDistribution
 from rltemp.agents.reports import Receipt, Report, parts
-from rltemp.errors import ExchangeFailedError, one_line
+from rltemp.errors import BadInputError, ExchangeFailedError, one_line
 from rltemp.remote.http_client import Answer, HttpClient
 from rltemp.remote.poller import Poller
 from rltemp.remote.served_model import model_path
@@ -54,7 +54,10 @@ class ReportClient:
             BadInputError: Where the service says that this is a mistake: an unknown model, a wrong token.
             TrainingStoppedError: With `strict`, where the service is away.
         """
-        self._poller.start(seconds, strict)
+        try:
+            self._poller.start(seconds, strict)
+        except BadInputError as error:
+            raise BadInputError(f"{error}; the service needs --learn {self._model}") from None
 
     def post(self, report: Report) -> None:
         """Have a report carried; returns at once."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from rltemp.agents.online import ParameterDistribution, Runs
 from rltemp.agents.report_client import ReportClient
 from rltemp.data.problem import Problem, evaluate
 from rltemp.envs.episode import FIRST_TRAINING_SEED
-from rltemp.io.console import Bar
 from rltemp.kd.method import Method
 from rltemp.models.networks import build_model
 from rltemp.models.stack import StackedStudent
@@ -65,8 +64,8 @@ class RunSeries:
             self.rows, self.student = saved["rows"], saved["student"]
         self.tracker = Tracker(out, saved["events"] if saved else 0)
 
-    def train(self, seed: int, count: int) -> nn.Module:
-        """Train `count` runs, of the seeds from `seed` on.
+    def train(self, seed: int, count: int, on_run: Callable[[int, int], None] | None = None) -> nn.Module:
+        """Train `count` runs, of the seeds from `seed` on; `on_run` is told how many are done, and of how many.
 
         Returns:
             The student of the last that is best on validation data.
@@ -74,14 +73,15 @@ class RunSeries:
         Raises:
             InterruptedRunError: Where a signal came; what is saved goes on.
         """
-        with self.checkpoints, self.tracker, Bar("runs") as bar:
+        with self.checkpoints, self.tracker:
             while len(self.rows) < count:
                 done = len(self.rows)
                 self.client.settle(self.wait)
                 row = self._row(self.client.newest, seed + done)
                 self.rows.append(row)
                 self.tracker.scalars(self._scalars(row), done)
-                bar(done + 1, count)
+                if on_run is not None:
+                    on_run(done + 1, count)
                 self.checkpoints.tick(done + 1, self._state)
         self.client.close(END_SECONDS)
         dataset = self.problem.dataset

@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 from torch import nn
 
+from rltemp.cli.console import say, show_next
 from rltemp.data.problem import Problem, evaluate
 from rltemp.errors import BadInputError
-from rltemp.io.console import say, show_next
+from rltemp.io.progress import Bar
 from rltemp.io.run_folders import showing
 from rltemp.kd.method import Method
 from rltemp.kd.names import shareable
@@ -125,7 +126,8 @@ class Distill(TaskOptions):
         say(f"Training {self.runs} runs of {self.replicas} {problem.task.student} for {self.rule}.")
         checkpoints = self.checkpoints(problem, self.fallback, unit="run", share=0)
         series = RunSeries(problem, runs, client, fallback, out, checkpoints, wait)
-        student = series.train(self.seed, self.runs)
+        with Bar("runs") as bar:
+            student = series.train(self.seed, self.runs, bar)
         save_weights(student, out / "student.safetensors", {"task": shareable(self.task), "rule": shareable(self.rule)})
         found = {**self._result(problem, student), **series.result(), **problem.teacher_mark, **checkpoints.mark()}
         return self.finish(found, started, resumed_at=checkpoints.resumed_at)
@@ -144,22 +146,21 @@ class Distill(TaskOptions):
         """Refuse options that do not go together before anything is written or trained."""
         if self.controller is not None:
             checked_url(self.controller)
-        elif any(value is not None for value in (self.fallback, self.controller_token_file, self.controller_deadline)):
-            raise BadInputError(
-                "--fallback, --controller-token-file and --controller-deadline go with --controller URL"
-            )
-        elif self.controller_mode != Distill.controller_mode:
-            raise BadInputError("--controller-mode goes with --controller URL")
-        if not self.learn:
-            if self.runs > 1:
-                raise BadInputError("--runs goes with --learn; without it, `rltemp compare` trains many students")
-            return
-        if self.controller is None:
-            raise BadInputError("--learn needs --controller URL, of a service that was started with --learn")
-        if self.controller_mode != Distill.controller_mode:
-            raise BadInputError("--learn pulls the policy's weights; leave --controller-mode features out")
-        if self.log_every != Distill.log_every:
-            raise BadInputError("--learn logs each run once; leave --log-every out")
+        away = self.controller is None
+        given = self.fallback, self.controller_token_file, self.controller_deadline
+        asks, logs = self.controller_mode != Distill.controller_mode, self.log_every != Distill.log_every
+        for wrong, message in (
+            (away and any(value is not None for value in given),
+             "--fallback, --controller-token-file and --controller-deadline go with --controller URL"),
+            (away and asks, "--controller-mode goes with --controller URL"),
+            (away and self.learn, "--learn needs --controller URL, of a service that was started with --learn"),
+            (self.learn and asks, "--learn pulls the policy's weights; leave --controller-mode features out"),
+            (self.learn and logs, "--learn makes one entry in the log a run; leave --log-every out"),
+            (not self.learn and self.runs > 1,
+             "--runs goes with --learn; without it, `rltemp compare` trains many students"),
+        ):  # fmt: skip
+            if wrong:
+                raise BadInputError(message)
 
     def _method(self, team: Team, kept: contextlib.ExitStack) -> Method:
         """What the run minimises; the thread of a controller's rule ends with `kept`."""
