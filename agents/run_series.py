@@ -13,7 +13,7 @@ from rltemp.agents.online import ParameterDistribution, Runs
 from rltemp.agents.report_client import ReportClient
 from rltemp.data.problem import Problem, evaluate
 from rltemp.envs.episode import FIRST_TRAINING_SEED
-from rltemp.kd.method import Method
+from rltemp.kd.method import Objective
 from rltemp.models.networks import build_model
 from rltemp.models.stack import StackedStudent
 from rltemp.training.checkpoints import Checkpoints, State
@@ -45,7 +45,7 @@ class RunSeries:
         problem: Problem,
         runs: Runs,
         client: ReportClient,
-        fallback: Method,
+        fallback: Objective,
         out: Path,
         checkpoints: Checkpoints,
         wait: float | None = None,

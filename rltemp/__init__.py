@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from rltemp.integrations import Controller
     from rltemp.kd.losses import kd_loss
     from rltemp.kd.method import Method
-    from rltemp.kd.signals import Signals, TemperatureRule, Temperatures
+    from rltemp.kd.signals import Signals, Temperatures
+    from rltemp.kd.temperature_rule import TemperatureRule
     from rltemp.loading import load_method, load_rule
 
 __version__ = "0.2.0"
@@ -53,7 +54,7 @@ _HOMES = {
     "Controller": "integrations",
     "Method": "kd.method",
     "Signals": "kd.signals",
-    "TemperatureRule": "kd.signals",
+    "TemperatureRule": "kd.temperature_rule",
     "Temperatures": "kd.signals",
     "kd_loss": "kd.losses",
     "load_method": "loading",

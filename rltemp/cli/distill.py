@@ -16,7 +16,7 @@ from rltemp.data.problem import Problem, evaluate
 from rltemp.errors import BadInputError
 from rltemp.io.progress import Bar
 from rltemp.io.run_folders import showing
-from rltemp.kd.method import Method
+from rltemp.kd.method import Objective
 from rltemp.kd.names import shareable
 from rltemp.loading import load_method
 from rltemp.models.weight_files import save_weights
@@ -162,7 +162,7 @@ class Distill(TaskOptions):
             if wrong:
                 raise BadInputError(message)
 
-    def _method(self, team: Team, kept: contextlib.ExitStack) -> Method:
+    def _method(self, team: Team, kept: contextlib.ExitStack) -> Objective:
         """What the run minimises; the thread of a controller's rule ends with `kept`."""
         if self.controller is None:
             return load_method(self.rule)

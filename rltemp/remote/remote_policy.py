@@ -11,8 +11,6 @@ from torch import Tensor
 
 from rltemp.errors import ExchangeFailedError
 from rltemp.io.strict_json import parse
-from rltemp.kd.signals import Signals
-from rltemp.policy.features import Statistics, featurize
 from rltemp.policy.policy_file import PolicyFile
 from rltemp.policy.rule import Policy
 from rltemp.remote.http_client import HttpClient
@@ -94,13 +92,12 @@ class RemotePolicy(Policy):
         self._version, self._client = version, client
 
     @torch.no_grad()
-    def action(self, signals: Signals, small: Statistics | None = None) -> Tensor:
-        """The service's answer `[..., A]`: student, teacher, and weight where the policy has it."""
-        features = featurize(signals, self._names, small)
+    def action_of(self, features: Tensor) -> Tensor:
+        """The service's answer `[..., A]` to features `[..., F]`: student, teacher, and weight where there is one."""
         # A number that is not finite is the student's mistake, which the guards of the run see to, not a request's.
-        rows, size = features.reshape(-1, len(self._names)).cpu().nan_to_num(), self.scale.size
+        rows, size = features.reshape(-1, features.shape[-1]).cpu().nan_to_num(), self.scale.size
         found = self._client.ask(self._version, rows, size) if len(rows) else rows.new_zeros(0, size)
-        return found.to(features.device).view(*signals.shape, size)
+        return found.to(features.device).view(*features.shape[:-1], size)
 
 
 def read_actions(body: bytes, shape: tuple[int, int]) -> Tensor:

@@ -17,7 +17,8 @@ from typing import Any, Literal
 from rltemp.errors import BadInputError, ExchangeFailedError, TrainingStoppedError
 from rltemp.kd.checks import Bounds, positive
 from rltemp.kd.method import Method
-from rltemp.kd.signals import Signals, TemperatureRule, Temperatures
+from rltemp.kd.signals import Signals, Temperatures
+from rltemp.kd.temperature_rule import TemperatureRule
 from rltemp.loading import load_method
 from rltemp.remote.http_client import HttpClient
 from rltemp.remote.poller import Poller, log
@@ -25,7 +26,6 @@ from rltemp.remote.remote_policy import ActionClient, RemotePolicy
 from rltemp.remote.served_model import ServedModel, pull
 from rltemp.rules.curriculum import LearnedRule
 from rltemp.rules.published_methods import reference_method
-from rltemp.rules.table import masked
 
 Mode = Literal["weights", "features"]
 
@@ -41,7 +41,7 @@ PLAIN = "fixed:4"
 """The fallback where nothing is known of the policy."""
 
 
-class RemoteRule:
+class RemoteRule(TemperatureRule):
     """The temperatures of a model at a service, or a closed-form rule's where there are none.
 
     Args:
@@ -102,7 +102,7 @@ class RemoteRule:
     @property
     def limits(self) -> Bounds | None:
         """Lowest and highest temperature of the policy, where it is known."""
-        return None if self._served is None else getattr(self._served.method.rule, "limits", None)
+        return None if self._served is None else self._served.method.rule.limits
 
     @property
     def fallback(self) -> Method:
@@ -116,7 +116,7 @@ class RemoteRule:
         served = self._served
         return replace(self.fallback if served is None else served.method, rule=self, name=name)
 
-    def __call__(self, signals: Signals) -> Temperatures:
+    def answer(self, signals: Signals) -> Temperatures:
         """Temperatures `[...]` for signals of any leading shape."""
         self.seen["steps"] += 1
         served = self._served  # read once: a new version comes between steps
@@ -133,7 +133,7 @@ class RemoteRule:
         if self.strict:
             raise TrainingStoppedError(f"{self._name}: {self._failure or self._poller.reason} (strict: no fallback)")
         self.seen["fallback_steps"] += 1
-        return masked(_rule_of(self.fallback))(signals)
+        return self.fallback.rule(signals)
 
     def state(self) -> dict[str, Any]:
         """All counts, for a checkpoint."""
@@ -190,7 +190,7 @@ class RemoteRule:
     def _answer(self, served: ServedModel, signals: Signals) -> Temperatures:
         asks = isinstance(served.method.rule, RemotePolicy)
         self.seen["calls"] += asks
-        found = masked(_rule_of(served.method))(signals)
+        found = served.method.rule(signals)
         if asks and self._failure:
             self._failure = ""
             log.warning(f"{self._name}: it answers again")
@@ -214,13 +214,8 @@ def remote_method(url: str, model: str, **options: Any) -> Method:
     return RemoteRule(url, model, **options).method(model)
 
 
-def _rule_of(method: Method) -> TemperatureRule:
-    assert method.rule is not None  # checked where the method came from
-    return method.rule
-
-
 def _closed_form(spec: str) -> Method:
     method = load_method(spec)
-    if method.rule is None or isinstance(method.rule, LearnedRule):
+    if not isinstance(method, Method) or isinstance(method.rule, LearnedRule):
         raise BadInputError(f"a fallback needs temperatures that it does not learn; {spec!r} has none such")
     return method
