@@ -28,7 +28,8 @@ from rltemp.errors import BadInputError
 from rltemp.integrations.contract import Controller, tested_with
 from rltemp.kd.checks import not_negative
 from rltemp.kd.method import Method, watch
-from rltemp.kd.signals import TemperatureRule, Temperatures
+from rltemp.kd.signals import Temperatures
+from rltemp.kd.temperature_rule import TemperatureRule
 
 LOSS = "loss_kd"
 """The distillation loss in the detector's dict."""

@@ -17,7 +17,7 @@ from rltemp.errors import BadInputError
 from rltemp.integrations.contract import Controller, tested_with
 from rltemp.integrations.recording import RecordingController, soft_part
 from rltemp.kd.method import Method
-from rltemp.kd.signals import TemperatureRule
+from rltemp.kd.temperature_rule import TemperatureRule
 
 TESTED = ">=0.2.1,<0.3"
 OWN_LOSSES = ("ce", "mse")

@@ -23,7 +23,7 @@ from rltemp.errors import ArtifactRefusedError, BadInputError
 from rltemp.integrations.contract import Controller, tested_with
 from rltemp.integrations.recording import RecordingController, soft_part
 from rltemp.kd.method import Method
-from rltemp.kd.signals import TemperatureRule
+from rltemp.kd.temperature_rule import TemperatureRule
 
 TESTED = ">=1.0.28,<1.1"
 

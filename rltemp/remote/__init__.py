@@ -1,7 +1,12 @@
-"""The client of `rltemp serve`: a rule that follows a policy which a service has.
+"""Runs under a policy that a service has (`rltemp serve`): the client, over urllib3 (the extra `remote`).
 
-Inside: `rule` is the served policy as a temperature rule, `addresses` reads the service's URL.
-To extend: add a kind of request to the client; a training step waits for no answer.
+Inside: `rule` holds the temperature rule, `served_model` reads and checks what a service says, `poller` asks on a
+    thread, `http_client` is the one place with HTTP.
+To extend: add a kind of request to `http_client`; no training step waits for an answer.
 Imports: `training` and below.
 Imported by: `experiments`, `report`, `agents`, `service` and `cli`.
 """
+
+from rltemp.remote.rule import RemoteRule, remote_method
+
+__all__ = ["RemoteRule", "remote_method"]
