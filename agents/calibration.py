@@ -85,17 +85,17 @@ class ContributionModel(nn.Module):
             `[T, S, B]`, in the units of the rewards; their window means approach those of the rewards.
         """
         means = window_means(rewards, interval)
-        centre, spread = means.mean(), means.std().clamp_min(1e-8)
-        wanted = (means - centre) / spread
+        mean, deviation = means.mean(), means.std().clamp_min(1e-8)
+        wanted = (means - mean) / deviation
         for _ in range(FIT_STEPS):
             self.optimizer.zero_grad()
             loss = (window_means(self(inputs), interval) - wanted).square().mean()
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             self.optimizer.step()
         with torch.no_grad():
-            contributions: Tensor = self(inputs) * spread + centre
+            contributions: Tensor = self(inputs) * deviation + mean
         found = window_means(contributions, interval)
-        self.explained = float(1 - (found - means).square().mean() / spread.square())
+        self.explained = float(1 - (found - means).square().mean() / deviation.square())
         return contributions
 
 

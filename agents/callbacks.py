@@ -14,7 +14,8 @@ from rltemp.agents.calibration import CalibratedBuffer
 from rltemp.agents.network import RunBuffer, RunPolicy
 from rltemp.envs.vector import DistillVecEnv
 from rltemp.kd.signals import Temperatures
-from rltemp.training.tensorboard import step_scalars, temperature_scalars
+from rltemp.kd.summary import temperature_scalars
+from rltemp.training.tensorboard import step_scalars
 
 
 class DrawCallback(BaseCallback):

@@ -3,7 +3,7 @@
 A decision is the draw of a policy's weights for one student's run, as in `rltemp.agents.network`; a run's return is the
 improvement of its student. A run is judged against the others of its group, which share its start and its batches: its
 advantage is its return less the mean return of the others. The groups need not be of one size. Each update gives a new
-version: the centre, around which the next draws are, and the running mean of the centres, which is what is served.
+version: the mean parameters, around which the next draws are, and their running mean, which is what is served.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
 from rltemp.agents.config import LearnerConfig
-from rltemp.agents.network import KINDS, RunBuffer, RunPolicy, SampleNetwork
+from rltemp.agents.network import KINDS, RunBuffer, RunPolicy, SampleNetwork, group_advantages
 from rltemp.errors import TrainingDivergedError, of_this_run
 from rltemp.policy.features import LIMIT
 from rltemp.policy.policy_file import PolicyFile
@@ -61,7 +61,7 @@ class Learner:
 
     Attributes:
         version: 1 before the first update, one more with each.
-        mean: The running mean of the weights, `[P]`.
+        served_parameters: The running mean of the mean parameters, `[P]`.
         runs: That were learned from.
     """
 
@@ -76,12 +76,12 @@ class Learner:
         self._ppo = _ppo(network, layout.manifest.action.size, config)
         with torch.no_grad():
             self._policy.network.weights.copy_(start)
-        self.mean = start
+        self.served_parameters = start
         self.version = 1
         self.runs = 0
 
     @property
-    def centre(self) -> Tensor:
+    def mean_parameters(self) -> Tensor:
         """What the next draws are around, `[P]`; a copy."""
         return self._policy.network.weights.detach().clone()
 
@@ -102,9 +102,10 @@ class Learner:
         assert isinstance(buffer, GroupBuffer)  # `_ppo` gives no other
         buffer.fill(runs)
         self._ppo.train()
-        if not bool(self.centre.isfinite().all()):
+        if not bool(self.mean_parameters.isfinite().all()):
             raise TrainingDivergedError(f"the update after version {self.version} gave weights that are not finite")
-        self.mean = self.config.averaging * self.mean + (1 - self.config.averaging) * self.centre
+        weight = self.config.averaging
+        self.served_parameters = weight * self.served_parameters + (1 - weight) * self.mean_parameters
         self.version += 1
         self.runs += len(runs)
         improvements = np.array([run.improvement for run in runs])
@@ -120,7 +121,7 @@ class Learner:
         live = {
             "policy": self._policy.state_dict(),
             "optimizer": self._policy.optimizer.state_dict(),
-            "mean": self.mean,
+            "mean": self.served_parameters,
             "version": self.version,
             "runs": self.runs,
         }
@@ -135,7 +136,8 @@ class Learner:
         with of_this_run("online policy"):
             self._policy.load_state_dict(state["policy"])
             self._policy.optimizer.load_state_dict(state["optimizer"])
-            self.mean, self.version, self.runs = state["mean"], int(state["version"]), int(state["runs"])
+            self.served_parameters = state["mean"]
+            self.version, self.runs = int(state["version"]), int(state["runs"])
 
     @property
     def _policy(self) -> RunPolicy:
@@ -148,40 +150,15 @@ class GroupBuffer(RunBuffer):
     """Runs that are finished, in groups of any size from two up: a run is one decision, and one row."""
 
     def fill(self, runs: Sequence[FinishedRun]) -> None:
-        """Hold these runs and no others; see `advantages`."""
+        """Hold these runs and no others; see `group_advantages`."""
         self.observations = np.stack([run.observation for run in runs])
         self.drawn = torch.from_numpy(np.stack([run.action for run in runs]))
         self.log_probs = np.array([run.log_probability for run in runs], np.float32)
         self.returns = np.array([run.improvement for run in runs], np.float32)
         self.values = np.zeros(len(runs), np.float32)
-        self.advantages = advantages(self.returns, [run.group for run in runs])
+        _, groups = np.unique([run.group for run in runs], return_inverse=True)
+        self.advantages = group_advantages(self.returns, groups)
         self.full = True
-
-
-def advantages(improvements: Array, groups: Sequence[str]) -> Array:
-    """Each run's improvement less the mean of the others of its group, in units of the root mean square of all.
-
-    To leave a run out of its own baseline keeps the gradient unbiased in a group of any size, with one scale for all:
-    less the group's whole mean, a run of a group of two would count half (a group of n, 1 - 1/n).
-
-    >>> found = advantages(np.array([3.0, 1.0, 5.0, 2.0, 2.0], np.float32), ["a", "a", "b", "b", "b"])
-    >>> [round(value, 3) for value in found.tolist()]
-    [0.964, -0.964, 1.447, -0.723, -0.723]
-
-    Args:
-        improvements: `[N]`.
-        groups: N names; every one at least twice.
-
-    Returns:
-        `[N]`.
-    """
-    _, place = np.unique(np.asarray(groups), return_inverse=True)
-    size = np.bincount(place)
-    if size.min() < 2:
-        raise ValueError("a run without another of its group cannot be judged")
-    mean = np.bincount(place, improvements) / size
-    left = (improvements - mean[place]) * (size / (size - 1))[place]
-    return (left / max(float(np.sqrt(np.mean(left**2))), 1e-8)).astype(np.float32)
 
 
 def network_of(policy: PolicyFile) -> SampleNetwork:
@@ -198,10 +175,10 @@ def network_of(policy: PolicyFile) -> SampleNetwork:
     return network
 
 
-def log_probability(action: Tensor, centre: Tensor, exploration: float) -> Tensor:
-    """Of draws `[..., P]` of independent normal weights around a centre `[P]`: `[...]`, in nats."""
-    deviations = (action.double() - centre.double()) / exploration
-    return -0.5 * deviations.square().sum(-1) - len(centre) * (math.log(exploration) + 0.5 * math.log(2 * math.pi))
+def log_probability(action: Tensor, mean: Tensor, exploration: float) -> Tensor:
+    """Of draws `[..., P]` of independent normal weights around a mean `[P]`: `[...]`, in nats."""
+    deviations = (action.double() - mean.double()) / exploration
+    return -0.5 * deviations.square().sum(-1) - len(mean) * (math.log(exploration) + 0.5 * math.log(2 * math.pi))
 
 
 def _ppo(network: SampleNetwork, actions: int, config: LearnerConfig) -> PPO:

@@ -129,10 +129,8 @@ class RunPolicy(ActorCriticPolicy):
 
     @torch.no_grad()
     def draw(self, students: int) -> None:
-        """Draw the weights of the next run's students, in mirrored pairs: what a pair shares cancels out."""
-        centre = self.network.weights
-        half = torch.randn((students + 1) // 2, len(centre)) * self.log_std.exp()
-        self.drawn = centre + torch.stack([half, -half], 1).flatten(0, 1)[:students]
+        """Draw the weights of the next run's students."""
+        self.drawn = mirrored_draws(self.network.weights, self.log_std.exp(), students)
 
     def forward(self, obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Actions, values (none: zero) and the log-probability of each sub-environment's drawn weights."""
@@ -165,7 +163,7 @@ class RunPolicy(ActorCriticPolicy):
 class RunBuffer(RolloutBuffer):
     """A rollout of whole runs, in which one run is one decision: it keeps rewards, and no observation but the first.
 
-    A run's return is the sum of its rewards; its advantage is that less the mean of its group, in standard deviations.
+    A run's return is the sum of its rewards; for its advantage see `group_advantages`.
 
     Args:
         batch_size: B, samples a student.
@@ -205,11 +203,9 @@ class RunBuffer(RolloutBuffer):
         self.full = self.pos == self.buffer_size
 
     def compute_returns_and_advantage(self, last_values: Tensor, dones: NDArray[Any]) -> None:
-        """Centre each run's return on its group; nothing crosses students but that mean."""
+        """Judge each run against the others of its group; nothing else crosses students."""
         self.returns[:] = self.rewards.sum(0)
-        groups = self.returns.reshape(-1, self.replicas)
-        centred = groups - groups.mean(1, keepdims=True)
-        self.advantages[:] = (centred / max(float(centred.std()), 1e-8)).flatten()
+        self.advantages[:] = group_advantages(self.returns, np.arange(len(self.returns)) // self.replicas)
 
     def get(self, batch_size: int | None = None) -> Generator[RolloutBufferSamples, None, None]:
         """All runs as one batch: one row a student, its drawn weights in the place of an action."""
@@ -221,3 +217,40 @@ class RunBuffer(RolloutBuffer):
             advantages=self.to_torch(self.advantages),
             returns=self.to_torch(self.returns),
         )
+
+
+def mirrored_draws(
+    mean: Tensor, deviation: float | Tensor, count: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """Draw weights `[count, P]` around a mean `[P]`, in mirrored pairs: what a pair shares cancels out."""
+    half = torch.randn((count + 1) // 2, len(mean), generator=generator) * deviation
+    return mean + torch.stack([half, -half], 1).flatten(0, 1)[:count]
+
+
+def group_advantages(returns: NDArray[np.float32], groups: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Each run's return less the mean return of the others of its group, in units of the standard deviation of all.
+
+    To leave a run out of its own baseline keeps the gradient unbiased in a group of any size. The difference is
+    n / (n - 1) times that to the mean of the whole group of n. So where all groups are of one size, as in
+    `train-policy`, both baselines give the same advantages: the scale is divided out.
+
+    >>> found = group_advantages(np.array([3, 1, 5, 2, 2], np.float32), np.array([0, 0, 1, 1, 1]))
+    >>> [round(value, 3) for value in found.tolist()]
+    [0.964, -0.964, 1.447, -0.723, -0.723]
+
+    Args:
+        returns: `[N]`.
+        groups: The number of each run's group, from 0, `[N]`; every group has two runs or more.
+
+    Returns:
+        `[N]`.
+    """
+    size = np.bincount(groups)
+    if size.min() < 2:
+        raise ValueError("a run without another of its group cannot be judged")
+    mean = np.array([returns[groups == group].mean() for group in range(len(size))])
+    left_out = size / (size - 1)
+    # Relative to the largest: exactly 1 where all groups are of one size.
+    centred = (returns - mean[groups]) * (left_out / left_out.max()).astype(np.float32)[groups]
+    advantages: NDArray[np.float32] = centred / max(float(centred.std()), 1e-8)
+    return advantages

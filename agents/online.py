@@ -1,8 +1,7 @@
-"""Runs for a policy that others learn from: each trains a few students under draws around the newest version's centre.
+"""Runs that a service learns a policy from: each trains a few students, every one under a draw of the policy's weights.
 
 A run's students share initial weights, samples and batches and differ by their draws alone, as a group of
-`rltemp.agents.train` does; what they report is what `rltemp.agents.reports` takes. Nothing here knows a network: a
-service, or whatever stands for it, gives a `Centre` and takes a `Report`.
+`rltemp.agents.train` does. Nothing here knows HTTP: a service gives a `ParameterDistribution` and takes a `Report`.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from rltemp.agents.config import PolicyConfig
 from rltemp.agents.learner import log_probability, network_of
-from rltemp.agents.network import SampleNetwork
+from rltemp.agents.network import SampleNetwork, mirrored_draws
 from rltemp.agents.reports import Record, Report
 from rltemp.data.dataset import random_stream
 from rltemp.data.problem import Problem, evaluate
@@ -37,14 +36,14 @@ from rltemp.training.identity import problem_identity
 
 
 @dataclass(frozen=True)
-class Centre:
-    """What draws are around: one version of a policy that is being learned.
+class ParameterDistribution:
+    """What a policy's weights are drawn from: one version of a policy that is being learned.
 
     Args:
         version: Its number.
         exploration: Standard deviation of a draw.
         potential: What the students' progress is measured by.
-        network: The policy's network, with the centre's weights.
+        network: The policy's network, with the mean parameters.
         decision: The reference, the features and the action's scale.
     """
 
@@ -55,17 +54,17 @@ class Centre:
     decision: Decision
 
     @classmethod
-    def of(cls, data: bytes, name: str) -> Centre:
+    def of(cls, data: bytes, name: str) -> ParameterDistribution:
         """Read it from a policy file's bytes, which pass every check first; `name` is what to call it.
 
         Raises:
-            ArtifactRefusedError: Where a check fails, or the file is no centre.
+            ArtifactRefusedError: Where a check fails, or the file holds no mean parameters.
         """
         file = check_policy(data, Path(name), KNOWN_FEATURES)
         manifest, said = file.manifest, file.manifest.provenance
         version, exploration, potential = (said.get(key) for key in ("version", "exploration", "potential"))
         if not (isinstance(version, int) and version >= 1 and isinstance(exploration, float) and 0 < exploration < 100):
-            raise ArtifactRefusedError(f"{name} is no centre of exploration: it has no version and no exploration")
+            raise ArtifactRefusedError(f"{name} holds no mean parameters: it has no version and no exploration")
         if potential not in POTENTIALS:
             raise ArtifactRefusedError(f"{name} is learned from the potential {potential!r}, which is not known here")
         features = tuple(feature.name for feature in manifest.features)
@@ -77,10 +76,8 @@ class Centre:
         return cls(version, exploration, cast(Potential, potential), network_of(file), decision)
 
     def draw(self, students: int, generator: torch.Generator) -> Tensor:
-        """Weights `[S, P]`, in mirrored pairs: what a pair shares cancels out."""
-        centre = self.network.weights.detach()
-        half = torch.randn((students + 1) // 2, len(centre), generator=generator) * self.exploration
-        return centre + torch.stack([half, -half], 1).flatten(0, 1)[:students]
+        """Draw the weights `[S, P]` of as many students; see `mirrored_draws`."""
+        return mirrored_draws(self.network.weights.detach(), self.exploration, students, generator)
 
 
 @dataclass(frozen=True)
@@ -121,26 +118,28 @@ class Runs:
         self.name = hashlib.sha256(what.encode()).hexdigest()[:12]
         self._source = OneTask(problem, redraw=True)
 
-    def run(self, centre: Centre, seed: int) -> Outcome:
-        """Train the students of one seed under draws around a centre; the same arguments give the same outcome."""
-        episode = self._begin(centre, seed)
-        drawn = centre.draw(self.replicas, random_stream(seed, "draws", centre.version)).to(self.problem.device)
-        observations, rewards = _trained(episode, centre.network, drawn)
+    def run(self, distribution: ParameterDistribution, seed: int) -> Outcome:
+        """Train the students of one seed under draws from a distribution; the same arguments give the same outcome."""
+        episode = self._begin(distribution, seed)
+        drawn = distribution.draw(self.replicas, random_stream(seed, "draws", distribution.version)).to(
+            self.problem.device
+        )
+        observations, rewards = _trained(episode, distribution.network, drawn)
         student, dataset = episode.run.student, self.problem.dataset
         assert isinstance(student, StackedStudent)  # seeds are a sequence
-        records = self._records(centre, seed, drawn, observations, rewards)
+        records = self._records(distribution, seed, drawn, observations, rewards)
         return Outcome(
-            Report(potential=centre.potential, records=records),
+            Report(potential=distribution.potential, records=records),
             student,
             rewards.sum(0),
             evaluate(student, dataset, dataset.validation),
             evaluate(student, dataset, dataset.test),
         )
 
-    def _begin(self, centre: Centre, seed: int) -> Episode:
+    def _begin(self, distribution: ParameterDistribution, seed: int) -> Episode:
         given = self._source.draw(np.random.default_rng(seed), 1)
         train, probe = (part.expand(self.replicas, -1).to(self.problem.device) for part in (given.train, given.probe))
-        task = replace(self.problem.task, metric=centre.potential)
+        task = replace(self.problem.task, metric=distribution.potential)
         run = Distillation(
             replace(self.problem, task=task),
             [FIRST_TRAINING_SEED + seed] * self.replicas,
@@ -148,17 +147,21 @@ class Runs:
             subset=train,
             teacher_logits=given.teacher_logits,
         )
-        return Episode(run, centre.decision, probe, max(1, -(-run.steps // self.looks)))
+        return Episode(run, distribution.decision, probe, max(1, -(-run.steps // self.looks)))
 
-    def _records(self, centre: Centre, seed: int, drawn: Tensor, observations: Tensor, rewards: Tensor) -> list[Record]:
-        likelihoods = log_probability(drawn.cpu(), centre.network.weights.detach().cpu(), centre.exploration).tolist()
+    def _records(
+        self, distribution: ParameterDistribution, seed: int, drawn: Tensor, observations: Tensor, rewards: Tensor
+    ) -> list[Record]:
+        likelihoods = log_probability(
+            drawn.cpu(), distribution.network.weights.detach().cpu(), distribution.exploration
+        ).tolist()
         group = f"{self.name}/{seed}" if self.replicas > 1 else self.name
         return [
             Record(
-                run=f"{self.name}/{seed}/{centre.version}/{student}",
+                run=f"{self.name}/{seed}/{distribution.version}/{student}",
                 step=look,
                 steps=len(rewards),
-                policy_version=centre.version,
+                policy_version=distribution.version,
                 group=group,
                 observation=observations[look, student].tolist(),
                 action=weights,

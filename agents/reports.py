@@ -27,9 +27,9 @@ from rltemp.policy.features import LIMIT
 MAX_LOOKS = 1000
 MAX_RECORDS = 4096
 FARTHEST = 8.0
-"""Standard deviations that a drawn weight can be from its centre; one draw in 10^15 is farther."""
+"""Standard deviations that a drawn weight can be from its mean; one draw in 10^15 is farther."""
 TOLERANCE = 1e-3
-"""Nats a weight that a reported log-probability may be off: draws and centres are rounded to float32."""
+"""Nats a weight that a reported log-probability may be off: draws and means are rounded to float32."""
 REPORT_BYTES = 2**19
 """A report that is longer is carried in parts."""
 KEPT_BYTES = 64 * 2**20
@@ -54,7 +54,9 @@ class Record(_Strict):
     group: Name = Field(description="Runs of one group share initial weights, samples and batches.")
     observation: Numbers = Field(description="Mean features of the batch at this look, one a feature of the policy.")
     action: Numbers = Field(description="The drawn weights, layer by layer: weight [out, in] row by row, then bias.")
-    log_probability: float = Field(description="Of the draw, in nats: independent normal around the version's centre.")
+    log_probability: float = Field(
+        description="Of the draw, in nats: independent normal around the version's mean parameters."
+    )
     reward: float = Field(description="Change of the potential on probe samples since the last look.")
 
 
@@ -131,16 +133,16 @@ class Ledger:
         self.counts: Counter[str] = Counter()
         self.changed = threading.Condition()
         self._range = BEST[potential] - WORST[potential]
-        self._centres: dict[int, Tensor] = {}
+        self._means: dict[int, Tensor] = {}
         self._books: dict[str, _Book] = {}
 
-    def begin(self, version: int, centre: Tensor) -> None:
+    def begin(self, version: int, mean_parameters: Tensor) -> None:
         """Take draws around a new version; what is too old by now is forgotten."""
         with self.changed:
-            self._centres[version] = centre
-            oldest = max(self._centres) - self.max_staleness
-            self._centres = {number: kept for number, kept in self._centres.items() if number >= oldest}
-            old = [run for run, book in self._books.items() if book.version not in self._centres]
+            self._means[version] = mean_parameters
+            oldest = max(self._means) - self.max_staleness
+            self._means = {number: kept for number, kept in self._means.items() if number >= oldest}
+            old = [run for run, book in self._books.items() if book.version not in self._means]
             self.counts["expired_runs"] += sum(self._books.pop(run).record is not None for run in old)
 
     def take(self, report: Report) -> Receipt:
@@ -162,7 +164,7 @@ class Ledger:
             if found["accepted"]:
                 self.changed.notify_all()
             names = ("accepted", "known", "stale")
-            return Receipt(**{name: found[name] for name in names}, version=max(self._centres))
+            return Receipt(**{name: found[name] for name in names}, version=max(self._means))
 
     def due(self) -> bool:
         """Whether there are enough finished runs for an update; ask with `changed` held."""
@@ -199,7 +201,7 @@ class Ledger:
             if book.digests[record.step] != digest:
                 raise ConflictError(f"look {record.step} of run {record.run!r} came before, with another content")
             return "known"
-        if record.policy_version not in self._centres:
+        if record.policy_version not in self._means:
             return "stale"
         self._check(record, f"records[{place}]")
         if book is None:
@@ -217,12 +219,12 @@ class Ledger:
 
     def _check(self, record: Record, place: str) -> None:
         """Refuse a record that cannot be right; `place` is what to call it."""
-        centre = self._centres[record.policy_version]
+        mean = self._means[record.policy_version]
         if record.step >= record.steps:
             raise BadInputError(f"{place}.step is {record.step}; its run has {record.steps} looks, from 0")
         for name, found, needed in (
             ("observation", len(record.observation), self.features),
-            ("action", len(record.action), len(centre)),
+            ("action", len(record.action), len(mean)),
         ):
             if found != needed:
                 raise BadInputError(f"{place}.{name} has {found} numbers; this policy needs {needed}")
@@ -233,14 +235,14 @@ class Ledger:
                 f"{place}.reward is {record.reward:g}; {self.potential} changes by {self._range:g} at most"
             )
         action = torch.tensor(record.action, dtype=torch.float64)
-        deviations = (action - centre).abs() / self.exploration
+        deviations = (action - mean).abs() / self.exploration
         if not float(deviations.max()) <= FARTHEST:
             raise BadInputError(
                 f"{place}.action[{int(deviations.argmax())}] is {float(deviations.max()):.1f} standard deviations from "
-                f"the centre of version {record.policy_version}; draws reach {FARTHEST:g}"
+                f"the mean of version {record.policy_version}; draws reach {FARTHEST:g}"
             )
-        wanted = float(log_probability(action, centre, self.exploration))
-        if not abs(record.log_probability - wanted) <= TOLERANCE * len(centre):
+        wanted = float(log_probability(action, mean, self.exploration))
+        if not abs(record.log_probability - wanted) <= TOLERANCE * len(mean):
             raise BadInputError(
                 f"{place}.log_probability is {record.log_probability:g}; the draw has {wanted:g} under version "
                 f"{record.policy_version}"

@@ -1,11 +1,15 @@
-"""Environments: `rltemp/Distill-v0` for Gymnasium, registered by this import, and a `VecEnv` for SB3.
+"""Environments: `rltemp/Distill-v0` for Gymnasium, which this import registers, and a `VecEnv` for SB3.
 
-import gymnasium
-import rltemp.envs
+    import gymnasium
+    import rltemp.envs
 
-env = gymnasium.make("rltemp/Distill-v0")     # or "rltemp.envs:rltemp/Distill-v0", without the second import
+    env = gymnasium.make("rltemp/Distill-v0")    # or "rltemp.envs:rltemp/Distill-v0", without the second import
 
-Whoever trains policies wants `rltemp.envs.vector.DistillVecEnv`.
+Inside: `distill_env` is the Gymnasium environment of one student, `vector` holds `DistillVecEnv`, which trains many
+    students at once and is what policies learn in, `episode` is the run that both drive, `rewards` measures it.
+To extend: write a potential in `rewards` and enter it into `POTENTIALS`.
+Imports: `training` and below.
+Imported by: `agents`, `service` and `cli`.
 """
 
 import gymnasium

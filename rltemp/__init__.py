@@ -6,27 +6,71 @@
     signals = rltemp.Signals(student_logits, teacher_logits, labels, progress)
     loss = rltemp.kd_loss(signals, rule(signals)).mean()
 
-This package needs torch alone; `rltemp.envs` adds Gymnasium and `rltemp.agents` Stable-Baselines3.
+A name is imported where it is first used, so that `import rltemp` takes no time. These names need torch, numpy,
+safetensors and pydantic alone; `rltemp.envs` adds Gymnasium and `rltemp.agents` Stable-Baselines3.
 """
 
-from rltemp.errors import ArtifactRefusedError, BadInputError, TrainingDivergedError
-from rltemp.kd.losses import kd_loss
-from rltemp.kd.method import Method
-from rltemp.kd.signals import Signals, Temperatures
-from rltemp.kd.temperature_rule import TemperatureRule
-from rltemp.loading import load_method, load_rule
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from rltemp import moved
+
+if TYPE_CHECKING:
+    from rltemp.errors import (
+        ArtifactRefusedError,
+        BadInputError,
+        InterruptedRunError,
+        RltempError,
+        TrainingDivergedError,
+        TrainingStoppedError,
+    )
+    from rltemp.integrations import Controller
+    from rltemp.kd.losses import kd_loss
+    from rltemp.kd.method import Method
+    from rltemp.kd.signals import Signals, Temperatures
+    from rltemp.kd.temperature_rule import TemperatureRule
+    from rltemp.loading import load_method, load_rule
+
+__version__ = "0.2.0"
 
 __all__ = [
     "ArtifactRefusedError",
     "BadInputError",
+    "Controller",
+    "InterruptedRunError",
     "Method",
+    "RltempError",
     "Signals",
     "TemperatureRule",
     "Temperatures",
     "TrainingDivergedError",
+    "TrainingStoppedError",
     "kd_loss",
     "load_method",
     "load_rule",
 ]
+
+_HOMES = {
+    "Controller": "integrations",
+    "Method": "kd.method",
+    "Signals": "kd.signals",
+    "TemperatureRule": "kd.temperature_rule",
+    "Temperatures": "kd.signals",
+    "kd_loss": "kd.losses",
+    "load_method": "loading",
+    "load_rule": "loading",
+}
+"""The module of each public name that is no error."""
+
+moved.install()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'rltemp' has no attribute {name!r}")
+    globals()[name] = found = getattr(importlib.import_module(f"rltemp.{_HOMES.get(name, 'errors')}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -32,7 +32,7 @@ from rltemp.data.tasks import Recipe, Task, load_task
 from rltemp.envs.distill_env import DistillEnv
 from rltemp.envs.episode import LOOKS
 from rltemp.integrations import Controller
-from rltemp.io.run_folders import processor
+from rltemp.io.versions import processor
 from rltemp.kd.method import Objective
 from rltemp.kd.temperature_rule import RuleFunction
 from rltemp.loading import load_method, load_rule

@@ -30,7 +30,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from fastapi import FastAPI, Request, Response
 
-from rltemp.io.run_folders import processor
+from rltemp.io.versions import processor
 
 MODEL = "universal"
 SAMPLES = (256, 1024, 4096)

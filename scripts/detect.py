@@ -34,7 +34,7 @@ from rltemp.errors import BadInputError, TrainingDivergedError
 from rltemp.experiments.statistics import mean_and_error, paired_difference
 from rltemp.integrations.detection import DetectorDistillation
 from rltemp.io.files import atomic_write
-from rltemp.io.run_folders import processor
+from rltemp.io.versions import processor
 from rltemp.loading import load_method
 
 NONE, PLAIN, FIXED = "none", "fixed:4", "fixed:"

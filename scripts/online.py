@@ -28,9 +28,9 @@ from rltemp.data.tasks import load_task
 from rltemp.experiments.compare import default_stack, train_arm
 from rltemp.experiments.statistics import Paired, paired_difference
 from rltemp.io.files import atomic_write
-from rltemp.io.run_folders import processor
+from rltemp.io.versions import processor
 from rltemp.policy.policy_file import read_policy
-from rltemp.remote.exchange import Exchange
+from rltemp.remote.http_client import HttpClient
 from rltemp.report.picture import BLUE, GREY
 from rltemp.training.teachers import prepare
 
@@ -82,7 +82,7 @@ def learn(options: argparse.Namespace) -> None:
     kept = options.out / "kept"
     started = time.monotonic()
     with service(options.out, options.processes * options.replicas * 2) as url:
-        exchange = Exchange(url)
+        client = HttpClient(url)
         words = ["--controller", url, "--learn", "--rule", MODEL, "--task", options.task]
         words += ["--runs", str(options.runs), "--replicas", str(options.replicas)]
         running = [
@@ -90,9 +90,9 @@ def learn(options: argparse.Namespace) -> None:
             for place in range(options.processes)
         ]
         while any(process.poll() is None for process in running):
-            keep(exchange, kept)
+            keep(client, kept)
             time.sleep(0.1)
-        keep(exchange, kept)
+        keep(client, kept)
     if any(process.returncode for process in running):
         raise SystemExit("a process failed; what it said is above")
     learned = {
@@ -132,9 +132,9 @@ def service(out: Path, students_per_update: int) -> Iterator[str]:
         process.wait(30)
 
 
-def keep(exchange: Exchange, folder: Path) -> None:
+def keep(client: HttpClient, folder: Path) -> None:
     """Keep the newest version's policy file, where it is not kept yet."""
-    answer = exchange.ask("GET", f"/v2/models/{MODEL}/policy", deadline=5.0).checked()
+    answer = client.request("GET", f"/v2/models/{MODEL}/policy", seconds=5.0)
     file = folder / f"{int(answer.headers['rltemp-model-version']):06d}.safetensors"
     if not file.exists():
         atomic_write(file, answer.body)

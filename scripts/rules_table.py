@@ -29,7 +29,7 @@ from rltemp.errors import BadInputError
 from rltemp.experiments.compare import default_stack
 from rltemp.experiments.statistics import mean_and_error, paired_difference
 from rltemp.io.files import atomic_write
-from rltemp.io.run_folders import processor
+from rltemp.io.versions import processor
 from rltemp.loading import load_method
 from rltemp.rules.published_methods import METHODS
 from rltemp.training.distill import Distillation, train

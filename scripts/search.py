@@ -20,9 +20,9 @@ import tyro
 
 from rltemp.agents.search import SearchConfig, search
 from rltemp.agents.train import POLICY_FILE
-from rltemp.cli.main import exit_code
-from rltemp.errors import BadInputError
-from rltemp.io.console import say, show_next
+from rltemp.cli.console import complain, messages_shown, say, show_next
+from rltemp.errors import RltempError
+from rltemp.io.locks import released_at_end
 from rltemp.training.options import TaskOptions, at_least
 
 EVERY = 10
@@ -84,10 +84,11 @@ def show_search(result: dict[str, Any]) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line, by default the process's own, and do it."""
     try:
-        tyro.cli(Search, args=argv).run()
-    except BadInputError as error:
-        print(f"search: {' '.join(str(error).splitlines())}", file=sys.stderr)
-        sys.exit(exit_code(error))
+        with messages_shown(), released_at_end():
+            tyro.cli(Search, args=argv).run()
+    except RltempError as error:
+        complain(str(error))
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from rltemp.data.tasks import load_task
 from rltemp.experiments.compare import default_stack, shielded, train_arm
 from rltemp.experiments.statistics import Paired, paired_difference
 from rltemp.io.files import atomic_write
-from rltemp.io.run_folders import processor
+from rltemp.io.versions import processor
 from rltemp.loading import load_method
 from rltemp.rules.published_methods import METHODS
 from rltemp.training.distill import Distillation

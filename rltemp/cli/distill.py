@@ -11,15 +11,17 @@ from typing import Any, Literal
 
 from torch import nn
 
+from rltemp.cli.console import say, show_next
 from rltemp.data.problem import Problem, evaluate
 from rltemp.errors import BadInputError
-from rltemp.io.console import say, show_next, warn
+from rltemp.io.progress import Bar
 from rltemp.io.run_folders import showing
 from rltemp.kd.method import Objective
 from rltemp.kd.names import shareable
 from rltemp.loading import load_method
 from rltemp.models.weight_files import save_weights
-from rltemp.remote.addresses import Server
+from rltemp.remote import RemoteRule
+from rltemp.remote.http_client import HttpClient, checked_url
 from rltemp.training.ddp import Team, assembled, started_together
 from rltemp.training.options import TaskOptions, at_least
 from rltemp.training.tracked_run import TrackedRun
@@ -37,17 +39,19 @@ class Distill(TaskOptions):
     """Steps from one entry in the TensorBoard log to the next."""
     strict: bool = False
     """Stop at the first number that is not finite and the first temperature that must not be, rather than pass over a
-    few such batches and use T = 4 for such samples, and count them; and where a controller does not answer."""
+    few such batches and use T = 4 for such samples, and count them; and where a controller is away at the start."""
     controller: str | None = None
     """URL of a temperature controller (rltemp serve), as in http://127.0.0.1:8000; --rule then names its model."""
     controller_token_file: Path | None = None
     """A file with the token that the controller asks for."""
-    controller_mode: Literal["features", "weights"] = "features"
-    """Send features in every step, or pull the policy's weights and follow them."""
+    controller_mode: Literal["weights", "features"] = "weights"
+    """Pull the policy and follow its new versions, so that no step waits for the controller (weights), or send each
+    step's features and wait for the answer (features)."""
     controller_deadline: float | None = None
-    """Seconds that an answer may take; by default 0.05 from this machine, 0.25 from elsewhere."""
+    """Seconds that a run waits for the controller: before it begins (2; with --learn 0.25 before each run), and with
+    --controller-mode features in every step (0.25)."""
     fallback: str | None = None
-    """The rule that stands in while the controller is away; by default the policy's reference."""
+    """The rule of the steps without a controller; by default fixed:4, or the policy's reference once it is known."""
     learn: bool = False
     """Take part in learning the controller's policy (rltemp serve --learn): runs one after another, each under draws
     around its newest version, and report what became of them."""
@@ -109,21 +113,23 @@ class Distill(TaskOptions):
         return result
 
     def _follow(self) -> dict[str, Any]:
-        from rltemp.agents.courier import courier  # SB3 takes a second
-        from rltemp.agents.followers import PATIENCE, Follower
-        from rltemp.agents.online import Runs
+        from rltemp.agents.online import Runs  # SB3 takes a second
+        from rltemp.agents.report_client import ReportClient
+        from rltemp.agents.run_series import START_SECONDS, RunSeries
 
         out, fallback, problem = self.folder(), load_method(self.fallback or "fixed:4"), self.problem()
-        runs = Runs(problem, self.replicas)
-        carrier = courier(str(self.controller), self.rule, self.controller_token_file, warn)
+        runs, wait = Runs(problem, self.replicas), self.controller_deadline
+        client = ReportClient(HttpClient(str(self.controller), self.controller_token_file), self.rule)
+        client.start(wait or START_SECONDS, self.strict)
         self.open()
         started = time.monotonic()
         say(f"Training {self.runs} runs of {self.replicas} {problem.task.student} for {self.rule}.")
         checkpoints = self.checkpoints(problem, self.fallback, unit="run", share=0)
-        follower = Follower(problem, runs, carrier, fallback, out, checkpoints, self.controller_deadline or PATIENCE)
-        student = follower.train(self.seed, self.runs)
+        series = RunSeries(problem, runs, client, fallback, out, checkpoints, wait)
+        with Bar("runs") as bar:
+            student = series.train(self.seed, self.runs, bar)
         save_weights(student, out / "student.safetensors", {"task": shareable(self.task), "rule": shareable(self.rule)})
-        found = {**self._result(problem, student), **follower.result(), **problem.teacher_mark, **checkpoints.mark()}
+        found = {**self._result(problem, student), **series.result(), **problem.teacher_mark, **checkpoints.mark()}
         return self.finish(found, started, resumed_at=checkpoints.resumed_at)
 
     def _show(self, result: dict[str, Any]) -> None:
@@ -137,24 +143,29 @@ class Distill(TaskOptions):
         show_next(out, f"tensorboard --logdir {out}", f"rltemp compare {self.task_words()} --rules {rules}")
 
     def _check_controller(self) -> None:
-        """Refuse what cannot be asked before it is written into a configuration."""
+        """Refuse options that do not go together before anything is written or trained."""
         if self.controller is not None:
-            Server.of(self.controller)
-        elif any(value is not None for value in (self.fallback, self.controller_token_file, self.controller_deadline)):
-            raise BadInputError(
-                "--fallback, --controller-token-file and --controller-deadline go with --controller URL"
-            )
-        if self.learn and self.controller is None:
-            raise BadInputError("--learn needs --controller URL, of a service that was started with --learn")
-        if not self.learn and self.runs > 1:
-            raise BadInputError("--runs goes with --learn; without it, `rltemp compare` trains many students")
+            checked_url(self.controller)
+        away = self.controller is None
+        given = self.fallback, self.controller_token_file, self.controller_deadline
+        asks, logs = self.controller_mode != Distill.controller_mode, self.log_every != Distill.log_every
+        for wrong, message in (
+            (away and any(value is not None for value in given),
+             "--fallback, --controller-token-file and --controller-deadline go with --controller URL"),
+            (away and asks, "--controller-mode goes with --controller URL"),
+            (away and self.learn, "--learn needs --controller URL, of a service that was started with --learn"),
+            (self.learn and asks, "--learn pulls the policy's weights; leave --controller-mode features out"),
+            (self.learn and logs, "--learn makes one entry in the log a run; leave --log-every out"),
+            (not self.learn and self.runs > 1,
+             "--runs goes with --learn; without it, `rltemp compare` trains many students"),
+        ):  # fmt: skip
+            if wrong:
+                raise BadInputError(message)
 
     def _method(self, team: Team, kept: contextlib.ExitStack) -> Objective:
-        """What the run minimises; threads of a controller's rule end with `kept`."""
+        """What the run minimises; the thread of a controller's rule ends with `kept`."""
         if self.controller is None:
             return load_method(self.rule)
-        from rltemp.remote.rule import RemoteRule  # with what TLS needs, for those who ask
-
         if team.size > 1:
             raise BadInputError("--controller answers one process; without torchrun, or with a policy's file")
         rule = RemoteRule(
@@ -165,9 +176,8 @@ class Distill(TaskOptions):
             fallback=self.fallback,
             deadline=self.controller_deadline,
             strict=self.strict,
-            tell=warn,
         )
-        return kept.enter_context(rule).method(self.rule)
+        return kept.enter_context(contextlib.closing(rule)).method(self.rule)
 
     def _result(self, problem: Problem, student: nn.Module) -> dict[str, Any]:
         dataset = problem.dataset

@@ -1,5 +1,8 @@
-"""Data sets, their splits, tasks, and the problem in memory that a training works on.
+"""Data sets, their splits, the tasks made of them, and the problem in memory that a training works on.
 
-To add a data set: write its loader in `sources` and enter it into `DATASETS`; a task is an entry of `TASKS`. Imports
-`models` and below.
+Inside: `sources` names every data set in `DATASETS`, `splits` cuts them into training, probe, validation and test,
+    `tasks` names every task, `problem` is a task that has been loaded.
+To extend: write a loader in `sources` and enter it into `DATASETS`; add a task as an entry of `TASKS`.
+Imports: `models` and below.
+Imported by: every package above, `training` among them.
 """

@@ -17,7 +17,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rltemp.errors import BadInputError
-from rltemp.io.run_folders import read_json, versions
+from rltemp.io.run_folders import read_json
+from rltemp.io.versions import versions
 
 MOST_STUDENTS = 2048
 """In one cell: with as many, and a trace, it stays below what `read_json` reads."""

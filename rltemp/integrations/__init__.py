@@ -1,11 +1,15 @@
-"""Plugs: the temperature controller in the training loops of others; docs/integrations/ has a page for each.
+"""Integrations: the temperature controller in training loops of other libraries.
 
     from rltemp.integrations import Controller
 
-    controller = Controller("universal")                         # or "dtkd", "runs/p/policy.safetensors", a Method
-    loss = controller.loss(student_logits, teacher_logits, labels, progress).mean()
+    controller = Controller("universal")             # or "dtkd", "runs/p/policy.safetensors", a Method
+    loss = controller.loss(student_logits, teacher_logits, labels, progress=step / steps).mean()
 
-Importing this package imports no host: each has a module of its own.
+Inside: `contract` holds `Controller`, which all others use; every host library has a module of its own and a page in
+    docs/integrations/. Importing this package imports no host.
+To extend: write a module for the host, test it against the host itself, and add its page.
+Imports: `loading` and below.
+Imported by: `cli` alone.
 """
 
 from rltemp.integrations.contract import Controller, HostVersionWarning, tested_with

@@ -14,7 +14,6 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
-from packaging.specifiers import SpecifierSet
 from torch import Tensor
 
 from rltemp.errors import BadInputError
@@ -24,6 +23,7 @@ from rltemp.kd.method import Method, Objective
 from rltemp.kd.signals import Signals, Temperatures
 from rltemp.kd.temperature_rule import RuleFunction, TemperatureRule, as_rule
 from rltemp.loading import load_method, with_teacher
+from rltemp.optional_imports import import_library
 from rltemp.rules.curriculum import LearnedRule
 
 
@@ -206,7 +206,8 @@ def tested_with(host: str, version_range: str) -> None:
         raise BadInputError(
             f"this plug needs {host} ({version_range}), which is not installed: pip install {host}"
         ) from None
-    if not SpecifierSet(version_range).contains(found, prereleases=True):
+    specifiers = import_library("packaging.specifiers", "this integration", "integrations")
+    if not specifiers.SpecifierSet(version_range).contains(found, prereleases=True):
         warnings.warn(
             f"{host} {found} is installed; rltemp's plug was tested with {host} {version_range}",
             HostVersionWarning,

@@ -3,14 +3,14 @@
     distillation = DetectorDistillation(student, teacher, "universal")
     losses = student(images, targets)        # torchvision's own dict, with `loss_kd` added to it
 
-Both networks classify the same boxes: the student's proposals that torchvision samples for its box head, P of a batch.
-The teacher sees the pictures through its own transform and backbone, and pools its own features at the student's boxes,
-scaled where its pictures are of another size. Class logits of both are `[P, C]`, class 0 is the background.
+Both networks classify the same boxes: the P proposals of a batch that torchvision samples for the student's box head.
+The teacher reads the pictures through its own transform and backbone, and pools its features at the student's boxes,
+scaled where its pictures have another size. Class logits of both are `[P, C]`; class 0 is the background.
 
-`loss_kd` is the mean over the P proposals of the method's divergences, as torchvision's `loss_classifier` is the mean
-of their cross-entropies: background proposals, three of four and more at torchvision's default, count as much as
-others. The detector's own losses stay as they are, so a method's weight of the cross-entropy (0.1 in plain
-distillation) has no effect here; its other weights, its warm-up and `matched:` have.
+`loss_kd` is the mean of the method's divergences over the proposals, as torchvision's `loss_classifier` is the mean of
+their cross-entropies. Background proposals count as much as others; they are three of four or more at torchvision's
+defaults. The detector keeps its own losses, so the method's `ce_weight` has no effect here. Its other coefficients,
+its warm-up and `matched:` have.
 """
 
 from __future__ import annotations
@@ -40,24 +40,24 @@ TESTED = ">=0.29,<0.30"
 class DetectorDistillation:
     """Makes `student(images, targets)` return `loss_kd` beside torchvision's own losses, until it is removed.
 
-    It is five hooks on the student's modules; no class of torchvision's is changed, and a detector in eval mode, the
-    weights and the state dict stay as they are. `remove` takes the hooks off: do so before a copy of the whole module
-    is made or saved, which would have the teacher in it.
+    It puts five hooks on the student's modules. Torchvision's classes, a detector in eval mode, the weights and the
+    state dict are not changed. Call `remove` before you copy or save the whole module: a copy would hold the teacher.
 
     Args:
         student: A `FasterRCNN` or another detector with box heads of the same kind (`MaskRCNN`, `KeypointRCNN`).
-        teacher: Likewise, trained, with the same classes in the same order. It is put in eval mode at every step.
-        method: What `rltemp.integrations.Controller` takes, or the controller.
-        weight: Of `loss_kd` beside the detector's own losses, 0 or more.
+        teacher: A trained detector of such a kind, with the same classes in the same order. Every step puts it into
+            eval mode.
+        method: What `rltemp.integrations.Controller` takes, or a controller.
+        weight: Coefficient of `loss_kd` beside the detector's own losses, 0 or more.
 
     Attributes:
-        progress: How much of the run is done, 0..1: for the training loop to set, for methods that look at it.
-        temperatures: Of the last step's proposals, `[P]` each, constants; None before the first.
-        counts: Proposals of each picture of the last step; they add up to P.
+        progress: How much of the run is done, 0..1; the training loop sets it, for methods that use it.
+        temperatures: Those of the last step's proposals, `[P]` each, without a graph; None before the first step.
+        counts: Number of proposals of each picture of the last step; they add up to P.
 
     Raises:
-        BadInputError: Where a network has no box head to distil, and, from the student's forward pass, where the two
-            have not the same number of classes.
+        BadInputError: Where a network has no box head to distil; in the student's forward pass, where the two have
+            different numbers of classes.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class DetectorDistillation:
         ]
 
     def remove(self) -> None:
-        """Take the hooks off the student, and let go of what they hold."""
+        """Take the hooks off the student, and drop what they hold."""
         for hook in self._hooks:
             hook.remove()
         self._forget()
@@ -141,7 +141,7 @@ class DetectorDistillation:
         return self._controller.loss(student, teacher, labels, self.progress).mean()
 
     def _labels(self, heads: RoIHeads) -> list[Tensor]:
-        """The class of every proposal, 0 for the background: torchvision keeps them to itself."""
+        """The class of every proposal, 0 for the background; torchvision does not hand them out."""
         assert self._targets is not None
         boxes = [target["boxes"].to(self._boxes[0].dtype) for target in self._targets]
         classes = [target["labels"] for target in self._targets]
@@ -150,7 +150,7 @@ class DetectorDistillation:
 
     @torch.no_grad()
     def _teacher_logits(self) -> Tensor:
-        """What the teacher's box head makes of the student's proposals, `[P, C]`."""
+        """The class logits of the teacher's box head for the student's proposals, `[P, C]`."""
         self.teacher.eval()
         heads: Any = self.teacher.roi_heads
         pictures, _ = self.teacher.transform(self._images)
@@ -174,7 +174,7 @@ class DetectorDistillation:
 
 
 def _box_heads(network: nn.Module, name: str) -> Any:
-    """The part that classifies proposals."""
+    """The module that classifies proposals."""
     heads = getattr(network, "roi_heads", None)
     if not isinstance(network, GeneralizedRCNN) or not isinstance(heads, RoIHeads):
         raise BadInputError(

@@ -2,7 +2,7 @@
 
 The program takes `student_logits` and `teacher_logits` `[B, C]`, `progress` `[]` and, for a policy that sees them,
 `labels` `[B]`, and gives `student_temperature`, `teacher_temperature` and `weight`, `[B]` each, without a gradient. B
-and C are any. Tokens `[B, T, C]` are flattened: a policy's balance is over all of a batch either way.
+and C are any. Flatten tokens `[B, T, C]`: a policy matches gradients over the whole batch either way.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ SUFFIXES: dict[Format, str] = {"torch": ".pt2", "onnx": ".onnx"}
 OUTPUTS = ("student_temperature", "teacher_temperature", "weight")
 TOLERANCE = 1e-5
 _TRACED, _TRIED = (6, 20), ((1, 20), (33, 7))
-"""Shapes of the logits that a program is made with, and then compared with the rule on."""
+"""Shapes of the logits that a program is traced with, and those that it is compared with the rule on."""
 
 
-class Temperatures(nn.Module):
-    """A rule as a module of tensors alone.
+class TemperatureModule(nn.Module):
+    """A rule as a module that takes and gives tensors alone.
 
     Args:
-        method: As `Controller` takes it.
+        method: What `Controller` takes.
     """
 
     def __init__(self, method: str | Method | TemperatureRule) -> None:
@@ -47,11 +47,11 @@ class Temperatures(nn.Module):
         self, student_logits: Tensor, teacher_logits: Tensor, progress: Tensor, labels: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The two temperatures and the weight, `[B]` each, of logits `[B, C]`, a `progress` `[]` and labels `[B]`."""
-        found = self.controller(student_logits, teacher_logits, labels, progress)
+        found = self.controller.temperatures(student_logits, teacher_logits, labels, progress)
         return found.student.clone(), found.teacher.clone(), found.weight.clone()  # one tensor an output
 
     def inputs(self, shape: tuple[int, int], progress: float) -> tuple[Tensor, ...]:
-        """Drawn inputs: labels among them where the rule asks for some."""
+        """Random inputs, with labels where the rule needs them."""
         generator = torch.Generator().manual_seed(shape[0])
         student, teacher = 3 * torch.randn(2, *shape, generator=generator)
         inputs = student, teacher, torch.tensor(progress)
@@ -63,12 +63,12 @@ class Temperatures(nn.Module):
 
 
 def exported(method: str | Method | TemperatureRule) -> torch.export.ExportedProgram:
-    """A rule as a program of torch's operations, for any batch and any number of classes.
+    """Return a rule as a program of torch's operations, for any batch and any number of classes.
 
     Raises:
-        BadInputError: Where the rule cannot be written as one, or the program's numbers are not the rule's.
+        BadInputError: Where the rule cannot be exported, or the program answers other numbers than the rule.
     """
-    module = Temperatures(method).eval()
+    module = TemperatureModule(method).eval()
     inputs = module.inputs(_TRACED, 0.3)
     batch, classes = torch.export.Dim.DYNAMIC, torch.export.Dim.DYNAMIC
     logits = {0: batch, 1: classes}
@@ -86,7 +86,7 @@ def exported(method: str | Method | TemperatureRule) -> torch.export.ExportedPro
 
 
 def write(method: str | Method | TemperatureRule, path: Path, form: Format) -> None:
-    """Write a rule's program to a file, which is not overwritten.
+    """Write a rule's program to a new file.
 
     Raises:
         BadInputError: As `exported`, and where the file exists or what `form` needs is not installed.
@@ -108,7 +108,7 @@ def write(method: str | Method | TemperatureRule, path: Path, form: Format) -> N
     atomic_write(path, model.model_proto.SerializeToString())
 
 
-def _compare(program: torch.export.ExportedProgram, module: Temperatures, name: str) -> None:
+def _compare(program: torch.export.ExportedProgram, module: TemperatureModule, name: str) -> None:
     run = program.module()
     for shape, progress in zip(_TRIED, (0.0, 0.9), strict=True):
         inputs = module.inputs(shape, progress)
@@ -130,7 +130,7 @@ def _need_onnx() -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without torch's remarks on its own progress."""
+    """Silence torch's remarks on its own progress."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,12 +1,11 @@
 """Lightning: a mixin for your `LightningModule`, which knows the Trainer's progress and logs the temperatures.
 
-    class Student(Distillation, lightning.LightningModule):
+    class Student(DistillationMixin, lightning.LightningModule):
         def training_step(self, batch, batch_idx):
             images, labels = batch
             return self.distillation_loss(self.student(images), self.teacher_logits(images), labels)
 
-Fabric leaves the loop to you, so a `rltemp.integrations.Controller` is all that it needs;
-docs/integrations/lightning.md has both.
+With Fabric you write the loop, and `rltemp.integrations.Controller` is enough. docs/integrations/lightning.md has both.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from rltemp.errors import BadInputError
 from rltemp.integrations.contract import tested_with
 from rltemp.integrations.recording import RecordingController
 from rltemp.kd.method import Method
-from rltemp.training.tensorboard import temperature_scalars
+from rltemp.kd.summary import temperature_scalars
 
 TESTED = ">=2.5,<2.7"
 
 
-class Distillation:
-    """Gives a `LightningModule` the method `distillation_loss`; stands before it among the bases.
+class DistillationMixin:
+    """Gives a `LightningModule` the method `distillation_loss`; name it before `LightningModule` among the bases.
 
     Attributes:
         method: What `rltemp.load_method` reads, or a `Method` (a rule of yours is one as `Method("mine", rule)`); a
@@ -49,32 +48,36 @@ class Distillation:
         mask: Tensor | None = None,
         progress: float | None = None,
     ) -> Tensor:
-        """The method's objective, mean over the samples, in nats, `[]`; logs the temperatures where the Trainer logs.
+        """The loss of the method, mean over the samples, in nats, `[]`; logs temperatures in steps that Lightning logs.
 
         Args:
             student_logits: `[..., C]`.
             teacher_logits: `[..., C]`.
             labels: `[...]`, where the method needs them.
             mask: `[...]`, False where there is no sample.
-            progress: Of the run, 0..1; None asks the Trainer.
+            progress: How much of the run is done, 0..1; None asks the Trainer.
 
         Raises:
-            BadInputError: Where tensors do not fit, or a Trainer without an end cannot say how far it is.
+            BadInputError: Where shapes disagree, or the Trainer has no last step and so no progress.
         """
         if self._controller is None:
             tested_with(_distribution(type(self)), TESTED)
             self._controller = RecordingController(self.method)
         seen = student_logits, teacher_logits, labels, trainer_progress(self.trainer) if progress is None else progress
         losses = self._controller.loss(*seen, mask)
-        # Numbers for a log wait for the device, so they are made in those steps alone that the Trainer writes down.
+        # Numbers for the log wait for the device, so only steps that the Trainer logs compute them.
         due = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0
         if self.training and due and (last := self._controller.kept(mask)) is not None:
             self.log_dict(temperature_scalars(last), on_step=True, on_epoch=False)
         return losses.mean() if mask is None else losses.sum() / mask.sum().clamp(min=1)
 
 
+Distillation = DistillationMixin
+"""The name of version 0.1."""
+
+
 def trainer_progress(trainer: Any) -> float:
-    """How much of a Trainer's optimizer steps are done, 0..1.
+    """The fraction of a Trainer's optimizer steps that are done, 0..1.
 
     Raises:
         BadInputError: Where it has no last step: neither epochs of a known length nor `max_steps`.
@@ -89,6 +92,6 @@ def trainer_progress(trainer: Any) -> float:
 
 
 def _distribution(module: type) -> str:
-    """Lightning is installed under two names, each with classes of its own."""
+    """The distribution that a module's `LightningModule` is from: Lightning is published under two names."""
     old = any(base.__module__.startswith("pytorch_lightning.") for base in module.__mro__)
     return "pytorch-lightning" if old else "lightning"

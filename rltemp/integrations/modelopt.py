@@ -1,4 +1,4 @@
-"""Plugs for NVIDIA ModelOpt: a criterion for its `kd_loss` mode, and one for its Hugging Face `KDTrainer`.
+"""Integrations of NVIDIA ModelOpt: a criterion for its `kd_loss` mode, and a mixin for its `KDTrainer`.
 
     import modelopt.torch.distill as mtd
     from rltemp.integrations.modelopt import DistillationLoss
@@ -8,7 +8,7 @@
     ...
     loss = model.compute_kd_loss(student_loss=cross_entropy, labels=labels, progress=step / steps)
 
-docs/integrations/modelopt.md has it in full.
+docs/integrations/modelopt.md has the details.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.nn.modules.loss import _Loss
 
 from rltemp.errors import BadInputError
 from rltemp.integrations.contract import Controller, tested_with
-from rltemp.integrations.trainers import IGNORED, AskedTrainer, controller_of
+from rltemp.integrations.trainers import IGNORED, HostLossTrainer, controller_of
 from rltemp.kd.method import Method
 from rltemp.kd.names import lookup
 from rltemp.kd.temperature_rule import TemperatureRule
@@ -29,10 +29,10 @@ HOST, TESTED = "nvidia-modelopt", ">=0.47,<0.48"
 
 
 class DistillationLoss(_Loss):
-    """A criterion on logits `[..., C]`: the method's weighted divergence, at temperatures of each sample's own.
+    """A criterion on logits `[..., C]`: the method's weighted divergence, with temperatures for each sample.
 
-    Stands where the host's `LogitsDistillationLoss` would. Its `kd_weight` is in it; a method's cross-entropy, warm-up
-    and second divergence are not: the host's balancer mixes in the student's own loss.
+    It replaces the host's `LogitsDistillationLoss`. It includes the method's `kd_weight`, but not its cross-entropy,
+    warm-up and second divergence: the host's balancer adds the student's own loss.
 
     Args:
         controller: A `Controller`, or what one is made from: `"universal"`, `"dtkd"`, a policy file, a rule, a Method.
@@ -55,7 +55,7 @@ class DistillationLoss(_Loss):
         progress: float | Tensor = 0.0,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """The loss in nats; what `compute_kd_loss` is given by name arrives here.
+        """The loss in nats; `compute_kd_loss` passes its keyword arguments on to here.
 
         Args:
             logits_s: The student's, `[..., C]`.
@@ -72,14 +72,14 @@ class DistillationLoss(_Loss):
         return losses.mean() if mask is None else losses.sum() / mask.sum().clamp(min=1)
 
 
-class KDTrainerMixin(AskedTrainer):
-    """Stands before the host's `KDTrainer` among the bases of your own trainer.
+class KDTrainerMixin(HostLossTrainer):
+    """A base class to name before the host's `KDTrainer`.
 
-    The temperature of its `DistillArguments` has no part in the loss, which is the method's weighted divergence
-    (`kd_weight` in it), mean over the tokens of the whole accumulated batch.
+    The loss is the method's weighted divergence, `kd_weight` included, mean over the tokens of the whole accumulated
+    batch. The temperature of the host's `DistillArguments` is not used.
 
     Raises:
-        BadInputError: Where Liger's fused loss is asked for: it has no logits and one temperature.
+        BadInputError: Where Liger's fused loss is switched on: it has no logits and one temperature.
     """
 
     host = HOST
@@ -98,7 +98,7 @@ class KDTrainerMixin(AskedTrainer):
         self, outputs: Any, labels: Tensor | None, num_items_in_batch: Tensor | int | None = None, **_: Any
     ) -> Tensor:
         student, teacher = outputs.logits[..., :-1, :], self._last_teacher_outputs.logits[..., :-1, :]
-        self._last_teacher_outputs = None  # as the host: not kept to the next step
+        self._last_teacher_outputs = None  # the host drops them here too
         if labels is None:
             raise BadInputError("the batch has no `labels`, which say where samples are (any class but -100)")
         labels = labels[..., 1:]

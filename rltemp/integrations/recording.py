@@ -1,4 +1,4 @@
-"""A controller for hosts that keep to themselves: it remembers the temperatures that it gave last, for logging."""
+"""A controller that remembers its last temperatures, for hosts that hand nothing on to a logger."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from rltemp.kd.temperature_rule import TemperatureRule
 
 
 class RecordingController(Controller):
-    """A `Controller` whose `last` are the temperatures of its last call; see `kept` for one with a mask.
+    """A `Controller` whose `last` holds the temperatures of its last call; `kept` leaves out what the mask does.
 
     Raises:
-        BadInputError: For a rule with parameters of its own, which no optimizer of the host would get to see.
+        BadInputError: For a rule with parameters to learn: the host's optimizer would not train them.
     """
 
     def __init__(self, method: str | Method | TemperatureRule = "universal") -> None:
@@ -28,20 +28,20 @@ class RecordingController(Controller):
         self.last = temperatures
 
     def kept(self, mask: Tensor | None) -> Temperatures | None:
-        """The last temperatures without those of places that the call's mask left out; waits for the device."""
+        """The last temperatures of the samples that the call's mask kept; waits for the device."""
         if (last := self.last) is None or mask is None or last.student.shape != mask.shape:
-            return last  # a rule that compares samples has not seen those places at all
+            return last  # a rule that compares samples has seen those of the mask alone
         guarded = None if last.guarded is None else last.guarded[mask]
         return Temperatures(last.student[mask], last.teacher[mask], last.weight[mask], guarded)
 
 
 def soft_part(method: Method) -> tuple[Method, float]:
-    """A method's divergences without its cross-entropy, at weight 1, and the weight that the method gives them.
+    """A method's divergences without its cross-entropy, scaled to coefficient 1, and the method's own coefficient.
 
-    For hosts that add a soft loss and a hard one of their own, each at a weight of theirs.
+    For hosts that add a soft loss and a cross-entropy themselves, each with a coefficient of the host.
 
     Raises:
-        BadInputError: For a method whose phases such a sum cannot express.
+        BadInputError: For a method with two phases, which a sum of two losses cannot express.
     """
     if method.switch is not None:
         raise BadInputError(f"{method.name!r} has two phases, and this host adds two losses: take another method")

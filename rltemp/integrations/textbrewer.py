@@ -2,9 +2,9 @@
 
     config = DistillationConfig(**register("universal"))
 
-TextBrewer's own door for temperatures has one for both networks and no weight, so `register` by default brings the
-loss too, which has all that a policy says; `register(..., loss="ce")` keeps TextBrewer's.
-docs/integrations/textbrewer.md.
+TextBrewer's own schedulers give one temperature for both networks and no weight. So `register` brings the loss too,
+with two temperatures and a weight for every sample; `register(..., loss="ce")` keeps TextBrewer's loss.
+docs/integrations/textbrewer.md has the details.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ OWN_LOSSES = ("ce", "mse")
 
 
 class Scheduled:
-    """What TextBrewer calls: for temperatures, for a loss, and, after every optimizer step, for a weight.
+    """What TextBrewer calls for temperatures, for a loss and, after every optimizer step, for a weight.
 
     Args:
-        method: Of divergences alone.
+        method: A method without a cross-entropy.
         kd_loss_weight: TextBrewer's weight of the soft loss, >= 0.
     """
 
@@ -38,7 +38,7 @@ class Scheduled:
 
     def temperature(self, logits_S: Tensor, logits_T: Tensor, base_temperature: float) -> Tensor:  # noqa: N803
         """One temperature a sample for both networks, `[...]`: the geometric mean of the rule's two."""
-        found = self.controller(logits_S, logits_T, progress=self.progress)
+        found = self.controller.temperatures(logits_S, logits_T, progress=self.progress)
         return (found.student * found.teacher).sqrt()
 
     def loss(self, logits_S: Tensor, logits_T: Tensor, temperature: Any = None) -> Tensor:  # noqa: N803
@@ -46,7 +46,7 @@ class Scheduled:
         return self.controller.loss(logits_S, logits_T, progress=self.progress).mean()
 
     def weight(self, done: float) -> float:
-        """The weight as it is; `done` says how far the run is, and what follows a run that is done is a new one."""
+        """The weight, unchanged; `done` tells how much of the run is done. After 1 a new run begins at 0."""
         self.progress = done if done < 1.0 else 0.0
         return self.kd_loss_weight
 
@@ -76,14 +76,14 @@ def register(
         raise BadInputError(f"loss must be one of {', '.join(OWN_LOSSES)}, or None for the method's own; got {loss!r}")
     method = Controller(method).method
     soft, weight = soft_part(method)
-    plug = Scheduled(soft, weight if kd_loss_weight is None else kd_loss_weight)
-    register_new("temperature_scheduler", name, plug.temperature)
-    register_new("kd_loss", name, plug.loss)
-    register_new("weight_scheduler", name, plug.weight)
+    scheduled = Scheduled(soft, weight if kd_loss_weight is None else kd_loss_weight)
+    register_new("temperature_scheduler", name, scheduled.temperature)
+    register_new("kd_loss", name, scheduled.loss)
+    register_new("weight_scheduler", name, scheduled.weight)
     return {
         **({} if loss is None else {"temperature_scheduler": name}),
         "kd_loss_type": loss or name,
-        "kd_loss_weight": plug.kd_loss_weight,
-        "kd_loss_weight_scheduler": name,  # after every step; it is also how the progress gets here
+        "kd_loss_weight": scheduled.kd_loss_weight,
+        "kd_loss_weight_scheduler": name,  # called after every step, which also tells the progress
         "hard_label_weight": method.ce_weight,
     }

@@ -2,7 +2,7 @@
 
     python -m rltemp.integrations.timm --rule universal train.py --kd-model-name ... --kd-distill-type logit ...
 
-runs `train.py` as it is, with `timm.task.LogitDistillationTask` replaced by one that asks the rule.
+runs `train.py` unchanged; its `timm.task.LogitDistillationTask` is replaced by one with a rule's temperatures.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TESTED = ">=1.0.28,<1.1"
 
 
 class TemperatureMixin(nn.Module):
-    """Stands before timm's `LogitDistillationTask` among the bases; see `distillation_task`."""
+    """A base class to name before timm's `LogitDistillationTask`; see `distillation_task`."""
 
     # What timm's task brings.
     trainable_module: Any
@@ -52,7 +52,7 @@ class TemperatureMixin(nn.Module):
         super().__init__(student_model, teacher_model, criterion, **options)
         method = Controller(rule).method
         soft, weight = soft_part(method)
-        # timm's weights where they are given, else the method's; `kd_loss` is at weight 1, as timm's own.
+        # timm's weights where they are given, else the method's; `kd_loss` itself has weight 1, as timm's has.
         if options.get("distill_loss_weight") is None and options.get("task_loss_weight") is None:
             self.task_loss_weight, self.distill_loss_weight = method.ce_weight, weight
         self.controller = RecordingController(soft)
@@ -60,7 +60,7 @@ class TemperatureMixin(nn.Module):
         self._hook: RemovableHandle | None = None
 
     def follow(self, optimizer: torch.optim.Optimizer, total_updates: int) -> None:
-        """Count the optimizer's steps, of `total_updates` in the run: that is the progress which rules see."""
+        """Count the optimizer's steps; the progress that rules see is their share of `total_updates`."""
         if total_updates < 1:
             raise BadInputError(f"total_updates must be at least 1; got {total_updates}")
         if self._hook is not None:  # of another optimizer, or of this one: no step is counted twice
@@ -73,7 +73,7 @@ class TemperatureMixin(nn.Module):
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
         """As timm's: `loss`, `output`, `task_loss`, `kd_loss`; `controller.last` has the temperatures."""
         if self.total_updates < 1:
-            raise BadInputError("how long the run is, is unknown: call task.follow(optimizer, total_updates) first")
+            raise BadInputError("the length of the run is unknown: call task.follow(optimizer, total_updates) first")
         student = self.trainable_module(input)
         with torch.no_grad():
             teacher = self.teacher(self.teacher.normalize_input(input, self.student_mean, self.student_std))
@@ -132,9 +132,9 @@ def distillation_task(
 
 
 def launch(script: str, arguments: Sequence[str], rule: str) -> None:
-    """Run a training script of timm's as `__main__`, unmodified, with `rule` in its logit distillation.
+    """Run a training script of timm as `__main__`, unchanged, with `rule` in its logit distillation.
 
-    The run's length is taken from the script's own call of `create_scheduler_v2`.
+    The script's own call of `create_scheduler_v2` tells the length of the run.
     """
     import timm.scheduler
     import timm.task

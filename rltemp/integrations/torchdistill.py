@@ -24,16 +24,16 @@ TESTED = ">=1.1.5,<1.2"
 
 
 class TemperatureKDLoss(nn.Module):
-    """A mid-level loss: a method's whole objective, cross-entropy included, mean over the batch, in nats.
+    """A mid-level loss: the whole loss of a method, cross-entropy included, mean over the batch, in nats.
 
     Args:
-        student_module_path: Of the module with the student's logits `[B, C]`; `'.'` is the model itself.
+        student_module_path: Path of the module with the student's logits `[B, C]`; `'.'` is the model itself.
         student_module_io: `'output'` or `'input'` of that module.
-        teacher_module_path: The teacher's.
-        teacher_module_io: The teacher's.
+        teacher_module_path: Path of the module with the teacher's logits.
+        teacher_module_io: `'output'` or `'input'` of that module.
         rule: As `rltemp.integrations.Controller` takes it: `'universal'`, `'dtkd'`, the path of a policy file.
-        ce_weight: In place of the method's own weight of the cross-entropy, >= 0; 0 where another term has it.
-        kd_weight: In place of the method's own weight of the divergence, >= 0.
+        ce_weight: Replaces the method's coefficient of the cross-entropy, >= 0; 0 where another term brings it.
+        kd_weight: Replaces the method's coefficient of the divergence, >= 0.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class TemperatureKDLoss(nn.Module):
 
 
 class StageProgress:
-    """How far a box's stage is: whole epochs as the loop counts them, and the optimizer steps of this one.
+    """The progress of a box's stage: the whole epochs that are done, and the optimizer steps of the current one.
 
     Args:
         box: A `DistillationBox` at the start of an epoch.
@@ -105,10 +105,15 @@ class StageProgress:
 
 
 def follow_progress(self: Any, epoch: int | None = None, **kwargs: Any) -> None:
-    """Torchdistill's own process before an epoch, which then tells every `TemperatureKDLoss` of the box about it."""
+    """Run torchdistill's process before an epoch, put the teacher into eval mode, and tell the losses the progress.
+
+    torchdistill itself leaves the teacher in the mode that it came in. A teacher that learns too is not touched.
+    """
     from torchdistill.core.interfaces import pre_epoch_proc
 
     pre_epoch_proc.default_pre_epoch_process_with_teacher(self, epoch=epoch, **kwargs)
+    if not self.teacher_updatable:
+        self.teacher_model.eval()
     if epoch is None:
         raise BadInputError("follow_progress needs the epoch: call box.pre_epoch_process(epoch=epoch)")
     for loss in _losses(self.criterion):
@@ -116,14 +121,14 @@ def follow_progress(self: Any, epoch: int | None = None, **kwargs: Any) -> None:
 
 
 def _losses(criterion: Any) -> Iterator[TemperatureKDLoss]:
-    """Those of a high-level loss, which keeps its terms in a dictionary of its own."""
+    """The losses of that kind among the terms of a high-level loss."""
     for term, _ in getattr(criterion, "term_dict", {}).values():
         if isinstance(term, TemperatureKDLoss):
             yield term
 
 
-# torchdistill itself imports this module for a YAML; anybody else may look at it without torchdistill, or with one
-# whose torchvision does not fit its torch (a RuntimeError).
+# torchdistill imports this module when it reads a YAML. Others may import it without torchdistill, or where its
+# torchvision does not fit its torch (a RuntimeError).
 with contextlib.suppress(ImportError, RuntimeError):
     from torchdistill.core.interfaces.registry import register_pre_epoch_proc_func
     from torchdistill.losses.registry import register_mid_level_loss

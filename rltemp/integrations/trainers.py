@@ -1,4 +1,4 @@
-"""What the plugs for Hugging Face's trainers share: a controller in a trainer, its progress, its means in the log."""
+"""What the integrations of Hugging Face's trainers share: a controller, the progress, means for the log."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from rltemp.kd.signals import Temperatures
 from rltemp.kd.temperature_rule import TemperatureRule
 
 IGNORED = -100
-"""The label of what is no sample, in these trainers and in torch's own cross-entropy."""
+"""The label that marks no sample, in these trainers and in torch's cross-entropy."""
 
 
 def controller_of(given: Controller | str | Method | TemperatureRule) -> Controller:
-    """A controller from itself or from what one is made from.
+    """Return a controller as it is, or make one.
 
     Raises:
-        BadInputError: Where its rule learns in every run anew: nothing here would train its parameters.
+        BadInputError: Where its rule has parameters to learn: nothing here would train them.
     """
     return without_parameters(given if isinstance(given, Controller) else Controller(given))
 
 
 class Means:
-    """Mean temperatures and weight since they were last taken, summed on the device: a step waits for nothing."""
+    """Mean temperatures and weight since the last `take`; sums stay on the device, so that no step waits for it."""
 
     def __init__(self) -> None:
         self.calls = 0
         self._sums: Tensor | None = None
 
     def add(self, found: Temperatures, mask: Tensor | None = None) -> None:
-        """Count the temperatures of the samples that a mask of their shape leaves, or of all."""
+        """Add the temperatures of the samples that a mask of the same shape keeps, or of all."""
         self.calls += 1
         rows = torch.stack([torch.ones_like(found.student), found.student, found.teacher, found.weight]).detach()
         if mask is not None and mask.shape == found.student.shape:
@@ -44,7 +44,7 @@ class Means:
         self._sums = sums if self._sums is None else self._sums + sums
 
     def take(self) -> dict[str, float]:
-        """The means by their tags, and begin anew; nothing where no sample was counted."""
+        """Return the means by tag and begin anew; empty where no sample was added."""
         sums, self._sums = self._sums, None
         count, *totals = [0.0] if sums is None else sums.tolist()
         tags = ("temperature/student_mean", "temperature/teacher_mean", "temperature/weight_mean")
@@ -52,12 +52,12 @@ class Means:
 
 
 class ControlledTrainer:
-    """Give a trainer a controller; each host's mixin puts it to use, and stands before the trainer among the bases.
+    """Gives a trainer a controller; the mixin of each host derives from it and uses the controller.
 
     Args:
-        *args: The trainer's own.
+        *args: Arguments of the trainer.
         controller: A `Controller`, or what one is made from: `"universal"`, `"dtkd"`, a policy file, a rule, a Method.
-        **kwargs: The trainer's own.
+        **kwargs: Arguments of the trainer.
 
     Raises:
         BadInputError: Where several devices share one process (`nn.DataParallel`), or the rule is one that learns.
@@ -89,13 +89,13 @@ class ControlledTrainer:
         return float(min(self.state.global_step / max(self.state.max_steps, 1), 1.0))
 
     def watched(self, mask: Tensor) -> Controller:
-        """The controller; in training one that counts in the means what it answers for the samples of the mask."""
+        """The controller; in training, one that adds the temperatures of the samples of the mask to the means."""
         if not self.model.training:
             return self.controller
         return Controller(watch(self.controller.method, partial(self.temperature_means.add, mask=mask)))
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log as the trainer does, and beside the loss of training the means since the last time."""
+        """Log as the trainer does; beside a training loss, log the means since the last such entry."""
         if "loss" in logs:
             logs.update(self.temperature_means.take())
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
@@ -103,7 +103,7 @@ class ControlledTrainer:
     def over_items(self, losses: Tensor, mask: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
         """Average losses `[...]` as `transformers.Trainer` does, so that accumulated and distributed steps add up.
 
-        Over the items of the whole accumulated batch where the trainer has counted them, else over the mask's own.
+        The divisor is the number of items in the accumulated batch where the trainer knows it, else in the mask.
         """
         if num_items_in_batch is None:
             return losses.sum() / mask.sum().clamp(min=1)
@@ -115,19 +115,19 @@ class ControlledTrainer:
         return loss
 
 
-class AskedTrainer(ControlledTrainer):
-    """A controlled trainer whose loss is inside the host: a step that asked for no temperature is an error.
+class HostLossTrainer(ControlledTrainer):
+    """A controlled trainer whose host computes the loss: a step that asks for no temperature is an error.
 
-    A host that computes its loss elsewhere than where the plug stands would train on without temperatures.
+    A host that computes its loss elsewhere than expected would otherwise train without temperatures.
     """
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Take the host's step, and see that it asked."""
+        """Take the host's step, and check that it asked for temperatures."""
         before = self.temperature_means.calls
         loss: Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
         if self.temperature_means.calls == before:
             raise BadInputError(
                 f"this {type(self).__name__} computed its loss without a temperature from the controller: "
-                f"{self.host} has its loss elsewhere than the version this plug was tested with, {self.tested}"
+                f"{self.host} computes it elsewhere than the tested versions do, {self.tested}"
             )
         return loss

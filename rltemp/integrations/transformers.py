@@ -1,4 +1,4 @@
-"""A plug for Hugging Face's `transformers.Trainer`: it minimises a method's whole objective under a teacher.
+"""Integration of Hugging Face's `transformers.Trainer`: it minimises the whole loss of a method.
 
     from transformers import Trainer
     from rltemp.integrations.transformers import TrainerMixin
@@ -8,7 +8,7 @@
 
     Distiller(model=student, teacher_model=teacher, controller="universal", args=..., train_dataset=...).train()
 
-docs/integrations/transformers.md has it in full.
+docs/integrations/transformers.md has the details.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from rltemp.integrations.trainers import IGNORED, ControlledTrainer
 
 
 class TrainerMixin(ControlledTrainer):
-    """Stands before `transformers.Trainer`, or a trainer made from it, among the bases of your own trainer.
+    """A base class to name before `transformers.Trainer`, or before a trainer derived from it.
 
-    For every model whose logits are `[..., C]` and labels `[...]`: classification `[B, C]`, token classification and
-    language models `[B, T, V]`; the labels of causal models are shifted by one, as in their own loss, and a label of
-    -100 is no sample. The model's own loss is not computed: the method's cross-entropy is in its objective.
+    It takes every model whose logits are `[..., C]` and labels `[...]`: classification `[B, C]`, token classification
+    and language models `[B, T, V]`. Labels of causal models are shifted by one, as in their own loss; a label of -100
+    marks no sample. The model's own loss is not computed: the method's loss has a cross-entropy.
 
     Args:
         *args: The trainer's own.
@@ -47,8 +47,8 @@ class TrainerMixin(ControlledTrainer):
         super().__init__(*args, **kwargs)
         if getattr(self, "compute_loss_func", None) is not None or self.args.label_smoothing_factor:
             raise BadInputError(
-                "the controller's objective is the loss of this trainer: give neither compute_loss_func nor "
-                "label_smoothing_factor (the weight of the labels is the method's, as in 'dtkd:ce_weight=0.5')"
+                "the controller computes the loss of this trainer: give neither compute_loss_func nor "
+                "label_smoothing_factor (the method has a coefficient for the labels, as in 'dtkd:ce_weight=0.5')"
             )
         self.teacher_model = self.accelerator.prepare_model(teacher_model.requires_grad_(False), evaluation_mode=True)
 
@@ -59,7 +59,7 @@ class TrainerMixin(ControlledTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The objective, in nats a sample; with the student's outputs behind it where they are asked for."""
+        """The loss in nats a sample; with `return_outputs`, the pair of it and the student's outputs."""
         if (labels := inputs.get("labels")) is None:
             raise BadInputError(
                 "the batch has no `labels`, which say where samples are (any class but -100) and what the "
@@ -67,7 +67,7 @@ class TrainerMixin(ControlledTrainer):
             )
         own = {name: value for name, value in inputs.items() if name not in ("labels", "shift_labels")}
         if getattr(getattr(self.accelerator.unwrap_model(model), "config", None), "is_encoder_decoder", False):
-            own["labels"] = labels  # from which the model makes what its decoder reads
+            own["labels"] = labels  # the model makes the decoder's input of them
         outputs = model(**own)
         student, teacher = logits_of(outputs), self.teacher_logits(own)
         if self._loss_shifts_labels:
@@ -80,12 +80,12 @@ class TrainerMixin(ControlledTrainer):
 
     @torch.no_grad()
     def teacher_logits(self, inputs: Mapping[str, Any]) -> Tensor:
-        """The teacher's logits for the student's inputs; override where the teacher reads others."""
+        """The teacher's logits for the student's inputs; override it where the teacher reads others."""
         self.teacher_model.eval()
         return logits_of(self.teacher_model(**inputs))
 
 
 def logits_of(outputs: Any) -> Tensor:
-    """The logits of a model of Hugging Face's, which answers a mapping or a tuple."""
+    """The logits in the outputs of a Hugging Face model, which are a mapping or a tuple."""
     logits: Tensor = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
     return logits

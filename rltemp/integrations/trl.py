@@ -1,4 +1,4 @@
-"""Plugs for TRL's trainers of language models: a temperature and a weight for every token of a completion.
+"""Integrations of TRL's trainers: a temperature and a weight for every token of a completion.
 
     from trl import DistillationTrainer
     from rltemp.integrations.trl import DistillationTrainerMixin
@@ -8,10 +8,10 @@
 
     Distiller(model=student, teacher_model=teacher, controller="universal", args=..., train_dataset=...).train()
 
-`GKDTrainerMixin` does the same for `trl.experimental.gkd.GKDTrainer`. The loss of both is the host's own divergence
-(its `beta` says which), of logits over the token's temperatures, times the token's weight and the method's `kd_weight`.
-A method's own divergence, cross-entropy, warm-up and second divergence have no part in it. docs/integrations/trl.md has
-it in full.
+`GKDTrainerMixin` does the same for `trl.experimental.gkd.GKDTrainer`. Both divide logits by the token's temperatures,
+compute the host's own divergence of them (its `beta` says which), and multiply it by the token's weight and by the
+method's `kd_weight`. They leave out the method's own divergence, cross-entropy, warm-up and second divergence.
+docs/integrations/trl.md has the details.
 """
 
 from __future__ import annotations
@@ -28,26 +28,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rltemp.errors import BadInputError
-from rltemp.integrations.trainers import IGNORED, AskedTrainer
+from rltemp.integrations.trainers import IGNORED, HostLossTrainer
 from rltemp.kd.signals import Temperatures
 
 _KERNEL = "ChunkedDivergenceFunction"
 """The host's autograd function of hidden rows, in the module of its trainer: one divergence a row."""
 
 
-class DistillationTrainerMixin(AskedTrainer):
-    """Stands before `trl.DistillationTrainer` among the bases of your own trainer.
+class DistillationTrainerMixin(HostLossTrainer):
+    """A base class to name before `trl.DistillationTrainer`.
 
-    The host's kernel knows hidden rows and one temperature. It is given rows divided by their token's temperature,
-    which for heads without a bias and a soft cap is the same but for rounding (in the rows' type); its answer, one
-    number a token, is multiplied by the token's weight. `temperature` of `DistillationConfig` is left to sampling.
+    The host's kernel takes hidden rows and one temperature. This class divides each row by its token's temperature,
+    which gives the same logits up to rounding in the rows' type, where the head has neither bias nor soft cap. It
+    multiplies the kernel's answer, one number a token, by the token's weight. `temperature` of `DistillationConfig`
+    is used for sampling alone.
 
     Attributes:
-        tokens_per_chunk: Of how many tokens the logits exist at once while temperatures are found. A rule that compares
-            a sample with its batch (the balance of `universal` does) compares it with its chunk.
+        tokens_per_chunk: Number of tokens whose logits exist at once while temperatures are computed. A rule that
+            compares a sample with its batch (the gradient matching of `universal` does) compares it with its chunk.
 
     Raises:
-        BadInputError: From a step, where a head has a bias or a soft cap, or its weights are not here (ZeRO-3).
+        BadInputError: In a step, where a head has a bias or a soft cap, or this process lacks its weights (ZeRO-3).
     """
 
     host = "trl"
@@ -57,7 +58,7 @@ class DistillationTrainerMixin(AskedTrainer):
     def _compute_loss(
         self, unwrapped_student: nn.Module, inputs: Mapping[str, Any], num_items_in_batch: Tensor | int | None
     ) -> Any:
-        """The host's method, over a kernel that asks the controller."""
+        """Run the host's method with a kernel that asks the controller."""
         mask = inputs["completion_mask"] != 0
         if "tool_mask" in inputs:
             mask = mask & (inputs["tool_mask"] != 0)
@@ -74,7 +75,7 @@ class DistillationTrainerMixin(AskedTrainer):
             return super()._compute_loss(unwrapped_student, inputs, num_items_in_batch)  # type: ignore[misc]
 
     def _tempered(self, tokens: Tensor, kept: Tensor, arguments: tuple[Any, ...]) -> tuple[Temperatures, list[Any]]:
-        """The temperatures of the kernel's rows, and its arguments with every row over its own."""
+        """The temperatures of the kernel's rows, and its arguments with every row divided by its own."""
         rows_s, head_s, bias_s, rows_t, head_t, bias_t, beta, _, scale_s, cap_s, scale_t, cap_t = arguments
         _refuse(bias_s, cap_s, head_s, "student")
         _refuse(bias_t, cap_t, head_t, "teacher")
@@ -100,16 +101,19 @@ class DistillationTrainerMixin(AskedTrainer):
         """Temperatures `[N]` of N tokens, from the logits of a chunk of them at a time."""
         starts = range(0, max(len(tokens), 1), self.tokens_per_chunk)
         chunks = [slice(start, start + self.tokens_per_chunk) for start in starts]
-        found = [self.watched(kept[c])(student(c), teacher(c), tokens[c], self.progress, kept[c]) for c in chunks]
+        found = [
+            self.watched(kept[c]).temperatures(student(c), teacher(c), tokens[c], self.progress, kept[c])
+            for c in chunks
+        ]
         fields = ([each.student for each in found], [each.teacher for each in found], [each.weight for each in found])
         return Temperatures(*(torch.cat(field) for field in fields))
 
 
-class GKDTrainerMixin(AskedTrainer):
-    """Stands before `trl.experimental.gkd.GKDTrainer` among the bases of your own trainer.
+class GKDTrainerMixin(HostLossTrainer):
+    """A base class to name before `trl.experimental.gkd.GKDTrainer`.
 
-    The host's `temperature` is of sampling alone, with the plug as without. Its loss is of whole logits, so that heads
-    may have what they like.
+    The host uses its `temperature` for sampling alone, with or without this class. It computes its loss from whole
+    logits, so any head will do.
     """
 
     host = "trl"
@@ -123,9 +127,9 @@ class GKDTrainerMixin(AskedTrainer):
         beta: float = 0.5,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """The host's loss, of what it calls it with: logits `[B, T, V]`, labels `[B, T]`, -100 for no sample."""
+        """The loss of logits `[B, T, V]` and labels `[B, T]`, -100 for no sample, as the host calls it."""
         mask = labels != IGNORED
-        found = self.watched(mask)(student_logits, teacher_logits, labels, self.progress, mask)
+        found = self.watched(mask).temperatures(student_logits, teacher_logits, labels, self.progress, mask)
         divergence: Tensor = super().generalized_jsd_loss(  # type: ignore[misc]
             student_logits=student_logits / found.student.unsqueeze(-1),
             teacher_logits=teacher_logits / found.teacher.unsqueeze(-1),
@@ -154,7 +158,7 @@ def _refuse(bias: Tensor | None, softcap: float | None, head: Tensor, whose: str
 
 @contextmanager
 def _standing_in(module: ModuleType, name: str, value: object) -> Iterator[None]:
-    """Have a module's name mean something else for a while."""
+    """Give a name of a module another value while the context is open."""
     own = getattr(module, name)
     setattr(module, name, value)
     try:

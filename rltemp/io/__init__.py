@@ -1,6 +1,8 @@
-"""Files, folders and the console: what everything else writes and prints with.
+"""Files, folders, the console and signals: how the project writes, locks and prints.
 
-Files are written whole or not at all (`files`), one process at a time (`locks`), into run folders (`run_folders`);
-JSON of strangers is read strictly (`strict_json`). Knows nothing of distillation and imports nothing of rltemp but
-`rltemp.errors`. Everyone may import it.
+Inside: `files` writes a file whole or not at all, `locks` keeps a second process out of a folder, `run_folders` opens
+    and resumes run folders, `strict_json` reads JSON that strangers wrote, `console` prints.
+To extend: add a module for each new kind of file or output; nothing here knows of distillation.
+Imports: `errors` alone.
+Imported by: every package.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def owner(path: Path) -> str:
 
 
 def hold(folder: Path, option: str = "--out") -> None:
-    """Keep other processes out of a folder until `release`, or until this process ends.
+    """Keep other processes out of a folder until `release`, the end of `released_at_end`, or the end of this process.
 
     Args:
         folder: It is there already.
@@ -66,7 +67,21 @@ def hold(folder: Path, option: str = "--out") -> None:
 
 def release(folder: Path) -> None:
     """Let others in again."""
-    path = folder.resolve() / LOCK
+    _release(folder.resolve() / LOCK)
+
+
+@contextlib.contextmanager
+def released_at_end() -> Iterator[None]:
+    """Let others into every folder that was taken within, when this ends, however it ends."""
+    before = set(_held)
+    try:
+        yield
+    finally:
+        for path in set(_held) - before:
+            _release(path)
+
+
+def _release(path: Path) -> None:
     if (lock := _held.pop(path, None)) is not None:
         path.unlink(missing_ok=True)
         lock.release()

@@ -1,69 +1,59 @@
-"""Live progress over all cells of a comparison, with the time left."""
+"""Progress bars, on a terminal only, so that logs stay readable. What is printed meanwhile stands above the bar."""
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
-from rltemp.io.console import say
-
 EVERY = 30.0
 """Seconds from one line to the next where the output is no terminal."""
 
+_Self = TypeVar("_Self", bound="Bar")
+_log = logging.getLogger("rltemp")
 
-class Progress:
-    """A bar on a terminal; elsewhere a line now and then.
+
+class Bar:
+    """A progress bar on a terminal, told the steps taken and the steps there are.
 
     Args:
-        label: Stands before it.
-        unit: Steps of a cell.
-        every: Seconds between lines.
-
-    Attributes:
-        found: How many cells were there, and took no time.
+        label: Stands before the bar.
     """
 
-    def __init__(self, label: str, unit: int = 1, every: float = EVERY) -> None:
-        self._unit, self._every = max(unit, 1), every
-        self.found: Callable[[], int] = lambda: 0
-        self._begun = self._said = time.monotonic()
+    def __init__(self, label: str) -> None:
+        self._begun = time.monotonic()
         self._bar: RichProgress | None = None
         if sys.stdout.isatty():
-            columns = TextColumn(label), BarColumn(), TextColumn("{task.description}")
-            self._bar = RichProgress(*columns, console=Console(), transient=True)
-            self._task = self._bar.add_task("", total=None)
+            columns = TextColumn("{task.fields[label]}", markup=False), BarColumn(), TextColumn("{task.description}")
+            # Where stderr is a file, warnings are for that file and not for the terminal.
+            self._bar = RichProgress(*columns, console=Console(), transient=True, redirect_stderr=sys.stderr.isatty())
+            self._task = self._bar.add_task("", total=None, label=label)
 
     def __call__(self, step: int, steps: int) -> None:
-        """Tell how many steps of all cells are done, those that were there among them."""
-        now = time.monotonic()
-        if self._bar is None and now - self._said < self._every:
-            return
-        cells = f"{step // self._unit} of {steps // self._unit} cells"
-        left = self._left(now, step - self.found() * self._unit, steps - step)
-        if self._bar is not None:
-            self._bar.update(self._task, completed=step, total=steps, description=f"{cells}{left}")
-        else:
-            self._said = now
-            say(f"{cells}{left}.")
+        """Move the bar."""
+        self._move(step, steps, f"{step}/{steps}{self._left(step, steps - step)}")
 
     def phase(self, line: str) -> None:
-        """Print a line, above the bar where there is one."""
+        """Log a line, which stands above the bar where there is one."""
+        _log.info(line)
+
+    def _move(self, step: int, steps: int, text: str) -> None:
         if self._bar is not None:
-            self._bar.console.print(line, markup=False, highlight=False)
-        else:
-            say(line)
+            self._bar.update(self._task, completed=step, total=steps, description=text)
 
-    def _left(self, now: float, taken: int, missing: int) -> str:
-        """At the pace so far."""
-        return f", {duration((now - self._begun) * missing / taken)} left" if taken > 0 else ""
+    def _left(self, taken: int, missing: int) -> str:
+        """The time left at the pace so far."""
+        seconds = time.monotonic() - self._begun
+        return f", {duration(seconds * missing / taken)} left" if taken > 0 else ""
 
-    def __enter__(self) -> Progress:
+    def __enter__(self: _Self) -> _Self:
         if self._bar is not None:
             self._bar.start()
         return self
@@ -73,6 +63,36 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+class Progress(Bar):
+    """Live progress over all students of a comparison: a bar on a terminal; elsewhere a line now and then.
+
+    Args:
+        label: Stands before the bar.
+        unit: Steps of a student.
+        every: Seconds between lines.
+
+    Attributes:
+        found: How many students had a cached result, and took no time.
+    """
+
+    def __init__(self, label: str, unit: int = 1, every: float = EVERY) -> None:
+        super().__init__(label)
+        self._unit, self._every, self._said = max(unit, 1), every, self._begun
+        self.found: Callable[[], int] = lambda: 0
+
+    def __call__(self, step: int, steps: int) -> None:
+        """Tell how many steps of all students are done, those with cached results among them."""
+        now = time.monotonic()
+        if self._bar is None and now - self._said < self._every:
+            return
+        left = self._left(step - self.found() * self._unit, steps - step)
+        text = f"{step // self._unit} of {steps // self._unit} students{left}"
+        self._move(step, steps, text)
+        if self._bar is None:
+            self._said = now
+            _log.info(f"{text}.")
 
 
 def duration(seconds: float) -> str:

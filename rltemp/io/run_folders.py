@@ -15,7 +15,6 @@ import os
 import platform
 import unicodedata
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,10 @@ from rltemp.errors import BadInputError
 from rltemp.io.files import atomic_write
 from rltemp.io.locks import LOCK, hold, release
 from rltemp.io.strict_json import parse
+from rltemp.io.versions import versions
 
 CONFIG, RESULT, TIMING = "config.json", "result.json", "timing.json"
 MAX_JSON_BYTES = 1 << 20
-PACKAGES = ("rltemp", "torch", "numpy", "gymnasium", "stable-baselines3")
 
 
 def open_run(out: Path, command: str, config: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -149,25 +148,6 @@ def showing(folder: Path) -> Iterator[None]:
             f"{folder / RESULT} is not a result of this command ({type(error).__name__}: {str(error)[:200]}). Choose "
             "another --out"
         ) from error
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a result depends on: Python's and those of the installed packages, by name."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def processor() -> str:
-    """Name of the processor, as the system has it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text("utf-8").splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _plain(value: Any) -> Any:

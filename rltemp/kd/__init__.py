@@ -1,5 +1,8 @@
 """Knowledge distillation itself: signals and temperatures, divergences, losses, and the method that joins them.
 
-Pure functions of tensors. A new divergence is a function and an entry at the foot of `divergences`. Imports `errors`
-alone of rltemp (and the strict JSON reader, for options in names); everyone may import it.
+Inside: `signals` holds what a rule sees and what it answers, `divergences` the distances between two distributions,
+    `losses` the loss of a sample, `method` the whole loss of a training step.
+To extend: write a divergence as a function of tensors and enter it at the foot of `divergences`.
+Imports: `io` and below.
+Imported by: every package above, `rules` first.
 """

@@ -1,4 +1,8 @@
-"""Networks by name, stacks of students, and weight files that run no code.
+"""Networks by name, students that are trained as one stack, and weight files that run no code.
 
-To add a network: write its factory in `networks` and enter it into `MODELS`. Imports `io` and below.
+Inside: `networks` names every network in `MODELS`, `stack` trains many students in one call, `weight_files` saves and
+    reads their weights.
+To extend: write a factory in `networks` and enter it into `MODELS`.
+Imports: `rules` and below.
+Imported by: every package above, `data` first.
 """

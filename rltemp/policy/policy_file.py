@@ -22,7 +22,7 @@ from torch import Tensor
 
 from rltemp.errors import ArtifactRefusedError, BadInputError, one_line
 from rltemp.io.files import atomic_write
-from rltemp.io.run_folders import versions
+from rltemp.io.versions import versions
 from rltemp.kd.names import lookup
 from rltemp.policy.manifest import (
     PolicyAction,

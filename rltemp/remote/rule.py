@@ -1,77 +1,73 @@
-"""A temperature rule whose policy is at a controller (`rltemp serve`): asked in every step, or pulled and followed.
+"""A temperature rule that a service has (`rltemp serve`), pulled when a run begins and followed while it trains.
 
     method = remote_method("http://127.0.0.1:8000", "universal")
 
-A controller may never stop or hold up a training: a call has a total deadline, a breaker keeps a service that fails or
-is slow from being asked at all, and every step without its answer is taken under a closed-form rule and counted.
+A service may never stop or hold up a training. The policy's file is pulled once and runs in this process; a thread asks
+for new versions; and a step without a version, because the service has been away from the beginning, is taken under a
+closed-form rule and counted.
 """
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Callable
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from rltemp.errors import BadInputError, ExchangeFailedError, RequestRefusedError, TrainingStoppedError
+from rltemp.errors import BadInputError, ExchangeFailedError, TrainingStoppedError
 from rltemp.kd.checks import Bounds, positive
 from rltemp.kd.method import Method
 from rltemp.kd.signals import Signals, Temperatures
 from rltemp.kd.temperature_rule import TemperatureRule
 from rltemp.loading import load_method
-from rltemp.remote.addresses import read_token
-from rltemp.remote.answers import Controller
-from rltemp.remote.breaker import Breaker, Patience, State
-from rltemp.remote.counts import RemoteCounts
-from rltemp.remote.followed import Followed, Follower, Mode
-from rltemp.remote.wire import Shape
+from rltemp.remote.http_client import HttpClient
+from rltemp.remote.poller import Poller, log
+from rltemp.remote.remote_policy import ActionClient, RemotePolicy
+from rltemp.remote.served_model import ServedModel, pull
 from rltemp.rules.curriculum import LearnedRule
 from rltemp.rules.published_methods import reference_method
 
-Tell = Callable[[str], None]
+Mode = Literal["weights", "features"]
 
-LOCAL_DEADLINE, REMOTE_DEADLINE = 0.05, 0.25
-"""Seconds that a call may take where the controller is on this machine, and elsewhere."""
-FOLLOW = 10.0
-"""Seconds from one look for a new version of pulled weights to the next."""
+START_SECONDS, STEP_SECONDS = 2.0, 0.25
+"""How long a run waits for the service before it begins, and how long a step does in features mode."""
+PULL_SECONDS = 5.0
+"""Of one request on the thread, which nobody waits for."""
+FOLLOW_SECONDS = 10.0
+"""From one question for a new version to the next."""
+REST = 100
+"""Steps under the fallback after one whose request failed, in features mode."""
 PLAIN = "fixed:4"
-"""What stands in where nothing is known of the policy."""
+"""The fallback where nothing is known of the policy."""
 
 
 class RemoteRule(TemperatureRule):
-    """The temperatures that a controller's model gives, or a closed-form rule's while it is away.
+    """The temperatures of a model at a service, or a closed-form rule's where there are none.
 
     Args:
-        url: Of the controller.
+        url: Of the service.
         model: Its name there.
-        mode: "features": the features are computed beside the logits and sent in every step. "weights": the policy
-            file is pulled, new versions of it are followed in the background, and no step waits for anything.
-        token_file: A file with the token that the controller asks for.
+        mode: "weights": the policy's file is pulled and used here, and no step waits for anything. "features": every
+            step sends its features, and waits for the actions. A closed-form rule is used here either way.
+        token_file: A file with the token that the service asks for.
         fallback: The rule that stands in; by default the policy's reference, or fixed:4 where none is known yet.
-        deadline: Seconds that a call may take; 0.05 where the URL is this machine's, else 0.25.
+        deadline: Seconds that the run waits for the service before it begins (2), and in each step of features mode
+            (0.25).
         strict: Raise TrainingStoppedError in place of a fallback.
-        tell: Told a line when the controller is lost, comes back, or refuses.
-        follow: Seconds between looks for new weights.
-        patience: When to leave a controller alone, and for how long.
+        follow: Seconds from one question for a new version to the next.
 
     Attributes:
         limits: Lowest and highest temperature of the policy, None while it is not known.
-        seen: What the run has seen of the controller so far.
+        seen: Counts: `steps`; `calls` for actions, in features mode, and how many were `failures`; `fallback_steps`.
+        versions: Steps by the version that gave their temperatures.
 
-    A new version takes effect from one step to the next. Temperatures of a policy are those of `rltemp.Policy`, with
-    the same gradient; those of a closed-form rule at a controller are constants. Samples of any leading shape, stacks
-    and masks work as they do in process.
+    A new version takes effect from one step to the next. Temperatures are those of `rltemp.Policy`, with the same
+    gradient. A process that is forked goes on under the version that it has.
 
     Raises:
-        BadInputError: Where the URL, the token file or the fallback cannot be used, or the controller says that the
-            model or the token is not known.
-        TrainingStoppedError: With `strict`, where the controller is away.
+        BadInputError: Where the URL, the token file or the fallback cannot be used, or the service says that the model
+            or the token is not known.
+        TrainingStoppedError: With `strict`, where the service is away.
     """
 
     def __init__(
@@ -79,208 +75,141 @@ class RemoteRule(TemperatureRule):
         url: str,
         model: str,
         *,
-        mode: Mode = "features",
+        mode: Mode = "weights",
         token_file: Path | None = None,
         fallback: str | None = None,
         deadline: float | None = None,
         strict: bool = False,
-        tell: Tell = lambda _: None,
-        follow: float = FOLLOW,
-        patience: Patience | None = None,
+        follow: float = FOLLOW_SECONDS,
     ) -> None:
-        token = None if token_file is None else read_token(Path(token_file))
-        if mode not in ("features", "weights"):
-            raise BadInputError(f"a controller's mode is features or weights; got {mode!r}")
-        self.url, self.model, self.mode, self.strict = url, model, mode, strict
+        if mode not in ("weights", "features"):
+            raise BadInputError(f"a controller's mode is weights or features; got {mode!r}")
+        if deadline is not None:
+            positive(deadline, "a controller", "deadline")
+        self.model, self.mode, self.strict = model, mode, strict
         self.given_fallback = None if fallback is None else _closed_form(fallback)
-        self.seen = RemoteCounts()
-        self._tell, self._why = tell, ""
-        self._last_version, self._last_seconds = "", 0.0
-        self._waited = self._lost = 0.0
-        self._controller, aside = Controller(url, model, token), Controller(url, model, token)
-        local = self._controller.exchange.server.loopback
-        default = LOCAL_DEADLINE if local else REMOTE_DEADLINE
-        self.deadline = default if deadline is None else positive(deadline, "a controller", "deadline")
-        self._followed = Followed(aside, mode, self._ask)
-        self.breaker = Breaker(self._probe, patience or Patience(self.deadline), self._changed)
-        self._begin()
-        self._follower = Follower(self._look, follow if mode == "weights" else None)
+        self.seen = dict.fromkeys(("steps", "calls", "failures", "fallback_steps"), 0)
+        self.versions: Counter[str] = Counter()
+        self._name = f"controller {url} ({model})"
+        self._served: ServedModel | None = None
+        self._failure, self._rest, self._version = "", 0, ""
+        self._client = HttpClient(url, token_file)
+        self._actions = ActionClient(self._client, model, deadline or STEP_SECONDS)
+        meanwhile = f"The run goes on under the version that it has; without one under {self.fallback.name}"
+        self._poller = Poller(self._name, self._pull, follow, f"{meanwhile}, whose loss weights it then keeps")
+        self._poller.start(deadline or START_SECONDS, strict)
 
     @property
     def limits(self) -> Bounds | None:
         """Lowest and highest temperature of the policy, where it is known."""
-        known = self._followed.known
-        return None if known is None else known.method.rule.limits
+        return None if self._served is None else self._served.method.rule.limits
 
     @property
     def fallback(self) -> Method:
         """The method whose rule stands in."""
         if self.given_fallback is not None:
             return self.given_fallback
-        known = self._followed.known
-        return reference_method(PLAIN) if known is None else known.reference
+        return reference_method(PLAIN) if self._served is None else self._served.reference
 
     def method(self, name: str) -> Method:
         """What a run under this rule minimises: the model's loss weights, or the fallback's where it is away."""
-        known = self._followed.known
-        return replace(self.fallback if known is None else known.method, rule=self, name=name)
+        served = self._served
+        return replace(self.fallback if served is None else served.method, rule=self, name=name)
 
     def answer(self, signals: Signals) -> Temperatures:
         """Temperatures `[...]` for signals of any leading shape."""
-        self._follower.here()
-        self.seen.steps += 1
-        known = self._followed.known  # read once: a new version comes between steps
-        if known is not None and not known.asks:
-            self._used(known.version)
-            return known.method.rule(signals)
-        if known is not None and self.breaker.closed:
-            with contextlib.suppress(ExchangeFailedError):
-                return known.method.rule(signals)
+        self.seen["steps"] += 1
+        served = self._served  # read once: a new version comes between steps
+        if served is not None and not self._rest:
+            try:
+                found = self._answer(served, signals)
+            except ExchangeFailedError as error:
+                self._failed(str(error))
+            else:
+                self.versions[served.version] += 1
+                self._version = served.version
+                return found
+        self._rest = max(self._rest - 1, 0)
         if self.strict:
-            raise TrainingStoppedError(f"{self._name}: {self._why} (strict: no fallback)")
-        self.seen.fallback_steps += 1
+            raise TrainingStoppedError(f"{self._name}: {self._failure or self._poller.reason} (strict: no fallback)")
+        self.seen["fallback_steps"] += 1
         return self.fallback.rule(signals)
+
+    def state(self) -> dict[str, Any]:
+        """All counts, for a checkpoint."""
+        return {**self.seen, "versions": dict(self.versions)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on counting from what `state` gave in an earlier part of the run."""
+        self.seen = {name: int(state[name]) for name in self.seen}
+        self.versions = Counter({str(name): int(steps) for name, steps in state["versions"].items()})
+
+    def inexact(self) -> str:
+        """Why a run that was resumed cannot be repeated; empty where all steps were under one version."""
+        if not self.seen["fallback_steps"] and len(self.versions) <= 1:
+            return ""
+        return f"a controller: {len(self.versions)} versions, {self.seen['fallback_steps']} steps without one"
 
     def counts(self) -> dict[str, Any]:
         """What `result.json` says."""
-        known = self._followed.known
-        what = {"model": self.model, "mode": self.mode, "sha256": None if known is None else known.sha256}
-        return {**what, **self.seen.state(), "state": self.breaker.state}
+        file = None if self._served is None else self._served.file
+        what = {"model": self.model, "mode": self.mode, "sha256": None if file is None else file.sha256}
+        return {**what, **self.state(), "away": self._poller.reason != ""}
 
     def timing(self) -> dict[str, float]:
-        """What the clock says: seconds that steps have waited for answers, and those of failed and slow calls alone."""
-        return {"controller_seconds": self._waited, "controller_seconds_lost": self._lost}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on counting from `seen.state()` of an earlier part of the run."""
-        before = RemoteCounts.restored(state)
-        before.openings += self.seen.openings  # it may be away already
-        self.seen = before
+        """What the clock says: the seconds that steps have waited for actions, in features mode."""
+        return {"controller_seconds": self._actions.seconds} if self.mode == "features" else {}
 
     def scalars(self) -> dict[str, float]:
         """What TensorBoard shows, by tag."""
         found = {
-            "controller/fallback_steps": float(self.seen.fallback_steps),
-            "controller/open": float(self.breaker.state != "closed"),
+            "controller/fallback_steps": float(self.seen["fallback_steps"]),
+            "controller/open": float(bool(self._failure or self._poller.reason)),
         }
-        if self._last_seconds:
-            found["controller/round_trip_ms"] = 1000 * self._last_seconds
-        if self._last_version.isdigit():
-            found["controller/policy_version"] = float(self._last_version)
+        if self._actions.last_seconds:
+            found["controller/round_trip_ms"] = 1000 * self._actions.last_seconds
+        if self._version.isdigit():
+            found["controller/policy_version"] = float(self._version)
         return found
 
     def close(self) -> None:
-        """End all threads and connections."""
-        self._follower.close()
-        self.breaker.close()
-        self._controller.exchange.close()
-        self._followed.close()
+        """End the thread, which otherwise ends with this object, and the connections."""
+        self._poller.close()
+        self._client.close()
 
-    def __enter__(self) -> RemoteRule:
-        return self
+    def _pull(self) -> None:
+        """Take up a new version, on the poller's thread."""
+        found = pull(self._client, self.model, self._served, PULL_SECONDS)
+        if found is self._served:
+            return
+        if self.mode == "features" and found.file is not None:
+            rule = RemotePolicy(found.file, found.version, self._actions)
+            found = replace(found, method=replace(found.method, rule=rule))
+        self._served = found
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        with contextlib.suppress(Exception):  # it may have failed in its first line
-            self.close()
-
-    @property
-    def _name(self) -> str:
-        return f"controller {self.url} ({self.model})"
-
-    def _begin(self) -> None:
-        """Look for the model before the run begins: a mistake ends it here, an outage does not."""
-        try:
-            self._followed.look()
-        except RequestRefusedError as error:
-            raise BadInputError(f"{self._name}: {error}. Check --rule, its model, and the token file") from None
-        except ExchangeFailedError as error:
-            self._why = str(error)
-            if self.strict:
-                raise TrainingStoppedError(f"{self._name}: {error} (strict: no fallback)") from None
-            self.breaker.open(self._why)
-
-    def _ask(
-        self, inputs: dict[str, NDArray[Any]], outputs: dict[str, Shape], check: Callable[..., None]
-    ) -> dict[str, NDArray[Any]]:
-        """Ask in a step, and tell the breaker what came of it."""
-        if not all(np.isfinite(values).all() for values in inputs.values()):
-            # The controller would call it a mistake; it is the student's, and `rltemp.training.guards` sees to it.
-            self._why = "the batch holds numbers that are not finite"
-            raise ExchangeFailedError(self._why)
-        began = time.perf_counter()
-        self.seen.calls += 1
-        try:
-            version, found = self._controller.infer(inputs, outputs, self.deadline)
-            check(**found)
-        except (ExchangeFailedError, RequestRefusedError) as error:
-            self._spent(time.perf_counter() - began, True)
-            self.seen.failures += 1
-            self._why = str(error)
-            if isinstance(error, RequestRefusedError):
-                self.breaker.refused(self._why)
-            else:
-                self.breaker.failed(self._why)
-            raise ExchangeFailedError(self._why) from None
-        self._last_seconds = time.perf_counter() - began
-        slow = self.breaker.answered(self._last_seconds)
-        self._spent(self._last_seconds, slow)
-        self.seen.slow += slow
-        self._used(version)
-        known = self._followed.known
-        if known is not None and version != known.version:
-            self._follower.wake()  # a look at what it is does not belong into a step
+    def _answer(self, served: ServedModel, signals: Signals) -> Temperatures:
+        asks = isinstance(served.method.rule, RemotePolicy)
+        self.seen["calls"] += asks
+        found = served.method.rule(signals)
+        if asks and self._failure:
+            self._failure = ""
+            log.warning(f"{self._name}: it answers again")
         return found
 
-    def _spent(self, seconds: float, lost: bool) -> None:
-        self._waited += seconds
-        self._lost += seconds * lost
-
-    def _used(self, version: str) -> None:
-        self.seen.used(version)
-        self._last_version = version
-
-    def _probe(self) -> float:
-        return self._followed.probe(self.deadline)
-
-    def _look(self) -> None:
-        """Look for a new version, on the follower's thread, unless the breaker does."""
-        if not self.breaker.closed:
-            return
-        try:
-            self._followed.look()
-        except RequestRefusedError as error:
-            self.breaker.refused(str(error))
-        except ExchangeFailedError as error:
-            self._why = str(error)
-            self.breaker.failed(self._why)
-
-    def _changed(self, state: State, why: str) -> None:
-        self.seen.openings += state == "open"
-        known = self._followed.known
-        local = known is not None and not known.asks
-        stand_in = f"version {known.version}, which it gave" if local and known else self.fallback.name
-        if state == "closed":
-            self._tell(f"{self._name}: it is back")
-        elif state == "refused":
-            self._tell(
-                f"{self._name}: {why}. That is a mistake and no outage: it is not asked again; {stand_in} stands in"
-            )
-        elif known is None:
-            self._tell(f"{self._name}: {why}. The run starts under {stand_in}, whose loss weights it keeps to its end")
-        else:
-            self._tell(f"{self._name}: {why}. {stand_in} stands in until it is back")
+    def _failed(self, reason: str) -> None:
+        """Leave the service alone for a while, after a request for actions that failed."""
+        self.seen["failures"] += 1
+        self._rest, first = REST, not self._failure
+        self._failure = reason
+        if first and not self.strict:
+            log.warning(f"{self._name}: {reason}. {self.fallback.name} stands in, {REST} steps at a time")
 
 
 def remote_method(url: str, model: str, **options: Any) -> Method:
-    """What a run minimises whose temperatures a controller gives; arguments and errors as `RemoteRule` has them.
+    """Return what a run minimises under a model at a service; arguments and errors as `RemoteRule` has them.
 
-    The loss weights are those of the policy's reference, or of the rule; where the controller is away when the run
-    begins they are the fallback's, to the run's end.
+    The loss weights are those of the policy's reference, or of the rule; where the service is away when the run begins
+    they are the fallback's, to the run's end.
     """
     return RemoteRule(url, model, **options).method(model)
 

@@ -17,7 +17,7 @@ from rltemp.experiments.methods_compared import side
 from rltemp.experiments.policy_trace import ANSWERS, NAMES, THIRDS, Trace, geometric_mean, thirds
 from rltemp.experiments.statistics import Paired
 from rltemp.io.files import atomic_write
-from rltemp.io.run_folders import versions
+from rltemp.io.versions import versions
 from rltemp.report.comparison import stored_pair
 from rltemp.report.picture import BLUE, GREY, ORANGE
 from rltemp.report.tables import points

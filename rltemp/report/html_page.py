@@ -22,7 +22,7 @@ from rltemp.data.tasks import Task
 from rltemp.experiments.methods_compared import Row, seeds, short, side
 from rltemp.experiments.showcase import Showcase
 from rltemp.io.files import atomic_write
-from rltemp.io.run_folders import versions
+from rltemp.io.versions import versions
 from rltemp.report import plots
 from rltemp.report.tables import points, table_cells
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from rltemp.experiments.grid import Overall
 from rltemp.experiments.methods_compared import Row, seeds
 from rltemp.io.files import atomic_write
-from rltemp.io.run_folders import versions
+from rltemp.io.versions import versions
 from rltemp.report.tables import markdown_table, measures_table, overall_table
 
 HOW_TO_READ = """\

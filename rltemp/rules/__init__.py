@@ -1,11 +1,15 @@
 """Temperature rules, one file a family, and the published methods made of them; `RULES` at the foot names the rules.
 
-A rule maps `Signals` to `Temperatures`. To add one: write a factory whose parameters are the rule's options, enter it
-into `RULES`, and give it one hand-worked test (docs/add-a-rule.md). The lines `Formula:` to `Guard:` of its docstring
-are what `rltemp rules` shows and what the contract in tests/rules/test_rules.py holds it to.
+A rule maps `Signals` to `Temperatures`. Rules do not detach: where the published code lets gradient through the
+student's temperature, so does the rule; whoever wants constants calls `Temperatures.detach()`.
 
-Rules do not detach: where the published code lets gradient through the student's temperature, so does the rule;
-whoever wants constants calls `Temperatures.detach()`. Imports `kd` and below; everyone above may import it.
+Inside: `constant`, `sharpness`, `standard_deviation`, `difficulty`, `schedules` and `curriculum` are families of rules,
+    `published_methods` names every method.
+To extend: write a factory whose parameters are the rule's options, enter it into `RULES`, and give it one test that is
+    worked by hand (docs/add-a-rule.md). `rltemp rules` shows the lines `Formula:` to `Guard:` of its docstring, and
+    tests/rules/test_rules.py holds the rule to them.
+Imports: `kd` and below.
+Imported by: every package above, `models` and `policy` among them.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
 """The temperature controller as a service: Open Inference Protocol v2 over HTTP; needs `pip install 'rltemp[serve]'`.
 
-`tensors` is the wire format, `models` and `repository` what is served, `app` the routes, `commands` the command line.
-Nothing in the package's core imports this.
+Inside: `app` holds the routes, `tensors` the wire format, `models` and `repository` what is served, `commands` the
+    command line.
+To extend: add a route to `app`, and its test against a running service.
+Imports: `loading`, `agents` for learning, and below.
+Imported by: `cli` alone.
 """

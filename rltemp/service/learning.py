@@ -137,7 +137,7 @@ class Learning:
         if saved is None:
             first = self._files()
             self._save([first])
-            self._publish(first, self.learner.centre)
+            self._publish(first, self.learner.mean_parameters)
             return
         if different := changes(saved["settings"], self._settings()):
             raise ArtifactRefusedError(
@@ -172,7 +172,7 @@ class Learning:
         self._save([*sorted(self._published.values(), key=lambda one: one.version)[-KEPT:], files])
         if self._checkpoints.saved != files.version:
             return  # it could be lost, and another with its number follow: nobody is to see it
-        self._publish(files, self.learner.centre)
+        self._publish(files, self.learner.mean_parameters)
         self.last = {**found, "seconds": time.perf_counter() - started}
         event("version", model=self.name, version=files.version, runs=self.learner.runs, **self.last)
 
@@ -185,8 +185,8 @@ class Learning:
             "potential": self.potential,
             "exploration": float(learner.config.exploration),
         }
-        policy, _ = self._file(learner.mean, {**about, "weights": "running mean of the centres"})
-        centre, sha256 = self._file(learner.centre, {**about, "weights": "centre of exploration"})
+        policy, _ = self._file(learner.served_parameters, {**about, "weights": "running mean of the centres"})
+        centre, sha256 = self._file(learner.mean_parameters, {**about, "weights": "centre of exploration"})
         return Published(learner.version, policy, centre, sha256)
 
     def _file(self, weights: Tensor, provenance: Mapping[str, str | int | float]) -> tuple[bytes, str]:

@@ -21,6 +21,7 @@ def to_stderr() -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
+    LOGGER.handlers, LOGGER.propagate = [handler], False  # the command line prints what the rest of rltemp logs
     LOGGER.setLevel(logging.INFO)
 
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rltemp.errors import BadInputError
+from rltemp.io import token_files
 from rltemp.io.console import warn
-from rltemp.remote import addresses
 
 SHORTEST = 16
 """Characters of a token."""
@@ -26,7 +26,7 @@ def read_token(path: Path) -> bytes:
     Raises:
         BadInputError: Where there is none that can be used; the message does not show it.
     """
-    token = addresses.read_token(path).encode()
+    token = token_files.read_token(path).encode()
     if len(token) < SHORTEST:
         raise BadInputError(
             f"the token in {path} needs {SHORTEST} characters or more, as from: "

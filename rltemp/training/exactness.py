@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rltemp.io.run_folders import versions
+from rltemp.io.versions import versions
 
 
 def conditions() -> dict[str, str]:

@@ -10,16 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from rltemp.kd.losses import cross_entropy
 from rltemp.kd.names import lookup
 from rltemp.kd.signals import Signals, Temperatures
+from rltemp.kd.summary import NETWORKS, temperature_scalars
 
-NETWORKS = ("teacher", "student")
-QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
 BINS = 50
 
 TAGS: dict[str, str] = {
@@ -87,24 +85,6 @@ def step_scalars(signals: Signals, loss: Tensor) -> dict[str, float]:
         "kd/agreement": float((predicted == teacher.argmax(-1)).float().mean()),
         "student/train_accuracy": float(predicted.eq(labels).float().mean()),
     }
-
-
-def temperature_scalars(temperatures: Temperatures) -> dict[str, float]:
-    """Mean and quantiles over the batch of both networks' temperatures, and how many of them are a guard's.
-
-    >>> import torch
-    >>> found = temperature_scalars(Temperatures(torch.ones(3), torch.tensor([1.0, 2.0, 6.0]), torch.ones(3)))
-    >>> found["temperature/teacher_mean"], found["temperature/teacher_q50"]
-    (3.0, 2.0)
-    """
-    guarded = temperatures.guarded
-    found = {"temperature/guarded": 0.0 if guarded is None else float(guarded.float().mean())}
-    for network in NETWORKS:
-        values = getattr(temperatures, network).detach().float().flatten()
-        quantiles = values.quantile(torch.tensor(list(QUANTILES.values()), device=values.device)).tolist()
-        found[f"temperature/{network}_mean"] = float(values.mean())
-        found |= {f"temperature/{network}_{q}": v for q, v in zip(QUANTILES, quantiles, strict=True)}
-    return found
 
 
 def validation_scalars(logits: Tensor, labels: Tensor) -> dict[str, float]:

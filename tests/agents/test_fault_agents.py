@@ -29,7 +29,6 @@ from rltemp.agents import train as agent
 from rltemp.agents.alarms import CollapseCallback, trend
 from rltemp.agents.config import PolicyConfig
 from rltemp.agents.train import make_env, make_model, train_policy
-from rltemp.cli.main import exit_code
 from rltemp.data.problem import Problem
 from rltemp.data.sources import load_dataset
 from rltemp.data.tasks import load_task
@@ -138,7 +137,7 @@ def test_a_nan_raises_in_its_step_and_no_weight_of_the_policy_changes(
         callbacks.insert(0, agent.DrawCallback(env.students))
     with pytest.raises(TrainingDivergedError, match=named) as error:
         model.learn(10 * model.n_steps * env.num_envs, callback=callbacks)
-    assert exit_code(error.value) == 4
+    assert error.value.exit_code == 4
     assert snapshot.updates >= 1
     assert not all(torch.equal(a, b) for a, b in zip(first, snapshot.weights, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(snapshot.weights, model.policy.state_dict().values(), strict=True))
@@ -356,7 +355,7 @@ def test_an_image_that_cannot_be_decoded_is_named_with_its_index(tmp_path: Path)
         BadInputError, match=r"image 8 of 12: cannot read the image .*train.b.2\.png: .*Replace"
     ) as error:
         load_dataset(f"imagefolder:{root}")
-    assert exit_code(error.value) == 2
+    assert error.value.exit_code == 2
 
 
 class Failing(gym.Wrapper[Any, Any, Any, Any]):

@@ -18,7 +18,8 @@ from support.reports import EXPLORATION, draws, judged, layout, records, report,
 from torch import Tensor
 
 from rltemp.agents.config import LearnerConfig
-from rltemp.agents.learner import FinishedRun, Learner, advantages, log_probability, network_of
+from rltemp.agents.learner import FinishedRun, Learner, log_probability, network_of
+from rltemp.agents.network import group_advantages
 from rltemp.agents.reports import ConflictError, Ledger, Receipt, Record, Report, parts
 from rltemp.errors import ArtifactRefusedError, BadInputError
 from rltemp.policy.policy_file import check_policy
@@ -26,59 +27,70 @@ from rltemp.policy.policy_file import check_policy
 FEW = LearnerConfig(students_per_update=16)
 
 
-def finished(group: str, action: Tensor, centre: Tensor, improvement: float) -> FinishedRun:
-    likelihood = float(log_probability(action, centre, EXPLORATION))
+def finished(group: str, action: Tensor, mean: Tensor, improvement: float) -> FinishedRun:
+    likelihood = float(log_probability(action, mean, EXPLORATION))
     return FinishedRun(group, np.zeros(8, np.float32), action.numpy(), likelihood, improvement)
 
 
 def ledger(least: int = 4, max_staleness: int = 1) -> tuple[Ledger, Tensor]:
-    """A ledger of the shipped layout at version 1, and its centre."""
-    made, centre = Ledger(8, EXPLORATION, "margin", max_staleness, least), torch.zeros(27)
-    made.begin(1, centre)
-    return made, centre
+    """A ledger of the shipped layout at version 1, and its mean."""
+    made, mean = Ledger(8, EXPLORATION, "margin", max_staleness, least), torch.zeros(27)
+    made.begin(1, mean)
+    return made, mean
 
 
 def test_a_run_is_judged_against_the_others_of_its_group_whatever_their_number() -> None:
-    found = advantages(np.array([3.0, 1.0, 5.0, 2.0, 2.0, 7.0], np.float32), ["a", "a", "b", "b", "b", "a"])
-    # a: 3 - 4, 1 - 5, 7 - 2; b: 5 - 2, 2 - 3.5, 2 - 3.5
+    found = group_advantages(np.array([3.0, 1.0, 5.0, 2.0, 2.0, 7.0], np.float32), np.array([0, 0, 1, 1, 1, 0]))
+    # 0: 3 - 4, 1 - 5, 7 - 2; 1: 5 - 2, 2 - 3.5, 2 - 3.5
     by_hand = np.array([-1.0, -4.0, 3.0, -1.5, -1.5, 5.0])
     np.testing.assert_allclose(found, by_hand / np.sqrt(np.mean(by_hand**2)), rtol=1e-6)
     with pytest.raises(ValueError, match="another of its group"):
-        advantages(np.zeros(3, np.float32), ["a", "a", "b"])
+        group_advantages(np.zeros(3, np.float32), np.array([0, 0, 1]))
+
+
+def test_in_groups_of_one_size_the_whole_groups_mean_is_the_same_baseline() -> None:
+    """To the last bit: what train-policy computed before both learners had one function."""
+    drawn = np.random.default_rng(0)
+    for replicas in (2, 3, 8, 64):
+        returns = drawn.normal(0.3, 0.05, 5 * replicas).astype(np.float32)
+        rows = returns.reshape(5, replicas)
+        centred = rows - rows.mean(1, keepdims=True)
+        wanted = (centred / max(float(centred.std()), 1e-8)).flatten()
+        np.testing.assert_array_equal(group_advantages(returns, np.arange(len(returns)) // replicas), wanted)
 
 
 def test_what_a_group_shares_teaches_nothing() -> None:
-    groups = ["a", "a", "b", "b"]
-    alone = advantages(np.array([0.1, 0.2, 0.5, 0.3], np.float32), groups)
-    moved = advantages(np.array([0.1 + 9, 0.2 + 9, 0.5, 0.3], np.float32), groups)
+    groups = np.array([0, 0, 1, 1])
+    alone = group_advantages(np.array([0.1, 0.2, 0.5, 0.3], np.float32), groups)
+    moved = group_advantages(np.array([0.1 + 9, 0.2 + 9, 0.5, 0.3], np.float32), groups)
     np.testing.assert_allclose(alone, moved, rtol=1e-4)
 
 
 def test_the_first_step_goes_towards_the_better_draw_by_the_learning_rate() -> None:
     learner = Learner(layout(), LearnerConfig(passes=1, learning_rate=0.01))
-    centre = learner.centre
-    better, worse = draws(centre, 2, seed=0)
-    learner.update([finished("g", better, centre, 0.7), finished("g", worse, centre, 0.6)])
+    mean = learner.mean_parameters
+    better, worse = draws(mean, 2, seed=0)
+    learner.update([finished("g", better, mean, 0.7), finished("g", worse, mean, 0.6)])
     # Adam's first step is the sign of the gradient of the better draw's log-probability.
-    torch.testing.assert_close(learner.centre - centre, 0.01 * (better - centre).sign(), rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(learner.mean, 0.8 * centre + 0.2 * learner.centre)
+    torch.testing.assert_close(learner.mean_parameters - mean, 0.01 * (better - mean).sign(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(learner.served_parameters, 0.8 * mean + 0.2 * learner.mean_parameters)
 
 
 def bandit(sign: float, permuted: bool, updates: int = 60) -> float:
     """How far the mean is from a known optimum at the end, in units of how far it was."""
     learner, generator = Learner(layout(), replace(FEW, learning_rate=0.02)), np.random.default_rng(0)
-    best = learner.centre + 0.3 * torch.randn(27, generator=torch.Generator().manual_seed(5)).sign()
-    start = float((learner.mean - best).norm())
+    best = learner.mean_parameters + 0.3 * torch.randn(27, generator=torch.Generator().manual_seed(5)).sign()
+    start = float((learner.served_parameters - best).norm())
     for update in range(updates):
         runs = []
         for group in range(2):
-            centre, offset = learner.centre, float(generator.normal())
-            drawn = draws(centre, 8, seed=100 * update + group)
+            mean, offset = learner.mean_parameters, float(generator.normal())
+            drawn = draws(mean, 8, seed=100 * update + group)
             worth = -(drawn - best).square().sum(-1).numpy()
             worth = sign * (generator.permutation(worth) if permuted else worth)
-            runs += [finished(str(group), one, centre, float(w) + offset) for one, w in zip(drawn, worth, strict=True)]
+            runs += [finished(str(group), one, mean, float(w) + offset) for one, w in zip(drawn, worth, strict=True)]
         learner.update(runs)
-    return float((learner.mean - best).norm()) / start
+    return float((learner.served_parameters - best).norm()) / start
 
 
 def test_it_finds_the_optimum_of_a_bandit() -> None:
@@ -91,24 +103,26 @@ def test_it_does_not_find_it_where_rewards_say_nothing_or_the_opposite() -> None
 
 
 def test_version_1_is_the_reference_unless_the_weights_are_kept() -> None:
-    assert not Learner(layout(), FEW).centre.any()
-    torch.testing.assert_close(Learner(layout(), FEW, keep_weights=True).centre, network_of(layout()).weights.detach())
+    assert not Learner(layout(), FEW).mean_parameters.any()
+    torch.testing.assert_close(
+        Learner(layout(), FEW, keep_weights=True).mean_parameters, network_of(layout()).weights.detach()
+    )
 
 
 def test_a_restored_learner_goes_on_with_the_same_numbers() -> None:
     def update(learner: Learner, seed: int) -> None:
-        centre = learner.centre
+        mean = learner.mean_parameters
         values = np.random.default_rng(seed).normal(size=8)
-        drawn = draws(centre, 8, seed)
-        learner.update([finished("g", one, centre, float(v)) for one, v in zip(drawn, values, strict=True)])
+        drawn = draws(mean, 8, seed)
+        learner.update([finished("g", one, mean, float(v)) for one, v in zip(drawn, values, strict=True)])
 
     first, second = Learner(layout(), FEW), Learner(layout(), FEW)
     update(first, 0)
     second.restore(first.state())
     update(first, 1)
     update(second, 1)
-    assert torch.equal(first.centre, second.centre)
-    assert torch.equal(first.mean, second.mean)
+    assert torch.equal(first.mean_parameters, second.mean_parameters)
+    assert torch.equal(first.served_parameters, second.served_parameters)
     assert first.version == second.version == 3
 
 
@@ -116,8 +130,8 @@ def test_a_restored_learner_goes_on_with_the_same_numbers() -> None:
 
 
 def test_a_look_is_taken_in_once_however_often_it_comes() -> None:
-    taken, centre = ledger()
-    sent = report(records(centre, 1, [[0.1, 0.2], [0.3, 0.1]]))
+    taken, mean = ledger()
+    sent = report(records(mean, 1, [[0.1, 0.2], [0.3, 0.1]]))
     assert taken.take(sent) == Receipt(accepted=4, known=0, stale=0, version=1)
     assert taken.take(sent) == Receipt(accepted=0, known=4, stale=0, version=1)
     assert [round(run.improvement, 6) for run in taken.finished()] == [0.3, 0.4]
@@ -126,8 +140,8 @@ def test_a_look_is_taken_in_once_however_often_it_comes() -> None:
 
 
 def test_another_content_for_the_same_look_is_a_conflict_and_nothing_of_the_report_is_taken() -> None:
-    taken, centre = ledger()
-    known, fresh = records(centre, 1, [[0.1, 0.2]]), records(centre, 1, [[0.1]], seed=1)
+    taken, mean = ledger()
+    known, fresh = records(mean, 1, [[0.1, 0.2]]), records(mean, 1, [[0.1]], seed=1)
     taken.take(report(known))
     with pytest.raises(ConflictError, match="look 1 of run"):
         taken.take(report([*fresh, known[1].model_copy(update={"reward": 0.25})]))
@@ -137,8 +151,8 @@ def test_another_content_for_the_same_look_is_a_conflict_and_nothing_of_the_repo
 
 
 def test_a_run_counts_when_all_its_looks_are_in_and_its_group_has_another() -> None:
-    taken, centre = ledger(least=2)
-    found = records(centre, 1, [[0.1, 0.2, 0.0], [0.3, 0.1, 0.0]])
+    taken, mean = ledger(least=2)
+    found = records(mean, 1, [[0.1, 0.2, 0.0], [0.3, 0.1, 0.0]])
     taken.take(report([found[5], *found[:4]]))  # in any order
     assert not taken.due()
     taken.take(report([found[4]]))
@@ -149,14 +163,14 @@ def test_a_run_counts_when_all_its_looks_are_in_and_its_group_has_another() -> N
 
 
 def test_what_is_too_old_is_stale_and_what_waits_of_it_is_forgotten() -> None:
-    taken, centre = ledger(max_staleness=1)
-    first = records(centre, 1, [[0.1, 0.2], [0.3, 0.1]])
+    taken, mean = ledger(max_staleness=1)
+    first = records(mean, 1, [[0.1, 0.2], [0.3, 0.1]])
     taken.take(report(first[:3]))
-    taken.begin(2, centre)
+    taken.begin(2, mean)
     assert taken.take(report(first[3:])).accepted == 1  # one version back is learned from
-    taken.begin(3, centre)
-    assert taken.take(report(records(centre, 1, [[0.1]], seed=7))) == Receipt(accepted=0, known=0, stale=1, version=3)
-    assert taken.take(report(records(centre, 9, [[0.1]], seed=8))).stale == 1
+    taken.begin(3, mean)
+    assert taken.take(report(records(mean, 1, [[0.1]], seed=7))) == Receipt(accepted=0, known=0, stale=1, version=3)
+    assert taken.take(report(records(mean, 9, [[0.1]], seed=8))).stale == 1
     assert taken.finished() == []
     assert taken.counts["expired_runs"] == 2
 
@@ -178,8 +192,8 @@ def test_what_is_too_old_is_stale_and_what_waits_of_it_is_forgotten() -> None:
     ],
 )
 def test_a_record_that_cannot_be_right_is_refused_by_name(change: dict[str, Any], message: str | None) -> None:
-    taken, centre = ledger()
-    first, second = records(centre, 1, [[0.1], [0.2]], seed=3)
+    taken, mean = ledger()
+    first, second = records(mean, 1, [[0.1], [0.2]], seed=3)
     second = second.model_copy(update={"steps": 2, **change})
     if message is None:
         assert taken.take(report([first, second])).accepted == 2
@@ -190,11 +204,11 @@ def test_a_record_that_cannot_be_right_is_refused_by_name(change: dict[str, Any]
 
 
 def test_rewards_that_sum_to_more_than_the_potential_has_are_refused() -> None:
-    taken, centre = ledger()
+    taken, mean = ledger()
     with pytest.raises(BadInputError, match=r"sum to 1\.2"):
-        taken.take(report(records(centre, 1, [[0.6, 0.6]])))
+        taken.take(report(records(mean, 1, [[0.6, 0.6]])))
     with pytest.raises(BadInputError, match="log_odds"):
-        taken.take(Report(potential="log_odds", records=records(centre, 1, [[0.6]])))
+        taken.take(Report(potential="log_odds", records=records(mean, 1, [[0.6]])))
 
 
 def test_numbers_that_are_not_finite_and_texts_do_not_pass_the_schema() -> None:
@@ -205,8 +219,8 @@ def test_numbers_that_are_not_finite_and_texts_do_not_pass_the_schema() -> None:
 
 
 def test_a_long_report_goes_in_parts_and_comes_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken, centre = ledger()
-    whole = report(records(centre, 1, [[0.1, 0.2]] * 8))
+    taken, mean = ledger()
+    whole = report(records(mean, 1, [[0.1, 0.2]] * 8))
     assert parts(whole) == [whole]
     monkeypatch.setattr("rltemp.agents.reports.REPORT_BYTES", len(whole.model_dump_json()) // 3)
     pieces = parts(whole)
@@ -219,13 +233,13 @@ def test_a_long_report_goes_in_parts_and_comes_to_the_same(monkeypatch: pytest.M
 
 def test_the_oldest_runs_expire_where_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rltemp.agents.reports.KEPT_RUNS", 8)
-    taken, centre = ledger(least=100)
+    taken, mean = ledger(least=100)
     for seed in range(10):
-        taken.take(report(records(centre, 1, [[0.1], [0.2]], seed)))
+        taken.take(report(records(mean, 1, [[0.1], [0.2]], seed)))
     assert taken.counts["expired_runs"] == 12
     assert len(taken.finished()) == 8
     monkeypatch.setattr("rltemp.agents.reports.KEPT_BYTES", 10_000)
-    taken.take(report(records(centre, 1, [[0.0] * 30] * 2, seed=99)))
+    taken.take(report(records(mean, 1, [[0.0] * 30] * 2, seed=99)))
     assert taken.counts["expired_runs"] == 13, "a run of 30 looks takes more than 8,000 bytes"
     assert len(taken.finished()) == 0
 
@@ -405,8 +419,8 @@ def test_reports_over_http_are_answered_learned_from_and_survive_a_kill(tmp_path
         status, _, answer = service.request("POST", path, body, Content_Type=kind)
         return status, json.loads(answer)
 
-    centre = torch.zeros(27)
-    bodies = [judged(centre, 1, seed, lambda drawn: 0.5 + 0.1 * drawn.sum(-1).tanh()) for seed in range(2)]
+    mean = torch.zeros(27)
+    bodies = [judged(mean, 1, seed, lambda drawn: 0.5 + 0.1 * drawn.sum(-1).tanh()) for seed in range(2)]
     with serving(*words) as service:
         status, headers, first = service.request("GET", "/v2/models/online/centre")
         assert (status, headers["rltemp-model-version"]) == (200, "1")

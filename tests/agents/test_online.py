@@ -19,12 +19,18 @@ from rltemp.experiments.statistics import Paired, paired_difference
 pytest.importorskip("fastapi", reason="rltemp[serve] is not installed")
 
 from support.processes import Process, code, curves, finish, kill_after_a_checkpoint, resumed_at, start
+from support.raw_server import RawServer, answers, http
 from support.reports import judged
 from support.services import serving
 
 import rltemp.agents.online as online
+from rltemp.agents import report_client
+from rltemp.agents.report_client import ReportClient
 from rltemp.cli.main import main
 from rltemp.io.run_folders import read_json
+from rltemp.loading import SHIPPED
+from rltemp.remote import poller
+from rltemp.remote.http_client import HttpClient
 
 ONLINE = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "online.py"))
 """The experiment; its `better` is what both tests ask."""
@@ -45,24 +51,22 @@ def learned(tmp_path: Path, seed: int, cache: Path, run: Callable[..., Any] | No
         words = ["distill", "--controller", url, "--learn", "--rule", "online", "--runs", 20, "--replicas", 16]
         main([str(word) for word in [*words, "--seed", seed + 1000 * place, "--out", tmp_path / f"process-{place}"]])
 
-    from rltemp.remote.exchange import Exchange
-
     words = ("--learn", "online", "--state", tmp_path / "state", "--learning.students-per-update", 64)
     with serving(*words) as service:
-        exchange = Exchange(service.url)
+        client = HttpClient(service.url)
         running = [Process(lambda place=place: work(service.url, place), RLTEMP_CACHE=str(cache)) for place in range(2)]
         while any(process.poll() is None for process in running):
-            ONLINE["keep"](exchange, tmp_path / "kept")
+            ONLINE["keep"](client, tmp_path / "kept")
             time.sleep(0.05)
-        ONLINE["keep"](exchange, tmp_path / "kept")
+        ONLINE["keep"](client, tmp_path / "kept")
         for process in running:
             assert finish(process)[0] == 0, finish(process)
     return {int(file.stem): file for file in sorted((tmp_path / "kept").glob("*.safetensors"))}
 
 
-def negated(self: online.Runs, centre: online.Centre, seed: int) -> online.Outcome:
+def negated(self: online.Runs, given: online.ParameterDistribution, seed: int) -> online.Outcome:
     """A run that reports the opposite of what became of it."""
-    outcome = RUN(self, centre, seed)
+    outcome = RUN(self, given, seed)
     records = [record.model_copy(update={"reward": -record.reward}) for record in outcome.report.records]
     return replace(outcome, report=outcome.report.model_copy(update={"records": records}))
 
@@ -90,7 +94,7 @@ def test_rewards_that_say_the_opposite_do_not(digits: Problem, tmp_path: Path, t
     assert not ONLINE["better"](found), found
 
 
-def first_centre(exploration: float = 0.1) -> online.Centre:
+def first_version(exploration: float = 0.1) -> online.ParameterDistribution:
     """Version 1 of the shipped layout around fixed:4."""
     from rltemp.agents.learner import Learner
     from rltemp.policy.policy_file import encode_policy
@@ -100,20 +104,20 @@ def first_centre(exploration: float = 0.1) -> online.Centre:
     learner = Learner(layout, LearningOptions())
     manifest = layout.manifest
     data, _ = encode_policy(
-        weights=learner.tensors(learner.centre),
+        weights=learner.tensors(learner.mean_parameters),
         activation=manifest.activation,
         features=manifest.features,
         action=manifest.action,
         reference=manifest.reference,
         provenance={"version": 1, "exploration": exploration, "potential": "margin"},
     )
-    return online.Centre.of(data, "first")
+    return online.ParameterDistribution.of(data, "first")
 
 
 def test_a_run_is_the_same_every_time_and_its_rewards_are_its_students_improvement(digits: Problem) -> None:
     short = replace(digits, task=replace(digits.task, recipe=replace(digits.task.recipe, epochs=2)))
-    runs, centre = online.Runs(short, 4), first_centre()
-    first, second = runs.run(centre, 3), runs.run(centre, 3)
+    runs, given = online.Runs(short, 4), first_version()
+    first, second = runs.run(given, 3), runs.run(given, 3)
     assert first.report == second.report
     records = first.report.records
     assert len(records) == 16
@@ -122,17 +126,17 @@ def test_a_run_is_the_same_every_time_and_its_rewards_are_its_students_improveme
     sums = [sum(record.reward for record in records[4 * student : 4 * student + 4]) for student in range(4)]
     torch.testing.assert_close(torch.tensor(sums), first.improvement)
     mirrored = torch.tensor([records[0].action, records[4].action])
-    torch.testing.assert_close(mirrored.mean(0), centre.network.weights.detach())
-    assert runs.run(centre, 4).report != first.report
+    torch.testing.assert_close(mirrored.mean(0), given.network.weights.detach())
+    assert runs.run(given, 4).report != first.report
     alone = online.Runs(short, 1)
-    assert alone.run(centre, 3).report.records[0].group == alone.run(centre, 4).report.records[0].group
+    assert alone.run(given, 3).report.records[0].group == alone.run(given, 4).report.records[0].group
 
 
 def test_with_draws_of_no_width_every_student_is_the_references(digits: Problem) -> None:
     short = replace(digits, task=replace(digits.task, recipe=replace(digits.task.recipe, epochs=2)))
-    outcome = online.Runs(short, 2).run(first_centre(1e-9), 0)
+    outcome = online.Runs(short, 2).run(first_version(1e-9), 0)
     assert outcome.test_accuracy[0] == outcome.test_accuracy[1]
-    wide = online.Runs(short, 2).run(first_centre(1.0), 0)
+    wide = online.Runs(short, 2).run(first_version(1.0), 0)
     assert wide.improvement[0] != wide.improvement[1]
 
 
@@ -183,47 +187,58 @@ def test_a_service_that_is_away_costs_nothing_but_its_records(tmp_path: Path, te
     returned, _, warned = finish(process)
     assert returned == 0, warned
     assert warned.count("\n") == 1
-    assert "does not take part" in warned
+    assert "Runs go on; their reports wait" in warned
     controller = read_json(out / "result.json")["controller"]
     assert controller["fallback_runs"] == 3
     assert controller["failures"] > 0
 
 
-def test_reports_wait_for_a_service_that_comes_back_and_the_oldest_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rltemp.agents import courier
-
-    class Away:
-        """Stands for an exchange with nobody; what is asked of it is kept."""
-
-        def ask(self, *words: Any, **deadline: Any) -> Any:
-            from rltemp.errors import ExchangeFailedError
-
-            raise ExchangeFailedError("it refuses the connection")
-
-        def close(self) -> None:
-            return
-
-    said: list[str] = []
-    carrier = courier.Courier(Away(), "online", said.append)  # type: ignore[arg-type]
-    carrier.begin()
-    centre = torch.zeros(27)
-    size = len(judged(centre, 1, 0, lambda drawn: drawn.sum(-1) * 0).model_dump_json())
-    monkeypatch.setattr(courier, "WAITING_BYTES", 3 * size)
+def test_reports_wait_for_a_service_that_is_away_and_the_oldest_go_first(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = ReportClient(HttpClient("http://127.0.0.1:9"), "online")
+    client.start(20)
+    mean = torch.zeros(27)
+    size = len(judged(mean, 1, 0, lambda drawn: drawn.sum(-1) * 0).model_dump_json())
+    monkeypatch.setattr(report_client, "WAITING_BYTES", 3 * size)
     started = time.monotonic()
     for seed in range(6):
-        carrier.post(judged(centre, 1, seed, lambda drawn: drawn.sum(-1) * 0))
-        carrier.settle(5.0)
-    assert time.monotonic() - started < 2.0, "nobody waits for a service that is away"
-    assert 0 < carrier.waiting <= 48
-    carrier.close(0.0)
-    assert carrier.counts["dropped"] == 96
-    assert len(said) == 1
+        client.post(judged(mean, 1, seed, lambda drawn: drawn.sum(-1) * 0))
+        client.settle(20)
+    assert time.monotonic() - started < 20, "nobody waits for a service that is away"
+    assert 0 < client.waiting <= 48
+    client.close(0.0)
+    assert client.counts["dropped"] == 96
+    assert len(caplog.records) == 1
+
+
+def test_a_service_that_lies_is_away_and_no_version_is_taken_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(poller, "LONGEST", 0.01)
+    shipped = http(SHIPPED["universal"].read_bytes())  # a policy that nothing is drawn around
+    for said in (http(b""), http(b"x" * 1000), shipped, http(b"{}", "500 X")):
+        with RawServer(answers(said)) as server:
+            client = ReportClient(HttpClient(server.url), "online")
+            client.start(20)
+            client.post(judged(torch.zeros(27), 1, 0, lambda drawn: drawn.sum(-1) * 0))
+            until = time.monotonic() + 20
+            while client.failures < 3:
+                assert time.monotonic() < until
+                time.sleep(0.01)
+            assert client.newest is None
+            client.close(0.0)
+            assert client.counts["accepted"] == 0
+
+
+AWAY = ("distill", "--learn", "--rule", "online", "--task", "toy", "--controller", "http://127.0.0.1:9")
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (("distill", "--learn"), "--learn needs --controller"),
+        ((*AWAY, "--log-every", 5), "leave --log-every out"),
+        ((*AWAY, "--controller-mode", "features"), "leave --controller-mode features out"),
+        ((*AWAY, "--strict"), "strict: no fallback"),
         (("distill", "--runs", 3), "--runs goes with --learn"),
         (("distill", "--learn", "--controller", "http://127.0.0.1:9", "--runs", 0), "--runs must be at least 1"),
         (("serve", "--learn", "mine"), "--learn needs --state"),
@@ -238,16 +253,15 @@ def test_options_that_do_not_go_together_are_refused(
 ) -> None:
     out = tmp_path / "out"
     given = [out if word == "FOLDER" else word for word in words]
-    assert code(*given, *(("--out", out) if words[0] == "distill" else ("--port", 0))) == 2
+    status = 4 if "--strict" in words else 2
+    assert code(*given, *(("--out", out) if words[0] == "distill" else ("--port", 0))) == status
     assert message in capsys.readouterr().err
     assert not out.exists()
 
 
-def test_a_model_that_nothing_is_learned_under_is_a_mistake(tmp_path: Path, teacher_cache: Path) -> None:
-    from rltemp.agents.courier import courier
-
-    with serving() as service, pytest.raises(BadInputError, match="cannot learn from universal"):
-        courier(service.url, "universal", None, print)
+def test_a_model_that_nothing_is_learned_under_is_a_mistake() -> None:
+    with serving() as service, pytest.raises(BadInputError, match=r"404.*the service needs --learn universal"):
+        ReportClient(HttpClient(service.url), "universal").start(20)
 
 
 def test_the_points_of_the_plot_begin_with_the_first_version_and_end_with_the_last() -> None:

@@ -15,8 +15,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import rltemp
 from rltemp.agents.config import preset
-from rltemp.cli.main import COMMANDS, exit_code, main, parse
-from rltemp.cli.policy_commands import PolicyOptions
+from rltemp.cli.dispatch import parse
+from rltemp.cli.main import COMMANDS, main
+from rltemp.cli.train_policy import PolicyOptions
 from rltemp.errors import ArtifactRefusedError, BadInputError, TrainingDivergedError
 from rltemp.models.weight_files import save_weights
 from rltemp.policy.features import RLKD_FEATURES
@@ -197,7 +198,7 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path: Path, capsys):
 
 def test_exit_codes_tell_the_three_errors_apart():
     errors = (BadInputError("x"), ArtifactRefusedError("x"), TrainingDivergedError("x"))
-    assert [exit_code(error) for error in errors] == [2, 3, 4]
+    assert [error.exit_code for error in errors] == [2, 3, 4]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

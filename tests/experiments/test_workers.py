@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import os
 import re
@@ -27,7 +26,6 @@ from rltemp.experiments.crews import RETRIES, share
 from rltemp.experiments.parcel import Parcel
 from rltemp.experiments.result_cache import Cells, Job
 from rltemp.experiments.workers import Workers
-from rltemp.io.progress import Progress
 from rltemp.models.networks import seeded_model
 from rltemp.training.identity import problem_identity
 
@@ -259,34 +257,3 @@ def test_ten_thousand_cells_cost_workers_two_milliseconds_each_and_the_last_as_m
     assert len(costs) == 10_000
     assert sum(costs) / 10_000 < 2
     assert sum(costs[-2000:]) < 1.5 * sum(costs[2000:4000]) + 100
-
-
-def test_progress_says_a_line_now_and_then_with_the_time_left_at_the_pace_of_what_was_trained(capsys):
-    bar = Progress("compare", unit=10, every=0.0)
-    bar.found = lambda: 4
-    with bar:
-        bar(40, 100)
-        time.sleep(0.2)
-        bar(60, 100)
-    first, second = capsys.readouterr().out.splitlines()
-    assert first == "4 of 10 cells."
-    assert re.fullmatch(r"6 of 10 cells, \d s left\.", second)
-    with Progress("compare", unit=10) as bar:
-        bar(10, 100)
-    assert capsys.readouterr().out == "", "not every cell has a line"
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_on_a_terminal_progress_is_a_bar_with_lines_above_it(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("sys.stdout", terminal := Terminal())
-    monkeypatch.setenv("TERM", "xterm")
-    with Progress("compare", unit=10) as bar:
-        bar(40, 100)
-        bar.phase("Training under [none].")
-    shown = terminal.getvalue()
-    assert "Training under [none]." in shown
-    assert "4 of 10 cells, 0 s left" in shown

@@ -1,4 +1,4 @@
-"""The plug for detectors on torchvision's own Faster R-CNN; the shapes that it is measured on; its page and script."""
+"""The integration of detectors on torchvision's Faster R-CNN, its page, its script, and the shapes of both."""
 
 from __future__ import annotations
 

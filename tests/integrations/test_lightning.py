@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from support.hosts import RULES, batches, blocks, differs, flat, host, networks, own_loop, scalars
+from support.hosts import RULES, batches, blocks, delicate, differs, flat, host, modes, networks, own_loop, scalars
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from rltemp import BadInputError, Signals, load_method
 from rltemp.integrations import HostVersionWarning
-from rltemp.integrations.lightning import Distillation
+from rltemp.integrations.lightning import DistillationMixin
 from rltemp.training.tensorboard import TAGS
 
 lightning = host("lightning")
@@ -121,7 +121,7 @@ def test_under_a_mask_neither_the_loss_nor_the_log_has_what_is_padding(rule: str
     mask = torch.arange(24).view(12, 2) % 5 > 0
     wanted: list[tuple[float, float]] = []
 
-    class Tokens(Distillation, lightning.LightningModule):
+    class Tokens(DistillationMixin, lightning.LightningModule):
         def __init__(self) -> None:
             super().__init__()
             self.method, (self.student, self.teacher) = rule, networks()
@@ -176,3 +176,12 @@ def test_a_version_that_was_not_tested_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("rltemp.integrations.contract.version", lambda host: "3.0.0")
     with pytest.warns(HostVersionWarning, match=r"lightning 3\.0\.0 is installed"):
         train("dtkd", max_steps=1)
+
+
+@pytest.mark.parametrize("code", [MODULE, FABRIC], ids=["lightning", "fabric"])
+def test_a_teacher_with_batch_norm_and_dropout_is_in_eval_mode(code: str) -> None:
+    teacher = delicate()
+    seen = modes(teacher)
+    run(code, teacher=teacher)
+    assert seen
+    assert not any(seen)

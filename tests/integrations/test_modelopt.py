@@ -1,4 +1,4 @@
-"""The plugs for NVIDIA ModelOpt, against ModelOpt itself: its losses are those of a plain loop of ours."""
+"""The integrations of NVIDIA ModelOpt, against ModelOpt itself: its losses are those of a plain loop of ours."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from support.hosts import modes
 from support.tiny import llama
+from support.trainers import RATE, STEPS, arguments, logged, texts
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`StaticLossBalancer` weights:Use
 
 PAGE = (Path(__file__).parents[2] / "docs/integrations/modelopt.md").read_text("utf-8")
 METHODS = ["universal", "dtkd"]
-STEPS, RATE, SHARE = 6, 0.1, 0.3
+SHARE = 0.3
 Losses = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -147,34 +149,11 @@ class Distiller(KDTrainerMixin, huggingface.KDTrainer):
     """What a user writes."""
 
 
-def texts(count: int = 64, length: int = 9) -> list[dict[str, Tensor]]:
-    """Of several lengths, so that a mean over tokens is not one over batches."""
-    generator = torch.Generator().manual_seed(7)
-    ids = torch.randint(3, 64, (count, length), generator=generator)
-    there = torch.arange(length) < torch.randint(4, length + 1, (count, 1), generator=generator)
-    rows = zip(ids, there, strict=True)
-    return [{"input_ids": row, "attention_mask": kept.long(), "labels": row.where(kept, -100)} for row, kept in rows]
-
-
 def trainer_of(folder: Path, base: type = Distiller, accumulate: int = 1, **more: Any) -> Any:
-    args = transformers.TrainingArguments(
-        output_dir=str(folder),
-        per_device_train_batch_size=4 // accumulate,
-        gradient_accumulation_steps=accumulate,
-        max_steps=STEPS,
-        learning_rate=RATE,
-        lr_scheduler_type="constant",
-        optim="sgd",
-        max_grad_norm=0.0,
-        logging_steps=1,
-        save_strategy="no",
-        report_to=[],
-        use_cpu=True,
-        disable_tqdm=True,
-        use_liger_kernel=more.pop("use_liger_kernel", False),
-    )
+    options = {"use_liger_kernel": more.pop("use_liger_kernel", False), "gradient_accumulation_steps": accumulate}
+    args = arguments(folder, per_device_train_batch_size=4 // accumulate, **options)
     distill = {"teacher_model": llama(1, 32)}
-    return base(model=llama(0), train_dataset=Kept(texts()), args=args, distill_args=distill, **more)
+    return base(model=llama(0), train_dataset=Kept(texts(prompt=0)), args=args, distill_args=distill, **more)
 
 
 class Kept(list[Any]):
@@ -189,12 +168,8 @@ class Kept(list[Any]):
         return super().__getitem__(index)
 
 
-def logged(trainer: Any, name: str = "loss") -> list[float]:
-    return [entry[name] for entry in trainer.state.log_history if name in entry]
-
-
 def plain_token_losses(order: list[int], method: Method, accumulate: int) -> list[float]:
-    student, teacher, samples, size = llama(0), llama(1, 32), texts(), 4 // accumulate
+    student, teacher, samples, size = llama(0), llama(1, 32), texts(prompt=0), 4 // accumulate
     optimizer = torch.optim.SGD(student.parameters(), lr=RATE)
     losses = []
     for step in range(STEPS):
@@ -232,7 +207,7 @@ def test_kd_trainer_has_the_losses_of_our_own_loop_over_the_tokens_of_the_accumu
 
 def test_kd_trainer_evaluates_on_the_same_loss_and_on_its_own_cross_entropy(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, controller="dtkd")
-    found = trainer.evaluate(texts(8))
+    found = trainer.evaluate(texts(8, prompt=0))
     assert {"eval_loss", "eval_ce_loss"} <= set(found)
     assert not logged(trainer, "temperature/teacher_mean")
 
@@ -243,7 +218,7 @@ def test_kd_trainer_with_ligers_fused_loss_is_refused(tmp_path: Path, monkeypatc
         trainer_of(tmp_path, use_liger_kernel=True)
 
 
-def test_a_host_that_passes_the_plug_by_is_an_error(tmp_path: Path) -> None:
+def test_a_host_that_computes_its_loss_elsewhere_is_an_error(tmp_path: Path) -> None:
     class Elsewhere(Distiller):
         _standard_kd_loss = huggingface.KDTrainer._standard_kd_loss
 
@@ -266,3 +241,14 @@ def test_the_block_of_the_page_runs_as_it_stands() -> None:
     assert names["loss"].item() > 0
     assert not torch.equal(names["student"].outer.weight, before.outer.weight)
     assert type(names["student"]) is Net
+
+
+def test_a_teacher_with_batch_norm_and_dropout_is_in_eval_mode() -> None:
+    teacher = Net(1, 16)
+    teacher.inner = nn.Sequential(nn.BatchNorm1d(6), nn.Dropout(0.5), teacher.inner)
+    teacher.train()
+    seen = modes(teacher)
+    (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    exec(compile(block, "modelopt.md", "exec"), {"student": Net(0, 8), "teacher": teacher, "loader": batches(4)})
+    assert seen
+    assert not any(seen)

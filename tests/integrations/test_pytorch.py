@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.hosts import batches, delicate, modes, networks
 from torch import Tensor, nn
 
 from rltemp import Signals, load_method
@@ -102,7 +103,7 @@ def test_a_loop_compiled_to_machine_code_has_the_same_losses(name: str, digits: 
 def accumulating(
     problem: Problem, name: str, batches: list[Any], student: nn.Module, progress: list[float]
 ) -> list[float]:
-    """Losses of micro-batches, two of which make a step, by `Method.loss` and nothing of the plug's."""
+    """Losses of micro-batches, two of which make a step, by `Method.loss`, without a controller."""
     method, steps, losses = load_method(name), optimizer(problem, student), []
     for number, (images, labels) in enumerate(batches):
         signals = Signals(student(images), problem.teacher(images), labels, progress[number])
@@ -158,3 +159,11 @@ def test_two_processes_descend_along_the_mean_of_their_batches(name: str, digits
     )
     for rank in (0, 1):
         assert close(json.loads((tmp_path / f"losses{rank}.json").read_text()), wanted[rank::2])
+
+
+def test_a_teacher_with_batch_norm_and_dropout_is_in_eval_mode() -> None:
+    student, teacher = networks()[0], delicate()
+    seen = modes(teacher)
+    distil(student, teacher, batches(), torch.optim.SGD(student.parameters(), 0.05))
+    assert seen
+    assert not any(seen)

@@ -8,7 +8,20 @@ from typing import Any
 
 import pytest
 import torch
-from support.hosts import BATCH, RULES, batches, blocks, differs, flat, host, networks, own_loop, scalars
+from support.hosts import (
+    BATCH,
+    RULES,
+    batches,
+    blocks,
+    delicate,
+    differs,
+    flat,
+    host,
+    modes,
+    networks,
+    own_loop,
+    scalars,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -136,3 +149,13 @@ def test_a_version_that_was_not_tested_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("rltemp.integrations.contract.version", lambda host: "0.1.9")
     with pytest.warns(HostVersionWarning, match=r"textbrewer 0\.1\.9 is installed"):
         register("dtkd")
+
+
+def test_a_teacher_with_batch_norm_and_dropout_is_in_eval_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = delicate()
+    seen = modes(teacher)
+    pair = networks()[0], teacher
+    monkeypatch.setitem(globals(), "networks", lambda: pair)
+    trained(tmp_path, monkeypatch)
+    assert seen
+    assert not any(seen)

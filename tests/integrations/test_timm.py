@@ -10,8 +10,22 @@ from typing import Any
 
 import pytest
 import torch
-from support.hosts import LEARNING_RATE, ROOT, RULES, STEPS, batches, blocks, differs, host, networks, own_loop
-from torch import Tensor, nn
+from support.hosts import (
+    LEARNING_RATE,
+    ROOT,
+    RULES,
+    STEPS,
+    Classifier,
+    blocks,
+    classifiers,
+    delicate,
+    differs,
+    host,
+    modes,
+    own_loop,
+    pictures,
+)
+from torch import nn
 from torch.nn import functional as F
 
 from rltemp import BadInputError
@@ -20,28 +34,6 @@ from rltemp.integrations.timm import distillation_task, main, task_class
 
 task_module = host("timm.task")
 (CODE,) = blocks("timm")
-
-
-class Classifier(nn.Module):
-    """A network with what timm's tasks ask of one of timm's models."""
-
-    num_classes, in_chans = 10, 1
-    pretrained_cfg = {"mean": (0.0,), "std": (1.0,)}  # noqa: RUF012
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.network(images.flatten(1))
-
-
-def classifiers() -> list[Classifier]:
-    return [Classifier(network) for network in networks()]
-
-
-def pictures() -> list[tuple[Tensor, Tensor]]:
-    return [(images.view(-1, 1, 8, 8), labels) for images, labels in batches()]
 
 
 class Losses(list[float]):
@@ -153,13 +145,13 @@ import torch
 from timm.scheduler import create_scheduler_v2
 from timm.task import LogitDistillationTask
 
-import test_timm as parts
+from support.hosts import classifiers, pictures
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--kd-model-name")
 parser.add_argument("--epochs", type=int)
 args = parser.parse_args()
-student, teacher = parts.classifiers()
+student, teacher = classifiers()
 optimizer = torch.optim.SGD(student.parameters(), {LEARNING_RATE})
 if args.kd_model_name:
     task = LogitDistillationTask(student, teacher, task_loss_weight=None, distill_loss_weight=None, temperature=4.0)
@@ -167,7 +159,7 @@ if args.kd_model_name:
     scheduler, epochs = create_scheduler_v2(
         optimizer, sched="step", num_epochs=args.epochs, decay_epochs=100, updates_per_epoch={STEPS}
     )
-    for images, labels in epochs * parts.pictures():
+    for images, labels in epochs * pictures():
         loss = task(images, labels)["loss"]
         optimizer.zero_grad()
         loss.backward()
@@ -222,3 +214,15 @@ def test_the_launcher_says_in_one_line_what_is_missing(
     assert stopped.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(said)
+
+
+def test_a_teacher_with_batch_norm_and_dropout_is_in_eval_mode(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    student, _ = classifiers()
+    teacher = Classifier(delicate())
+    seen = modes(teacher)
+    monkeypatch.setitem(globals(), "classifiers", lambda: (student, teacher))
+    page("universal")
+    assert seen
+    assert not any(seen)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.hosts import RULES, batches, blocks, differs, flat, host, networks, own_loop
+from support.hosts import RULES, batches, blocks, delicate, differs, flat, host, modes, networks, own_loop
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -137,3 +137,13 @@ def test_torchdistills_own_loss_of_one_temperature_divides_each_sample_by_its_ow
     found = own_loop(rule, loss=lambda method, signals: kit(signals.progress, signals))
     assert found == pytest.approx(own_loop(rule, loss=plain), rel=1e-5)
     assert differs(found, own_loop("fixed:4", loss=plain))
+
+
+def test_a_teacher_with_batch_norm_and_dropout_is_in_eval_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = delicate()
+    seen = modes(teacher)
+    pair = networks()[0], teacher
+    monkeypatch.setitem(globals(), "networks", lambda: pair)
+    trained(boxed(tmp_path))
+    assert seen
+    assert not any(seen)

@@ -1,4 +1,4 @@
-"""The plug for `transformers.Trainer`, against the trainer itself: its losses are those of a plain loop of ours."""
+"""The integration of `transformers.Trainer`, against the trainer itself: its losses are those of a plain loop."""
 
 from __future__ import annotations
 
@@ -7,126 +7,30 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from support.hosts import ROOT
 from support.tiny import llama
+from support.trainers import KINDS, RATE, STEPS, Distiller, arguments, classifier, images, logged, texts, trained
 from torch import Tensor, nn
 
 import rltemp
 from rltemp import BadInputError, Method, Signals
 from rltemp.integrations import HostVersionWarning, contract
-from rltemp.integrations.transformers import TrainerMixin
 
 transformers = pytest.importorskip("transformers", reason="the host is not installed: pip install rltemp[transformers]")
 
-PAGE = (Path(__file__).parents[2] / "docs/integrations/transformers.md").read_text("utf-8")
+PAGE = (ROOT / "docs/integrations/transformers.md").read_text("utf-8")
 METHODS = ["universal", "dtkd"]
-STEPS, BATCH, RATE = 6, 4, 0.1
-
-
-class Distiller(TrainerMixin, transformers.Trainer):
-    """What a user writes."""
-
-
-class Recorder:
-    """The host's own collator, which keeps what it made."""
-
-    def __init__(self) -> None:
-        self.batches: list[dict[str, Tensor]] = []
-
-    def __call__(self, samples: list[Any]) -> dict[str, Tensor]:
-        batch = transformers.default_data_collator(samples)
-        self.batches.append({name: value.clone() for name, value in batch.items()})
-        return batch
-
-
-def classifier(seed: int, width: int = 16, classes: int = 5) -> Any:
-    torch.manual_seed(seed)
-    config = transformers.ViTConfig(
-        image_size=8,
-        patch_size=4,
-        hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_labels=classes,
-        initializer_range=0.5,
-    )
-    return transformers.ViTForImageClassification(config)
-
-
-def images(count: int = 64) -> list[dict[str, Any]]:
-    generator = torch.Generator().manual_seed(7)
-    pixels = torch.randn(count, 3, 8, 8, generator=generator)
-    labels = torch.randint(0, 5, (count,), generator=generator)
-    return [{"pixel_values": image, "labels": int(label)} for image, label in zip(pixels, labels, strict=True)]
-
-
-def texts(count: int = 64, length: int = 9) -> list[dict[str, Tensor]]:
-    """Of several lengths, so that a mean over tokens is not one over batches; the prompt's labels are -100."""
-    generator = torch.Generator().manual_seed(7)
-    ids = torch.randint(3, 64, (count, length), generator=generator)
-    lengths = torch.randint(4, length + 1, (count, 1), generator=generator)
-    there = torch.arange(length) < lengths
-    labels = ids.masked_fill(~there | (torch.arange(length) < 2), -100)
-    return [
-        {"input_ids": row, "attention_mask": kept.long(), "labels": label}
-        for row, kept, label in zip(ids, there, labels, strict=True)
-    ]
-
-
-KINDS: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
-    "images": (classifier, images),
-    "tokens": (llama, texts),
-}
-
-
-def trained(
-    kind: str, folder: Path, accumulate: int = 1, teacher: Any = None, base: type = Distiller, **options: Any
-) -> tuple[Any, list[dict[str, Tensor]]]:
-    model, data = KINDS[kind]
-    recorder = Recorder()
-    trainer = base(
-        model=model(0),
-        teacher_model=teacher or model(1, 32),
-        train_dataset=data(),
-        data_collator=recorder,
-        args=arguments(folder, gradient_accumulation_steps=accumulate, optim="sgd"),
-        **options,
-    )
-    trainer.train()
-    return trainer, recorder.batches
-
-
-def arguments(folder: Path, **options: Any) -> Any:
-    settings = {
-        "per_device_train_batch_size": BATCH,
-        "max_steps": STEPS,
-        "learning_rate": RATE,
-        "lr_scheduler_type": "constant",
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": [],
-        "use_cpu": True,
-        "disable_tqdm": True,
-        "max_grad_norm": 0.0,
-    }
-    return transformers.TrainingArguments(output_dir=str(folder), **(settings | options))
-
-
-def logged(trainer: Any, name: str = "loss") -> list[float]:
-    return [entry[name] for entry in trainer.state.log_history if name in entry]
 
 
 def plain_loop(
     student: nn.Module, teacher: nn.Module, batches: list[dict[str, Tensor]], method: Method, accumulate: int = 1
 ) -> list[float]:
-    """Our own loop: each step the objective's mean over all samples of its batches, no host in it but the models."""
+    """Our own loop: each step minimises the mean loss over all samples of its batches."""
     optimizer = torch.optim.SGD(student.parameters(), lr=RATE)
     teacher.eval(), student.train()
     losses = []
@@ -188,7 +92,7 @@ def test_means_of_the_temperatures_are_logged_and_those_of_evaluation_are_not_am
     assert (tagged, evaluated) == ({3}, {2, 4})
 
 
-def test_the_loss_of_an_evaluation_is_the_objective_at_the_end_of_the_run(tmp_path: Path) -> None:
+def test_the_loss_of_an_evaluation_is_the_methods_at_the_end_of_the_run(tmp_path: Path) -> None:
     trainer, _ = trained("images", tmp_path, controller="dtkd")
     found = trainer.evaluate(images(8))["eval_loss"]
     batch = transformers.default_data_collator(images(8))
@@ -219,7 +123,7 @@ def test_a_batch_without_labels_or_with_labels_of_another_shape_is_one_clear_err
         trainer.compute_loss(trainer.model, {**batch, "labels": batch["labels"][:, 1:]})
 
 
-def test_a_second_loss_beside_the_objective_is_refused(tmp_path: Path) -> None:
+def test_a_second_loss_beside_the_methods_is_refused(tmp_path: Path) -> None:
     models = {"model": llama(0), "teacher_model": llama(1)}
     for options, more in (
         (arguments(tmp_path, label_smoothing_factor=0.1), {}),
@@ -245,7 +149,7 @@ import json
 import sys
 from pathlib import Path
 
-from test_transformers import logged, trained
+from support.trainers import logged, trained
 
 trainer, _ = trained("tokens", Path(sys.argv[1]), controller="dtkd")
 if trainer.is_world_process_zero():
@@ -258,9 +162,7 @@ def test_two_processes_have_the_losses_of_one_that_accumulates_two_batches(tmp_p
     program = tmp_path / "program.py"
     program.write_text(PROGRAM, "utf-8")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    path = os.pathsep.join(
-        [str(Path(__file__).parent), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-    )
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     subprocess.run(
         [*launch, str(program), str(tmp_path)], check=True, env={**os.environ, "PYTHONPATH": path}, timeout=300
     )

@@ -6,10 +6,14 @@ import ast
 import importlib
 import re
 import sys
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from runpy import run_path
 
 import pytest
+from support.source import definitions
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {file.parent.name: file.parent for file in sorted(ROOT.glob("rltemp/*/__init__.py"))}
@@ -43,14 +47,14 @@ SEES: dict[str, str] = {
 tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
 
-def imported(file: Path) -> Iterator[str]:
-    """Every module that a file imports, anywhere in it, and every name that it takes from one."""
-    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: imports here are absolute"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+SCRIPT = run_path(str(ROOT / "scripts/architecture.py"))
+imported = SCRIPT["named"]
+
+TWICE = {
+    "compare.py": "the command `compare` and what it runs",
+    "distill.py": "the command `distill` and what it runs",
+}
+"""Names of files that stand in two packages, and why: the reason must be good, for both come up in every search."""
 
 
 def offences(files: list[Path], *forbidden: str) -> list[str]:
@@ -79,6 +83,21 @@ def rooms_imported(file: Path) -> set[str]:
     return {name[1] for name in names if len(name) > 1 and name[1] in SEES}
 
 
+def signpost(package: str) -> str:
+    """The docstring of a package's `__init__`."""
+    return ast.get_docstring(ast.parse((PACKAGES[package] / "__init__.py").read_text("utf-8"))) or ""
+
+
+def quoted(words: str) -> set[str]:
+    return set(re.findall(r"`(\w+)`", words))
+
+
+def test_relative_imports_are_not_used() -> None:
+    for file in SOURCE:
+        nodes = ast.walk(ast.parse(file.read_text("utf-8")))
+        assert not [node for node in nodes if isinstance(node, ast.ImportFrom) and node.level], file
+
+
 def test_every_package_has_its_place_in_the_order() -> None:
     assert set(PACKAGES) == set(SEES) - {"errors", "optional_imports", "loading"}
 
@@ -93,6 +112,86 @@ def test_imports_point_one_way(room: str) -> None:
         for name in rooms_imported(file) - {room} - visible(room)
     }
     assert found == set()
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    try:
+        TopologicalSorter(SCRIPT["module_graph"]()).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def test_an_import_inside_a_function_says_why() -> None:
+    silent = [
+        f"{file.relative_to(ROOT)}:{node.lineno}"
+        for file in SOURCE
+        for node in imports_inside_functions(ast.parse(file.read_text("utf-8")))
+        if not said_beside(file.read_text("utf-8").splitlines(), node.lineno - 1)
+    ]
+    assert silent == []
+
+
+def imports_inside_functions(tree: ast.Module) -> Iterator[ast.Import | ast.ImportFrom]:
+    """The imports of modules of ours that are made when a function runs."""
+    functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    for node in {inner for function in functions for inner in ast.walk(function)}:
+        if isinstance(node, ast.Import) and any(alias.name.startswith("rltemp") for alias in node.names):
+            yield node
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("rltemp"):
+            yield node
+
+
+def said_beside(lines: list[str], number: int) -> bool:
+    """Whether a comment stands on the line, above it, or beside an import directly above it."""
+    if "#" in lines[number]:
+        return True
+    above = lines[number - 1].strip()
+    return above.startswith("#") or (above.startswith(("from ", "import ")) and said_beside(lines, number - 1))
+
+
+def test_a_public_class_name_has_one_meaning() -> None:
+    assert twice((node.name, file) for file in SOURCE for node in public_classes(file)) == {}
+
+
+def public_classes(file: Path) -> list[ast.ClassDef]:
+    body = ast.parse(file.read_text("utf-8")).body
+    return [node for node in body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+
+
+def test_a_file_name_stands_in_one_package_unless_there_is_a_reason() -> None:
+    files = [file for file in SOURCE if file.name != "__init__.py" and room_of(file) != "scripts"]
+    assert twice((file.name, file) for file in files).keys() == TWICE.keys()
+
+
+def twice(named: Iterable[tuple[str, Path]]) -> dict[str, list[str]]:
+    """The files of every name that stands in more than one."""
+    found = defaultdict(list)
+    for name, file in named:
+        found[name].append(f"{file.relative_to(ROOT)}")
+    return {name: files for name, files in found.items() if len(files) > 1}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_signpost_says_what_is_inside_and_who_imports_it(package: str) -> None:
+    said = dict(
+        re.findall(r"^(Inside|To extend|Imports|Imported by): (.+?)(?=^[A-Z]|\Z)", signpost(package), re.M | re.S)
+    )
+    assert said.keys() == {"Inside", "To extend", "Imports", "Imported by"}
+    assert quoted(said["Imports"]) == set(SEES[package].split()) - {"optional_imports"}
+    above = {room for room in SEES if package in visible(room)}
+    assert quoted(said["Imported by"]) <= above
+    assert bool(above) == ("nobody" not in said["Imported by"])
+    inside = [*PACKAGES[package].glob("*.py")]
+    assert quoted(said["Inside"]) <= {file.stem for file in inside}.union(*map(definitions, inside))
+
+
+def test_the_picture_of_the_packages_is_the_one_that_the_imports_draw() -> None:
+    assert SCRIPT["drawing"]() in (ROOT / "docs/architecture.md").read_text("utf-8")
+
+
+def test_arrows_that_follow_from_others_are_left_out_and_no_others() -> None:
+    graph = {"a": {"b", "c", "d"}, "b": {"c"}, "c": set(), "d": set()}
+    assert SCRIPT["reduced"](graph) == {"a": {"b", "d"}, "b": {"c"}, "c": set(), "d": set()}
 
 
 def test_each_large_library_stays_in_its_rooms() -> None:

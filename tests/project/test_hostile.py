@@ -21,7 +21,8 @@ from support import hostile
 
 import rltemp
 from rltemp import BadInputError
-from rltemp.cli.main import main, parse
+from rltemp.cli.dispatch import parse
+from rltemp.cli.main import main
 from rltemp.data.sources import load_dataset
 from rltemp.loading import SHIPPED
 from rltemp.models.networks import build_model

@@ -7,10 +7,11 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,6 +81,52 @@ def test_the_environment_runs_from_the_wheel_without_the_checkout(wheel: Path, t
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["rltemp/Distill-v0", str(tmp_path / "site" / "rltemp" / "__init__.py")]
+
+
+THREE_LINES = """
+import importlib.metadata, sys
+import torch
+import rltemp
+from rltemp.rules.published_methods import METHODS
+
+student, labels = torch.randn(4, 10, requires_grad=True), torch.arange(4)
+for name in ("universal", sys.argv[1], *(name for name in METHODS if name != "none")):
+    controller = rltemp.Controller(name)
+    loss = controller.objective(student, torch.randn(4, 10), labels, progress=0.5).mean()
+    loss.backward()
+    signals = rltemp.Signals(student, torch.randn(4, 10), labels, 0.5)
+    assert rltemp.kd_loss(signals, rltemp.load_rule(name)(signals)).isfinite().all(), name
+assert student.grad.abs().sum() > 0
+print(*sorted(importlib.metadata.packages_distributions()))
+"""
+
+
+def test_the_three_lines_run_where_nothing_but_what_they_need_is_installed(wheel: Path, tmp_path: Path) -> None:
+    """In an environment of its own, with torch, numpy, safetensors, pydantic, and what those require."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    zipfile.ZipFile(wheel).extractall(site)
+    for name in _required({"torch", "numpy", "safetensors", "pydantic"}):
+        for top in {file.parts[0] for file in distribution(name).files or () if file.parts[0] != ".."}:
+            if not (site / top).exists():
+                (site / top).symlink_to(distribution(name).locate_file(top))
+    words = [tmp_path / "venv" / "bin" / "python", "-c", THREE_LINES, site / "rltemp/policies/universal.safetensors"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    installed = set(done.stdout.split())
+    assert {"torch", "pydantic", "rltemp"} <= installed
+    assert not installed & {"torchvision", "gymnasium", "stable_baselines3", "tensorboard", "sklearn", "rich", "tyro"}
+
+
+def _required(names: set[str]) -> set[str]:
+    """Those packages and all that they require here, without extras."""
+    found: set[str] = set()
+    while names:
+        found |= names
+        requirements = [Requirement(text) for name in names for text in distribution(name).requires or ()]
+        names = {one.name for one in requirements if one.marker is None or one.marker.evaluate({"extra": ""})} - found
+    return found
 
 
 def _setuptools_is_new_enough() -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 import atheris
 
 with atheris.instrument_imports(include=["rltemp", "json"]):
-    from rltemp.cli.main import parse
+    from rltemp.cli.dispatch import parse
     from rltemp.errors import BadInputError
     from rltemp.io.run_folders import read_json
     from rltemp.loading import SHIPPED, load_method

@@ -1,4 +1,4 @@
-"""What tests of plugs share: the digits in batches, two small networks, and the loop that plugs are held against."""
+"""What tests of integrations share: digits in batches, two small networks, and the loop that hosts are held against."""
 
 from __future__ import annotations
 
@@ -63,7 +63,44 @@ def networks(seed: int = 0) -> tuple[nn.Module, nn.Module]:
     return student, teacher.requires_grad_(False).eval()
 
 
-def objective(method: Method, signals: Signals) -> Tensor:
+def delicate() -> nn.Module:
+    """A teacher that must be put into eval mode: BatchNorm and dropout, in training mode."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.BatchNorm1d(64), nn.Dropout(0.5), nn.Linear(64, 10)).train()
+
+
+def modes(teacher: nn.Module) -> list[bool]:
+    """A list that gets, for every batch the teacher will see, whether any part of it was in training mode."""
+    seen: list[bool] = []
+    teacher.register_forward_hook(lambda module, *_: seen.append(any(part.training for part in module.modules())))
+    return seen
+
+
+class Classifier(nn.Module):
+    """A network with what timm's tasks ask of one of timm's models."""
+
+    num_classes, in_chans = 10, 1
+    pretrained_cfg = {"mean": (0.0,), "std": (1.0,)}  # noqa: RUF012
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images.flatten(1))
+
+
+def classifiers() -> list[Classifier]:
+    """The student and the teacher as timm has them."""
+    return [Classifier(network) for network in networks()]
+
+
+def pictures() -> Batches:
+    """The batches as images `[24, 1, 8, 8]`."""
+    return [(images.view(-1, 1, 8, 8), labels) for images, labels in batches()]
+
+
+def mean_loss(method: Method, signals: Signals) -> Tensor:
     """What rltemp's own loop minimises."""
     return method.loss(signals).mean()
 
@@ -72,7 +109,7 @@ def own_loop(
     rule: str,
     epochs: int = 1,
     accumulate: int = 1,
-    loss: Loss = objective,
+    loss: Loss = mean_loss,
     progress: Callable[[float], float] = float,
     start: nn.Module | None = None,
 ) -> list[float]:

@@ -25,7 +25,7 @@ import sklearn.datasets  # noqa: F401
 import torchvision  # noqa: F401
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import rltemp.cli.policy_commands  # noqa: F401
+import rltemp.cli.demo  # noqa: F401
 from rltemp.cli.main import main
 
 UNTIMED = {"result.json", "config.json", "student.safetensors", "teacher.safetensors", "policy.safetensors"}

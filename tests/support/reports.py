@@ -1,4 +1,4 @@
-"""Reports of runs that nobody made: draws around a centre, and whatever rewards a test gives them."""
+"""Reports of runs that nobody made: draws around a mean, and whatever rewards a test gives them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rltemp.agents.learner import log_probability
+from rltemp.agents.network import mirrored_draws
 from rltemp.agents.reports import Record, Report
 from rltemp.loading import SHIPPED
 from rltemp.policy.policy_file import PolicyFile, read_policy
@@ -21,14 +22,13 @@ def layout() -> PolicyFile:
     return read_policy(SHIPPED["universal"])
 
 
-def draws(centre: Tensor, count: int, seed: int, exploration: float = EXPLORATION) -> Tensor:
-    """Mirrored draws `[S, P]` around a centre."""
-    half = torch.randn((count + 1) // 2, len(centre), generator=torch.Generator().manual_seed(seed)) * exploration
-    return centre + torch.stack([half, -half], 1).flatten(0, 1)[:count]
+def draws(mean: Tensor, count: int, seed: int, exploration: float = EXPLORATION) -> Tensor:
+    """Mirrored draws `[S, P]` around a mean."""
+    return mirrored_draws(mean, exploration, count, torch.Generator().manual_seed(seed))
 
 
 def records(
-    centre: Tensor,
+    mean: Tensor,
     version: int,
     rewards: Sequence[Sequence[float]],
     seed: int = 0,
@@ -36,8 +36,8 @@ def records(
     drawn: Tensor | None = None,
 ) -> list[Record]:
     """A group's records: `rewards` has a row for each run and a column for each look."""
-    actions = draws(centre, len(rewards), seed) if drawn is None else drawn
-    likelihoods = log_probability(actions, centre, EXPLORATION).tolist()
+    actions = draws(mean, len(rewards), seed) if drawn is None else drawn
+    likelihoods = log_probability(actions, mean, EXPLORATION).tolist()
     return [
         Record(
             run=f"{group}/{seed}/{version}/{student}",
@@ -59,11 +59,11 @@ def report(found: Sequence[Record]) -> Report:
     return Report(potential="margin", records=list(found))
 
 
-def judged(centre: Tensor, version: int, seed: int, worth: Callable[[Tensor], Tensor], count: int = 8) -> Report:
+def judged(mean: Tensor, version: int, seed: int, worth: Callable[[Tensor], Tensor], count: int = 8) -> Report:
     """A group whose rewards are what `worth` makes of its draws `[S, P]`, in two looks."""
-    drawn = draws(centre, count, seed)
+    drawn = draws(mean, count, seed)
     rows = [[float(value) / 2] * 2 for value in worth(drawn)]
-    return report(records(centre, version, rows, seed, drawn=drawn))
+    return report(records(mean, version, rows, seed, drawn=drawn))
 
 
 def state_of(folder: Path) -> list[str]:

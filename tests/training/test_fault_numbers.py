@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 import rltemp.models.networks
 from rltemp import BadInputError, Signals, Temperatures, kd_loss, load_method, load_rule
-from rltemp.cli.main import exit_code
 from rltemp.data.problem import Problem
 from rltemp.data.tasks import Recipe, load_task
 from rltemp.errors import TrainingDivergedError
@@ -102,7 +101,7 @@ def test_five_such_steps_are_passed_over_and_the_sixth_stops_the_run(toy: Proble
     run, guard = Distillation(problem, 0), RunGuard(tmp_path)
     with pytest.raises(TrainingDivergedError, match=r"non-finite teacher logits: .* at step 6.*--teacher-weights") as e:
         train(run, load_method("fixed:4"), step=guard.step)
-    assert (exit_code(e.value), run.step, guard.skipped) == (4, MOST_SKIPPED + 1, MOST_SKIPPED + 1)
+    assert (e.value.exit_code, run.step, guard.skipped) == (4, MOST_SKIPPED + 1, MOST_SKIPPED + 1)
     assert len(list(tmp_path.glob("nonfinite-step-*.json"))) == 6
     assert all(bool(value.isfinite().all()) for value in run.student.parameters())
 
@@ -355,7 +354,7 @@ def test_one_temperature_for_a_batch_is_never_broadcast(user: User, toy: Problem
             train(run, each, step=RunGuard().step)
         assert f"temperatures have shape {shape}, the samples (50,)" in str(error.value)
         assert "my_temperatures:rule" in str(error.value)
-        assert (run.step, exit_code(error.value)) == (0, 2)
+        assert (run.step, error.value.exit_code) == (0, 2)
 
 
 @pytest.mark.parametrize("answer", [torch.ones(50), 4.0, None, (torch.ones(50), torch.ones(50))])
@@ -387,7 +386,7 @@ def test_one_class_against_ten_is_refused_with_both_shapes() -> None:
     message = r"student has 1 class outputs, teacher 10 \(shapes \(128, 1\) and \(128, 10\)\)"
     with pytest.raises(BadInputError, match=message) as error:
         Signals(torch.zeros(128, 1), torch.zeros(128, 10))
-    assert exit_code(error.value) == 2
+    assert error.value.exit_code == 2
 
 
 # Case 18: batches of none and one, logits without a difference
@@ -500,7 +499,7 @@ def test_twenty_overflows_in_a_row_stop_the_run_with_the_weights_from_before(toy
     )
     with pytest.raises(TrainingDivergedError, match=message) as error:
         train(run, method, step=guard.step)
-    assert exit_code(error.value) == 4
+    assert error.value.exit_code == 4
     assert same(before, weights_of(run.student))
     assert not run.healthy
 

@@ -10,8 +10,8 @@ from typing import Literal
 import tyro
 from pydantic import ValidationError
 
+from rltemp.cli.console import say
 from rltemp.errors import BadInputError, one_line
-from rltemp.io.console import say
 from rltemp.kd.names import lookup
 from rltemp.loading import PIN, named_policy
 from rltemp.policy.features import DEFAULT_FEATURES, FEATURES
@@ -29,15 +29,6 @@ class PolicyShow(RunOptions):
 
     file: tyro.conf.Positional[str]
     """A policy file, or the name of a shipped policy."""
-
-    def run(self) -> None:
-        """Do it."""
-        path, sha256 = named_policy(self.file)
-        manifest = Policy.load(path, sha256).manifest
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-        for line in [f"{path} passes every check.", *described(manifest), f"SHA-256: {found}"]:
-            say(one_line(line))
-        say(f"Pinned: {self.file.partition(PIN)[0]}{PIN}{found}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,46 +63,58 @@ class PolicyImport(RunOptions):
     weight_ratio: float = 1.0
     """How far an action of 1 moves a sample's weight, as a factor; above 1 the action has a third number."""
 
-    def run(self) -> None:
-        """Do it."""
-        if self.out.exists():
-            raise BadInputError(f"{self.out} exists and is not overwritten; choose another --out")
-        reference_method(self.reference)
-        try:
-            features, action = self._features(), self._action()
-        except ValidationError as error:
-            raise BadInputError(f"no policy file can hold these options: {describe(error)}") from None
-        widths = [len(features), *_widths(self.arch), action.size]
-        weights = read_actor(self.file, widths)
-        write_policy(
-            self.out,
-            weights=weights,
-            activation=self.activation,
-            features=features,
-            action=action,
-            reference=self.reference,
-            provenance={"imported_from": "stable-baselines3"},
-        )
-        say(f"Wrote {self.out}, from the weights of {self.file} alone.")
-        say(f"Next:  rltemp policy show {self.out}")
 
-    def _action(self) -> PolicyAction:
-        return PolicyAction(
-            ratio=self.ratio, minimum=self.minimum, maximum=self.maximum, weight_ratio=self.weight_ratio
-        )
+def policy_show(options: PolicyShow) -> None:
+    """Print what a policy file says about itself."""
+    path, sha256 = named_policy(options.file)
+    manifest = Policy.load(path, sha256).manifest
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    for line in [f"{path} passes every check.", *described(manifest), f"SHA-256: {found}"]:
+        say(one_line(line))
+    say(f"Pinned: {options.file.partition(PIN)[0]}{PIN}{found}")
 
-    def _features(self) -> list[PolicyFeature]:
-        count = len(self.features)
-        for option in ("mean", "std"):
-            if len(getattr(self, option)) not in (0, count):
-                raise BadInputError(f"--{option} needs a number for each of {count} features")
-        known = [lookup(FEATURES, name, "feature") for name in self.features]
-        return [
-            PolicyFeature(name=name, version=feature.version, unit=feature.unit, mean=mean, std=std)
-            for name, feature, mean, std in zip(
-                self.features, known, self.mean or [0.0] * count, self.std or [1.0] * count, strict=True
-            )
-        ]
+
+def policy_import(options: PolicyImport) -> None:
+    """Write the policy file."""
+    if options.out.exists():
+        raise BadInputError(f"{options.out} exists and is not overwritten; choose another --out")
+    reference_method(options.reference)
+    try:
+        features, action = _features(options), _action(options)
+    except ValidationError as error:
+        raise BadInputError(f"no policy file can hold these options: {describe(error)}") from None
+    weights = read_actor(options.file, [len(features), *_widths(options.arch), action.size])
+    write_policy(
+        options.out,
+        weights=weights,
+        activation=options.activation,
+        features=features,
+        action=action,
+        reference=options.reference,
+        provenance={"imported_from": "stable-baselines3"},
+    )
+    say(f"Wrote {options.out}, from the weights of {options.file} alone.")
+    say(f"Next:  rltemp policy show {options.out}")
+
+
+def _action(options: PolicyImport) -> PolicyAction:
+    return PolicyAction(
+        ratio=options.ratio, minimum=options.minimum, maximum=options.maximum, weight_ratio=options.weight_ratio
+    )
+
+
+def _features(options: PolicyImport) -> list[PolicyFeature]:
+    count = len(options.features)
+    for option in ("mean", "std"):
+        if len(getattr(options, option)) not in (0, count):
+            raise BadInputError(f"--{option} needs a number for each of {count} features")
+    known = [lookup(FEATURES, name, "feature") for name in options.features]
+    return [
+        PolicyFeature(name=name, version=feature.version, unit=feature.unit, mean=mean, std=std)
+        for name, feature, mean, std in zip(
+            options.features, known, options.mean or [0.0] * count, options.std or [1.0] * count, strict=True
+        )
+    ]
 
 
 def described(manifest: PolicyManifest) -> list[str]:
@@ -120,7 +123,7 @@ def described(manifest: PolicyManifest) -> list[str]:
     widths = [manifest.layers[0][0], *(out for _, out in manifest.layers)]
     made = ", ".join(f"{name} {version}" for name, version in manifest.created_with.items())
     weight = f", its weight by {action.weight_ratio:g}^a" if action.size == 3 else ""
-    balanced = ", the weights balanced to plain distillation's pull" if action.balanced else ""
+    balanced = ", the weights balanced to the gradient of plain distillation" if action.balanced else ""
     return [
         f"Format {manifest.format_version}, made with {made}.",
         f"Network: {' -> '.join(map(str, widths))}, {manifest.activation}.",

@@ -1,0 +1,67 @@
+"""What the command line prints: its own lines, and what the library logs meanwhile."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+FILE_WIDTH = 160
+"""Columns where the output is no terminal."""
+
+
+class ConsoleHandler(logging.Handler):
+    """Shows information as it is on stdout, and warnings on stderr, a line each, at once."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the record."""
+        if record.levelno < logging.WARNING:
+            say(record.getMessage())
+        else:
+            complain(f"warning: {record.getMessage()}")
+
+
+@contextmanager
+def messages_shown() -> Iterator[None]:
+    """Within, what rltemp logs is printed."""
+    logger, handler = logging.getLogger("rltemp"), ConsoleHandler()
+    level, propagated = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # some library may have given the root logger a handler, too
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagated
+
+
+def say(line: str) -> None:
+    """Print a line as it is."""
+    _write(line, sys.stdout)
+
+
+def complain(line: str) -> None:
+    """Print one line on stderr, after the program's name."""
+    _write(f"rltemp: {' '.join(line.splitlines())}", sys.stderr)
+
+
+def show_next(folder: Path, *commands: str) -> None:
+    """End a command: where its files are, and what to type next."""
+    names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    say(f"Files: {folder}/ ({', '.join(name for name in names if 'tfevents' not in name)})")
+    for command in commands:
+        say(f"Next:  {command}")
+
+
+def _write(line: str, stream: TextIO) -> None:
+    try:
+        print(line, file=stream, flush=True)
+    except BrokenPipeError:
+        raise  # nobody listens any more
+    except OSError:
+        pass  # the output may go to the very disk that is full: no reason to end a run

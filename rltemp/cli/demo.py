@@ -1,0 +1,68 @@
+"""`rltemp demo`: a teacher, a policy, a student and a comparison, one after the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from rltemp.agents.train import POLICY_FILE
+from rltemp.cli.compare import Compare
+from rltemp.cli.console import say, show_next
+from rltemp.cli.dispatch import call
+from rltemp.cli.distill import Distill
+from rltemp.cli.train_policy import PolicyOptions, TrainPolicy
+from rltemp.cli.train_teacher import TrainTeacher
+from rltemp.training.options import TaskOptions, at_least
+
+DEMO_RULES = (
+    "none",
+    "fixed:1",
+    "fixed:2",
+    "fixed:4",
+    "fixed:8",
+    "fixed:16",
+    "fixed:temperature=1|2|4|8,ce_weight=1,kd_weight=4",  # plain KD at the loss weights of DTKD's objective
+    "dtkd:1|2|4|8",  # the whole published objective, and then its rule at plain KD's weights
+    "dtkd:reference=1|2|4|8,ce_weight=0.1,kd_weight=0.9,plain_kd_weight=0,warmup=0",
+)
+
+
+@dataclass(frozen=True)
+class Demo(TaskOptions):
+    """Train a teacher, learn a policy, distil a student with it, and compare it with every rule."""
+
+    seeds: int = 64
+    """Students for each rule of the comparison."""
+    updates: int | None = None
+    """Updates of the policy; by default those of train-policy."""
+
+    command = "demo"
+
+    def folder(self) -> Path:
+        """The folder of the demo's four runs."""
+        return self.out or Path("runs") / "demo"
+
+
+def demo(options: Demo) -> None:
+    """Do it; each of the four is a run of its own, and one that is finished is not done again."""
+    at_least(1, seeds=options.seeds, updates=options.updates)
+    out = options.folder()
+    shared = {f.name: getattr(options, f.name) for f in fields(TaskOptions) if f.name not in ("out", "config")}
+    policy = PolicyOptions() if options.updates is None else PolicyOptions(updates=options.updates)
+    rule = str(out / "policy" / POLICY_FILE)
+    say("1 of 4: the teacher.")
+    call("train-teacher", TrainTeacher(**shared, out=out / "teacher"))
+    say("\n2 of 4: a policy, by reinforcement learning.")
+    call("train-policy", TrainPolicy(**shared, out=out / "policy", policy=policy))
+    say("\n3 of 4: one student, taught under the policy.")
+    call("distill", Distill(**shared, out=out / "student", rule=rule))
+    say("\n4 of 4: the comparison.")
+    rules, against = (*DEMO_RULES, rule), ("fixed:4", "dtkd:1|2|4|8")
+    call("compare", Compare(**shared, out=out / "compare", rules=rules, seeds=options.seeds, against=against))
+    say(f"\nThe policy is {rule}; two lines in a training loop use it (README).")
+    show_next(
+        out,
+        f"tensorboard --logdir {out}",
+        f"rltemp distill {options.task_words()} --rule {rule} --seed 1000",
+        f"rltemp compare {options.task_words()} --rules fixed:4 dtkd:1 {rule} --first-seed 1000 --seeds 128",
+    )

@@ -1,0 +1,122 @@
+"""From the words of a command line to a command that runs: its options are read, checked, and given to its function."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from contextlib import redirect_stderr
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+from rltemp.cli.main import COMMANDS
+from rltemp.errors import BadInputError
+from rltemp.io.locks import released_at_end
+from rltemp.io.run_folders import read_config
+from rltemp.kd.names import import_attribute, lookup
+from rltemp.loading import imports_code
+from rltemp.training.ddp import started_together
+from rltemp.training.options import NOT_CONFIGURATION, arguments, at_least, flat
+
+MAX_TEXT = 4096
+"""Characters of a value in a configuration file; a path has no more."""
+
+
+def dispatch(words: Sequence[str]) -> None:
+    """Find the command that the first words name, read its options, and run it."""
+    if started_together() and words[0] != "distill":
+        raise BadInputError(f"torchrun is for `distill`, one large student; start `{words[0]}` without it")
+    named = 2 if " ".join(words[:2]) in COMMANDS else 1
+    name = " ".join(words[:named])
+    options = parse(name, words[named:])
+    at_least(1, threads=options.threads)
+    torch.set_num_threads(options.threads)
+    call(name, options)
+
+
+def call(command: str, options: Any) -> Any:
+    """Run a command with its options; the run folders that it opens are free again afterwards, however it ends."""
+    with released_at_end():
+        return _attribute(command, COMMANDS[command].function)(options)
+
+
+def parse(command: str, words: Sequence[str]) -> Any:
+    """Read the options of a command; those of a preset and of a `--config` file come first: the line's own win.
+
+    Raises:
+        BadInputError: Where the command or an option is not known, or the configuration cannot be used.
+    """
+    kind = _attribute(command, lookup(COMMANDS, command, "command").options)
+    if hasattr(kind, "check_words"):
+        kind.check_words(words)  # before anything could repeat them
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            saved = _saved(kind, command, words)
+            args = [*_preset(kind, saved), *saved, *_preset(kind, words), *words]
+            options = tyro.cli(kind, prog=f"rltemp {command}", args=args)
+    except SystemExit as stopped:
+        if not stopped.code:
+            raise  # --help
+        raise BadInputError(f"{_one_line(said.getvalue())}. See `rltemp {command} --help`") from None
+    _refuse_code(options, words)
+    return options
+
+
+def _attribute(command: str, name: str) -> Any:
+    """What a command's module has under a name, which may have dots: the options, or the function."""
+    first, *inner = name.split(".")
+    return reduce(getattr, inner, import_attribute(f"{COMMANDS[command].module}:{first}"))
+
+
+def _one_line(boxed: str) -> str:
+    """The text of tyro's box, without colours, the box, its title and its pointers to the help."""
+    lines = [line.strip("│╭╮╰╯─ ") for line in re.sub(r"\x1b\[[0-9;]*m", "", boxed).splitlines()]
+    kept = [line for line in lines[1:] if line and "helptext" not in line]
+    return " ".join(dict.fromkeys(kept)).rstrip(".")
+
+
+def _saved(kind: type[Any], command: str, words: Sequence[str]) -> list[str]:
+    """What the file given as `--config` says, as words of a command line: it then checks their values."""
+    given = _given("--config", words)
+    if not given:
+        return []
+    values = read_config(Path(given[-1]), command)
+    known = dict.fromkeys(name for name in flat(kind()) if name not in NOT_CONFIGURATION)
+    for name, value in values.items():
+        lookup(known, name, f"option in {given[-1]}:")
+        for item in value if isinstance(value, list) else [value]:
+            # Values become words of a command line, where these would be options of their own.
+            if isinstance(item, (dict, list)) or str(item).startswith("--") or len(str(item)) > MAX_TEXT:
+                raise BadInputError(f"{given[-1]}: {name} cannot be {str(item)[:80]!r}")
+    return arguments(values)
+
+
+def _refuse_code(options: Any, words: Sequence[str]) -> None:
+    """Refuse a rule that runs its user's own code where the user did not type it: it came out of a file."""
+    typed = {*words, *(word.partition("=")[2] for word in words)}
+    names = ("fallback",) if getattr(options, "controller", None) else ("rule", "rules")
+    for name in names:  # a controller's model is a name that nothing is imported by
+        given = getattr(options, name, None) or ()
+        for spec in (given,) if isinstance(given, str) else given:
+            if imports_code(spec) and spec not in typed:
+                raise BadInputError(
+                    f"the configuration's {name} {spec!r} would import and run a module. Where that is meant, type it: "
+                    f"--{name} {spec}"
+                )
+
+
+def _preset(kind: type[Any], words: Sequence[str]) -> list[str]:
+    """What the preset that `--preset` names stands for, as words of a command line, where the command has presets."""
+    given = _given("--preset", words)
+    return arguments(kind.preset_options(given[-1])) if given and hasattr(kind, "preset_options") else []
+
+
+def _given(option: str, words: Sequence[str]) -> list[str]:
+    """Every value that an option is given."""
+    given = [words[i + 1] for i, word in enumerate(words[:-1]) if word == option]
+    return given + [word.partition("=")[2] for word in words if word.startswith(f"{option}=")]
