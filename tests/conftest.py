@@ -31,7 +31,9 @@ def teacher_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where trained teachers go: never the user's own folder."""
     with pytest.MonkeyPatch.context() as patch:
         if "RLTEMP_CACHE" not in os.environ:
-            patch.setenv("RLTEMP_CACHE", str(tmp_path_factory.mktemp("cache")))
+            base = tmp_path_factory.getbasetemp()
+            shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # one for all processes of a run
+            patch.setenv("RLTEMP_CACHE", str(shared / "cache"))
         yield Path(os.environ["RLTEMP_CACHE"])
 
 
