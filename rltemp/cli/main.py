@@ -36,7 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("rltemp.cli.compare:Compare", "compare rules over many students, paired by seed"),
     "study": ("rltemp.cli.compare:Study", "tell whether a policy wins, over what, and by which part of it"),
     "explain": ("rltemp.cli.compare:Explain", "show why a policy sets the temperatures it sets"),
-    "serve": ("rltemp.service.commands:Serve", "serve rules and policies over HTTP, for runs in other processes"),
+    "serve": ("rltemp.cli.serve:Serve", "serve rules and policies over HTTP, for runs in other processes"),
     "policy show": ("rltemp.cli.file_commands:PolicyShow", "check a policy file and print what it says about itself"),
     "policy import": (
         "rltemp.cli.file_commands:PolicyImport",

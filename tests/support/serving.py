@@ -21,7 +21,6 @@ import pytest
 from support.processes import Process
 
 pytest.importorskip("fastapi", reason="needs rltemp[serve]")
-pytest.importorskip("httptools", reason="needs rltemp[serve]")
 
 from rltemp.service.host import serve
 from rltemp.service.limits import Limits
