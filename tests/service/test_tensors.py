@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given, strategies
+from support.wire import infer_body
 
-from rltemp.service.strict_values import DATATYPES, Array
 from rltemp.service.refusals import Refusal
+from rltemp.service.strict_values import DATATYPES, Array
 from rltemp.service.tensors import MAX_JSON_BYTES, InferRequest, decode, encode
 
 
@@ -20,21 +21,6 @@ def tensor(data: Any, *shape: int, name: str = "features", datatype: str = "FP32
 
 def listed(**changes: Any) -> bytes:
     return json.dumps({"inputs": [{**tensor([1, 2.5], 1, 2), **changes}]}).encode()
-
-
-def binary(arrays: dict[str, Array], **more: Any) -> tuple[bytes, int]:
-    kinds = {kind: name for name, kind in DATATYPES.items()}
-    inputs = [
-        {
-            "name": name,
-            "shape": list(array.shape),
-            "datatype": kinds[array.dtype.str],
-            "parameters": {"binary_data_size": array.nbytes},
-        }
-        for name, array in arrays.items()
-    ]
-    header = json.dumps({"inputs": inputs, **more}).encode()
-    return header + b"".join(array.tobytes() for array in arrays.values()), len(header)
 
 
 def refused(body: bytes, length: int | None = None) -> Refusal:
@@ -56,7 +42,7 @@ def test_every_array_comes_back_from_bytes_as_it_was(data: strategies.DataObject
     shape = data.draw(strategies.lists(strategies.integers(0, 4), max_size=4))
     values = np.arange(np.prod(shape, dtype=int)).reshape(shape).astype(kind)
     second = np.full((3,), 7, "<i8")
-    found = decode(*binary({"student_logits": values, "labels": second})).inputs
+    found = decode(*infer_body({"student_logits": values, "labels": second})).inputs
     np.testing.assert_array_equal(found["student_logits"], values)
     np.testing.assert_array_equal(found["labels"], second)
     assert found["student_logits"].dtype == kind
@@ -81,7 +67,7 @@ def test_every_array_comes_back_from_bytes_as_it_was(data: strategies.DataObject
         ({"data": [1, 10**400]}, 400, "features holds a number that FP32 does not"),
         ({"data": [1, 2.0], "datatype": "INT64"}, 422, "features[0][1] is 2.0; send integers"),
         ({"data": {}}, 422, "inputs[0].data is an object; needed: a list"),
-        ({"datatype": "BYTES"}, 422, 'inputs[0].datatype is "BYTES"; needed: \'FP16\''),
+        ({"datatype": "BYTES"}, 422, "inputs[0].datatype is \"BYTES\"; needed: 'FP16'"),
         ({"datatype": ["FP32"]}, 422, "inputs[0].datatype is a list of 1"),
         ({"shape": [1, -2]}, 422, "inputs[0].shape[1] is -2; needed: greater than or equal to 0"),
         ({"shape": [True, 2]}, 422, "inputs[0].shape[0] is true; needed: an integer"),
@@ -143,7 +129,7 @@ def test_bytes_that_are_not_finite_are_named_and_counted() -> None:
     values = np.zeros((4, 8), "<f4")
     values[3, 7] = values[3, 6] = np.nan
     values[3, 5] = -np.inf
-    refusal = refused(*binary({"features": values}))
+    refusal = refused(*infer_body({"features": values}))
     assert refusal.message == "features[3][5] is -Infinity; send finite numbers"
     assert (refusal.status, refusal.reason, refusal.values) == (400, "non_finite", 3)
 
@@ -157,13 +143,13 @@ def test_bytes_that_are_not_finite_are_named_and_counted() -> None:
     ],
 )
 def test_bytes_that_are_missing_are_noticed(cut: int | None, length: int, message: str) -> None:
-    body, header = binary({"features": np.zeros((1, 8), "<f4")})
+    body, header = infer_body({"features": np.zeros((1, 8), "<f4")})
     refusal = refused(body[:cut], header + length)
     assert (refusal.status, message in refusal.message) == (400, True), refusal.message
 
 
 def test_sizes_are_checked_before_anything_is_allocated() -> None:
-    body, header = binary({"features": np.zeros((1, 8), "<f4")})
+    body, header = infer_body({"features": np.zeros((1, 8), "<f4")})
     lie = body[:header].replace(b"[1, 8]", b"[9, 8]")
     assert "FP32 of shape [9, 8] has 288 bytes" in refused(lie + body[header:], len(lie)).message
     assert "1 bytes are left behind the last tensor" in refused(body + b"x", header).message
