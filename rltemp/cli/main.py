@@ -59,7 +59,7 @@ COMMANDS = {
         "rltemp.cli.compare", "Explain", "Explain.run", "show why a policy sets the temperatures it sets"
     ),
     "serve": Command(
-        "rltemp.service.commands", "Serve", "Serve.run", "serve rules and policies over HTTP, for other processes"
+        "rltemp.cli.serve", "Serve", "Serve.run", "serve rules and policies over HTTP, for other processes"
     ),
     "policy show": Command(
         "rltemp.cli.policy_files", "PolicyShow", "policy_show", "check a policy file and print what it says of itself"
