@@ -363,7 +363,7 @@ def test_a_token_file_that_is_none_is_refused(tmp_path: Path, capsys: pytest.Cap
         assert f"cannot read the token file {file}" in capsys.readouterr().err
 
 
-def test_a_token_file_that_others_can_read_is_said_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_token_file_that_others_can_read_is_said_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     from rltemp.service.tokens import read_token
 
     file = tmp_path / "token"
@@ -371,8 +371,8 @@ def test_a_token_file_that_others_can_read_is_said_so(tmp_path: Path, capsys: py
     for mode, words in ((0o600, ""), (0o640, "can be read by others on this machine; chmod 600 it")):
         file.chmod(mode)
         assert read_token(file) == TOKEN.encode()
-        assert words in (said := capsys.readouterr().err)
-        assert bool(said) == bool(words)
+        assert words in caplog.text
+        assert bool(caplog.text) == bool(words)
 
 
 @pytest.mark.parametrize(
