@@ -12,6 +12,7 @@ import torch
 from hypothesis import settings
 from torch import Tensor, nn
 
+from rltemp.cli.console import messages_shown
 from rltemp.data.dataset import Dataset, Split
 from rltemp.data.problem import Problem
 from rltemp.data.tasks import Recipe, Task, load_task
@@ -45,6 +46,13 @@ def digits(teacher_cache: Path) -> Problem:
 @pytest.fixture(scope="session")
 def toy(teacher_cache: Path) -> Problem:
     return prepare(load_task("toy"))
+
+
+@pytest.fixture
+def console() -> Iterator[None]:
+    """What the library logs is printed, as in a command."""
+    with messages_shown():
+        yield
 
 
 # Teacher logits u, student logits v, label y: temperature-methods.md, section (c).
