@@ -1,12 +1,13 @@
 # Everything runs in .venv; `PYTHON=python3.12 make install` picks the interpreter it is made from.
 PYTHON ?= python3
 BIN := .venv/bin
+OLD := .venv-minimum
 
-.PHONY: install demo test faults plugs bench lint
+.PHONY: install demo test minimum faults plugs bench
 
 install: .venv/installed
 
-.venv/installed: pyproject.toml
+.venv/installed: pyproject.toml rltemp/__init__.py
 	test -d .venv || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --editable '.[dev]'
@@ -15,18 +16,30 @@ install: .venv/installed
 demo: install
 	$(BIN)/rltemp demo --out runs/demo
 
+# Two processes; a module's tests share what they have trained.
 test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -m 'not slow and not faults'
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not slow and not faults' -n 2 --dist loadfile
+
+# The same tests with the lowest versions that pyproject.toml declares.
+minimum: $(OLD)/installed
+	OMP_NUM_THREADS=1 $(OLD)/bin/pytest -m 'not slow and not faults' -n 2 --dist loadfile
+
+$(OLD)/installed: .venv/installed
+	test -d $(OLD) || $(PYTHON) -m venv $(OLD)
+	$(BIN)/uv pip compile --quiet --python $(OLD)/bin/python --resolution lowest-direct --output-file $(OLD)/versions.txt \
+		--extra serve --extra remote --extra search pyproject.toml
+	$(OLD)/bin/pip install --quiet --constraint $(OLD)/versions.txt --editable '.[dev]'
+	touch $@
 
 faults: install
 	$(BIN)/pip install --quiet --editable '.[fuzz,ray]'
 	$(BIN)/pytest -m faults
 
 plugs: install
-	$(BIN)/pip install --quiet --editable '.[dev,plugs]'
+	$(BIN)/pip install --quiet --editable '.[dev,integrations]'
 	$(BIN)/pytest -m 'not faults' tests/integrations
 
 bench: install

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
@@ -13,8 +14,9 @@ from rltemp.agents.config import PolicyConfig
 from rltemp.agents.selection import SelectionCallback
 from rltemp.envs.vector import DistillVecEnv
 from rltemp.errors import TrainingDivergedError
-from rltemp.io.console import say
 from rltemp.training.safe_temperatures import AT_BOUND, NEAR_BOUND, at_bounds
+
+log = logging.getLogger(__name__)
 
 LOOKS = 5
 """Looks at validation data over which a trend is judged."""
@@ -141,7 +143,7 @@ class CollapseCallback(BaseCallback):
                 "fallback, which exports the reference rule"
             )
         ends = "training ends, and the reference rule is exported" if self.ended else "training goes on (--on-collapse)"
-        say(f"alarm: {line}; {ends}")
+        log.info(f"alarm: {line}; {ends}")
 
     def _curves(self) -> str:
         rewards = [f"{reward:.4g}" for reward in [*(reward for reward, _ in self.looks), *self.rewards[-LOOKS:]]]

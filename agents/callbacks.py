@@ -13,9 +13,27 @@ from stable_baselines3.common.callbacks import BaseCallback
 from rltemp.agents.calibration import CalibratedBuffer
 from rltemp.agents.network import RunBuffer, RunPolicy
 from rltemp.envs.vector import DistillVecEnv
+from rltemp.io.progress import Bar
 from rltemp.kd.signals import Temperatures
 from rltemp.kd.summary import temperature_scalars
 from rltemp.training.tensorboard import step_scalars
+
+
+class BarCallback(BaseCallback):
+    """Moves a progress bar.
+
+    Args:
+        bar: The bar.
+        steps: Of all runs of the training.
+    """
+
+    def __init__(self, bar: Bar, steps: int) -> None:
+        super().__init__()
+        self.bar, self.steps = bar, steps
+
+    def _on_step(self) -> bool:
+        self.bar(self.num_timesteps, self.steps)
+        return True
 
 
 class DrawCallback(BaseCallback):

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import CallbackList, ProgressBarCallback
+from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
 from rltemp.agents.alarms import CollapseCallback
-from rltemp.agents.callbacks import DrawCallback, RunCallback
+from rltemp.agents.callbacks import BarCallback, DrawCallback, RunCallback
 from rltemp.agents.config import PolicyConfig
 from rltemp.agents.network import RunBuffer, RunPolicy, SampleNetwork
 from rltemp.agents.policy_export import export_policy
@@ -33,6 +33,7 @@ from rltemp.agents.selection import SelectionCallback, task_trial, variety_trial
 from rltemp.data.problem import Problem
 from rltemp.envs.variety import STEPS, Variety
 from rltemp.envs.vector import DistillVecEnv
+from rltemp.io.progress import Bar
 from rltemp.kd.method import Method
 from rltemp.kd.names import shareable
 from rltemp.policy.actions import ActionScale
@@ -59,7 +60,7 @@ def train_policy(
         problem: The task, loaded, or a variety of tasks.
         config: How.
         out: The folder; gets `policy.safetensors`, `checkpoints/` and `tensorboard/`.
-        progress: Show SB3's progress bar.
+        progress: Show a progress bar where the output is a terminal.
         checkpoints: Where it goes on from, and what it leaves; by default those in the folder.
 
     Returns:
@@ -77,7 +78,9 @@ def train_policy(
     selection = SelectionCallback(_trial(problem, config), env.decision, config, network, weights)
     alarms = CollapseCallback(env, selection, config)
     saved = checkpoints.resume()  # from here on nothing but the run draws from the global generators
-    with checkpoints, Tracker(out / "tensorboard", saved["events"] if saved else 0) as tracker:
+    steps = config.updates * model.n_steps * env.num_envs
+    tracker = Tracker(out / "tensorboard", saved["events"] if saved else 0)
+    with checkpoints, tracker, Bar("policy") as bar:
         model.set_logger(logger(tracker))
         parts: dict[str, Resumable] = {"selection": selection, "alarms": alarms, "agent": Agent(model, env)}
         keeper = CheckpointCallback(checkpoints, tracker, parts)
@@ -89,10 +92,14 @@ def train_policy(
             RunCallback(env),
             selection,
             alarms,
-            *([ProgressBarCallback()] if progress else []),
+            *([BarCallback(bar, steps)] if progress else []),
         ]
-        left = config.updates * model.n_steps * env.num_envs - model.num_timesteps
-        model.learn(left, callback=CallbackList(callbacks), log_interval=1, reset_num_timesteps=saved is None)
+        model.learn(
+            steps - model.num_timesteps,
+            callback=CallbackList(callbacks),
+            log_interval=1,
+            reset_num_timesteps=saved is None,
+        )
     if alarms.ended:
         selection.keep_reference()
     found = {

@@ -17,11 +17,13 @@ import numpy as np
 from stable_baselines3.common.vec_env import SubprocVecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from rltemp.errors import RltempError
+
 Make = Callable[[], "gym.Env[Any, Any]"]
 FAILURE = "worker_failure"
 
 
-class WorkerError(RuntimeError):
+class WorkerError(RltempError, RuntimeError):
     """An environment in another process failed; the message has the worker's number and its own traceback."""
 
 

@@ -2,9 +2,9 @@
 
     python scripts/bench_service.py [--quick] [--minutes 10]
 
-A server is started in a process of its own, and with it two bare endpoints that answer as many bytes for as many bytes:
-one on the server itself (ASGI), one as a route of FastAPI. All are asked in turn over kept connections, so that another
-job on the machine slows all of them: a ratio is that of medians, the round trip's own numbers want an idle machine.
+A server is started in a process of its own, and with it a bare route of FastAPI that answers as many bytes for as many
+bytes. Both are asked in turn over kept connections, so that another job on the machine slows both: a ratio is that of
+medians, the round trip's own numbers want an idle machine.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,11 +31,9 @@ from fastapi import FastAPI, Request, Response
 
 from rltemp.io.versions import processor
 
-MODEL = "universal"
-SAMPLES = (256, 1024, 4096)
-CLIENTS = 64
-LENGTH = "Inference-Header-Content-Length"
-FAIR = "64 clients: fewest answers of one over the median"
+INFER = "/v2/models/universal/infer"
+CLIENTS, ROUNDS = 64, 7
+TEMPERATURES = ("student_temperature", "teacher_temperature", "weight")
 
 
 def main() -> None:
@@ -45,159 +42,165 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few requests only: shows that it runs")
     parser.add_argument("--minutes", type=float, default=0.0, help="also 64 clients for as long, watching the memory")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--attack", metavar="URL", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         serve()
-        return
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("fastapi", "uvicorn", "httptools", "numpy", "torch"))
-    print(f"{processor()}; Python {platform.python_version()}, {libraries}\n")
-    with served() as (url, process):
-        _show_trips(url, 50 if options.quick else 2000)
-        _show_crowd(url, process.pid, 0.5 if options.quick else 5.0)
-        if options.minutes:
-            _show_memory(url, process.pid, 60 * options.minutes)
+    elif options.attack:
+        attack(options.attack)
+    else:
+        libraries = ", ".join(f"{name} {version(name)}" for name in ("fastapi", "uvicorn", "h11", "numpy", "torch"))
+        print(f"{processor()}; Python {platform.python_version()}, {libraries}\n")
+        seconds, rounds = (0.5, 50) if options.quick else (5.0, 2000)
+        with running("--serve") as process:
+            assert process.stdout is not None
+            url = process.stdout.readline().strip()
+            show_trips(url, rounds)
+            print(
+                f"{CLIENTS} clients at once, {seconds:g} s: {said(*ask_at_once(url, features(256), CLIENTS, seconds))}"
+            )
+            show_attack(url, seconds, 1 if options.quick else ROUNDS)
+            show_memory(url, process.pid, 60 * options.minutes)
 
 
-def _show_trips(url: str, rounds: int) -> None:
-    columns = input_columns(url)
-    asked = {f"features [{samples}, {columns}]": features(samples, columns) for samples in SAMPLES}
-    asked["features [256, ...] for actions"] = features(256, columns, "action")
-    asked["logits [256, 100]"] = logits(256, 100)
+def show_trips(url: str, rounds: int) -> None:
+    """Round trips of one client, in turn with a bare route of FastAPI."""
+    asked = {f"features [{samples}, 8]": features(samples) for samples in (256, 1024, 4096)}
+    asked |= {"features [256, 8] for actions": features(256, "action"), "logits [256, 100]": logits(256, 100)}
     print(f"round trips of one client, {rounds} each; milliseconds")
-    print(f"{'':36}{'p50':>8}{'p90':>8}{'p99':>8}{'over bare ASGI':>16}{'over a bare route':>20}")
+    print(f"{'':32}{'p50':>8}{'p90':>8}{'p99':>8}{'over a bare route':>20}")
     for name, (body, length) in asked.items():
         with contextlib.ExitStack() as stack:
-            infer = stack.enter_context(Client(url, f"/v2/models/{MODEL}/infer", body, length))
-            bare = stack.enter_context(Client(url, f"/bare/{infer.answer_bytes}", body, length))
-            route = stack.enter_context(Client(url, f"/route/{infer.answer_bytes}", body, length))
-            times = interleaved([infer, bare, route], rounds)
+            infer = stack.enter_context(contextlib.closing(Client(url, post(url, INFER, body, length))))
+            wire = post(url, f"/route/{len(infer.ask())}", body, length)
+            times = interleaved([infer, stack.enter_context(contextlib.closing(Client(url, wire)))], rounds)
         middle = [statistics.median(each) for each in times]
-        spread = "".join(f"{1e3 * value:8.3f}" for value in np.quantile(times[0], [0.5, 0.9, 0.99]))
-        print(f"{name:36}{spread}{middle[0] / middle[1]:16.2f}{middle[0] / middle[2]:20.2f}", flush=True)
-    print("(targets: 256 samples of features at most 1.5 over a bare route of FastAPI; features at most 1 ms at p50)\n")
+        quantiles = "".join(f"{1e3 * value:8.3f}" for value in np.quantile(times[0], [0.5, 0.9, 0.99]))
+        print(f"{name:32}{quantiles}{middle[0] / middle[1]:20.2f}", flush=True)
 
 
-def _show_crowd(url: str, pid: int, seconds: float) -> None:
-    body, length = features(256, input_columns(url))
-    wire = post(url, f"/v2/models/{MODEL}/infer", body, length)
-    crowd = ask_at_once(url, wire, CLIENTS, seconds)
-    print(f"{CLIENTS} clients at once for {seconds:g} s, 256 samples of features: {_said(crowd)}\n", flush=True)
+def show_attack(url: str, seconds: float, rounds: int) -> None:
+    """The p99 of one client beside an attacker over that without, the median of some turns."""
+    ratios = []
+    for _ in range(rounds):
+        quiet = ask_at_once(url, features(256), 1, seconds)[1]
+        with running("--attack", url):
+            time.sleep(1.0)
+            attacked = ask_at_once(url, features(256), 1, seconds)[1]
+        ratios.append(float(np.quantile(attacked, 0.99) / np.quantile(quiet, 0.99)))
+    print(f"p99 beside an attack over p99 without, {rounds} turns: median {statistics.median(ratios):.2f}", flush=True)
 
 
-def _show_memory(url: str, pid: int, seconds: float) -> None:
-    body, length = features(256, input_columns(url))
-    wire = post(url, f"/v2/models/{MODEL}/infer", body, length)
-    print("minute   memory, MiB   answers")
+def show_memory(url: str, pid: int, seconds: float) -> None:
+    """The server's memory while many clients ask."""
     start, step = time.monotonic(), min(60.0, seconds / 5)
     while (gone := time.monotonic() - start) < seconds:
-        crowd = ask_at_once(url, wire, CLIENTS, min(step, seconds - gone))
+        crowd = ask_at_once(url, features(256), CLIENTS, min(step, seconds - gone))
         minute = (time.monotonic() - start) / 60
-        print(f"{minute:6.1f}{memory(pid) / 2**20:14.1f}   {_said(crowd)}", flush=True)
+        print(f"minute {minute:.1f}: {memory(pid) / 2**20:.1f} MiB; {said(*crowd)}", flush=True)
 
 
-@dataclass
-class Crowd:
-    """What clients at once got: answers of each, and the seconds of every answer."""
-
-    counts: list[int]
-    seconds: list[float] = field(repr=False)
-
-
-def _said(crowd: Crowd) -> str:
-    low, middle, high = min(crowd.counts), statistics.median(crowd.counts), max(crowd.counts)
-    p50, p99 = (1e3 * float(value) for value in np.quantile(crowd.seconds, [0.5, 0.99]))
-    worst = 1e3 * max(crowd.seconds)
-    return f"a client {low} / {middle:g} / {high} (min, median, max); p50 {p50:.2f}, p99 {p99:.2f}, max {worst:.2f} ms"
+def said(counts: Sequence[int], times: Sequence[float]) -> str:
+    """What clients at once got, in words."""
+    p50, p99, worst = (1e3 * float(value) for value in np.quantile(times, [0.5, 0.99, 1.0]))
+    middle = statistics.median(counts)
+    return (
+        f"answers of a client {min(counts)} / {middle:g} / {max(counts)}; p50 {p50:.2f}, p99 {p99:.2f}, {worst:.2f} ms"
+    )
 
 
-def ask_at_once(url: str, wire: bytes, clients: int, seconds: float) -> Crowd:
+def ask_at_once(
+    url: str, request: tuple[bytes, int], clients: int, seconds: float, path: str = INFER
+) -> tuple[list[int], list[float]]:
     """Ask from many connections at once, each again as soon as it is answered.
 
     Args:
         url: Of the server.
-        wire: The bytes of a request, of which every answer has the same length.
+        request: A body and the length of its JSON; every answer has the same length.
         clients: Connections.
         seconds: How long.
+        path: What is asked.
+
+    Returns:
+        Answers of each client, and the seconds that every answer took.
 
     Raises:
         RuntimeError: Where an answer is not a success, or a connection is cut.
     """
+    wire = post(url, path, *request)
     with contextlib.ExitStack() as stack:
         selector = stack.enter_context(selectors.DefaultSelector())
-        sockets = [stack.enter_context(contextlib.closing(connect(url))) for _ in range(clients)]
-        size = answer_size(sockets[0], wire)
-        counts, sent, got, times = [0] * clients, [0.0] * clients, [0] * clients, list[float]()
-        for index, one in enumerate(sockets):
-            one.setblocking(True)
-            selector.register(one, selectors.EVENT_READ, index)
-            sent[index] = time.perf_counter()
-            one.sendall(wire)
-        end = time.perf_counter() + seconds
+        asking = [stack.enter_context(contextlib.closing(Client(url, wire))) for _ in range(clients)]
+        for client in asking:
+            selector.register(client.socket, selectors.EVENT_READ, client)
+            client.send()
+        counts, times, end = dict.fromkeys(asking, 0), list[float](), time.perf_counter() + seconds
         while (now := time.perf_counter()) < end:
             for key, _ in selector.select(end - now):
-                index = key.data
-                data = sockets[index].recv(2**16)
-                if not data or (not got[index] and not data.startswith(b"HTTP/1.1 200")):
-                    raise RuntimeError(f"client {index} was answered {data[:300]!r}")
-                got[index] += len(data)
-                if got[index] >= size:
-                    now = time.perf_counter()
-                    times.append(now - sent[index])
-                    counts[index], got[index], sent[index] = counts[index] + 1, 0, now
-                    sockets[index].sendall(wire)
-    return Crowd(counts, times)
+                client = key.data
+                client.read()
+                times.append(time.perf_counter() - client.sent)
+                counts[client] += 1
+                client.send()
+    return list(counts.values()), times
 
 
-class Client(contextlib.AbstractContextManager["Client"]):
+class Client:
     """One request over and over on a kept connection: a write each, and the standard library's reading."""
 
-    def __init__(self, url: str, path: str, body: bytes, length: int) -> None:
-        self._socket = connect(url)
-        self._wire = post(url, path, body, length)
-        self.answer_bytes = len(self.ask())
+    def __init__(self, url: str, wire: bytes) -> None:
+        where = urlsplit(url)
+        self.socket = socket.create_connection((str(where.hostname), where.port or 80), timeout=60)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sent, self._wire = 0.0, wire
 
     def ask(self) -> bytes:
-        """Ask once.
+        """Ask once, and wait for the answer."""
+        self.send()
+        return self.read()
+
+    def send(self) -> None:
+        """Send the request."""
+        self.sent = time.perf_counter()
+        self.socket.sendall(self._wire)
+
+    def read(self) -> bytes:
+        """Read the answer's body.
 
         Raises:
             RuntimeError: Where the answer is not a success.
         """
-        self._socket.sendall(self._wire)
-        with http.client.HTTPResponse(self._socket, method="POST") as answer:
+        with http.client.HTTPResponse(self.socket, method="POST") as answer:
             answer.begin()
             body = answer.read()
         if answer.status != 200:
             raise RuntimeError(f"{answer.status}: {body[:300]!r}")
         return body
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         """Close the connection."""
-        self._socket.close()
+        self.socket.close()
 
 
 def interleaved(clients: Sequence[Client], rounds: int) -> list[list[float]]:
-    """Seconds of each client's round trips, asked in turn."""
+    """Seconds of each client's round trips, asked in turn; the first tenth of the rounds is left out."""
     times: list[list[float]] = [[] for _ in clients]
-    for index in range(-rounds // 10, rounds):
+    for _ in range(rounds + rounds // 10):
         for client, found in zip(clients, times, strict=True):
-            start = time.perf_counter()
             client.ask()
-            if index >= 0:
-                found.append(time.perf_counter() - start)
-    return times
+            found.append(time.perf_counter() - client.sent)
+    return [found[rounds // 10 :] for found in times]
 
 
-def features(samples: int, columns: int, output: str | None = None) -> tuple[bytes, int]:
+def features(samples: int, *outputs: str) -> tuple[bytes, int]:
     """The body of a request with features as bytes, and the length of its JSON."""
-    values = np.random.default_rng(0).normal(size=(samples, columns)).astype("<f4")
-    return _body({"features": values}, [output] if output else ["student_temperature", "teacher_temperature", "weight"])
+    return _body({"features": np.random.default_rng(0).normal(size=(samples, 8)).astype("<f4")}, outputs)
 
 
 def logits(samples: int, classes: int) -> tuple[bytes, int]:
     """The body of a request with logits as bytes, and the length of its JSON."""
     values = np.random.default_rng(0).normal(size=(2, samples, classes)).astype("<f4")
-    names = ["student_temperature", "teacher_temperature", "weight"]
-    return _body({"student_logits": values[0], "teacher_logits": 3 * values[1]}, names)
+    return _body({"student_logits": values[0], "teacher_logits": 3 * values[1]}, ())
 
 
 def _body(arrays: dict[str, Any], outputs: Sequence[str]) -> tuple[bytes, int]:
@@ -205,7 +208,7 @@ def _body(arrays: dict[str, Any], outputs: Sequence[str]) -> tuple[bytes, int]:
         {"name": name, "shape": array.shape, "datatype": "FP32", "parameters": {"binary_data_size": array.nbytes}}
         for name, array in arrays.items()
     ]
-    asked = [{"name": name, "parameters": {"binary_data": True}} for name in outputs]
+    asked = [{"name": name, "parameters": {"binary_data": True}} for name in outputs or TEMPERATURES]
     head = json.dumps({"inputs": inputs, "outputs": asked}).encode()
     return head + b"".join(array.tobytes() for array in arrays.values()), len(head)
 
@@ -213,38 +216,7 @@ def _body(arrays: dict[str, Any], outputs: Sequence[str]) -> tuple[bytes, int]:
 def post(url: str, path: str, body: bytes, length: int) -> bytes:
     """The bytes of a request."""
     head = f"POST {path} HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\nContent-Type: application/octet-stream\r\n"
-    return f"{head}{LENGTH}: {length}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
-
-
-def connect(url: str) -> socket.socket:
-    """A connection that sends what it is given at once."""
-    where = urlsplit(url)
-    one = socket.create_connection((str(where.hostname), where.port or 80), timeout=60)
-    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return one
-
-
-def answer_size(one: socket.socket, wire: bytes) -> int:
-    """Bytes of the answer to a request, its head included."""
-    one.sendall(wire)
-    data = b""
-    while b"\r\n\r\n" not in data:
-        data += one.recv(2**16)
-    head = data.partition(b"\r\n\r\n")[0]
-    lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
-    size = len(head) + 4 + int(lengths[0].partition(b":")[2])
-    while len(data) < size:
-        data += one.recv(2**16)
-    return size
-
-
-def input_columns(url: str) -> int:
-    """How many features the model takes."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
-    with contextlib.closing(connection):
-        connection.request("GET", f"/v2/models/{MODEL}")
-        inputs = json.loads(connection.getresponse().read())["inputs"]
-    return int(next(port["shape"][1] for port in inputs if port["name"] == "features"))
+    return f"{head}Inference-Header-Content-Length: {length}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 def memory(pid: int) -> int:
@@ -254,19 +226,31 @@ def memory(pid: int) -> int:
     return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
 
 
+def attack(url: str) -> None:
+    """Be the attacker: slow connections that stay open, and beside them bodies that are broken or too large."""
+    slow = [Client(url, post(url, INFER, b"x", 1)[: 20 + number]) for number in range(100)]
+    for client in slow:
+        client.send()
+    bodies = [b"[" * 100_000, b'{"inputs": [{}]}', b"\xff" * 1000, b"1" * 9_000_000]
+    while True:
+        for body in bodies:
+            with contextlib.suppress(OSError, RuntimeError, http.client.HTTPException):
+                Client(url, post(url, INFER, body, len(body))).ask()
+            time.sleep(0.01)
+
+
 @contextlib.contextmanager
-def served() -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """The server in a process of its own: its address, and the process."""
-    with subprocess.Popen([sys.executable, __file__, "--serve"], stdout=subprocess.PIPE, text=True) as process:
+def running(*words: str) -> Iterator[subprocess.Popen[str]]:
+    """This program with other words, in a process of its own."""
+    with subprocess.Popen([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True) as process:
         try:
-            assert process.stdout is not None
-            yield process.stdout.readline().strip(), process
+            yield process
         finally:
             process.kill()
 
 
 def serve() -> None:
-    """Be the server: the service, and beside it the bare endpoints `/bare/SIZE` and `/route/SIZE`."""
+    """Be the server: the service, and beside it the bare route `/route/SIZE`."""
     import torch
 
     from rltemp.service.app import Service
@@ -275,25 +259,15 @@ def serve() -> None:
     from rltemp.service.repository import Repository
 
     torch.set_num_threads(1)
-    service, limits, routes = Service(Repository()), Limits(), FastAPI()
+    service, limits, bare = Service(Repository()), Limits(), FastAPI()
 
-    @routes.post("/route/{size}")
+    @bare.post("/route/{size}")
     async def route(size: int, request: Request) -> Response:
         await request.body()
         return Response(bytes(size), media_type="application/octet-stream")
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
-        path = scope.get("path", "")
-        if path.startswith("/bare/"):
-            await receive()
-            size = path[6:].encode()
-            head = [(b"content-type", b"application/octet-stream"), (b"content-length", size)]
-            await send({"type": "http.response.start", "status": 200, "headers": head})
-            await send({"type": "http.response.body", "body": bytes(int(size))})
-        elif path.startswith("/route/"):
-            await routes(scope, receive, send)
-        else:
-            await service(scope, receive, send)
+        await (bare if scope["path"].startswith("/route/") else service)(scope, receive, send)
 
     host(application, "127.0.0.1", 0, limits=limits, on_ready=lambda url: print(url, flush=True))
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
+from rich.progress import track
 
 from rltemp.data.problem import Problem, evaluate
 from rltemp.data.tasks import load_task
@@ -109,7 +109,7 @@ def train_cells(options: argparse.Namespace) -> None:
     stack = default_stack(problem)
     part, parts = map(int, options.share.split("/"))
     memory: dict[int, dict[int, torch.Tensor]] = {}  # the teacher's logits, by seed
-    for method, seeds in tqdm(list(batches(options.methods, options.seeds, stack))[part::parts], disable=None):
+    for method, seeds in track(list(batches(options.methods, options.seeds, stack))[part::parts]):
         if missing := [seed for seed in seeds if (method, seed) not in done]:
             found = train_batch(problem, method, missing, memory.setdefault(missing[0], {}) if stack == 1 else None)
             elsewhere = {} if known in (None, setting) else {"processor": setting["processor"]}

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.progress import track
 from torch import Tensor
-from tqdm import tqdm
 
 from rltemp.data.dataset import Split
 from rltemp.data.problem import Problem, predict
@@ -99,7 +99,7 @@ def train_cells(options: argparse.Namespace) -> None:
             continue
         spec, changes, splits = TASKS[name]
         problems = [prepare(load_task(spec, **changes, split_seed=k)) for k in range(min(splits, options.seeds))]
-        for rule in tqdm(missing, name, disable=None):
+        for rule in track(missing, name):
             cell = train_cell(problems, rule, range(options.first_seed, options.first_seed + options.seeds))
             line = {"task": name, "rule": rule, **cell, "torch": torch.__version__, "machine": processor()}
             with options.cells.open("a", encoding="utf-8") as file:

@@ -12,6 +12,7 @@ import torch
 from hypothesis import settings
 from torch import Tensor, nn
 
+from rltemp.cli.console import messages_shown
 from rltemp.data.dataset import Dataset, Split
 from rltemp.data.problem import Problem
 from rltemp.data.tasks import Recipe, Task, load_task
@@ -31,7 +32,9 @@ def teacher_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where trained teachers go: never the user's own folder."""
     with pytest.MonkeyPatch.context() as patch:
         if "RLTEMP_CACHE" not in os.environ:
-            patch.setenv("RLTEMP_CACHE", str(tmp_path_factory.mktemp("cache")))
+            base = tmp_path_factory.getbasetemp()
+            shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # one for all processes of a run
+            patch.setenv("RLTEMP_CACHE", str(shared / "cache"))
         yield Path(os.environ["RLTEMP_CACHE"])
 
 
@@ -43,6 +46,13 @@ def digits(teacher_cache: Path) -> Problem:
 @pytest.fixture(scope="session")
 def toy(teacher_cache: Path) -> Problem:
     return prepare(load_task("toy"))
+
+
+@pytest.fixture
+def console() -> Iterator[None]:
+    """What the library logs is printed, as in a command."""
+    with messages_shown():
+        yield
 
 
 # Teacher logits u, student logits v, label y: temperature-methods.md, section (c).

@@ -29,7 +29,8 @@ def messages_shown() -> Iterator[None]:
     """Within, what rltemp logs is printed."""
     logger, handler = logging.getLogger("rltemp"), ConsoleHandler()
     level, propagated = logger.level, logger.propagate
-    logger.addHandler(handler)
+    if not any(isinstance(other, ConsoleHandler) for other in logger.handlers):
+        logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False  # some library may have given the root logger a handler, too
     try:

@@ -57,8 +57,15 @@ def demo(options: Demo) -> None:
     say("\n3 of 4: one student, taught under the policy.")
     call("distill", Distill(**shared, out=out / "student", rule=rule))
     say("\n4 of 4: the comparison.")
-    rules, against = (*DEMO_RULES, rule), ("fixed:4", "dtkd:1|2|4|8")
-    call("compare", Compare(**shared, out=out / "compare", rules=rules, seeds=options.seeds, against=against))
+    comparison = Compare(
+        **shared,
+        out=out / "compare",
+        rules=(*DEMO_RULES, rule),
+        seeds=options.seeds,
+        selection_seeds=min(options.seeds, Compare.selection_seeds),
+        against=("fixed:4", "dtkd:1|2|4|8"),
+    )
+    call("compare", comparison)
     say(f"\nThe policy is {rule}; two lines in a training loop use it (README).")
     show_next(
         out,

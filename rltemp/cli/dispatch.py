@@ -70,7 +70,7 @@ def parse(command: str, words: Sequence[str]) -> Any:
 def _attribute(command: str, name: str) -> Any:
     """What a command's module has under a name, which may have dots: the options, or the function."""
     first, *inner = name.split(".")
-    return reduce(getattr, inner, import_attribute(f"{COMMANDS[command].module}:{first}"))
+    return reduce(getattr, inner, import_attribute(f"rltemp.cli.{COMMANDS[command].module}:{first}"))
 
 
 def _one_line(boxed: str) -> str:

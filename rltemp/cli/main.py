@@ -21,13 +21,9 @@ from rltemp.io.interruption import handled
 
 
 class Command(NamedTuple):
-    """Where a command is.
+    """Where a command is: its module in `rltemp.cli`, and by their names there its options and what takes them.
 
-    Attributes:
-        module: Its module.
-        options: The dataclass of its options, by its name in the module.
-        function: What is called with the options, by its name in the module; may be a method, as in `Compare.run`.
-        help: What it does, in a few words.
+    The function may be a method of the options, as in `Compare.run`. `help` says in a few words what it does.
     """
 
     module: str
@@ -37,46 +33,27 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "demo": Command(
-        "rltemp.cli.demo", "Demo", "demo", "teacher, policy, student and comparison, once, on a small task"
-    ),
+    "demo": Command("demo", "Demo", "demo", "teacher, policy, student and comparison, once, on a small task"),
     "train-teacher": Command(
-        "rltemp.cli.train_teacher", "TrainTeacher", "train_teacher", "train a task's teacher and write its weights"
+        "train_teacher", "TrainTeacher", "train_teacher", "train a task's teacher, write its weights"
     ),
-    "train-policy": Command(
-        "rltemp.cli.train_policy", "TrainPolicy", "train_policy", "learn a temperature policy and export it"
-    ),
-    "distill": Command(
-        "rltemp.cli.distill", "Distill", "Distill.run", "train one student under a rule or a policy file"
-    ),
-    "compare": Command(
-        "rltemp.cli.compare", "Compare", "Compare.run", "compare rules over many students, paired by seed"
-    ),
-    "study": Command(
-        "rltemp.cli.compare", "Study", "Study.run", "tell whether a policy wins, over what, and by which part of it"
-    ),
-    "explain": Command(
-        "rltemp.cli.compare", "Explain", "Explain.run", "show why a policy sets the temperatures it sets"
-    ),
-    "serve": Command(
-        "rltemp.service.commands", "Serve", "Serve.run", "serve rules and policies over HTTP, for other processes"
-    ),
+    "train-policy": Command("train_policy", "TrainPolicy", "train_policy", "learn a temperature policy and export it"),
+    "distill": Command("distill", "Distill", "Distill.run", "train one student under a rule or a policy file"),
+    "compare": Command("compare", "Compare", "Compare.run", "compare rules over many students, paired by seed"),
+    "study": Command("compare", "Study", "Study.run", "tell whether a policy wins, over what, and by which part of it"),
+    "explain": Command("compare", "Explain", "Explain.run", "show why a policy sets the temperatures it sets"),
+    "serve": Command("serve", "Serve", "Serve.run", "serve rules and policies over HTTP, for runs in other processes"),
     "policy show": Command(
-        "rltemp.cli.policy_files", "PolicyShow", "policy_show", "check a policy file and print what it says of itself"
+        "policy_files", "PolicyShow", "policy_show", "check a policy file, print what it says of itself"
     ),
     "policy import": Command(
-        "rltemp.cli.policy_files", "PolicyImport", "policy_import", "make a policy file of Stable-Baselines3's weights"
+        "policy_files", "PolicyImport", "policy_import", "make a policy file of SB3's weights, safely"
     ),
     "policy export": Command(
-        "rltemp.cli.policy_export",
-        "PolicyExport",
-        "policy_export",
-        "write a policy for hosts without rltemp: torch.export, ONNX",
+        "policy_export", "PolicyExport", "policy_export", "write a policy for hosts without rltemp"
     ),
-    "rules": Command("rltemp.cli.listings", "Rules", "rules", "list every temperature rule and every divergence"),
-    "methods": Command(
-        "rltemp.cli.listings", "Methods", "methods", "list every method: a rule with its paper's loss weights"
-    ),
+    "rules": Command("listings", "Rules", "rules", "list every temperature rule and every divergence"),
+    "methods": Command("listings", "Methods", "methods", "list every method: a rule with its paper's loss weights"),
 }
 """Every command by the words that name it."""
 

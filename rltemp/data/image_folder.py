@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from rltemp.data.dataset import Dataset, Split
 from rltemp.data.splits import split_pool
 from rltemp.errors import BadInputError
+from rltemp.io.progress import Bar
 from rltemp.optional_imports import import_library
 
 MAX_PIXELS = 4096 * 4096
@@ -93,8 +93,9 @@ def _decode(samples: list[tuple[str, int]], shape: tuple[int, ...]) -> Split:
     with ThreadPoolExecutor(os.cpu_count()) as workers:
         done = workers.map(decode, range(len(samples)))
         try:
-            for _ in tqdm(done, "decoding images", len(samples), leave=False, disable=None):
-                pass
+            with Bar("decoding images") as bar:
+                for count, _ in enumerate(done, start=1):
+                    bar(count, len(samples))
         except BadInputError:
             workers.shutdown(cancel_futures=True)  # the rest need not be decoded first
             raise

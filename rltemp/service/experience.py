@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from anyio import Lock, to_thread
 from fastapi import APIRouter, Request
@@ -16,73 +15,60 @@ from rltemp.agents.reports import ConflictError, Receipt, Report
 from rltemp.errors import BadInputError
 from rltemp.io.strict_json import parse
 from rltemp.policy.manifest import describe
-from rltemp.service.bodies import read_body
-from rltemp.service.learning import Learning, Published, StoppedError
-from rltemp.service.limits import Limits
-from rltemp.service.paths import BYTES, MODEL, VERSION, Name, Version, failures, file_response
-from rltemp.service.refusals import Refusal
+from rltemp.service.learning import Learning, StoppedError
+from rltemp.service.refusals import Refusal, busy, wrong_content, wrong_schema
+from rltemp.service.routes import (
+    JSON,
+    MODEL,
+    MODEL_PARAMETERS,
+    add_model_route,
+    documented_body,
+    documented_file,
+    file_response,
+    refusals,
+)
 from rltemp.service.tensors import MAX_JSON_BYTES
 
 
-def learning_routes(learning: Learning, limits: Limits) -> APIRouter:
+def learning_routes(learning: Learning) -> APIRouter:
     """What runs report to a model that learns, and what their draws are around."""
     router = APIRouter(tags=["learning"])
-    schema = Report.model_json_schema(ref_template="#/components/schemas/{model}")
-    definitions = schema.pop("$defs")
-    record = {**definitions["Record"]}
-    schema["properties"]["records"]["items"] = record
-    body = {"required": True, "content": {"application/json": {"schema": schema}}}
     reading = Lock()  # one report at a time: the numbers of a long one are 30 MiB as objects
+
+    def check_model(request: Request) -> None:
+        if (model := request.path_params["model"]) != learning.name:
+            raise Refusal(404, f"nothing is learned under {model[:80]!r}", "unknown_model")
 
     @router.post(
         f"{MODEL}/experience",
-        response_model=Receipt,
-        responses=failures(400, 404, 408, 409, 413, 415, 422, 503),
-        openapi_extra={"requestBody": body},
+        responses=refusals(400, 404, 408, 409, 413, 415, 422, 503),
+        openapi_extra={**documented_body(Report), "parameters": MODEL_PARAMETERS},
     )
-    async def experience(model: Name, request: Request) -> Receipt:
-        """Take in what runs report: whole or not at all, and each look once, however often it comes."""
-        _check_model(model)
-        kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-        if kind != "application/json":
+    async def experience(request: Request) -> Receipt:
+        """Take in what runs report: whole or not at all, and each evaluation once, however often it comes."""
+        check_model(request)
+        kind = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
+        if kind != JSON:
             raise Refusal(415, "send Content-Type application/json", "media_type")
-        data = await read_body(request.receive, min(limits.request_bytes, MAX_JSON_BYTES))
+        data = await request.body()
+        if len(data) > MAX_JSON_BYTES:
+            raise Refusal(413, f"a report is at most {MAX_JSON_BYTES:,} bytes; send it in parts", "too_large")
         async with reading:
             return await to_thread.run_sync(taken, learning, data)
 
-    file: dict[int | str, dict[str, Any]] = {
-        200: {
-            "content": BYTES,
-            "description": "A policy file; its provenance has version, exploration (a standard deviation), potential.",
-        },
-        304: {"description": "It is the one that If-None-Match names."},
-        **failures(404),
-    }
-
-    @router.get(f"{MODEL}/centre", response_class=Response, responses=file)
-    async def centre(model: Name, request: Request) -> Response:
-        """Send what the next draws are to be around."""
-        _check_model(model)
-        return _centre(learning.find(), request)
-
-    @router.get(f"{VERSION}/centre", response_class=Response, responses=file)
-    async def version_centre(model: Name, version: Version, request: Request) -> Response:
-        """Send what the draws of a version are around."""
-        _check_model(model)
+    async def centre(request: Request) -> Response:
+        """Send what the next draws are to be around; of a version, what its draws are around."""
+        check_model(request)
+        version = request.path_params.get("version", "")
         number = int(version) if version.isascii() and version.isdigit() and len(version) < 16 else 0
-        return _centre(learning.find(number), request)
+        found = learning.find(number if version else None)
+        if found is None:
+            raise Refusal(404, "there is no such version, or not any more", "unknown_model")
+        return file_response(request, found.centre, found.sha256, str(found.version))
 
-    def _check_model(model: str) -> None:
-        if model != learning.name:
-            raise Refusal(404, f"nothing is learned under {model[:80]!r}", "unknown_model")
-
+    file = documented_file("A policy file; its provenance has version, exploration (a standard deviation), potential.")
+    add_model_route(router, "/centre", centre, response_class=Response, responses=file)
     return router
-
-
-def _centre(found: Published | None, request: Request) -> Response:
-    if found is None:
-        raise Refusal(404, "there is no such version, or not any more", "unknown_model")
-    return file_response(request, found.centre, found.sha256, str(found.version))
 
 
 def taken(learning: Learning, data: bytes) -> Receipt:
@@ -94,19 +80,17 @@ def taken(learning: Learning, data: bytes) -> Receipt:
     try:
         report = Report.model_validate(parse(data.decode()))
     except ValidationError as error:
-        raise Refusal(422, describe(error), "schema") from None
+        raise wrong_schema(describe(error)) from None
     except ValueError as error:
         raise Refusal(400, f"the report is not strict JSON ({str(error)[:200]}); send one object", "syntax") from None
     try:
         return learning.take(report)
     except StoppedError:
-        raise Refusal(
-            503, "nothing is learned any more; the log says why", "overloaded", {"retry-after": "60"}
-        ) from None
+        raise busy("nothing is learned any more; the log says why", 60) from None
     except ConflictError as error:
         raise Refusal(409, str(error), "conflict") from None
     except BadInputError as error:
-        raise Refusal(400, str(error), "content") from None
+        raise wrong_content(str(error)) from None
 
 
 class LearningCollector(Collector):
@@ -125,20 +109,13 @@ class LearningCollector(Collector):
             (records if kind == "records" else runs).add_metric([*labels, fate], count)
         yield records
         yield runs
+        last = learning.last
         for name, text, value in (
             ("version", "The newest version.", learning.version),
             ("stopped", "1 where nothing is learned any more.", float(bool(learning.failure))),
-            ("update_seconds", "Of the last update.", learning.last.get("seconds", 0.0)),
-            (
-                "improvement",
-                "Of the students of the last update, mean; potential.",
-                learning.last.get("improvement", 0.0),
-            ),
-            (
-                "clip_fraction",
-                "Of the last update's decisions that PPO clipped.",
-                learning.last.get("clip_fraction", 0.0),
-            ),
+            ("update_seconds", "Of the last update.", last.get("seconds", 0.0)),
+            ("improvement", "Of the students of the last update, mean; potential.", last.get("improvement", 0.0)),
+            ("clip_fraction", "Of the last update's decisions that PPO clipped.", last.get("clip_fraction", 0.0)),
         ):
             gauge = GaugeMetricFamily(f"rltemp_learning_{name}", text, labels=["model"])
             gauge.add_metric(labels, value)

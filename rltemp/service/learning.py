@@ -20,7 +20,7 @@ from torch import Tensor
 from rltemp.agents.config import LearnerConfig
 from rltemp.agents.learner import Learner, network_of
 from rltemp.agents.reports import Ledger, Receipt, Report
-from rltemp.errors import ArtifactRefusedError, BadInputError
+from rltemp.errors import ArtifactRefusedError, BadInputError, RltempError
 from rltemp.io.locks import hold
 from rltemp.io.run_folders import changes
 from rltemp.policy.policy_file import PolicyFile, check_policy, encode_policy
@@ -49,7 +49,7 @@ class Published:
     sha256: str
 
 
-class StoppedError(RuntimeError):
+class StoppedError(RltempError, RuntimeError):
     """Nothing is learned any more; what was published stays served."""
 
 

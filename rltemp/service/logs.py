@@ -1,4 +1,4 @@
-"""What the service says of itself: one JSON object a line, on stderr."""
+"""What the service logs: one JSON object a line, on stderr."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ def to_stderr() -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
-    LOGGER.handlers, LOGGER.propagate = [handler], False  # the command line prints what the rest of rltemp logs
+    ours = logging.getLogger("rltemp")
+    ours.handlers, ours.propagate = [], True  # in place of the lines that the command line prints
     LOGGER.setLevel(logging.INFO)
+    # It logs every malformed request of a stranger, and connections that we close with a traceback.
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
 
 
 def event(name: str, **fields: object) -> None:
@@ -31,7 +34,7 @@ def event(name: str, **fields: object) -> None:
 
 
 class Seldom:
-    """Says for each kind of event whether it is time to log it, and how many were passed over since the last time."""
+    """Tells for each kind of event whether it is time to log it, and how many were passed over since the last time."""
 
     def __init__(self, seconds: float = REPEATED) -> None:
         self._seconds = seconds

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from rltemp.service.models import PolicyModel
 from rltemp.service.refusals import Refusal
+from rltemp.service.served_models import PolicyModel
 
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 """Upper bounds of the latency histogram."""
@@ -40,22 +38,17 @@ class Metrics:
             ["model", "version", "sha256"],
             registry=self.registry,
         )
-        # A metric's child costs a lock and a tuple to look up: more than to count.
-        self._request = lru_cache(1024)(self._requests.labels)
-        self._duration = lru_cache(256)(self._seconds.labels)
-        self._clamps = lru_cache(256)(self._clamped.labels)
-        self._sampled = lru_cache(256)(self._samples.labels)
 
     def answered(self, route: str, model: str, code: int) -> None:
         """Count a request."""
-        self._request(route, model, code).inc()
+        self._requests.labels(route, model, code).inc()
 
     def inferred(self, model: str, seconds: float, samples: int, clamped: int) -> None:
         """Count an inference."""
-        self._duration(model).observe(seconds)
-        self._sampled(model).inc(samples)
+        self._seconds.labels(model).observe(seconds)
+        self._samples.labels(model).inc(samples)
         if clamped:
-            self._clamps(model).inc(clamped)
+            self._clamped.labels(model).inc(clamped)
 
     def refused(self, refusal: Refusal) -> None:
         """Count a refusal."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Mapping
+from difflib import get_close_matches
 from functools import lru_cache
 
 from rltemp.errors import BadInputError
+from rltemp.kd.names import split_spec
 from rltemp.loading import SHIPPED, named_policy
 from rltemp.policy.policy_file import read_unchecked
 from rltemp.rules.published_methods import METHODS, reference_method
-from rltemp.service.models import Model, PolicyModel, RuleModel
 from rltemp.service.refusals import Refusal
+from rltemp.service.served_models import Model, PolicyModel, RuleModel
 
 KEPT = 4
 """Versions of a model that stay served; of more, the oldest is dropped."""
@@ -20,7 +22,7 @@ MAX_RULES = 128
 """Rules that are kept built."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-# Of a manifest's reference: no text that could name a module.
+# As a policy file names its reference: no text that could name a module.
 _SPEC = re.compile(r"[a-z0-9_]+(:[a-z0-9_.+=,-]*)?")
 _MAX_SPEC = 200
 
@@ -85,9 +87,9 @@ class Repository:
         """
         if (found := self._policies.get(name)) is not None:
             return found
-        if len(name) > _MAX_SPEC or not _SPEC.fullmatch(name):
-            message = f"no model {name[:80]!r}; POST /v2/repository/index lists those that are served"
-            raise Refusal(404, message, "unknown_model")
+        kind = split_spec(name)[0]
+        if len(name) > _MAX_SPEC or not _SPEC.fullmatch(name) or kind not in rule_names():
+            raise Refusal(404, self._unknown(name, kind), "unknown_model")
         try:
             return (_rule(name),)
         except BadInputError as error:
@@ -101,6 +103,13 @@ class Repository:
         """Every policy in every version, and every rule at its defaults."""
         policies = [model for versions in self._policies.values() for model in versions]
         return [*policies, *(_rule(name) for name in rule_names())]
+
+    def _unknown(self, name: str, kind: str) -> str:
+        if kind in METHODS:
+            return f"no model {name[:80]!r}: {kind!r} has no temperatures by a formula of a batch's logits"
+        close = get_close_matches(name[:80], [*self._policies, *rule_names()], n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        return f"no model {name[:80]!r}; {hint}POST /v2/repository/index lists those that are served"
 
     def _add(self, model: PolicyModel) -> None:
         with self._writing:

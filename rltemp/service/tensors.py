@@ -1,32 +1,81 @@
-"""The wire format of Open Inference Protocol v2 with the binary tensor extension, as pure functions of bytes.
+"""The Open Inference Protocol v2 with binary tensors, as pure functions of bytes.
 
 A request is a JSON object, and behind it the tensors that the object says follow as bytes, little-endian and row by
-row (https://github.com/kserve/open-inference-protocol, `extension_binary_data.md` of Triton's protocol). Nothing is
-coerced: a text is no number, true is no 1, and every array has exactly the shape that is stated.
+row (https://github.com/kserve/open-inference-protocol, `extension_binary_data.md` of Triton's protocol). The pydantic
+models here check requests and document them at /docs.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rltemp.service.arrays import DATATYPES, Array, check_finite, listed
-from rltemp.service.members import read_json, read_object, read_parameters, read_shape, read_text, said
 from rltemp.service.refusals import Refusal, wrong_content, wrong_schema
+from rltemp.service.strict_values import DATATYPES, Array, array_of, check_finite, read_json, shown
 
 MAX_JSON_BYTES = 2**20
 """Of JSON in one request: reading it takes a hundred times as long as the same numbers in bytes."""
-REMEMBERED_BYTES = 2048
-"""Of JSON objects that are remembered, with what they mean."""
+MAX_ELEMENTS = 2**31
+"""Of one tensor, a size of 0 counted as 1: NumPy cannot make an empty array of any sizes."""
 
-_REQUEST = {"id", "parameters", "inputs", "outputs"}
-_TENSOR = {"name", "shape", "datatype", "parameters", "data"}
-_OUTPUT = {"name", "parameters"}
+Text = Annotated[str, Field(max_length=256)]
+Size = Annotated[int, Field(ge=0)]
+
+
+class StrictModel(BaseModel):
+    """An object that has these keys and no other; a key that may be left out may not be null."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class InputParameters(StrictModel):
+    """Parameters of an input that follows the JSON as bytes."""
+
+    binary_data_size: Size = 0
+
+
+class InputTensor(StrictModel):
+    """An input: `data`, flat or in rows, or `binary_data_size`, the number of its bytes behind the JSON."""
+
+    name: Text
+    shape: list[Size] = Field(max_length=8)
+    datatype: Literal["FP16", "FP32", "FP64", "INT32", "INT64"]
+    parameters: InputParameters = InputParameters()
+    data: list[Any] = []
+
+
+class OutputParameters(StrictModel):
+    """Parameters of an output that is asked for."""
+
+    binary_data: bool = False
+
+
+class RequestedOutput(StrictModel):
+    """An output that is asked for."""
+
+    name: Text
+    parameters: OutputParameters = OutputParameters()
+
+
+class RequestParameters(StrictModel):
+    """Parameters of a request."""
+
+    binary_data_output: bool = False
+
+
+class InferBody(StrictModel):
+    """The JSON object of a request for inference."""
+
+    id: Text = ""
+    parameters: RequestParameters = RequestParameters()
+    inputs: list[InputTensor] = Field(max_length=16)
+    outputs: list[RequestedOutput] = Field([], max_length=16)
 
 
 @dataclass(frozen=True)
@@ -34,13 +83,13 @@ class InferRequest:
     """A request for inference, read and checked.
 
     Args:
-        id: Repeated in the answer; None where there is none.
+        id: Repeated in the answer, unless it is empty.
         inputs: Arrays by name, as they were sent: float16, float32, float64, int32 or int64, finite.
         outputs: Names asked for and whether as bytes; None asks for what the model answers by default.
         binary: Whether outputs that say nothing are answered as bytes.
     """
 
-    id: str | None
+    id: str
     inputs: dict[str, Array]
     outputs: dict[str, bool] | None
     binary: bool
@@ -62,95 +111,102 @@ def decode(body: bytes, header_length: int | None = None) -> InferRequest:
         raise wrong_content(f"Inference-Header-Content-Length is {length}, the body has {len(body)} bytes")
     if length > MAX_JSON_BYTES:
         raise Refusal(413, f"{length} bytes of JSON, {MAX_JSON_BYTES} at most; send tensors as bytes", "too_large")
-    # A training step sends the same object again and again, before other bytes.
-    header = (_remembered if length <= REMEMBERED_BYTES else _header)(body[:length])
-    return InferRequest(header.id, _arrays(header.tensors, body, length), header.outputs, header.binary)
+    header = _header(read_json(body[:length]))
+    binary = header.parameters.binary_data_output
+    outputs = {
+        one.name: one.parameters.binary_data if one.parameters.model_fields_set else binary for one in header.outputs
+    }
+    return InferRequest(header.id, _arrays(header.inputs, body, length), outputs or None, binary)
 
 
-@dataclass(frozen=True)
-class _Tensor:
-    """An input as the JSON object states it; `array` is None where its bytes follow."""
+def encode(model: str, version: str, outputs: Mapping[str, Array], request: InferRequest) -> tuple[bytes, int | None]:
+    """Write an answer: its body, and the bytes of its JSON object where tensors follow as bytes.
 
-    name: str
-    shape: tuple[int, ...]
-    kind: np.dtype[Any]
-    count: int
-    array: Array | None
-
-
-@dataclass(frozen=True)
-class _Header:
-    id: str | None
-    tensors: tuple[_Tensor, ...]
-    outputs: dict[str, bool] | None
-    binary: bool
-
-
-def _header(text: bytes) -> _Header:
-    raw = read_object(read_json(text), "request", _REQUEST, ("inputs",))
-    binary = bool(read_parameters(raw, "request", {"binary_data_output": bool}).get("binary_data_output", False))
-    identity = read_text(raw["id"], "id") if "id" in raw else None
-    if not isinstance(raw["inputs"], list):
-        raise wrong_schema(f"inputs is {said(raw['inputs'])}; send a list of tensors")
-    tensors = tuple(_tensor(item, f"inputs[{index}]") for index, item in enumerate(raw["inputs"]))
-    names = [tensor.name for tensor in tensors]
-    for index, name in enumerate(names):
-        if name in names[:index]:
-            raise wrong_schema(f"input {name!r} is given twice")
-    return _Header(identity, tensors, _outputs(raw, binary), binary)
+    Args:
+        model: The model's name.
+        version: The version that answered.
+        outputs: Arrays by name, float32.
+        request: What is answered; it says which arrays go as bytes.
+    """
+    entries: list[dict[str, Any]] = []
+    tail: list[bytes] = []
+    for name, array in outputs.items():
+        entry: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": array.shape}
+        if (request.outputs or {}).get(name, request.binary):
+            tail.append(array.astype("<f4", copy=False).tobytes())
+            entry["parameters"] = {"binary_data_size": len(tail[-1])}
+        else:
+            entry["data"] = array.ravel().tolist()
+        entries.append(entry)
+    answer: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": entries}
+    if request.id:
+        answer["id"] = request.id
+    header = json.dumps(answer, separators=(",", ":"), allow_nan=False).encode()
+    return b"".join([header, *tail]), len(header) if tail else None
 
 
-_remembered = lru_cache(256)(_header)
+def _header(raw: Any) -> InferBody:
+    try:
+        header = InferBody.model_validate(raw)
+    except ValidationError as error:
+        raise wrong_schema(_described(error)) from None
+    for kind, names in (
+        ("input", [one.name for one in header.inputs]),
+        ("output", [one.name for one in header.outputs]),
+    ):
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                raise wrong_schema(f"{kind} {name!r} is there twice")
+    return header
 
 
-def _tensor(item: Any, where: str) -> _Tensor:
-    entry = read_object(item, where, _TENSOR, ("name", "shape", "datatype"))
-    name = read_text(entry["name"], f"{where}.name")
-    shape = read_shape(entry["shape"], name)
-    datatype = entry["datatype"]
-    if not isinstance(datatype, str) or datatype not in DATATYPES:
-        raise wrong_schema(f"{name} has datatype {said(datatype)}; send one of {', '.join(DATATYPES)}")
-    kind, count = np.dtype(DATATYPES[datatype]), math.prod(shape)
-    size = read_parameters(entry, name, {"binary_data_size": int}).get("binary_data_size")
-    if (size is None) == ("data" not in entry):
-        raise wrong_schema(f"{name} needs either data or parameters.binary_data_size")
-    if size is None:
-        return _Tensor(name, shape, kind, count, listed(name, entry["data"], datatype, shape))
-    if size != count * kind.itemsize:
-        needed = f"{datatype} of shape {list(shape)} has {count * kind.itemsize} bytes"
-        raise wrong_content(f"{name} has binary_data_size {size}; {needed}")
-    return _Tensor(name, shape, kind, count, None)
+def _described(error: ValidationError) -> str:
+    """Say the first of pydantic's complaints as one sentence."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    *parents, last = first["loc"] or ("",)
+    parent, where = _path(parents), _path(first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"{parent} has a key {str(last)[:80]!r}, which the protocol does not have"
+    if first["type"] == "missing":
+        return f"{parent} has no {last}"
+    if first["type"] in ("model_type", "model_attributes_type"):
+        return f"{where} is {shown(first['input'])}; send an object"
+    needed = first["msg"].replace("a valid integer", "an integer").replace("a valid ", "a ")
+    return f"{where} is {shown(first['input'])}; {needed.replace('Input should be', 'needed:')}"
 
 
-def _arrays(tensors: Sequence[_Tensor], body: bytes, offset: int) -> dict[str, Array]:
-    """The arrays of the tensors: those that are stated, and those whose bytes stand in the body from `offset` on."""
+def _path(parts: Sequence[int | str]) -> str:
+    found = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
+    return found.removeprefix(".") or "request"
+
+
+def _arrays(tensors: Sequence[InputTensor], body: bytes, offset: int) -> dict[str, Array]:
+    """The arrays of the tensors: from their `data`, or from the bytes of the body from `offset` on."""
     arrays: dict[str, Array] = {}
     for tensor in tensors:
-        array = tensor.array
-        if array is None:
-            size = tensor.count * tensor.kind.itemsize
-            if offset + size > len(body):
-                raise wrong_content(f"{tensor.name} has {size} bytes, of which {max(len(body) - offset, 0)} came")
-            array = np.frombuffer(body, tensor.kind, tensor.count, offset).reshape(tensor.shape)
-            check_finite(tensor.name, array)
-            offset += size
-        arrays[tensor.name] = array
+        shape = tuple(tensor.shape)
+        if math.prod(max(size, 1) for size in shape) > MAX_ELEMENTS:
+            raise wrong_content(f"{tensor.name}.shape has more than {MAX_ELEMENTS} elements")
+        if ("data" in tensor.model_fields_set) == bool(tensor.parameters.model_fields_set):
+            raise wrong_schema(f"{tensor.name} needs either data or parameters.binary_data_size")
+        if "data" in tensor.model_fields_set:
+            arrays[tensor.name] = array_of(tensor.name, tensor.data, tensor.datatype, shape)
+        else:
+            arrays[tensor.name] = _from_bytes(tensor, shape, body, offset)
+            offset += arrays[tensor.name].nbytes
     if offset != len(body):
         raise wrong_content(f"{len(body) - offset} bytes are left behind the last tensor")
     return arrays
 
 
-def _outputs(raw: Mapping[str, Any], binary: bool) -> dict[str, bool] | None:
-    if "outputs" not in raw:
-        return None
-    if not isinstance(raw["outputs"], list):
-        raise wrong_schema(f"outputs is {said(raw['outputs'])}; send a list of outputs, or none")
-    found: dict[str, bool] = {}
-    for index, item in enumerate(raw["outputs"]):
-        where = f"outputs[{index}]"
-        entry = read_object(item, where, _OUTPUT, ("name",))
-        name = read_text(entry["name"], f"{where}.name")
-        if name in found:
-            raise wrong_schema(f"output {name!r} is asked for twice")
-        found[name] = bool(read_parameters(entry, where, {"binary_data": bool}).get("binary_data", binary))
-    return found or None
+def _from_bytes(tensor: InputTensor, shape: tuple[int, ...], body: bytes, offset: int) -> Array:
+    kind, count, stated = np.dtype(DATATYPES[tensor.datatype]), math.prod(shape), tensor.parameters.binary_data_size
+    size = count * kind.itemsize
+    if stated != size:
+        needed = f"{tensor.datatype} of shape {list(shape)} has {size} bytes"
+        raise wrong_content(f"{tensor.name} has binary_data_size {stated}; {needed}")
+    if offset + size > len(body):
+        raise wrong_content(f"{tensor.name} has {size} bytes, of which {max(len(body) - offset, 0)} came")
+    array: Array = np.frombuffer(body, kind, count, offset).reshape(shape)
+    check_finite(tensor.name, array)
+    return array

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hmac
 import ipaddress
+import logging
 import os
 import stat
 from collections.abc import Iterable
@@ -12,7 +13,8 @@ from pathlib import Path
 
 from rltemp.errors import BadInputError
 from rltemp.io import token_files
-from rltemp.io.console import warn
+
+log = logging.getLogger(__name__)
 
 SHORTEST = 16
 """Characters of a token."""
@@ -34,7 +36,7 @@ def read_token(path: Path) -> bytes:
         )
     with contextlib.suppress(OSError):
         if os.name == "posix" and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            warn(f"--token-file {path} can be read by others on this machine; chmod 600 it")
+            log.warning(f"--token-file {path} can be read by others on this machine; chmod 600 it")
     return token
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import logging
 import os
 import shutil
 import struct
@@ -25,11 +26,12 @@ from typing import Any
 import torch
 
 from rltemp.errors import ArtifactRefusedError, BadInputError, InterruptedRunError, TrainingStoppedError
-from rltemp.io.console import say, warn
 from rltemp.io.files import atomic_write
 from rltemp.io.interruption import deferred, requested
 from rltemp.io.run_folders import changes
 from rltemp.training.exactness import conditions, random_state, set_random_state
+
+log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
 KEPT = 2
@@ -110,7 +112,7 @@ class Checkpoints:
             try:
                 content = _read(file)
             except ArtifactRefusedError as error:
-                warn(str(error))
+                log.warning(str(error))
                 continue
             self._check_conditions(content["conditions"], file)
             self._set_aside(files[: files.index(file)])
@@ -182,7 +184,7 @@ class Checkpoints:
         self._saved = self.resumed_at = step
         set_random_state(content["random"])
         reached = self._read_reached()
-        say(f"Resumed at {self.unit} {step} (lost {max(reached - step, 0)} {self.unit}s).")
+        log.info(f"Resumed at {self.unit} {step} (lost {max(reached - step, 0)} {self.unit}s).")
         state: State = content["state"]
         return state
 
@@ -206,7 +208,7 @@ class Checkpoints:
         line = f"could not write the checkpoint of {self.unit} {step}: {error}; {last}"
         if self._failures >= TRIES:
             raise TrainingStoppedError(f"{line}. Stopped after {TRIES} tries; the same command goes on from there")
-        warn(f"{line}. The run goes on.")
+        log.warning(f"{line}. The run goes on.")
 
     def _note(self, step: int) -> None:
         """Keep the number of steps done, which costs nothing and tells a later run how many were lost."""

@@ -7,6 +7,7 @@ ends it in silence. Here a run has one file; what cannot be written waits in mem
 from __future__ import annotations
 
 import io
+import logging
 import os
 import time
 from collections import deque
@@ -16,7 +17,8 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from rltemp.io.console import warn
+log = logging.getLogger(__name__)
+
 
 FLUSH_SECONDS = 1.0
 MAX_WAITING = 50_000
@@ -67,7 +69,7 @@ class EventFile:
         self.flush()
         lost = self._dropped + len(self._waiting)
         if lost:
-            warn(f"{lost} points of the TensorBoard log in {self.folder} were dropped.")
+            log.warning(f"{lost} points of the TensorBoard log in {self.folder} were dropped.")
 
     def _take_over(self, size: int) -> None:
         """Go on with the file that is there, cut to its first `size` bytes; files beside it are not this run's."""
@@ -100,7 +102,7 @@ class EventFile:
 
     def _warn(self, line: str) -> None:
         if not self._warned:
-            warn(f"{line}. The run goes on.")
+            log.warning(f"{line}. The run goes on.")
         self._warned = True
 
 

@@ -6,6 +6,7 @@ A command's options are a frozen dataclass: the text under a field is its help o
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
 import time
@@ -20,12 +21,14 @@ from rltemp.data.dataset import Dataset
 from rltemp.data.problem import Problem
 from rltemp.data.tasks import Task, load_task
 from rltemp.errors import BadInputError
-from rltemp.io.console import Bar, say
+from rltemp.io.progress import Bar
 from rltemp.io.run_folders import finish_run, open_run
 from rltemp.training.checkpoints import FOLDER as CHECKPOINTS
 from rltemp.training.checkpoints import Checkpoints
 from rltemp.training.identity import fingerprints, problem_identity
 from rltemp.training.teachers import prepare
+
+log = logging.getLogger(__name__)
 
 NOT_CONFIGURATION = (
     "out",
@@ -119,7 +122,7 @@ class TaskOptions(RunOptions):
         """
         device = self.torch_device()
         task = task or load_task(self.task, **{name: getattr(self, name) for name in OF_THE_TASK})
-        say(f"Preparing task {task.name}: teacher {task.teacher}, student {task.student}, on {device}.")
+        log.info(f"Preparing task {task.name}: teacher {task.teacher}, student {task.student}, on {device}.")
         with Bar("teacher") as bar:
             problem = prepare(
                 task,
@@ -130,7 +133,7 @@ class TaskOptions(RunOptions):
                 inexact=self.allow_inexact,
                 dataset=dataset,
             )
-        say(f"The teacher has {100 * problem.teacher_accuracy:.2f} % test accuracy.")
+        log.info(f"The teacher has {100 * problem.teacher_accuracy:.2f} % test accuracy.")
         return problem
 
     def task_words(self) -> str:
@@ -149,7 +152,7 @@ class TaskOptions(RunOptions):
         used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
         result = self.open() if used else None
         if result is not None:
-            say(f"{folder} holds this run, finished before; nothing was trained or changed.")
+            log.info(f"{folder} holds this run, finished before; nothing was trained or changed.")
         return folder, result
 
     def open(self) -> dict[str, Any] | None:

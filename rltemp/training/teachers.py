@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -24,7 +25,6 @@ from rltemp.data.sources import load_dataset
 from rltemp.data.tasks import Task
 from rltemp.data.toy import toy_teacher
 from rltemp.errors import ArtifactRefusedError, BadInputError, TrainingDivergedError
-from rltemp.io.console import say
 from rltemp.kd.names import shareable
 from rltemp.models.networks import build_model
 from rltemp.models.weight_files import load_weights, save_weights
@@ -32,6 +32,8 @@ from rltemp.rules.published_methods import none
 from rltemp.training.checkpoints import INEXACT, Checkpoints
 from rltemp.training.distill import Distillation, train
 from rltemp.training.guards import RunGuard
+
+log = logging.getLogger(__name__)
 
 OnStep = Callable[[int, int], None]
 """Called with the step just taken and the number of steps: a progress bar."""
@@ -110,7 +112,7 @@ def train_teacher(
     problem = Problem(replace(task, student=task.teacher), dataset, nn.Identity(), nobody, teacher_accuracy=0.0)
     run = Distillation(problem, task.teacher_seed, recipe=task.teacher_recipe)
     file = teacher_file(task, dataset)  # what is wrong with a batch is written beside the teacher's place
-    guard = RunGuard(file.parent / f"{file.stem}-faults", say, network="teacher", option="--teacher-learning-rate")
+    guard = RunGuard(file.parent / f"{file.stem}-faults", log.info, network="teacher", option="--teacher-learning-rate")
     saved = checkpoints.resume() if checkpoints else None
     if saved is not None:
         run.restore(saved["run"])

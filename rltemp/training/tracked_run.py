@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from rltemp.data.problem import Problem, predict
 from rltemp.errors import TrainingDivergedError
-from rltemp.io.console import Bar, warn
+from rltemp.io.progress import Bar
 from rltemp.kd.method import GuardCount, Method, Objective, watch
 from rltemp.kd.signals import Signals
 from rltemp.training.checkpoints import INEXACT, Checkpoints, State
@@ -20,6 +21,8 @@ from rltemp.training.distill import Distillation, train
 from rltemp.training.guards import RunGuard
 from rltemp.training.safe_temperatures import DEGRADED
 from rltemp.training.tensorboard import Tracker, step_scalars, validation_scalars
+
+log = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -77,7 +80,7 @@ class TrackedRun:
         team: Team = ALONE,
     ) -> None:
         self.run = Distillation(problem, seed, team=team)
-        self.guard = RunGuard(out, warn, strict=strict)
+        self.guard = RunGuard(out, log.warning, strict=strict)
         self.guards = GuardCount()
         rule = method.rule if isinstance(method, Method) else None
         self.controller = rule if isinstance(rule, ReportingRule) else None

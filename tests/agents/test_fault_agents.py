@@ -42,6 +42,8 @@ from rltemp.policy.policy_file import read_policy
 from rltemp.training.distill import Distillation
 from rltemp.training.teachers import prepare
 
+pytestmark = pytest.mark.usefixtures("console")
+
 QUICK = PolicyConfig(updates=3, students=4, replicas=2, validate_every=1, validation_students=2)
 
 

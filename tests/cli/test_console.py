@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from rltemp.cli.console import complain, messages_shown, say
+from rltemp.cli.console import messages_shown
 
 LIBRARY = """
 import logging
@@ -41,12 +41,10 @@ def test_the_command_line_shows_information_as_it_is_and_marks_warnings(capsys: 
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
-def test_a_full_disk_behind_the_output_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("stdout", "stderr"):
-        monkeypatch.setattr(sys, name, os.fdopen(os.open("/dev/full", os.O_WRONLY), "w", closefd=True))
-    say("a line")
-    complain("another")
-    monkeypatch.undo()
+def test_a_full_disk_behind_the_output_ends_nothing() -> None:
+    code = "from rltemp.cli.console import complain, say; say('a line'); complain('another'); import os; os._exit(7)"
+    with open("/dev/full", "w") as full:
+        assert subprocess.run([sys.executable, "-c", code], stdout=full, stderr=full).returncode == 7
 
 
 def test_a_reader_who_has_read_enough_ends_a_command_quietly() -> None:

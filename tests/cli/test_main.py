@@ -113,7 +113,7 @@ def test_compare_writes_one_line_a_rule_and_seed(tmp_path: Path, capsys):
     command = ("compare", *TOY, "--rules", "none", "fixed:1|2", "dtkd", *words, "--against", "fixed:1|2")
     assert code(*command) == 0
     printed = capsys.readouterr().out
-    rows = list(csv.DictReader((out / "results.csv").open()))
+    rows = list(csv.DictReader((out / "results.csv").read_text().splitlines()))
     assert [row["seed"] for row in rows] == ["7", "8", "9"] * 3
     result = read(out / "result.json")
     chosen = result["arms"][1]  # type: ignore[index]
@@ -213,7 +213,7 @@ def test_a_signal_is_one_line_with_the_command_that_goes_on(monkeypatch, capsys,
 def test_the_demo_learns_a_policy_and_compares_it(tmp_path: Path, capsys):
     words = ("--updates", 1, "--seeds", 2, "--out", tmp_path / "demo")
     assert code("demo", *TOY, *words) == 0
-    rows = list(csv.DictReader((tmp_path / "demo" / "compare" / "results.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "demo" / "compare" / "results.csv").read_text().splitlines()))
     assert str(tmp_path / "demo" / "policy" / "policy.safetensors") in {row["rule"] for row in rows}
     assert {"none", "fixed:16"} < {row["rule"] for row in rows}
     assert (tmp_path / "demo" / "student" / "student.safetensors").is_file()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -43,6 +45,18 @@ def test_every_error_has_the_one_base_class_and_one_of_pythons() -> None:
         own = {RltempError, Exception, BaseException, object}
         assert [base for base in error.__mro__ if base.__module__ == "builtins" and base not in own], error
     assert not issubclass(rltemp.InterruptedRunError, Exception)
+
+
+def test_every_error_of_every_package_derives_from_the_base_class() -> None:
+    bases = {
+        node.name: {ast.unparse(base) for base in node.bases}
+        for file in Path(rltemp.__path__[0]).glob("*/*.py")
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.ClassDef) and node.name.endswith("Error")
+    }
+    known = {name for name in vars(rltemp.errors) if name.endswith("Error")}
+    assert [name for name, found in bases.items() if not found & known] == []
+    assert bases
 
 
 @pytest.mark.parametrize("old", moved.MOVED)

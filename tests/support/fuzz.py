@@ -58,7 +58,7 @@ READERS: dict[str, tuple[Callable[[bytes, Path], None], list[bytes]]] = {
 }
 
 
-STRANGE = (
+STRANGE: tuple[object, ...] = (
     None,
     True,
     -1,

@@ -40,7 +40,7 @@ def batches() -> Batches:
     """Eight batches of images `[24, 64]` in 0..1 and labels `[24]`."""
     images, labels = load_digits(return_X_y=True)
     count = BATCH * STEPS
-    split = torch.tensor(images[:count] / 16).float().split(BATCH), torch.tensor(labels[:count]).split(BATCH)
+    split = torch.tensor(images[:count] / 16).float().split(BATCH), torch.tensor(labels[:count]).split(BATCH)  # type: ignore[no-untyped-call]
     return list(zip(*split, strict=True))
 
 
@@ -58,7 +58,7 @@ def networks(seed: int = 0) -> tuple[nn.Module, nn.Module]:
     optimizer = torch.optim.Adam(teacher.parameters(), 0.02)
     for _ in range(30):
         optimizer.zero_grad()
-        F.cross_entropy(teacher(images), labels).backward()
+        F.cross_entropy(teacher(images), labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return student, teacher.requires_grad_(False).eval()
 
@@ -123,7 +123,7 @@ def own_loop(
         done = (batch // accumulate) * accumulate / (epochs * len(data))
         value = loss(method, Signals(student(images), teacher(images), labels, progress(done)))
         losses.append(value.item())
-        (value / accumulate).backward()
+        (value / accumulate).backward()  # type: ignore[no-untyped-call]
         if (batch + 1) % accumulate == 0:
             optimizer.step()
             optimizer.zero_grad()

@@ -68,7 +68,7 @@ def forge(
     manifest: dict[str, Any] | str,
     tensors: dict[str, Any] | None = None,
     body: bytes | None = None,
-):
+) -> None:
     """Rewrite the file with another manifest, other tensor entries or other bytes, hashes recomputed."""
     header, original, old_body = unpack(path.read_bytes())
     body = old_body if body is None else body

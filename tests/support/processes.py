@@ -101,7 +101,7 @@ def code(*words: object) -> int:
     return end.value.code
 
 
-def start(*words: object, cache: Path | None = None, **environment: str) -> Process:
+def start(*words: object, cache: Path | str | None = None, **environment: str) -> Process:
     """Start `rltemp` with these words."""
     if cache is not None:
         environment["RLTEMP_CACHE"] = str(cache)

@@ -21,6 +21,8 @@ from rltemp.io.interruption import handled
 from rltemp.training.checkpoints import Checkpoints, State
 from rltemp.training.exactness import random_state, set_random_state
 
+pytestmark = pytest.mark.usefixtures("console")
+
 
 def saved(folder: Path, *steps: int, size: int = 3) -> Checkpoints:
     """A run that saved at these steps."""

@@ -12,6 +12,8 @@ from support.processes import curves, full_disk
 import rltemp.training.events_file
 from rltemp.training.tensorboard import Tracker
 
+pytestmark = pytest.mark.usefixtures("console")
+
 
 def steps(folder: Path, tag: str = "kd/loss") -> list[int]:
     return [step for step, _ in curves(folder)[tag]]

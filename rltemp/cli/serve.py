@@ -7,12 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from threadpoolctl import threadpool_limits
-
 import rltemp
 from rltemp.agents.config import LearnerConfig
+from rltemp.cli.console import say
 from rltemp.errors import BadInputError
-from rltemp.io.console import say
 from rltemp.loading import named_policy
 from rltemp.optional_imports import import_library
 from rltemp.policy.policy_file import PolicyFile, read_policy
@@ -70,7 +68,7 @@ class Serve(RunOptions):
     max_request_mib: float = 8.0
     """Longest body of a request, in MiB."""
     timeout: float = 10.0
-    """Seconds within which a request has to arrive."""
+    """Seconds within which a request's body has to arrive."""
     log_requests: bool = False
     """Log a line for every request."""
     learn: str | None = None
@@ -99,6 +97,7 @@ class Serve(RunOptions):
         if not 0 < self.timeout <= 3600:
             raise BadInputError(f"--timeout must be above 0, at most 3600 seconds; got {self.timeout:g}")
         _check_libraries()
+        # The libraries of the extra are imported here, where it is known that they are there.
         from rltemp.service import host, logs, tokens
         from rltemp.service.app import Service
         from rltemp.service.experience import LearningCollector, learning_routes
@@ -108,20 +107,11 @@ class Serve(RunOptions):
         token = None if self.token_file is None else tokens.read_token(self.token_file)
         tokens.check_address(self.host, token)
         repository = Repository(_named(self.models))
-        limits = Limits(
-            request_bytes=int(self.max_request_mib * 2**20), body_seconds=self.timeout, head_seconds=self.timeout
-        )
-        threadpool_limits(self.threads)  # of NumPy's BLAS, which torch's own limit does not reach
+        limits = Limits(request_bytes=int(self.max_request_mib * 2**20), body_seconds=self.timeout)
         logs.to_stderr()
         learning = self._learning(repository)
-        service = Service(
-            repository,
-            limits=limits,
-            token=token,
-            log_requests=self.log_requests,
-            routers=[learning_routes(learning, limits)] if learning else [],
-        )
-
+        routers = [learning_routes(learning)] if learning else []
+        service = Service(repository, limits=limits, token=token, log_requests=self.log_requests, routers=routers)
         if learning:
             service.metrics.registry.register(LearningCollector(learning))
             learning.start()
@@ -132,7 +122,7 @@ class Serve(RunOptions):
             say(f"Serving {', '.join(policies)} and every closed-form rule at {url}")
 
         try:
-            host.serve(service, self.host, self.port, limits=limits, on_ready=ready, on_refusal=service.refused)
+            host.serve(service, self.host, self.port, limits=limits, on_ready=ready)
         finally:
             if learning:
                 learning.stop()
@@ -171,8 +161,5 @@ def _named(models: Sequence[str]) -> dict[str, str]:
 
 
 def _check_libraries() -> None:
-    for library in ("fastapi", "uvicorn", "httptools", "prometheus_client", "pythonjsonlogger"):
-        try:
-            import_library(library, "rltemp serve")
-        except BadInputError:
-            raise BadInputError(f"rltemp serve needs {library}; pip install 'rltemp[serve]'") from None
+    for library in ("fastapi", "uvicorn", "prometheus_client", "pythonjsonlogger"):
+        import_library(library, "rltemp serve", extra="serve")

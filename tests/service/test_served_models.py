@@ -18,12 +18,10 @@ from rltemp.policy.features import featurize
 from rltemp.policy.policy_file import forward, read_policy
 from rltemp.policy.rule import Policy
 from rltemp.rules.published_methods import reference_method
-from rltemp.service.arrays import Array
-from rltemp.service.features import CONSTANT_REFERENCES
-from rltemp.service.models import PolicyModel
-from rltemp.service.ports import TEMPERATURES
 from rltemp.service.refusals import Refusal
 from rltemp.service.repository import KEPT, Repository, rule_names
+from rltemp.service.served_models import CONSTANT_REFERENCES, TEMPERATURES, PolicyModel
+from rltemp.service.strict_values import Array
 
 REPOSITORY = Repository()
 

@@ -1,0 +1,311 @@
+"""The served models: named arrays in, named arrays out; between them a rule or a policy, as in process."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rltemp.errors import BadInputError
+from rltemp.kd.names import split_spec
+from rltemp.kd.signals import Signals, Temperatures
+from rltemp.policy.features import LIMIT
+from rltemp.policy.policy_file import check_policy, forward
+from rltemp.policy.rule import KNOWN_FEATURES, Policy
+from rltemp.rules.published_methods import reference_method
+from rltemp.service.refusals import wrong_content
+from rltemp.service.strict_values import Array, check_finite, place
+
+TEMPERATURES = ("student_temperature", "teacher_temperature", "weight")
+"""What is answered where nothing is asked for."""
+CONSTANT_REFERENCES = ("fixed", "ttm", "dkd")
+"""Methods whose temperatures are the same for all samples and steps; a policy around another needs `reference`."""
+
+Found = TypeVar("Found")
+
+FLOATS, INTEGERS = ("FP32", "FP64", "FP16"), ("INT64", "INT32")
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output: its name, datatypes (the first is the one in the metadata) and shape, -1 for any size."""
+
+    name: str
+    datatypes: tuple[str, ...]
+    shape: tuple[int, ...]
+
+
+LOGITS = (
+    Port("student_logits", FLOATS, (-1, -1)),
+    Port("teacher_logits", FLOATS, (-1, -1)),
+    Port("labels", INTEGERS, (-1,)),
+    Port("progress", FLOATS, (1,)),
+)
+ANSWERS = tuple(Port(name, ("FP32",), (-1,)) for name in TEMPERATURES)
+
+
+@dataclass(frozen=True)
+class Inference:
+    """A model's answer.
+
+    Args:
+        outputs: Arrays by name, float32.
+        clamped: Numbers of the actions that lay outside [-1, 1].
+    """
+
+    outputs: dict[str, Array]
+    clamped: int = 0
+
+    @property
+    def samples(self) -> int:
+        """How many samples are answered."""
+        name, array = next(iter(self.outputs.items()))
+        return math.prod(array.shape[:-1] if name == "action" else array.shape)
+
+
+class RuleModel:
+    """A closed-form rule.
+
+    Args:
+        spec: As `reference_method` takes it.
+
+    Raises:
+        BadInputError: Where nobody knows it.
+    """
+
+    inputs = LOGITS
+    outputs = ANSWERS
+    version = "1"
+
+    def __init__(self, spec: str) -> None:
+        rule = reference_method(spec).rule
+        assert rule is not None  # checked by `reference_method`
+        self.name = spec
+        self.kind = split_spec(spec)[0]
+        self.parameters: dict[str, Any] = {"kind": "rule", "spec": spec}
+        self._rule = rule
+
+    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None) -> Inference:
+        """Answer the temperatures of the samples whose logits are given.
+
+        Args:
+            inputs: As `LOGITS` has them.
+            outputs: Names; None for `TEMPERATURES`.
+
+        Raises:
+            Refusal: Where inputs or outputs are not the model's.
+        """
+        _check_names(self, inputs, outputs)
+        signals = _signals(inputs)
+        with torch.inference_mode():
+            # Some rules take a largest value, which no samples have.
+            found = _asked(self._rule, signals) if signals.shape.numel() else _no_temperatures(signals)
+            return _inference(found, outputs)
+
+
+class PolicyModel:
+    """A policy, asked by logits or by features.
+
+    Args:
+        name: That it is served under.
+        data: The bytes of its file.
+        version: Of those that are served under this name.
+        path: What to call the file in a message.
+        sha256: That the file must have, where it is pinned.
+
+    Raises:
+        ArtifactRefusedError: Where the file fails a check.
+    """
+
+    def __init__(
+        self, name: str, data: bytes, version: str = "1", path: Path | None = None, sha256: str | None = None
+    ) -> None:
+        path = path or Path(name)
+        file = check_policy(data, path, KNOWN_FEATURES, sha256)
+        self.name = self.kind = name
+        self.version, self.data, self.sha256, self.manifest = version, data, file.sha256, file.manifest
+        manifest = file.manifest.to_json()
+        self.parameters: dict[str, Any] = {
+            "kind": "policy",
+            "manifest": manifest,
+            "sha256": file.sha256,
+            "version": version,
+        }
+        self._columns = len(file.manifest.features)
+        features = Port("features", FLOATS, (-1, self._columns))
+        self.inputs = (features, Port("reference", FLOATS, (-1, 3)), *LOGITS)
+        self.outputs = (*ANSWERS, Port("action", ("FP32",), (-1, file.manifest.action.size)))
+        self._policy = Policy.of(file, path.name)
+        self._weights = file.weights
+        self._mean, self._std = (
+            torch.tensor([getattr(one, field) for one in file.manifest.features]) for field in ("mean", "std")
+        )
+
+    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None) -> Inference:
+        """Answer the samples whose features, or logits, are given.
+
+        From features the weights are those before the balance of a balanced policy, which needs the logits.
+
+        Args:
+            inputs: `features` and, where it is needed, `reference`; or those of `LOGITS`.
+            outputs: Names; None for `TEMPERATURES`.
+
+        Raises:
+            Refusal: Where inputs or outputs are not the model's.
+        """
+        _check_names(self, inputs, outputs)
+        with torch.inference_mode():
+            if "features" in inputs:
+                if len(inputs) > 1 + ("reference" in inputs):
+                    raise wrong_content("send features, or logits with labels and progress, not both")
+                return self._of_features(inputs, outputs)
+            if "reference" in inputs:
+                raise wrong_content("reference goes with features; logits need none")
+            return self._of_logits(_signals(inputs), outputs)
+
+    def _of_logits(self, signals: Signals, outputs: Sequence[str] | None) -> Inference:
+        if signals.shape.numel():
+            action = _asked(self._policy.action, signals)
+            reference = _asked(self._reference, signals)
+            found = self._policy.scale.apply(signals, reference, action)
+        else:
+            action, found = torch.zeros(*signals.shape, self.manifest.action.size), _no_temperatures(signals)
+        return _inference(found, outputs, action)
+
+    def _of_features(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None) -> Inference:
+        features = _tensor(self._checked_features(inputs["features"])).float()
+        action = forward(self._weights, self.manifest.activation, (features - self._mean) / self._std)
+        if outputs is not None and set(outputs) <= {"action"}:
+            inside, clamped = _clamped(action)
+            return Inference({"action": inside}, clamped)
+        # Neither a constant reference nor a scale without a balance looks at the logits.
+        unseen = Signals(torch.zeros(len(features), 2), torch.zeros(len(features), 2))
+        reference = self._given_reference(inputs, unseen)
+        scale = replace(self._policy.scale, balanced=False)
+        return _inference(scale.apply(unseen, reference, action), outputs, action)
+
+    def _checked_features(self, raw: Array) -> Array:
+        if raw.ndim != 2 or raw.shape[1] != self._columns:
+            raise wrong_content(f"features have shape {list(raw.shape)}; needed: [samples, {self._columns}]")
+        if (beyond := np.abs(raw) > LIMIT).any():
+            index = int(np.argmax(beyond))
+            found = f"{place('features', index, raw.shape)} is {float(raw.flat[index]):g}"
+            raise wrong_content(f"{found}; features are clipped to [-{LIMIT:g}, {LIMIT:g}]")
+        return raw
+
+    def _given_reference(self, inputs: Mapping[str, Array], unseen: Signals) -> Temperatures:
+        spec = self.manifest.reference
+        if (raw := inputs.get("reference")) is None:
+            if split_spec(spec)[0] not in CONSTANT_REFERENCES:
+                raise wrong_content(
+                    f"this policy moves around {spec}, which needs the logits; send reference [samples, 3], its "
+                    "student temperature, teacher temperature and weight, or ask for action alone"
+                )
+            return self._reference(unseen)
+        if raw.shape != (*unseen.shape, 3):
+            raise wrong_content(f"reference has shape {list(raw.shape)}; needed: [{unseen.shape.numel()}, 3]")
+        with np.errstate(over="ignore"):
+            reference = raw.astype(np.float32)
+        check_finite("reference", reference)
+        low = (reference <= 0) & (np.arange(3) < 2) | (reference < 0)
+        if low.any():
+            index = int(np.argmax(low))
+            found = f"{place('reference', index, raw.shape)} is {float(raw.flat[index]):g}"
+            raise wrong_content(f"{found}; temperatures are above 0, weights at least 0")
+        return Temperatures(*torch.from_numpy(reference).unbind(-1))
+
+    def _reference(self, signals: Signals) -> Temperatures:
+        rule = self._policy.reference.rule
+        assert rule is not None  # checked by `reference_method`
+        return rule(signals)
+
+
+Model = RuleModel | PolicyModel
+
+
+def _check_names(model: Model, inputs: Mapping[str, Array], outputs: Sequence[str] | None) -> None:
+    """Refuse inputs and outputs that a model does not have, and inputs of another type."""
+    known = {port.name: port for port in model.inputs}
+    for name, array in inputs.items():
+        if name not in known:
+            raise wrong_content(f"unknown input {name[:80]!r}; this model has {', '.join(known)}")
+        kind, needed = ("i", "integers") if known[name].datatypes is INTEGERS else ("f", "floating-point numbers")
+        if array.dtype.kind != kind:
+            raise wrong_content(f"{name} needs {needed}; send one of {', '.join(known[name].datatypes)}")
+    answered = [port.name for port in model.outputs]
+    for name in outputs or ():
+        if name not in answered:
+            raise wrong_content(f"unknown output {name[:80]!r}; this model has {', '.join(answered)}")
+
+
+def _signals(inputs: Mapping[str, Array]) -> Signals:
+    """What a rule sees, from a request's arrays."""
+    for name in ("student_logits", "teacher_logits"):
+        if name not in inputs:
+            raise wrong_content(f"{name} is missing")
+    student, teacher = (_tensor(inputs[name]) for name in ("student_logits", "teacher_logits"))
+    labels = inputs.get("labels")
+    progress = inputs.get("progress", np.zeros(1, np.float32))
+    if progress.shape != (1,):
+        raise wrong_content(f"progress has shape {list(progress.shape)}; needed: [1]")
+    try:
+        signals = Signals(student, teacher, None if labels is None else _tensor(labels).long(), float(progress[0]))
+    except BadInputError as error:
+        raise wrong_content(str(error)) from None
+    if labels is not None and (wrong := (labels < 0) | (labels >= signals.num_classes)).any():
+        index = int(np.argmax(wrong))
+        found = f"{place('labels', index, labels.shape)} is {labels.flat[index]}"
+        raise wrong_content(f"{found}; needed: 0 to {signals.num_classes - 1}")
+    return signals
+
+
+def _asked(compute: Callable[[Signals], Found], signals: Signals) -> Found:
+    """What a rule or a policy says of signals; refused where it cannot answer these."""
+    try:
+        return compute(signals)
+    except BadInputError as error:
+        raise wrong_content(str(error)) from None
+
+
+def _no_temperatures(signals: Signals) -> Temperatures:
+    none = signals.full(1.0)
+    return Temperatures(none, none, none)
+
+
+def _inference(found: Temperatures, outputs: Sequence[str] | None, action: Tensor | None = None) -> Inference:
+    """The arrays that are asked for, in that order.
+
+    Raises:
+        Refusal: Where finite inputs have no finite answer (logits near the largest float), naming the first sample.
+    """
+    arrays = {
+        name: value.float().numpy()
+        for name, value in zip(TEMPERATURES, (found.student, found.teacher, found.weight), strict=True)
+    }
+    for name, values in arrays.items():
+        good = np.isfinite(values) & ((values >= 0) if name == "weight" else (values > 0))
+        if not good.all():
+            index = int(np.argmin(good))
+            message = f"{place('sample', index, values.shape)} has no {name} ({values.flat[index]:g})"
+            raise wrong_content(f"{message}; send logits, or a reference, of a usual size")
+    clamped = 0
+    if action is not None:
+        arrays["action"], clamped = _clamped(action)
+    return Inference({name: arrays[name] for name in outputs or TEMPERATURES}, clamped)
+
+
+def _clamped(action: Tensor) -> tuple[Array, int]:
+    """Actions within [-1, 1], and how many of their numbers were not."""
+    inside = action.clamp(-1.0, 1.0)
+    return inside.numpy(), int((inside != action).sum())
+
+
+def _tensor(array: Array) -> Tensor:
+    # A copy: the request's bytes are not to be written, and need not lie as torch needs them.
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=True))
