@@ -93,8 +93,8 @@ def test_rewards_that_say_the_opposite_do_not(digits: Problem, tmp_path: Path, t
 def first_centre(exploration: float = 0.1) -> online.Centre:
     """Version 1 of the shipped layout around fixed:4."""
     from rltemp.agents.learner import Learner
+    from rltemp.cli.serve import LearningOptions
     from rltemp.policy.policy_file import encode_policy
-    from rltemp.service.commands import LearningOptions
 
     layout = LearningOptions().layout()
     learner = Learner(layout, LearningOptions())

@@ -21,6 +21,8 @@ from support.processes import until
 from support.services import Served, serving
 from support.wire import answers, infer_body, request
 
+UVICORN = b"Invalid HTTP request received."
+"""What it answers to what is no HTTP."""
 PATIENCE = 2.0
 """Seconds after which a connection without an answer is taken for an idle one: a late request is cut at 0.7."""
 
@@ -100,9 +102,7 @@ def send_broken(service: Served, count: int, chance: random.Random) -> dict[int,
                 status = answer.status if answer else 0
                 found[status] = found.get(status, 0) + 1
                 assert status < 500 or status == 503, (data, answer)
-                if (
-                    answer and status >= 400 and answer.body not in (b"", b"Invalid HTTP request received.")
-                ):  # uvicorn's
+                if answer and status >= 400 and answer.body not in (b"", UVICORN):
                     answer.error()
     return found
 
