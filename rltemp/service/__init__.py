@@ -1,5 +1,6 @@
-"""The temperature controller as a service: Open Inference Protocol v2 over HTTP; needs `pip install 'rltemp[serve]'`.
+"""The temperature controller as a server: Open Inference Protocol v2 over HTTP; needs `pip install 'rltemp[serve]'`.
 
-`tensors` is the wire format, `models` and `repository` what is served, `app` the routes, `commands` the command line.
-Nothing in the package's core imports this.
+`app` is the ASGI application, `limits` the middleware around it, `routes` and `experience` what it answers, `tensors` the
+wire format, `served_models` and `repository` what is served, `learning` a policy that is learned meanwhile, `host` the
+process. A further route is a router that `app.Service` is given. Only `rltemp.cli` imports this package.
 """
