@@ -56,9 +56,7 @@ def main() -> None:
             assert process.stdout is not None
             url = process.stdout.readline().strip()
             show_trips(url, rounds)
-            print(
-                f"{CLIENTS} clients at once, {seconds:g} s: {said(*ask_at_once(url, features(256), CLIENTS, seconds))}"
-            )
+            print(f"{CLIENTS} clients at once: {said(*ask_at_once(url, features(256), CLIENTS, seconds))}", flush=True)
             show_attack(url, seconds, 1 if options.quick else ROUNDS)
             show_memory(url, process.pid, 60 * options.minutes)
 
@@ -104,9 +102,7 @@ def said(counts: Sequence[int], times: Sequence[float]) -> str:
     """What clients at once got, in words."""
     p50, p99, worst = (1e3 * float(value) for value in np.quantile(times, [0.5, 0.99, 1.0]))
     middle = statistics.median(counts)
-    return (
-        f"answers of a client {min(counts)} / {middle:g} / {max(counts)}; p50 {p50:.2f}, p99 {p99:.2f}, {worst:.2f} ms"
-    )
+    return f"{min(counts)} / {middle:g} / {max(counts)} answers; p50 {p50:.2f}, p99 {p99:.2f}, max {worst:.2f} ms"
 
 
 def ask_at_once(

@@ -93,16 +93,16 @@ class Service:
             redoc_url=None,
             redirect_slashes=False,
         )
-        app.include_router(health_routes(self.repository))
         # The token is checked before the routes are; here it is documented.
         closed = [] if self._token is None else [Security(HTTPBearer(auto_error=False, scheme_name="token"))]
-        own = (
-            model_routes(self.repository, bool(routers)),
+        own = (  # what is asked most comes first
             inference_routes(self.repository, self.metrics),
+            model_routes(self.repository, bool(routers)),
             list_routes(self.repository, self.metrics),
         )
         for router in (*own, *routers):
             app.include_router(router, dependencies=closed, responses=refusals(401) if closed else {})
+        app.include_router(health_routes(self.repository))
         app.add_exception_handler(Refusal, self._on_refusal)
         app.add_exception_handler(HTTPException, self._on_http_error)
         app.add_exception_handler(ClientDisconnect, _gone)

@@ -185,27 +185,21 @@ class Learning:
             "potential": self.potential,
             "exploration": float(learner.config.exploration),
         }
-        policy, _ = self._file(learner.served_parameters, {**about, "weights": "running mean of the centres"})
-        centre, sha256 = self._file(learner.mean_parameters, {**about, "weights": "centre of exploration"})
-        return Published(learner.version, policy, centre, sha256)
-
-    def _file(self, weights: Tensor, provenance: Mapping[str, str | int | float]) -> tuple[bytes, str]:
-        layout = self.learner.layout
-        return encode_policy(
-            weights=self.learner.tensors(weights),
-            activation=layout.activation,
-            features=layout.features,
-            action=layout.action,
-            reference=layout.reference,
-            provenance=provenance,
+        fields = {name: getattr(learner.layout, name) for name in ("activation", "features", "action", "reference")}
+        (policy, _), (centre, sha256) = (
+            encode_policy(weights=learner.tensors(weights), provenance={**about, "weights": text}, **fields)
+            for weights, text in (
+                (learner.served_parameters, "running mean of the centres"),
+                (learner.mean_parameters, "centre of exploration"),
+            )
         )
+        return Published(learner.version, policy, centre, sha256)
 
     def _settings(self) -> dict[str, Any]:
         """What a state has to have in common with this process."""
-        layout = self.learner.layout.model_dump(mode="json", include={"layers", "activation", "features", "action"})
-        return {**asdict(self.learner.config), **layout, "reference": self.learner.layout.reference} | {
-            "potential": self.potential
-        }
+        names = {"layers", "activation", "features", "action", "reference"}
+        layout = self.learner.layout.model_dump(mode="json", include=names)
+        return {**asdict(self.learner.config), **layout, "potential": self.potential}
 
     def _save(self, versions: list[Published]) -> None:
         """Save the learner's state with the files of the last versions.
@@ -215,8 +209,8 @@ class Learning:
         """
         files = {
             one.version: {
-                "policy": torch.frombuffer(bytearray(one.policy), dtype=torch.uint8),
-                "centre": torch.frombuffer(bytearray(one.centre), dtype=torch.uint8),
+                name: torch.frombuffer(bytearray(data), dtype=torch.uint8)
+                for name, data in (("policy", one.policy), ("centre", one.centre))
             }
             for one in versions
         }

@@ -4,24 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Literal
 
 from starlette.responses import Response
-
-Reason = Literal[
-    "syntax",
-    "schema",
-    "content",
-    "non_finite",
-    "unknown_model",
-    "conflict",
-    "unknown_route",
-    "unauthorized",
-    "media_type",
-    "too_large",
-    "too_slow",
-    "overloaded",
-]
 
 
 class Refusal(Exception):  # noqa: N818  # an answer, not an error of the service
@@ -30,18 +14,18 @@ class Refusal(Exception):  # noqa: N818  # an answer, not an error of the servic
     Args:
         status: HTTP status code, 4xx or 503.
         message: What was wrong, where, and what to send; one line that tells nothing of the service's own state.
-        reason: Counted in the metrics.
+        reason: Counted in the metrics; one of a dozen words.
         headers: Of the answer, beside its own.
         values: How many numbers of the request were not finite.
     """
 
     def __init__(
-        self, status: int, message: str, reason: Reason, headers: Mapping[str, str] | None = None, values: int = 0
+        self, status: int, message: str, reason: str, headers: Mapping[str, str] | None = None, values: int = 0
     ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
-        self.reason: Reason = reason
+        self.reason = reason
         self.headers = dict(headers or {})
         self.values = values
 

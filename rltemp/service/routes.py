@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from http import HTTPStatus
 from typing import Any
 
 from anyio import CapacityLimiter, to_thread
@@ -42,17 +43,6 @@ _LENGTH = {
     "description": "Bytes of the JSON object, where tensors follow it.",
     "schema": {"type": "integer", "minimum": 0},
 }
-_REFUSALS = {
-    400: "The content cannot be used.",
-    401: "The token is missing or wrong.",
-    404: "There is no such model or version.",
-    408: "The request took too long to come.",
-    409: "Another content came before for the same run and evaluation.",
-    413: "The request is too long.",
-    415: "The body's type is not read.",
-    422: "The body does not follow the schema.",
-    503: "The service is busy.",
-}
 
 Documented = dict[int | str, dict[str, Any]]
 
@@ -65,7 +55,7 @@ class Failure(StrictModel):
 
 def refusals(*codes: int) -> Documented:
     """Document the refusals of a route."""
-    return {code: {"model": Failure, "description": _REFUSALS[code]} for code in codes}
+    return {code: {"model": Failure, "description": HTTPStatus(code).phrase} for code in codes}
 
 
 def documented_body(model: type[BaseModel], **content: Any) -> dict[str, Any]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -56,17 +55,13 @@ class Inference:
 
     Args:
         outputs: Arrays by name, float32.
+        samples: How many are answered.
         clamped: Numbers of the actions that lay outside [-1, 1].
     """
 
     outputs: dict[str, Array]
+    samples: int
     clamped: int = 0
-
-    @property
-    def samples(self) -> int:
-        """How many samples are answered."""
-        name, array = next(iter(self.outputs.items()))
-        return math.prod(array.shape[:-1] if name == "action" else array.shape)
 
 
 class RuleModel:
@@ -88,7 +83,7 @@ class RuleModel:
         assert rule is not None  # checked by `reference_method`
         self.name = spec
         self.kind = split_spec(spec)[0]
-        self.parameters: dict[str, Any] = {"kind": "rule", "spec": spec}
+        self.parameters = {"kind": "rule", "spec": spec}
         self._rule = rule
 
     def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None) -> Inference:
@@ -130,13 +125,8 @@ class PolicyModel:
         file = check_policy(data, path, KNOWN_FEATURES, sha256)
         self.name = self.kind = name
         self.version, self.data, self.sha256, self.manifest = version, data, file.sha256, file.manifest
-        manifest = file.manifest.to_json()
-        self.parameters: dict[str, Any] = {
-            "kind": "policy",
-            "manifest": manifest,
-            "sha256": file.sha256,
-            "version": version,
-        }
+        described = {"manifest": file.manifest.to_json(), "sha256": file.sha256, "version": version}
+        self.parameters = {"kind": "policy", **described}
         self._columns = len(file.manifest.features)
         features = Port("features", FLOATS, (-1, self._columns))
         self.inputs = (features, Port("reference", FLOATS, (-1, 3)), *LOGITS)
@@ -148,16 +138,9 @@ class PolicyModel:
         )
 
     def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None) -> Inference:
-        """Answer the samples whose features, or logits, are given.
+        """Answer as `RuleModel.infer` does, from logits or from `features` (with `reference`, where it is needed).
 
         From features the weights are those before the balance of a balanced policy, which needs the logits.
-
-        Args:
-            inputs: `features` and, where it is needed, `reference`; or those of `LOGITS`.
-            outputs: Names; None for `TEMPERATURES`.
-
-        Raises:
-            Refusal: Where inputs or outputs are not the model's.
         """
         _check_names(self, inputs, outputs)
         with torch.inference_mode():
@@ -183,7 +166,7 @@ class PolicyModel:
         action = forward(self._weights, self.manifest.activation, (features - self._mean) / self._std)
         if outputs is not None and set(outputs) <= {"action"}:
             inside, clamped = _clamped(action)
-            return Inference({"action": inside}, clamped)
+            return Inference({"action": inside}, len(features), clamped)
         # Neither a constant reference nor a scale without a balance looks at the logits.
         unseen = Signals(torch.zeros(len(features), 2), torch.zeros(len(features), 2))
         reference = self._given_reference(inputs, unseen)
@@ -201,13 +184,14 @@ class PolicyModel:
 
     def _given_reference(self, inputs: Mapping[str, Array], unseen: Signals) -> Temperatures:
         spec = self.manifest.reference
-        if (raw := inputs.get("reference")) is None:
-            if split_spec(spec)[0] not in CONSTANT_REFERENCES:
-                raise wrong_content(
-                    f"this policy moves around {spec}, which needs the logits; send reference [samples, 3], its "
-                    "student temperature, teacher temperature and weight, or ask for action alone"
-                )
+        raw = inputs.get("reference")
+        if raw is None and split_spec(spec)[0] in CONSTANT_REFERENCES:
             return self._reference(unseen)
+        if raw is None:
+            raise wrong_content(
+                f"this policy moves around {spec}, which needs the logits; send reference [samples, 3], its "
+                "student temperature, teacher temperature and weight, or ask for action alone"
+            )
         if raw.shape != (*unseen.shape, 3):
             raise wrong_content(f"reference has shape {list(raw.shape)}; needed: [{unseen.shape.numel()}, 3]")
         with np.errstate(over="ignore"):
@@ -297,7 +281,7 @@ def _inference(found: Temperatures, outputs: Sequence[str] | None, action: Tenso
     clamped = 0
     if action is not None:
         arrays["action"], clamped = _clamped(action)
-    return Inference({name: arrays[name] for name in outputs or TEMPERATURES}, clamped)
+    return Inference({name: arrays[name] for name in outputs or TEMPERATURES}, found.student.numel(), clamped)
 
 
 def _clamped(action: Tensor) -> tuple[Array, int]:

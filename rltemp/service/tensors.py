@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -150,13 +151,10 @@ def _header(raw: Any) -> InferBody:
         header = InferBody.model_validate(raw)
     except ValidationError as error:
         raise wrong_schema(_described(error)) from None
-    for kind, names in (
-        ("input", [one.name for one in header.inputs]),
-        ("output", [one.name for one in header.outputs]),
-    ):
-        for index, name in enumerate(names):
-            if name in names[:index]:
-                raise wrong_schema(f"{kind} {name!r} is there twice")
+    for kind, named in (("input", header.inputs), ("output", header.outputs)):
+        (name, count), *_ = Counter(one.name for one in named).most_common(1) or [("", 0)]
+        if count > 1:
+            raise wrong_schema(f"{kind} {name!r} is there twice")
     return header
 
 

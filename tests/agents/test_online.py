@@ -97,8 +97,8 @@ def test_rewards_that_say_the_opposite_do_not(digits: Problem, tmp_path: Path, t
 def first_version(exploration: float = 0.1) -> online.ParameterDistribution:
     """Version 1 of the shipped layout around fixed:4."""
     from rltemp.agents.learner import Learner
+    from rltemp.cli.serve import LearningOptions
     from rltemp.policy.policy_file import encode_policy
-    from rltemp.service.commands import LearningOptions
 
     layout = LearningOptions().layout()
     learner = Learner(layout, LearningOptions())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import json
 import re
 import signal
@@ -17,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 from support.processes import code, until
-from support.services import Served, serving
-from support.wire import BYTES, JSON, infer_body
+from support.services import Served, serving, serving_application
+from support.wire import BYTES, JSON, infer_body, request
 
 import rltemp
 from rltemp.loading import SHIPPED
@@ -26,6 +24,10 @@ from rltemp.policy.policy_file import read_policy
 from rltemp.training.tensorboard import TAGS  # noqa: F401  # loads what a forked process then need not
 
 pytest.importorskip("fastapi", reason="needs rltemp[serve]")
+
+from rltemp.service.app import Service
+from rltemp.service.limits import Limits
+from rltemp.service.repository import Repository
 
 TOKEN = "correct-horse-battery-staple"
 LOGITS = [
@@ -215,16 +217,21 @@ def test_the_manual_lists_every_metric_with_its_labels() -> None:
 
 
 def test_a_body_that_is_refused_is_counted(service: Served) -> None:
-    before = service.counts()
-    connection = http.client.HTTPConnection(service.address, timeout=10)
-    with contextlib.closing(connection):
-        connection.putrequest("POST", "/v2/models/dtkd/infer")
-        connection.putheader("Content-Length", str(2**40))
-        connection.endheaders()
-        assert connection.getresponse().status == 413
-    after = service.counts()
-    name = 'rltemp_rejections_total{reason="too_large"}'
-    assert after[name] == before.get(name, 0) + 1
+    before, name = service.counts(), 'rltemp_rejections_total{reason="too_large"}'
+    (answer,) = service.ask(request("POST", "/v2/models/dtkd/infer", headers=[("Content-Length", str(2**40))]))
+    assert answer.status == 413
+    assert service.counts()[name] == before.get(name, 0) + 1
+
+
+def test_an_answer_that_is_not_read_is_counted_and_leaves_no_traceback() -> None:
+    limits = {"answer_seconds": 0.5}
+    body, length = infer_body({"features": np.zeros((200_000, 8), "<f2")})
+    head = [("Content-Type", BYTES), ("Inference-Header-Content-Length", str(length))]
+    service = Service(Repository(), limits=Limits(**limits))
+    with serving_application(service, **limits) as served, served.connect(receive_bytes=4096) as client:
+        client.sendall(request("POST", "/v2/models/universal/infer", body, head))
+        until(lambda: served.counts().get('rltemp_rejections_total{reason="too_slow"}') == 1, 20)
+        assert "Traceback" not in served.process.read("err")
 
 
 def test_logs_are_json_and_hold_no_line_of_a_clients_own(service: Served) -> None:
@@ -296,13 +303,8 @@ def test_a_missing_wrong_or_foreign_token_is_answered_alike(closed: Served, auth
 
 
 def test_two_tokens_are_none(closed: Served) -> None:
-    connection = http.client.HTTPConnection(closed.address, timeout=10)
-    with contextlib.closing(connection):
-        connection.putrequest("GET", "/v2")
-        connection.putheader("Authorization", "Bearer wrong-wrong-wrong")
-        connection.putheader("Authorization", f"Bearer {TOKEN}")
-        connection.endheaders()
-        assert connection.getresponse().status == 401
+    given = [("Authorization", "Bearer wrong-wrong-wrong"), ("Authorization", f"Bearer {TOKEN}")]
+    assert closed.send("GET", "/v2", headers=given).status == 401
 
 
 def test_with_the_token_everything_is_answered(closed: Served) -> None:

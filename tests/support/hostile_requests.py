@@ -29,6 +29,11 @@ def also(*tensors: str) -> str:
     return inputs(tensor("student_logits"), tensor("teacher_logits"), *tensors)
 
 
+def plus(member: str) -> str:
+    """A sound request with a further member."""
+    return inputs(tensor("student_logits"), tensor("teacher_logits"), more=f", {member}")
+
+
 def features(data: str, shape: str) -> str:
     return inputs(tensor("features", data, shape))
 
@@ -76,15 +81,15 @@ TEXTS: dict[str, tuple[str | bytes, str]] = {
     "two shapes": (student("[1, 2, 3, 4]", shape="[2, 2]"), ""),
     "broadcast": (student("[1, 2, 3]", shape="[1, 3]"), ""),
     # members
-    "extra key": (inputs(tensor("student_logits"), tensor("teacher_logits"), more=', "x": 1'), "key 'x'"),
+    "extra key": (plus('"x": 1'), "key 'x'"),
     "extra key of a tensor": (student(more=', "x": 1'), "key 'x'"),
     "extra parameter": (student(more=', "parameters": {"x": 1}'), "key 'x'"),
-    "duplicate key": (inputs(tensor("student_logits"), tensor("teacher_logits"), more=', "inputs": []'), "inputs"),
+    "duplicate key": (plus('"inputs": []'), "inputs"),
     "duplicate key of a tensor": (student(more=', "data": []'), "data"),
     "duplicate tensor": (also(tensor("student_logits")), "student_logits"),
     "unknown input": (also(tensor("logits")), "logits"),
     "a name that is no text": (also(tensor("logits").replace('"logits"', '"\\ud800"', 1)), ""),
-    "a key that is no text": (inputs(tensor("student_logits"), tensor("teacher_logits"), more=', "\\ud800": 1'), ""),
+    "a key that is no text": (plus('"\\ud800": 1'), ""),
     "missing input": (inputs(tensor("student_logits")), "teacher_logits"),
     "no inputs": (inputs(), ""),
     "both ways": (also(tensor("features", "[1, 2, 3, 4, 5, 6]")), "features"),
@@ -92,27 +97,11 @@ TEXTS: dict[str, tuple[str | bytes, str]] = {
     "BYTES": (student(datatype='"BYTES"'), "BYTES"),
     "datatype in lower case": (student(datatype='"fp32"'), "fp32"),
     "datatype that is a list": (student(datatype="[]"), "datatype"),
-    "unknown output": (
-        inputs(tensor("student_logits"), tensor("teacher_logits"), more=', "outputs": [{"name": "x"}]'),
-        "x",
-    ),
-    "output twice": (
-        inputs(
-            tensor("student_logits"),
-            tensor("teacher_logits"),
-            more=', "outputs": [{"name": "weight"}, {"name": "weight"}]',
-        ),
-        "weight",
-    ),
-    "outputs is text": (
-        inputs(tensor("student_logits"), tensor("teacher_logits"), more=', "outputs": "weight"'),
-        "outputs",
-    ),
-    "id is a number": (inputs(tensor("student_logits"), tensor("teacher_logits"), more=', "id": 1'), "id"),
-    "id of 1000 letters": (
-        inputs(tensor("student_logits"), tensor("teacher_logits"), more=f', "id": "{"a" * 1000}"'),
-        "id",
-    ),
+    "unknown output": (plus('"outputs": [{"name": "x"}]'), "x"),
+    "output twice": (plus('"outputs": [{"name": "weight"}, {"name": "weight"}]'), "weight"),
+    "outputs is text": (plus('"outputs": "weight"'), "outputs"),
+    "id is a number": (plus('"id": 1'), "id"),
+    "id of 1000 letters": (plus(f'"id": "{"a" * 1000}"'), "id"),
     "inputs is an object": ('{"inputs": {}}', "inputs"),
     "inputs holds numbers": ('{"inputs": [1]}', r"inputs\[0\]"),
     "data and bytes": (student(more=', "parameters": {"binary_data_size": 24}'), "student_logits"),
