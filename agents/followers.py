@@ -18,7 +18,8 @@ from rltemp.kd.method import Method
 from rltemp.models.networks import build_model
 from rltemp.models.stack import StackedStudent
 from rltemp.training.checkpoints import Checkpoints, State
-from rltemp.training.distill import Distillation, train
+from rltemp.training.distill import Distillation
+from rltemp.training.steps import train
 from rltemp.training.tensorboard import Tracker
 
 PATIENCE = 0.25

@@ -203,8 +203,8 @@ class Episode:
     def _probe_logits(self) -> tuple[Tensor, Tensor]:
         run = self.run
         run.student.eval()
-        images = run.problem.dataset.batch(run.part, self.probe)
-        return run.student(images).float(), run.part.labels[self.probe]
+        images = run.problem.dataset.batch(run.split, self.probe)
+        return run.student(images).float(), run.split.labels[self.probe]
 
 
 def checked_actions(actions: ArrayLike, shape: tuple[int, ...]) -> Tensor:

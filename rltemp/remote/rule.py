@@ -151,6 +151,18 @@ class RemoteRule:
         """What the clock says: seconds that steps have waited for answers, and those of failed and slow calls alone."""
         return {"controller_seconds": self._waited, "controller_seconds_lost": self._lost}
 
+    def state(self) -> dict[str, Any]:
+        """The counts so far, for a checkpoint."""
+        return self.seen.state()
+
+    def inexact(self) -> str:
+        """Why a run that goes on cannot be what it would have been; empty where all answers were of one version."""
+        if self.seen.repeatable:
+            return ""
+        return (
+            f"answers of a controller: {len(self.seen.versions)} versions, {self.seen.fallback_steps} steps without one"
+        )
+
     def restore(self, state: dict[str, Any]) -> None:
         """Go on counting from `seen.state()` of an earlier part of the run."""
         before = RemoteCounts.restored(state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -33,37 +34,82 @@ class TemperatureGuard:
     not above 0 or out of the bounds that the rule states gets plain distillation's: T = 4, or the nearest bound, and
     weight T^2. An answer of a wrong shape is a mistake of the rule and always an error.
 
+    No step waits for the device to say whether its temperatures are lawful. A step is taken as if they were, up to the
+    optimizer: `begin`, the loss, `doubts`, and where one of those is not finite `mend` and the loss once more.
+
     Args:
         tell: Told a line, the first time a fallback is used.
         strict: Raise instead.
+
+    Attributes:
+        last: The temperatures of this step, constants of its graph; None where no rule was asked.
     """
 
     def __init__(self, tell: Tell = lambda _: None, strict: bool = False) -> None:
         self.tell = tell
         self.strict = strict
+        self.last: Temperatures | None = None
         self.steps = self.clamped_samples = self.fallback_samples = self.fallback_steps = 0
+        self._bounds: Bounds | None = None
+        self._limits: Bounds | None = None
+        self._source = ""
+        self._answers: list[Temperatures] = []
+        self._mended: list[Temperatures] = []
 
     def guard(self, method: Method) -> Method:
-        """The method with a rule that answers nothing unsafe."""
+        """The method with a rule whose answers are kept until `mend`, which may put others in their place."""
         rule = method.rule
         if rule is None:
             return method
-        bounds, limits = bounds_of(rule), getattr(rule, "limits", None)
+        self._bounds, self._limits, self._source = bounds_of(rule), getattr(rule, "limits", None), method.name
 
-        def safe(signals: Signals) -> Temperatures:
+        def kept(signals: Signals) -> Temperatures:
+            if self._mended:
+                return self._mended.pop(0)
             found = rule(signals)
             check_shape(found, signals.shape, method.name)
-            self.steps += 1
-            if (fault := broken(found, bounds, limits)) is None:
-                return found
-            if self.strict:
-                raise BadInputError(f"{fault} from {method.name}")
-            low, high = bounds or limits or (PLAIN_TEMPERATURE, PLAIN_TEMPERATURE)
-            plain = min(max(PLAIN_TEMPERATURE, low), high)
-            return self._mended(found.detach(), bounds, plain, f"{fault} from {method.name}")
+            self._answers.append(found)
+            self.last = found.detach()
+            return found
 
-        setattr(safe, CHECKED, True)
-        return replace(method, rule=safe)
+        setattr(kept, CHECKED, True)
+        return replace(method, rule=kept)
+
+    def begin(self) -> None:
+        """Forget the step before."""
+        self._answers, self._mended, self.last = [], [], None
+
+    def doubts(self) -> list[Tensor]:
+        """A number for each answer of this step: 0, or inf where it may be one that a rule must not give."""
+        return [_doubt(answer, self._bounds) for answer in self._answers]
+
+    def mend(self) -> bool:
+        """Look closer at this step's answers: the rule gives them again, without their faults.
+
+        Returns:
+            Whether there was a fault.
+
+        Raises:
+            BadInputError: Where there was, and none may be.
+        """
+        limits = self._limits
+        faults = [fault for found in self._answers if (fault := broken(found, self._bounds, limits)) is not None]
+        if not faults:
+            return False
+        if self.strict:
+            raise BadInputError(f"{faults[0]} from {self._source}")
+        low, high = self._bounds or limits or (PLAIN_TEMPERATURE, PLAIN_TEMPERATURE)
+        plain = min(max(PLAIN_TEMPERATURE, low), high)
+        # A method that is matched asks twice in a step: the second answer's faults are the first one's.
+        (self.last, bad, clamped), *_ = found = [mended(answer, self._bounds, plain) for answer in self._answers]
+        self._answers = [answer for answer, _, _ in found]
+        self._mended = list(self._answers)
+        self._count(int(bad.sum()), int(clamped.sum()), plain, f"{faults[0]} from {self._source}")
+        return True
+
+    def end(self) -> None:
+        """Count the step, where a rule was asked in it."""
+        self.steps += self.last is not None
 
     def counts(self) -> dict[str, Any]:
         """What `result.json` says: samples and steps, and whether the run is marked."""
@@ -83,25 +129,45 @@ class TemperatureGuard:
         for name in _COUNTS:
             setattr(self, name, int(state[name]))
 
-    def _mended(self, found: Temperatures, bounds: Bounds | None, plain: float, fault: str) -> Temperatures:
-        """An answer without its faults, all constants: no gradient goes through a value that is not finite."""
-        student, teacher = found.student, found.teacher
-        if bounds is not None:
-            student, teacher = (_onto_bounds(values, bounds) for values in (student, teacher))
-        bad = ~(lawful(student, bounds) & lawful(teacher, bounds)) | (found.weight < 0)
-        clamped = (student != found.student) | (teacher != found.teacher)
-        what = f"T = {plain:g} stands in (fallback)" if bool(bad.any()) else "it is put onto the bound (clamped)"
-        if not self.fallback_steps and (bool(bad.any()) or not self.clamped_samples):
+    def _count(self, bad: int, clamped: int, plain: float, fault: str) -> None:
+        what = f"T = {plain:g} stands in (fallback)" if bad else "it is put onto the bound (clamped)"
+        if not self.fallback_steps and (bad or not self.clamped_samples):
             self.tell(f"alarm: {fault}: {what}; result.json counts how often")
-        self.clamped_samples += int((clamped & ~bad).sum())
-        self.fallback_samples += int(bad.sum())
-        self.fallback_steps += bool(bad.any())
-        student, teacher = (torch.where(bad, plain, values) for values in (student, teacher))
-        weight = torch.where(bad, plain * plain, found.weight)
-        return Temperatures(student, teacher, weight, bad if found.guarded is None else found.guarded | bad)
+        self.clamped_samples += clamped
+        self.fallback_samples += bad
+        self.fallback_steps += bad > 0
 
 
 _COUNTS = ("steps", "clamped_samples", "fallback_samples", "fallback_steps")
+
+
+def mended(found: Temperatures, bounds: Bounds | None, plain: float) -> tuple[Temperatures, Tensor, Tensor]:
+    """An answer without its faults, all constants: no gradient goes through a value that is not finite.
+
+    Args:
+        found: The answer, `[...]`.
+        bounds: That the rule states.
+        plain: The temperature for a sample that has none.
+
+    Returns:
+        The temperatures, which samples got `plain`, and which others were put onto a bound, bool `[...]`.
+    """
+    found = found.detach()
+    student, teacher = found.student, found.teacher
+    if bounds is not None:
+        student, teacher = (_onto_bounds(values, bounds) for values in (student, teacher))
+    bad = ~(lawful(student, bounds) & lawful(teacher, bounds)) | (found.weight < 0)
+    clamped = ((student != found.student) | (teacher != found.teacher)) & ~bad
+    student, teacher = (torch.where(bad, plain, values) for values in (student, teacher))
+    weight = torch.where(bad, plain * plain, found.weight)
+    return Temperatures(student, teacher, weight, bad if found.guarded is None else found.guarded | bad), bad, clamped
+
+
+def _doubt(found: Temperatures, bounds: Bounds | None) -> Tensor:
+    """0 where every temperature keeps the law and no weight is below 0; inf where one does not, or is nan."""
+    low, high = torch.aminmax(torch.stack([found.student.detach(), found.teacher.detach()]))
+    good = (low > 0) & (high < math.inf) if bounds is None else (low >= bounds[0]) & (high <= bounds[1])
+    return torch.where(good & (found.weight.detach().amin() >= 0), 0.0, math.inf)
 
 
 def _onto_bounds(values: Tensor, bounds: Bounds) -> Tensor:
@@ -134,14 +200,14 @@ class BoundWatch:
         self._at_bounds: int | Tensor = 0
         self._sum: float | Tensor = 0.0
 
-    def begin(self, method: Method) -> bool:
-        """Whether there is something to watch: the rule's `limits`, (lowest, highest), which a formula has not."""
+    def begin(self, method: Method) -> None:
+        """Watch this method, if its rule has `limits`, (lowest, highest), as a policy has; a formula has none."""
         self.limits = getattr(method.rule, "limits", None)
-        return self.limits is not None
 
     def __call__(self, temperatures: Temperatures) -> None:
         """Count a step's."""
-        assert self.limits is not None  # nobody else is watched
+        if self.limits is None:
+            return
         values = temperatures.student
         self._samples += values.numel()
         self._at_bounds = self._at_bounds + at_bounds(values, self.limits).sum()  # on its device: no step waits for it
@@ -149,8 +215,9 @@ class BoundWatch:
 
     def end_epoch(self, epoch: int) -> None:
         """Judge an epoch, and begin the next."""
+        if self.limits is None:
+            return
         if self._samples and float(self._at_bounds) > AT_BOUND * self._samples and not self.collapsed_epoch:
-            assert self.limits is not None  # nothing is counted without them
             self.collapsed_epoch = epoch
             self.tell(
                 f"alarm: the policy has collapsed to a bound: {100 * float(self._at_bounds) / self._samples:.1f} % of "

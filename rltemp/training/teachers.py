@@ -30,8 +30,9 @@ from rltemp.models.networks import build_model
 from rltemp.models.weight_files import load_weights, save_weights
 from rltemp.rules.published_methods import none
 from rltemp.training.checkpoints import INEXACT, Checkpoints
-from rltemp.training.distill import Distillation, train
+from rltemp.training.distill import Distillation
 from rltemp.training.guards import RunGuard
+from rltemp.training.steps import train
 
 OnStep = Callable[[int, int], None]
 """Called with the step just taken and the number of steps: a progress bar."""

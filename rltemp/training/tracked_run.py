@@ -5,22 +5,51 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from rltemp.data.problem import Problem, predict
 from rltemp.errors import TrainingDivergedError
 from rltemp.io.console import Bar, warn
-from rltemp.kd.method import GuardCount, Method, watch
+from rltemp.kd.method import GuardCount, Method
 from rltemp.kd.signals import Signals
-from rltemp.remote.rule import RemoteRule
 from rltemp.training.checkpoints import INEXACT, Checkpoints, State
 from rltemp.training.ddp import ALONE, Team
-from rltemp.training.distill import Distillation, train
+from rltemp.training.distill import Distillation
 from rltemp.training.guards import RunGuard
 from rltemp.training.safe_temperatures import DEGRADED
+from rltemp.training.steps import train
 from rltemp.training.tensorboard import Tracker, step_scalars, validation_scalars
+
+
+@runtime_checkable
+class ReportingRule(Protocol):
+    """A rule whose answers come from outside the run, as from a controller, and that has something to say of them."""
+
+    def state(self) -> dict[str, Any]:
+        """Its counts, for a checkpoint: plain numbers and text."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on counting from what `state` gave."""
+        ...
+
+    def counts(self) -> dict[str, Any]:
+        """What `result.json` says; `steps` and `fallback_steps` are among it."""
+        ...
+
+    def scalars(self) -> dict[str, float]:
+        """What TensorBoard shows, by tag."""
+        ...
+
+    def timing(self) -> dict[str, float]:
+        """What the clock says."""
+        ...
+
+    def inexact(self) -> str:
+        """Why a run that went on after a stop cannot be what it would have been; empty where it is."""
+        ...
 
 
 class TrackedRun:
@@ -49,10 +78,10 @@ class TrackedRun:
         team: Team = ALONE,
     ) -> None:
         self.run = Distillation(problem, seed, team=team)
-        self.guard = RunGuard(out, warn, strict=strict)
         self.guards = GuardCount()
-        self.controller = method.rule if isinstance(method.rule, RemoteRule) else None
-        self.method = watch(self.guard.watch(self.run.attach(method)), self.guards)
+        self.guard = RunGuard(out, warn, strict=strict, watchers=[self.guards])
+        self.controller = method.rule if isinstance(method.rule, ReportingRule) else None
+        self.method = method
         self.log_every = log_every
         self.checkpoints = checkpoints
         saved = checkpoints.resume()
@@ -89,16 +118,17 @@ class TrackedRun:
         """What a checkpoint holds; the log is on the disk as far as this."""
         counts = {"guard": self.guard.state(), "guards": self.guards.state()}
         if self.controller is not None:
-            counts["controller"] = self.controller.seen.state()
+            counts["controller"] = self.controller.state()
         return {"run": self.run.state(), **counts, "events": self.tracker.flush()}
 
     def counts(self) -> dict[str, Any]:
         """What a result says of guards and faults."""
         found = {"guarded_fraction": self.guards.fraction, **self.guard.counts()}
-        if (controller := self.controller) is not None:
-            found["fallback_steps"] += controller.seen.fallback_steps
-            found["degraded"] = found["fallback_steps"] > DEGRADED * controller.seen.steps
-            found["controller"] = controller.counts()
+        if self.controller is not None:
+            said = self.controller.counts()
+            found["fallback_steps"] += said["fallback_steps"]
+            found["degraded"] = found["fallback_steps"] > DEGRADED * said["steps"]
+            found["controller"] = said
         return found
 
     def timing(self) -> dict[str, float]:
@@ -111,11 +141,9 @@ class TrackedRun:
         Under a controller it is, where all answers came, of one version: others cannot be had again.
         """
         found = self.checkpoints.mark()
-        resumed = self.checkpoints.resumed_at is not None
-        if self.controller is not None and resumed and not self.controller.seen.repeatable:
-            seen = self.controller.seen
-            said = f"answers of a controller: {len(seen.versions)} versions, {seen.fallback_steps} steps without one"
-            found[INEXACT] = ", ".join([*found.values(), said])
+        if self.controller is not None and self.checkpoints.resumed_at is not None:
+            said = [*found.values(), self.controller.inexact()]
+            return {INEXACT: ", ".join(filter(None, said))} if any(said) else {}
         return found
 
     def _after_step(self, run: Distillation, signals: Signals, loss: Tensor) -> None:
