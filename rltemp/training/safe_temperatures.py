@@ -81,7 +81,7 @@ class TemperatureGuard:
 
     def doubts(self) -> list[Tensor]:
         """A number for each answer of this step: 0, or inf where it may be one that a rule must not give."""
-        return [_doubt(answer, self._bounds) for answer in self._answers]
+        return [doubt(answer, self._bounds) for answer in self._answers]
 
     def mend(self) -> bool:
         """Look closer at this step's answers: the rule gives them again, without their faults.
@@ -163,7 +163,7 @@ def mended(found: Temperatures, bounds: Bounds | None, plain: float) -> tuple[Te
     return Temperatures(student, teacher, weight, bad if found.guarded is None else found.guarded | bad), bad, clamped
 
 
-def _doubt(found: Temperatures, bounds: Bounds | None) -> Tensor:
+def doubt(found: Temperatures, bounds: Bounds | None) -> Tensor:
     """0 where every temperature keeps the law and no weight is below 0; inf where one does not, or is nan."""
     low, high = torch.aminmax(torch.stack([found.student.detach(), found.teacher.detach()]))
     good = (low > 0) & (high < math.inf) if bounds is None else (low >= bounds[0]) & (high <= bounds[1])
