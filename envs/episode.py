@@ -18,16 +18,16 @@ from rltemp.envs.finite import broken_potentials, explain, explain_potential, so
 from rltemp.envs.mixup import mixed_loss
 from rltemp.envs.rewards import POTENTIALS, WORST, influence
 from rltemp.errors import BadInputError
-from rltemp.kd.checks import check_shape, check_temperatures
-from rltemp.kd.method import CHECKED, Method
+from rltemp.kd.checks import check_temperatures, unlawful
+from rltemp.kd.method import Method
 from rltemp.kd.names import lookup
-from rltemp.kd.signals import Signals, TemperatureRule, Temperatures
-from rltemp.loading import load_method
+from rltemp.kd.signals import Signals, Temperatures
+from rltemp.kd.temperature_rule import per_batch
+from rltemp.loading import load_method, with_teacher
 from rltemp.policy.actions import ActionScale
 from rltemp.policy.features import DEFAULT_FEATURES, FEATURES, featurize
 from rltemp.rules.curriculum import LearnedRule
 from rltemp.training.distill import Distillation
-from rltemp.training.safe_temperatures import doubt
 
 FIRST_TRAINING_SEED = 1_000_000
 """Students of policy training have seeds from here up: no comparison with smaller seeds ever meets them."""
@@ -58,34 +58,35 @@ class Decision:
         scale: ActionScale | None = None,
     ) -> Decision:
         """Check and build: the method by name, at least one known feature."""
-        made = load_method(method) if isinstance(method, str) else method
+        made = with_teacher(load_method(method), "an environment") if isinstance(method, str) else method
         for name in features:
             lookup(FEATURES, name, "feature")
-        if made.rule is None or not features:
-            raise BadInputError("an environment needs a reference with temperatures and at least one feature")
+        if not features:
+            raise BadInputError("an environment needs at least one feature")
         return cls(made, tuple(features), scale or ActionScale())
 
     def loss(
         self, signals: Signals, action: Tensor, on_temperatures: Callable[[Temperatures], None] | None = None
     ) -> Tensor:
-        """The objective `[...]` of a step under actions `[..., A]`; who asks is told its temperatures."""
+        """The objective `[...]` of a step under actions `[..., A]`; who asks is told its temperatures, unchecked."""
 
         # Called by the method, where it calls any rule: gradients then add up in the plain loop's order.
+        @per_batch
         def rule(signals: Signals) -> Temperatures:
-            temperatures = self.temperatures(signals, action)
-            check_shape(temperatures, signals.shape, self.method.name)
-            if on_temperatures is not None:
-                on_temperatures(temperatures)
-            return temperatures
+            return self.temperatures(signals, action)
 
-        setattr(rule, CHECKED, True)  # by whoever is told, without a wait for the device
-        return mixed_loss(replace(self.method, rule=rule).loss, signals)
+        def objective(signals: Signals) -> Tensor:
+            loss, temperatures = method.step_loss(signals)
+            if temperatures is not None and on_temperatures is not None:
+                on_temperatures(temperatures)
+            return loss
+
+        method = replace(self.method, rule=rule)
+        return mixed_loss(objective, signals)
 
     def temperatures(self, signals: Signals, action: Tensor) -> Temperatures:
         """Temperatures `[...]` under actions `[..., A]`."""
-        rule: TemperatureRule | None = self.method.rule
-        assert rule is not None  # checked in `make`
-        return self.scale.apply(signals, rule(signals), action)
+        return self.scale.apply(signals, self.method.rule(signals), action)
 
 
 @dataclass(frozen=True)
@@ -225,8 +226,7 @@ class Episode:
         self.observation = torch.where(self.diverged[..., None, None], kept, found)
         good, means = sound(found, self.signals), list[Tensor]()
         if temperatures is not None and loss is not None:
-            if loss.numel():
-                good = good & (doubt(temperatures, None) == 0)
+            good = good & ~unlawful(temperatures, None).any()
             means = [value.mean() for value in (temperatures.student, temperatures.teacher, loss)]
         self.seen = _read(self.observation, self.diverged, good, means)
         if not self.seen.sound:

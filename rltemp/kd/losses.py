@@ -48,7 +48,8 @@ def kd_loss(signals: Signals, temperatures: Temperatures, divergence: Divergence
     student, teacher = full_precision(student), full_precision(teacher)
     student = student / temperatures.student.unsqueeze(-1)
     teacher = teacher / temperatures.teacher.unsqueeze(-1)
-    return temperatures.weight * divergence(student, teacher, signals.labels)
+    with signals.labels_named():
+        return temperatures.weight * divergence(student, teacher, signals.labels)
 
 
 def cross_entropy(signals: Signals) -> Tensor:
@@ -62,4 +63,5 @@ def cross_entropy(signals: Signals) -> Tensor:
     if (mask := signals.mask) is not None:
         return cross_entropy(replace(signals.made_safe(), mask=None)).masked_fill(~mask, 0.0)
     log_probs = log_softmax(full_precision(signals.student_logits))
-    return -log_probs.gather(-1, signals.labels.unsqueeze(-1)).squeeze(-1)
+    with signals.labels_named():
+        return -log_probs.gather(-1, signals.labels.unsqueeze(-1)).squeeze(-1)

@@ -11,7 +11,8 @@ from torch import Tensor
 from rltemp.errors import BadInputError
 from rltemp.kd.checks import not_negative, positive, switch
 from rltemp.kd.rowwise import LARGEST, LOGSUMEXP, Formula, Slopes, rowwise
-from rltemp.kd.signals import Signals, TemperatureRule, Temperatures, full_precision, per_sample
+from rltemp.kd.signals import Signals, Temperatures, full_precision
+from rltemp.kd.temperature_rule import TemperatureRule, per_sample
 
 _HALVINGS = 26
 """Of the bisection: 2^-26 of its range is below what float32 resolves."""

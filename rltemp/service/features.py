@@ -153,7 +153,7 @@ def constant_reference(spec: str) -> Array | None:
     (array([[2., 2., 4.]], dtype=float32), None)
     """
     rule = reference_method(spec).rule
-    if rule is None or split_spec(spec)[0] not in CONSTANT_REFERENCES:
+    if split_spec(spec)[0] not in CONSTANT_REFERENCES:
         return None
     found = rule(Signals(torch.zeros(1, 2), torch.zeros(1, 2)))
     return _column([value.item() for value in (found.student, found.teacher, found.weight)])

@@ -39,12 +39,10 @@ class RuleModel:
     version = "1"
 
     def __init__(self, spec: str) -> None:
-        rule = reference_method(spec).rule
-        assert rule is not None  # checked by `reference_method`
         self.name = spec
         self.kind = split_spec(spec)[0]
         self.parameters: dict[str, Any] = {"kind": "rule", "spec": spec}
-        self._rule = rule
+        self._rule = reference_method(spec).rule
 
     def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None) -> Inference:
         """Temperatures of the samples whose logits are given.
@@ -128,9 +126,7 @@ class PolicyModel:
         with torch.inference_mode():
             raw = asked(self._policy.action, signals)
             action, clamped = clipped(raw.numpy())
-            reference = self._policy.reference.rule
-            assert reference is not None  # checked by `reference_method`
-            found = self._policy.scale.apply(signals, asked(reference, signals), raw)
+            found = self._policy.scale.apply(signals, asked(self._policy.reference.rule, signals), raw)
         arrays = to_arrays(found)
         check_answer(arrays)
         return Inference(chosen({**arrays, "action": action}, outputs), clamped)

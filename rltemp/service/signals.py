@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from rltemp.errors import BadInputError
-from rltemp.kd.signals import Signals, TemperatureRule, Temperatures
+from rltemp.kd.signals import Signals, Temperatures
+from rltemp.kd.temperature_rule import TemperatureRule
 from rltemp.service.arrays import Array, place
 from rltemp.service.ports import TEMPERATURES
 from rltemp.service.refusals import wrong_content

@@ -26,7 +26,7 @@ from rltemp.data.dataset import Split, augmentation_generator, epoch_order
 from rltemp.data.problem import Problem, channels_last
 from rltemp.data.tasks import Recipe
 from rltemp.errors import BadInputError, of_this_run
-from rltemp.kd.method import Method
+from rltemp.kd.method import AnyObjective, Method
 from rltemp.kd.signals import Signals
 from rltemp.models.stack import normalises_batches, seeded_students
 from rltemp.rules.curriculum import LearnedRule
@@ -141,9 +141,9 @@ class Distillation:
         stacked = not isinstance(self.seeds, int)
         return Signals(student_logits, teacher_logits, self.split.labels[index], step / self.steps, stacked=stacked)
 
-    def attach(self, method: Method) -> Method:
+    def attach(self, method: AnyObjective) -> AnyObjective:
         """Return the method for this run: a rule that learns gets parameters of its own, in this run's optimizer."""
-        if not isinstance(method.rule, LearnedRule):
+        if not isinstance(method, Method) or not isinstance(method.rule, LearnedRule):
             return method
         self._learned = self._new_rule(method.rule)
         self.optimizer.add_param_group({"params": list(self._learned.parameters())})

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from rltemp.errors import BadInputError, TrainingDivergedError
 from rltemp.io.files import atomic_write
-from rltemp.kd.method import Method
+from rltemp.kd.method import Objective, StepLoss
 from rltemp.kd.signals import Signals, Temperatures
 from rltemp.training.distill import Distillation
 from rltemp.training.safe_temperatures import BoundWatch, TemperatureGuard
@@ -76,35 +76,35 @@ class RunGuard:
         self.temperatures = TemperatureGuard(tell, strict)
         self.bounds = BoundWatch(tell)
         self._watchers: list[Callable[[Temperatures], None]] = [*watchers, self.bounds]
-        self._watched: tuple[Distillation, Method] | None = None
-        self._guarded: Method
+        self._run: Distillation | None = None
         self._buffers: list[Tensor] = []
         self._sound_teacher = False
 
-    def step(self, run: Distillation, method: Method) -> tuple[Signals, Tensor]:
+    def step(self, run: Distillation, method: Objective) -> tuple[Signals, Tensor]:
         """Take a step, or pass the batch over; returns what it saw and the per-sample losses, nan where there are none.
 
         Raises:
             BadInputError: Where a temperature is one that a rule must not answer, and the guard is strict.
             TrainingDivergedError: At the sixth step that is passed over because of its numbers.
         """
-        self._begin(run, method)
+        if self._run is not run:
+            self._begin(run, method)
         kept = [buffer.clone() for buffer in self._buffers]
-        self.temperatures.begin()
-        signals, loss = self._try(run)
         fault = None
+        signals, (loss, temperatures) = self._try(run, method)
         if not run.healthy:
             self._put_back(kept)  # a batch norm has taken in what this forward saw
             fault = self._logits(signals)
-            if fault is None and self.temperatures.mend():
+            if fault is None and (mended := self.temperatures.mended(method, temperatures)) is not None:
                 run.retry()
-                signals, loss = self._try(run)
+                signals, (loss, temperatures) = self._try(run, mended)
             if fault is not None:
-                loss, self.temperatures.last = signals.full(math.nan), None
+                loss, temperatures = signals.full(math.nan), None
             elif not run.healthy:
                 self._put_back(kept)
                 fault = self._passed_over(run, loss)
-        self._end()
+        if temperatures is not None:
+            self._tell_watchers(temperatures.detach())
         if fault is not None:
             self._count(run, *fault)
         if run.step % run.steps_per_epoch == 0:
@@ -132,32 +132,29 @@ class RunGuard:
         self.temperatures.restore(state["temperatures"])
         self.bounds.restore(state["bounds"])
 
-    def _begin(self, run: Distillation, method: Method) -> None:
-        """Get to know a run and its method, once: this is too slow for every step."""
-        if self._watched is not None and self._watched[0] is run and self._watched[1] is method:
-            return
-        self._watched, self._buffers = (run, method), list(run.student.buffers())
+    def _begin(self, run: Distillation, method: Objective) -> None:
+        """Find out about a run, once, what would be too slow in every step."""
+        self._run, self._buffers = run, list(run.student.buffers())
         stored = run.teacher_logits
         self._sound_teacher = stored is not None and bool(stored.isfinite().all())
-        self._guarded = self.temperatures.guard(method)
         self.bounds.begin(method)
 
-    def _try(self, run: Distillation) -> tuple[Signals, Tensor]:
+    def _try(self, run: Distillation, method: Objective) -> tuple[Signals, StepLoss]:
+        """Take the step, unless one of its numbers is not what it must be."""
         signals = run.observe()
-        loss = self._guarded.loss(signals)
-        watched = [signals.student_logits] if self._sound_teacher else [signals.student_logits, signals.teacher_logits]
-        run.update(loss, [*watched, *self.temperatures.doubts()] if loss.numel() else [])
-        return signals, loss
-
-    def _end(self) -> None:
-        self.temperatures.end()
-        if self.temperatures.last is not None:
-            for watcher in self._watchers:
-                watcher(self.temperatures.last)
+        found = method.step_loss(signals)
+        watched = [signals.student_logits, *self.temperatures.doubts(method, found.temperatures)]
+        run.update(found.loss, watched if self._sound_teacher else [*watched, signals.teacher_logits])
+        return signals, found
 
     def _put_back(self, kept: list[Tensor]) -> None:
         for buffer, value in zip(self._buffers, kept, strict=True):
             buffer.copy_(value)
+
+    def _tell_watchers(self, temperatures: Temperatures) -> None:
+        self.temperatures.steps += 1
+        for watcher in self._watchers:
+            watcher(temperatures)
 
     def _logits(self, signals: Signals) -> tuple[str, Tensor] | None:
         """Which network's logits are not finite, and for which samples of the batch, bool `[B]`."""

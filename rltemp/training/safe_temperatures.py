@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from rltemp.errors import BadInputError
-from rltemp.kd.checks import Bounds, bounds_of, broken, check_shape, lawful
-from rltemp.kd.method import CHECKED, PLAIN_TEMPERATURE, Method
-from rltemp.kd.signals import Signals, Temperatures
+from rltemp.kd.checks import Bounds, fault, lawful, unlawful
+from rltemp.kd.method import PLAIN_TEMPERATURE, Method, Objective
+from rltemp.kd.signals import Temperatures
+from rltemp.kd.temperature_rule import FunctionRule
 
 OVERSHOOT = 1e-6
 """How far, as a fraction, an answer may lie beyond a bound and be put onto it: what rounding does."""
@@ -34,82 +35,47 @@ class TemperatureGuard:
     not above 0 or out of the bounds that the rule states gets plain distillation's: T = 4, or the nearest bound, and
     weight T^2. An answer of a wrong shape is a mistake of the rule and always an error.
 
-    No step waits for the device to say whether its temperatures are lawful. A step is taken as if they were, up to the
-    optimizer: `begin`, the loss, `doubts`, and where one of those is not finite `mend` and the loss once more.
+    No step waits for the device to say whether its temperatures are lawful: it is taken as if they were, up to the
+    optimizer, and where the number that is read there says otherwise, once more with mended ones.
 
     Args:
         tell: Told a line, the first time a fallback is used.
         strict: Raise instead.
 
     Attributes:
-        last: The temperatures of this step, constants of its graph; None where no rule was asked.
+        steps: How many steps had temperatures.
     """
 
     def __init__(self, tell: Tell = lambda _: None, strict: bool = False) -> None:
         self.tell = tell
         self.strict = strict
-        self.last: Temperatures | None = None
         self.steps = self.clamped_samples = self.fallback_samples = self.fallback_steps = 0
-        self._bounds: Bounds | None = None
-        self._limits: Bounds | None = None
-        self._source = ""
-        self._answers: list[Temperatures] = []
-        self._mended: list[Temperatures] = []
 
-    def guard(self, method: Method) -> Method:
-        """The method with a rule whose answers are kept until `mend`, which may put others in their place."""
-        rule = method.rule
-        if rule is None:
-            return method
-        self._bounds, self._limits, self._source = bounds_of(rule), getattr(rule, "limits", None), method.name
+    def doubts(self, method: Objective, temperatures: Temperatures | None) -> list[Tensor]:
+        """What must be finite for the temperatures to be lawful: nothing, where the rule promises it for itself."""
+        if not isinstance(method, Method) or temperatures is None or method.rule.checked:
+            return []
+        return [torch.where(unlawful(temperatures, method.rule.bounds), math.inf, 0.0)]
 
-        def kept(signals: Signals) -> Temperatures:
-            if self._mended:
-                return self._mended.pop(0)
-            found = rule(signals)
-            check_shape(found, signals.shape, method.name)
-            self._answers.append(found)
-            self.last = found.detach()
-            return found
-
-        setattr(kept, CHECKED, True)
-        return replace(method, rule=kept)
-
-    def begin(self) -> None:
-        """Forget the step before."""
-        self._answers, self._mended, self.last = [], [], None
-
-    def doubts(self) -> list[Tensor]:
-        """A number for each answer of this step: 0, or inf where it may be one that a rule must not give."""
-        return [doubt(answer, self._bounds) for answer in self._answers]
-
-    def mend(self) -> bool:
-        """Look closer at this step's answers: the rule gives them again, without their faults.
-
-        Returns:
-            Whether there was a fault.
+    def mended(self, method: Objective, temperatures: Temperatures | None) -> Objective | None:
+        """The method with these temperatures of its rule, without their faults; None where they have none.
 
         Raises:
-            BadInputError: Where there was, and none may be.
+            BadInputError: Where there is a fault, and none may be.
         """
-        limits = self._limits
-        faults = [fault for found in self._answers if (fault := broken(found, self._bounds, limits)) is not None]
-        if not faults:
-            return False
+        if temperatures is None or not isinstance(method, Method):
+            return None
+        bounds, limits = method.rule.bounds, method.rule.limits
+        if not bool(unlawful(temperatures, bounds).any()):
+            return None
+        line = f"{fault(temperatures, bounds, limits)} from {method.name}"
         if self.strict:
-            raise BadInputError(f"{faults[0]} from {self._source}")
-        low, high = self._bounds or limits or (PLAIN_TEMPERATURE, PLAIN_TEMPERATURE)
+            raise BadInputError(line)
+        low, high = bounds or limits or (PLAIN_TEMPERATURE, PLAIN_TEMPERATURE)
         plain = min(max(PLAIN_TEMPERATURE, low), high)
-        # A method that is matched asks twice in a step: the second answer's faults are the first one's.
-        (self.last, bad, clamped), *_ = found = [mended(answer, self._bounds, plain) for answer in self._answers]
-        self._answers = [answer for answer, _, _ in found]
-        self._mended = list(self._answers)
-        self._count(int(bad.sum()), int(clamped.sum()), plain, f"{faults[0]} from {self._source}")
-        return True
-
-    def end(self) -> None:
-        """Count the step, where a rule was asked in it."""
-        self.steps += self.last is not None
+        safe, bad, clamped = _mended(temperatures.detach(), bounds, plain)
+        self._count(int(bad.sum()), int(clamped.sum()), plain, line)
+        return replace(method, rule=FunctionRule(lambda _: safe, method.rule.name, checked=True))
 
     def counts(self) -> dict[str, Any]:
         """What `result.json` says: samples and steps, and whether the run is marked."""
@@ -129,10 +95,10 @@ class TemperatureGuard:
         for name in _COUNTS:
             setattr(self, name, int(state[name]))
 
-    def _count(self, bad: int, clamped: int, plain: float, fault: str) -> None:
+    def _count(self, bad: int, clamped: int, plain: float, line: str) -> None:
         what = f"T = {plain:g} stands in (fallback)" if bad else "it is put onto the bound (clamped)"
         if not self.fallback_steps and (bad or not self.clamped_samples):
-            self.tell(f"alarm: {fault}: {what}; result.json counts how often")
+            self.tell(f"alarm: {line}: {what}; result.json counts how often")
         self.clamped_samples += clamped
         self.fallback_samples += bad
         self.fallback_steps += bad > 0
@@ -141,7 +107,7 @@ class TemperatureGuard:
 _COUNTS = ("steps", "clamped_samples", "fallback_samples", "fallback_steps")
 
 
-def mended(found: Temperatures, bounds: Bounds | None, plain: float) -> tuple[Temperatures, Tensor, Tensor]:
+def _mended(found: Temperatures, bounds: Bounds | None, plain: float) -> tuple[Temperatures, Tensor, Tensor]:
     """An answer without its faults, all constants: no gradient goes through a value that is not finite.
 
     Args:
@@ -152,7 +118,6 @@ def mended(found: Temperatures, bounds: Bounds | None, plain: float) -> tuple[Te
     Returns:
         The temperatures, which samples got `plain`, and which others were put onto a bound, bool `[...]`.
     """
-    found = found.detach()
     student, teacher = found.student, found.teacher
     if bounds is not None:
         student, teacher = (_onto_bounds(values, bounds) for values in (student, teacher))
@@ -161,13 +126,6 @@ def mended(found: Temperatures, bounds: Bounds | None, plain: float) -> tuple[Te
     student, teacher = (torch.where(bad, plain, values) for values in (student, teacher))
     weight = torch.where(bad, plain * plain, found.weight)
     return Temperatures(student, teacher, weight, bad if found.guarded is None else found.guarded | bad), bad, clamped
-
-
-def doubt(found: Temperatures, bounds: Bounds | None) -> Tensor:
-    """0 where every temperature keeps the law and no weight is below 0; inf where one does not, or is nan."""
-    low, high = torch.aminmax(torch.stack([found.student.detach(), found.teacher.detach()]))
-    good = (low > 0) & (high < math.inf) if bounds is None else (low >= bounds[0]) & (high <= bounds[1])
-    return torch.where(good & (found.weight.detach().amin() >= 0), 0.0, math.inf)
 
 
 def _onto_bounds(values: Tensor, bounds: Bounds) -> Tensor:
@@ -200,9 +158,9 @@ class BoundWatch:
         self._at_bounds: int | Tensor = 0
         self._sum: float | Tensor = 0.0
 
-    def begin(self, method: Method) -> None:
+    def begin(self, method: Objective) -> None:
         """Watch this method, if its rule has `limits`, (lowest, highest), as a policy has; a formula has none."""
-        self.limits = getattr(method.rule, "limits", None)
+        self.limits = method.rule.limits if isinstance(method, Method) else None
 
     def __call__(self, temperatures: Temperatures) -> None:
         """Count a step's."""

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from rltemp.kd.method import Method
+from rltemp.kd.method import Objective
 from rltemp.kd.signals import Signals
 from rltemp.training.distill import Distillation
 
@@ -21,12 +21,12 @@ from rltemp.training.distill import Distillation
 class Step(Protocol):
     """One step of a run by a method: what `train` repeats."""
 
-    def __call__(self, run: Distillation, method: Method) -> tuple[Signals, Tensor]:
+    def __call__(self, run: Distillation, method: Objective) -> tuple[Signals, Tensor]:
         """Take it, and return what it saw and the per-sample losses."""
         ...
 
 
-def plain_step(run: Distillation, method: Method) -> tuple[Signals, Tensor]:
+def plain_step(run: Distillation, method: Objective) -> tuple[Signals, Tensor]:
     """Take a step, whatever its numbers are; a student whose numbers are not finite stops nobody else."""
     signals = run.observe()
     loss = method.loss(shielded(signals))
@@ -45,7 +45,7 @@ def shielded(signals: Signals) -> Signals:
 
 def train(
     run: Distillation,
-    method: Method,
+    method: Objective,
     on_step: Callable[[Distillation, Signals, Tensor], None] | None = None,
     step: Step = plain_step,
 ) -> nn.Module:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rltemp.data.problem import Problem, predict
 from rltemp.errors import TrainingDivergedError
 from rltemp.io.console import Bar, warn
-from rltemp.kd.method import GuardCount, Method
+from rltemp.kd.method import GuardCount, Method, Objective
 from rltemp.kd.signals import Signals
 from rltemp.training.checkpoints import INEXACT, Checkpoints, State
 from rltemp.training.ddp import ALONE, Team
@@ -69,7 +69,7 @@ class TrackedRun:
     def __init__(
         self,
         problem: Problem,
-        method: Method,
+        method: Objective,
         seed: int,
         out: Path,
         log_every: int,
@@ -80,7 +80,8 @@ class TrackedRun:
         self.run = Distillation(problem, seed, team=team)
         self.guards = GuardCount()
         self.guard = RunGuard(out, warn, strict=strict, watchers=[self.guards])
-        self.controller = method.rule if isinstance(method.rule, ReportingRule) else None
+        rule = method.rule if isinstance(method, Method) else None
+        self.controller = rule if isinstance(rule, ReportingRule) else None
         self.method = method
         self.log_every = log_every
         self.checkpoints = checkpoints

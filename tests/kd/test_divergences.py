@@ -17,8 +17,8 @@ from torch import Tensor
 from rltemp import BadInputError, Signals, kd_loss
 from rltemp.kd.divergences import DIVERGENCES, dkd, log_softmax, tckd
 from rltemp.kd.signals import Divergence
+from rltemp.rules import fixed
 from rltemp.rules.catalogue import facts
-from rltemp.rules.table import fixed
 
 every_divergence = pytest.mark.parametrize("name", sorted(DIVERGENCES))
 seeds = st.integers(0, 10**6)

@@ -11,10 +11,9 @@ from torch import Tensor
 from rltemp import BadInputError, Method, Signals, kd_loss, load_method, load_rule
 from rltemp.kd.divergences import DIVERGENCES
 from rltemp.kd.losses import cross_entropy
-from rltemp.kd.signals import TAKES_MASKS
+from rltemp.rules import RULES
 from rltemp.rules.curriculum import LearnedRule
 from rltemp.rules.published_methods import METHODS
-from rltemp.rules.table import RULES
 
 # Images [B, C], tokens [B, T, V], proposals [B, A, C]: leading shape and classes.
 SHAPES = {"images": ((12,), 10), "tokens": ((3, 6), 32), "proposals": ((2, 9), 4)}
@@ -116,7 +115,7 @@ def test_a_divergence_and_the_cross_entropy_under_a_mask_are_those_of_the_sample
 
 def test_the_rules_that_take_masks_are_those_that_compare_no_samples() -> None:
     compared = {name for name, factory in RULES.items() if "Batch: compared" in (factory.__doc__ or "")}
-    assert compared == {name for name, factory in RULES.items() if not getattr(factory(), TAKES_MASKS, False)}
+    assert compared == {name for name, factory in RULES.items() if not factory().per_sample}
 
 
 def test_what_stands_under_the_mask_changes_nothing_for_a_rule_that_compares_samples() -> None:

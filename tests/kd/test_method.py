@@ -13,8 +13,8 @@ from torch import Tensor
 from rltemp import BadInputError, Method, Signals, Temperatures, kd_loss, load_method, load_rule
 from rltemp.kd.divergences import DIVERGENCES
 from rltemp.kd.losses import cross_entropy
+from rltemp.rules import RULES, fixed
 from rltemp.rules.published_methods import METHODS, reference_method
-from rltemp.rules.table import RULES, fixed
 
 Vector = tuple[Tensor, Tensor, Tensor]
 

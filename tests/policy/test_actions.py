@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rltemp import BadInputError, Signals, Temperatures, kd_loss
 from rltemp.kd.gradient_norm import balance, gradient_length
 from rltemp.policy.actions import ActionScale
-from rltemp.rules.table import RULES, dtkd, fixed
+from rltemp.rules import RULES, dtkd, fixed
 
 
 def signals_of(*shape: int) -> Signals:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rltemp import BadInputError, Method, Signals, Temperatures, load_method, load_rule
 from rltemp.kd.losses import kd_loss
-from rltemp.kd.signals import TemperatureRule
+from rltemp.kd.temperature_rule import TemperatureRule
 from rltemp.rules.controls import CONTROLS, LEAST_LENGTH, averaged, detached, shuffled, softness, weighting
 
 every_control = pytest.mark.parametrize("name", CONTROLS)

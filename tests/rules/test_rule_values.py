@@ -22,8 +22,8 @@ from torch import Tensor
 from rltemp import Signals, TemperatureRule, Temperatures, kd_loss
 from rltemp.kd.divergences import DIVERGENCES, log_softmax
 from rltemp.kd.losses import cross_entropy
+from rltemp.rules import RULES
 from rltemp.rules.curriculum import Ctkd, CtkdInstance, LearnedRule
-from rltemp.rules.table import RULES
 
 Vector = tuple[Tensor, Tensor, Tensor]
 Build = Callable[[], TemperatureRule]

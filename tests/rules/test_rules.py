@@ -18,9 +18,9 @@ from torch import Tensor
 
 from rltemp import BadInputError, Signals, TemperatureRule, Temperatures, kd_loss
 from rltemp.kd.checks import check_temperatures
+from rltemp.rules import RULES, dtkd, fixed
 from rltemp.rules.catalogue import facts
 from rltemp.rules.curriculum import LearnedRule
-from rltemp.rules.table import RULES, dtkd, fixed
 
 Vector = tuple[Tensor, Tensor, Tensor]
 
