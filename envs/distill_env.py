@@ -46,7 +46,7 @@ class DistillEnv(gym.Env[Array, Array]):
         method: The reference, as a name or a `Method`.
         features: Names of the observation's columns, in order.
         scale: What an action means.
-        redraw: Draw training and probe samples afresh, every run, from both parts together.
+        redraw: Draw training and probe samples afresh, every run, from both splits together.
         reward_interval: Steps from one look at the probe to the next, by default a twentieth of the run; rewards in
             between are zero, their sum the same.
         render_mode: None; there is nothing to see.

@@ -112,7 +112,7 @@ class Episode:
     Args:
         run: Fresh, of one student or a stack.
         decision: What actions mean.
-        probe: Samples that rewards are measured on: positions in the run's own part, `[P]` or `[S, P]`.
+        probe: Samples that rewards are measured on: positions in the run's own split, `[P]` or `[S, P]`.
         reward_interval: Steps from one look at the probe to the next, by default a twentieth of the run; rewards in
             between are zero, their sum the same.
         keep_tape: Keep the weights of every step, for `influence`.

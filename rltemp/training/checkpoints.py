@@ -151,7 +151,10 @@ class Checkpoints:
         data = buffer.getvalue()
         digest = hashlib.sha256(data).hexdigest().encode()
         try:
-            atomic_write(self.folder / f"{self.unit}-{step:09d}.ckpt", b"rltemp checkpoint %d sha256 %s\n" % (FORMAT, digest) + data)
+            atomic_write(
+                self.folder / f"{self.unit}-{step:09d}.ckpt",
+                b"rltemp checkpoint %d sha256 %s\n" % (FORMAT, digest) + data,
+            )
         except BadInputError as error:
             self._failed(step, error)
             return

@@ -42,9 +42,9 @@ class Distillation:
         seeds: One student's seed, or one for each student of a stack. A seed determines a student's initial weights,
             its batches and its augmentation, and nothing else random takes part.
         recipe: How the students are trained; the task's own by default.
-        train: The samples to train on, by default the task's training part. A policy is trained on redrawn ones.
+        train: The samples to train on, by default the task's training split. A policy is trained on redrawn ones.
         subset: `[N]` or, for a stack, `[S, N]`: positions in `train` that each student may see; all by default.
-        teacher_logits: `[len(train), C]`, where `train` is not the task's training part.
+        teacher_logits: `[len(train), C]`, where `train` is not the task's training split.
         teacher_memory: Where views change: the teacher's logits by step, filled by the first run that is given it and
             used by the next of the same seed and recipe (4 bytes a sample, class and epoch).
         team: The processes that train this one student together; see `rltemp.training.ddp`.
@@ -178,7 +178,7 @@ class Distillation:
         self.step -= 1
 
     def positions(self, step: int) -> Tensor:
-        """Which samples of `part` the batch of a step holds, `[B]` or `[S, B]`."""
+        """Which samples of `split` the batch of a step holds, `[B]` or `[S, B]`."""
         return self._index(step)
 
     def state(self) -> dict[str, Any]:
