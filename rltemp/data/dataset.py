@@ -48,7 +48,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Four disjoint parts of one data set, and how their images become a network's input.
+    """Four disjoint splits of one data set, and how their images become a network's input.
 
     Args:
         name: As asked for, with its option.
@@ -57,7 +57,7 @@ class Dataset:
         validation: What temperatures, rules and checkpoints are chosen on.
         test: What results are reported on.
         num_classes: C.
-        mean: `[channels]`, of the training part, in the units of `images`.
+        mean: `[channels]`, of the training split, in the units of `images`.
         std: `[channels]`, likewise; above 0.
         augment: Whether training images are cropped and flipped at random.
     """
@@ -87,18 +87,18 @@ class Dataset:
         """Map images `[..., C, H, W]` to float32 with mean 0 and deviation 1 per channel."""
         return (images.float() - self.mean[:, None, None]) / self.std[:, None, None]
 
-    def batch(self, part: Split, index: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Gather images of `part` as a network's input.
+    def batch(self, split: Split, index: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Gather images of `split` as a network's input.
 
         Args:
-            part: One of the four, or any other of the same kind of images.
-            index: Positions in `part`, of any shape: `[B]`, or `[S, B]` for a stack of students.
+            split: One of the four, or any other of the same kind of images.
+            index: Positions in `split`, of any shape: `[B]`, or `[S, B]` for a stack of students.
             generator: On the CPU; it draws the augmentation. None leaves the images as they are.
 
         Returns:
-            `[*index.shape, C, H, W]`, float32, on the device of `part`.
+            `[*index.shape, C, H, W]`, float32, on the device of `split`.
         """
-        images = part.images[index.to(part.images.device)]
+        images = split.images[index.to(split.images.device)]
         if self.augment and generator is not None:
             images = augment(images.flatten(0, -4), generator).view_as(images)
         return self.normalise(images)
