@@ -28,8 +28,8 @@ class Step(Protocol):
 
 def plain_step(run: Distillation, method: Objective) -> tuple[Signals, Tensor]:
     """Take a step, whatever its numbers are; a student whose numbers are not finite stops nobody else."""
-    signals = run.observe()
-    loss = method.loss(shielded(signals))
+    signals = shielded(run.observe())
+    loss = method.loss(signals)
     run.update(loss)
     return signals, loss
 

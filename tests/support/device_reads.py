@@ -44,12 +44,12 @@ class DeviceReads:
 
     def __enter__(self) -> DeviceReads:
         for mode in self._modes:
-            mode.__enter__()
+            mode.__enter__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return self
 
     def __exit__(self, *error: object) -> None:
         for mode in reversed(self._modes):
-            mode.__exit__(*error)
+            mode.__exit__(*error)  # type: ignore[no-untyped-call]
 
 
 class _Operations(TorchDispatchMode):
