@@ -28,7 +28,7 @@ from tqdm import tqdm
 from rltemp.data.dataset import Split
 from rltemp.data.problem import Problem, predict
 from rltemp.data.tasks import load_task
-from rltemp.experiments.compare import default_stack, shielded, train_arm
+from rltemp.experiments.compare import default_stack, shielded, train_method
 from rltemp.experiments.statistics import Paired, paired_difference
 from rltemp.io.files import atomic_write
 from rltemp.io.run_folders import processor
@@ -112,7 +112,7 @@ def train_cell(problems: Sequence[Problem], rule: str, seeds: range) -> dict[str
         measured = train_on_splits(problems, rule, seeds)
     else:
         stack = 16 if problems[0].task.student.startswith("cnn") else default_stack(problems[0])
-        arm = train_arm(problems[0], rule, seeds, stack)
+        arm = train_method(problems[0], rule, seeds, stack)
         measured = {"test": arm.test_accuracy, "validation": arm.validation_accuracy}
     found = {part: [round(100 * float(value), 3) for value in values] for part, values in measured.items()}
     teachers = [round(100 * problem.teacher_accuracy, 2) for problem in problems]

@@ -70,7 +70,7 @@ class StoredTrace(_Strict):
         return self
 
 
-class Cell(_Strict):
+class CachedResult(_Strict):
     """What one stack of students came to.
 
     Args:
@@ -96,7 +96,7 @@ class Cell(_Strict):
     versions: dict[Version, Version] = Field(default_factory=lambda: dict(determining_versions()), max_length=16)
 
     @model_validator(mode="after")
-    def _agrees(self) -> Cell:
+    def _agrees(self) -> CachedResult:
         students = len(self.test_accuracy)
         uneven = len(self.validation_accuracy) != students or any(
             len(row) != students for row in self.measures.values()
@@ -106,13 +106,13 @@ class Cell(_Strict):
         return self
 
 
-class CellFile(_Strict):
+class CachedResultFile(_Strict):
     """A cell with its key."""
 
     format: Literal["rltemp-cell"] = "rltemp-cell"
     format_version: Literal[2] = 2
     key: dict[str, Any]
-    cell: Cell
+    cell: CachedResult
 
     def encoded(self) -> bytes:
         """As the file holds it."""
@@ -130,7 +130,7 @@ def in_words(found: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {found[name]}" for name in sorted(found, key=[*DETERMINING, *sorted(found)].index))
 
 
-def read_cell(path: Path, key: Mapping[str, Any]) -> Cell:
+def read_cell(path: Path, key: Mapping[str, Any]) -> CachedResult:
     """The cell in a file that is whole and of this key.
 
     Raises:
@@ -145,7 +145,7 @@ def read_cell(path: Path, key: Mapping[str, Any]) -> Cell:
     return file.cell
 
 
-def parsed(path: Path) -> CellFile:
+def parsed(path: Path) -> CachedResultFile:
     """The content of a file that is whole.
 
     Raises:
@@ -160,7 +160,7 @@ def parsed(path: Path) -> CellFile:
     if not intact:
         raise BadInputError("its SHA-256 is not that of its content: the file is damaged or was changed")
     try:
-        return CellFile.model_validate(content)
+        return CachedResultFile.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         raise BadInputError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error

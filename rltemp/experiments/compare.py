@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from rltemp.data.problem import Problem, predict
 from rltemp.errors import BadInputError
 from rltemp.experiments.alternatives import alternatives, choice, to_choose
-from rltemp.experiments.cached_result import MOST_STUDENTS, Cell, in_words
+from rltemp.experiments.cached_result import MOST_STUDENTS, CachedResult, in_words
 from rltemp.experiments.crews import Crew, share
 from rltemp.experiments.measures import MEASURES, Selection, accuracy, measure
-from rltemp.experiments.methods_compared import Arm
+from rltemp.experiments.method_results import MethodResult
 from rltemp.experiments.parcel import Parcel
 from rltemp.experiments.recorder import Recorder
-from rltemp.experiments.result_cache import Cells, Job, fill
+from rltemp.experiments.result_cache import Job, ResultCache, fill
 from rltemp.experiments.showcase import Showing
 from rltemp.kd.method import GuardCount, Method, watch
 from rltemp.kd.signals import Signals
@@ -75,7 +75,7 @@ class Comparison:
         showcases: The files of the students that the page shows, by the rule that was reported.
     """
 
-    arms: list[Arm]
+    arms: list[MethodResult]
     names: dict[str, str]
     trace: TemperatureTrace | None = None
     files: Mapping[str, str] = field(default_factory=dict)
@@ -112,7 +112,7 @@ def compare(
     stack: int | None = None,
     on_progress: OnProgress | None = None,
     made: Mapping[str, Made] | None = None,
-    cells: Cells | None = None,
+    cells: ResultCache | None = None,
     crew: Crew | None = None,
     shown: Sequence[str] = (),
 ) -> Comparison:
@@ -169,14 +169,14 @@ def default_stack(problem: Problem) -> int:
     return 1 if convolves or sum(value.numel() for value in student.parameters()) >= 100_000 else 64
 
 
-def train_arm(
+def train_method(
     problem: Problem,
     spec: str,
     seeds: Sequence[int],
     stack: int,
     told: Callable[[str], None] = lambda _: None,
     maker: Maker | None = None,
-) -> Arm:
+) -> MethodResult:
     """Train a student for every seed by the rule `spec`, or what `maker` makes, `stack` at a time, and measure them."""
     make = maker or _by_name(spec)
     cells = [train_stack(problem, chunk, make, lambda: told(spec)) for chunk in _chunks(seeds, stack)]
@@ -189,7 +189,7 @@ def train_stack(
     make: Maker,
     told: Callable[[], None] = lambda: None,
     recorder: Recorder | None = None,
-) -> Cell:
+) -> CachedResult:
     """Train one stack of students, or one student, and measure them; `told` is called after each step.
 
     A student whose numbers stop being finite does not stop the others; it counts as it is.
@@ -203,7 +203,7 @@ def train_stack(
         told()
     logits, test = predict(run.student, dataset, dataset.validation), predict(run.student, dataset, dataset.test)
     found = measure(test, dataset.test.labels, predict(problem.teacher, dataset, dataset.test)) | selection.measure()
-    return Cell(
+    return CachedResult(
         test_accuracy=_row(accuracy(test, dataset.test.labels)),
         validation_accuracy=_row(accuracy(logits, dataset.validation.labels)),
         measures={name: [None if math.isnan(one) else one for one in _row(row)] for name, row in found.items()},
@@ -214,14 +214,14 @@ def train_stack(
     )
 
 
-def gather(spec: str, cells: Sequence[Cell], seeds: Sequence[int]) -> Arm:
+def gather(spec: str, cells: Sequence[CachedResult], seeds: Sequence[int]) -> MethodResult:
     """The arm that a rule's stacks make up, their students' seeds being these; diverged students are in its note."""
     diverged, guarded = sum(cell.diverged for cell in cells), sum(cell.guarded for cell in cells)
     fraction = guarded / max(sum(cell.answered for cell in cells), 1)
     notes = [f"{diverged} of {len(seeds)} diverged"] if diverged else []
     if fraction >= 0.0005:
         notes.append(f"guarded {100 * fraction:.1f} % of samples")
-    return Arm(
+    return MethodResult(
         spec,
         np.concatenate([cell.test_accuracy for cell in cells]),
         np.concatenate([cell.validation_accuracy for cell in cells]),
@@ -264,10 +264,10 @@ class _Stacks:
         self,
         rules: Sequence[str],
         seeds: Sequence[int],
-        cells: Cells | None,
+        cells: ResultCache | None,
         traced: str | None = None,
         watched: Container[str] = (),
-    ) -> dict[str, list[Cell]]:
+    ) -> dict[str, list[CachedResult]]:
         """Each rule's cells, in the order of the seeds; the first of the rule `traced` has its temperatures."""
         beside = {rule: cells.path if cells and rule in watched else None for rule in dict.fromkeys(rules)}
         jobs = {rule: self.jobs(rule, seeds, rule == traced, place) for rule, place in beside.items()}
@@ -300,7 +300,7 @@ class _Stacks:
         chunks = _chunks(seeds, self.size)
         return [job(chunk, traced and place == 0) for place, chunk in enumerate(chunks)]
 
-    def work(self, rule: str, chunk: int | list[int], traced: bool, showcase: Path | None) -> Cell:
+    def work(self, rule: str, chunk: int | list[int], traced: bool, showcase: Path | None) -> CachedResult:
         """Train one stack, and leave its showcase where one is wanted."""
         policy = _policy(rule) if traced else None
         recorder = Recorder(policy, self.steps) if policy else None
@@ -321,7 +321,7 @@ class _Stacks:
         return self.problem.task.recipe.steps(len(self.problem.dataset.train))
 
 
-def temperatures(cell: Cell) -> TemperatureTrace | None:
+def temperatures(cell: CachedResult) -> TemperatureTrace | None:
     """The cell's trace, where it has one, for the picture."""
     from rltemp.report.picture import TemperatureTrace  # matplotlib takes half a second, which no worker need wait for
 

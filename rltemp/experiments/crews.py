@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rltemp.errors import BadInputError, TrainingStoppedError
-from rltemp.experiments.cached_result import Cell
-from rltemp.experiments.result_cache import Cells, Job, fill
+from rltemp.experiments.cached_result import CachedResult
+from rltemp.experiments.result_cache import Job, ResultCache, fill
 
 RETRIES = 2
 """How often a cell is tried again after its process was killed or raised."""
 
-Work = Callable[..., Cell]
+Work = Callable[..., CachedResult]
 """Trains the cell of a job's `order`; it reaches another process once, and may be large."""
 
-Outcome = tuple[Cell, bool] | BadInputError | TrainingStoppedError
+Outcome = tuple[CachedResult, bool] | BadInputError | TrainingStoppedError
 """A cell and whether it was trained now; or an error that another try would end in as well."""
 
 
@@ -35,7 +35,7 @@ class Crew(Protocol):
         ...
 
 
-def share(crew: Crew, cells: Cells, jobs: Sequence[Job], work: Work) -> list[Cell]:
+def share(crew: Crew, cells: ResultCache, jobs: Sequence[Job], work: Work) -> list[CachedResult]:
     """Every job's cell, in their order, those that are missing trained by the crew; see `fill`.
 
     Raises:
@@ -60,14 +60,14 @@ def have(work: Work, folder: Path, key: Mapping[str, Any], order: tuple[Any, ...
     """Have one cell, in a process of a crew."""
     try:
         # Who handed it out has looked at all versions, and warned of what is damaged.
-        cells = Cells(folder, allow_mixed=True, warn=lambda _: None)
+        cells = ResultCache(folder, allow_mixed=True, warn=lambda _: None)
         (cell,) = fill(cells, [Job(key, lambda: work(*order))])
     except (BadInputError, TrainingStoppedError) as error:
         return error
     return cell, bool(cells.trained)
 
 
-def _result(future: Future[Outcome], cells: Cells, job: Job) -> tuple[Cell, bool]:
+def _result(future: Future[Outcome], cells: ResultCache, job: Job) -> tuple[CachedResult, bool]:
     error = future.exception()  # raised here, a rule's SystemExit would end this process without a word
     if error is not None:
         said = "its process was killed" if isinstance(error, BrokenProcessPool) else _said(error)

@@ -20,7 +20,7 @@ from scipy.stats import rankdata
 
 from rltemp.data.problem import Problem
 from rltemp.errors import BadInputError
-from rltemp.experiments.compare import SELECTION_SEED, default_stack, train_arm
+from rltemp.experiments.compare import SELECTION_SEED, default_stack, train_method
 from rltemp.experiments.policy_trace import ANSWERS, NAMES, Probe, Trace, Watch, geometric_mean, thirds
 from rltemp.experiments.recorded_controls import always
 from rltemp.experiments.statistics import Paired, mean_and_error, paired_difference
@@ -90,13 +90,13 @@ def _train(options: Explain, problem: Problem, probe: Probe, bar: Bar) -> tuple[
     trained = [len(watched), *[len(seeds)] * (len(features) + bool(features))]
     told = _counter(bar, steps * sum(-(-count // stack) for count in trained))
     watch = Watch(probe, steps)
-    arm = train_arm(problem, options.rules[0], watched, stack, told, maker=watch.begin)
+    arm = train_method(problem, options.rules[0], watched, stack, told, maker=watch.begin)
     importance = {}
     if features:
-        intact = train_arm(problem, options.rules[0], seeds, stack, told).test_accuracy
+        intact = train_method(problem, options.rules[0], seeds, stack, told).test_accuracy
         for feature in features:
             maker = always(probe.shuffled(feature))
-            other = train_arm(problem, f"{feature} shuffled", seeds, stack, told, maker=maker)
+            other = train_method(problem, f"{feature} shuffled", seeds, stack, told, maker=maker)
             importance[feature] = paired_difference(100 * other.test_accuracy, 100 * intact)
     return watch, mean_and_error(100 * arm.test_accuracy)[0], importance
 

@@ -18,7 +18,7 @@ from rltemp.data.tasks import Task, load_task
 from rltemp.errors import BadInputError
 from rltemp.experiments.alternatives import alternatives
 from rltemp.experiments.compare import Comparison, default_stack, shielded
-from rltemp.experiments.methods_compared import Arm, common_seeds, unlike
+from rltemp.experiments.method_results import MethodResult, common_seeds, unlike
 from rltemp.experiments.statistics import interquartile_mean
 from rltemp.loading import load_method
 from rltemp.training.distill import Distillation
@@ -111,7 +111,7 @@ def overall(
         found: What was compared, one a point.
         rules: As they were written; where alternatives were chosen from, each point has its own choice.
         against: Baselines, likewise.
-        allow_mixed: As for `rltemp.experiments.methods_compared.table_rows`.
+        allow_mixed: As for `rltemp.experiments.method_results.table_rows`.
     """
     return [_overall(found, rule, against, allow_mixed) for rule in dict.fromkeys(rules)]
 
@@ -132,13 +132,13 @@ def _middle(rows: Sequence[NDArray[np.float64]]) -> Interval:
     return interquartile_mean(rows) if all(map(len, rows)) else (math.nan, math.nan, math.nan)
 
 
-def _points(arm: Arm, base: Arm, allow_mixed: bool) -> NDArray[np.float64]:
+def _points(arm: MethodResult, base: MethodResult, allow_mixed: bool) -> NDArray[np.float64]:
     ours, theirs = common_seeds(arm, base, allow_mixed)
     differences: NDArray[np.float64] = 100 * (ours - theirs)
     return differences
 
 
-def _arm(found: Comparison, rule: str) -> Arm:
+def _arm(found: Comparison, rule: str) -> MethodResult:
     return next(arm for arm in found.arms if arm.rule == found.names[rule])
 
 

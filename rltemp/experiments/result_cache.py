@@ -1,4 +1,4 @@
-"""Cells: what one stack of students came to, kept as a small file, so that no stack is trained twice.
+"""ResultCache: what one stack of students came to, kept as a small file, so that no stack is trained twice.
 
 A cell is named by a hash of what determines it (its key), holds that key and a digest of itself, and is written whole
 or not at all. Whoever trains one claims it with a lock that ends with its process; several processes may so work in
@@ -19,8 +19,8 @@ from typing import Any
 
 from rltemp.errors import BadInputError
 from rltemp.experiments.cached_result import (
-    Cell,
-    CellFile,
+    CachedResult,
+    CachedResultFile,
     determining_versions,
     file_name,
     in_words,
@@ -47,12 +47,12 @@ class Job:
     """
 
     key: Mapping[str, Any]
-    work: Callable[[], Cell]
+    work: Callable[[], CachedResult]
     skipped: Callable[[], None] = lambda: None
     order: tuple[Any, ...] = ()
 
 
-class Cells:
+class ResultCache:
     """A folder of cells.
 
     Args:
@@ -79,7 +79,7 @@ class Cells:
         """Where the cell of this key lies, or would lie."""
         return self.folder / file_name(key)
 
-    def read(self, key: Mapping[str, Any]) -> Cell | None:
+    def read(self, key: Mapping[str, Any]) -> CachedResult | None:
         """The cell of this key; None, after a warning where there is a file, if it has to be trained."""
         path = self.path(key)
         if not os.path.lexists(path):
@@ -92,7 +92,7 @@ class Cells:
                 self.warn(f"Cell {path} is refused and trained again: {error}.")
             return None
 
-    def take(self, job: Job) -> Cell | None:
+    def take(self, job: Job) -> CachedResult | None:
         """The cell from its file, or trained now; None where another process has claimed it.
 
         Raises:
@@ -108,13 +108,13 @@ class Cells:
             self.trained += 1
             return cell
 
-    def write(self, key: Mapping[str, Any], cell: Cell) -> None:
+    def write(self, key: Mapping[str, Any], cell: CachedResult) -> None:
         """Write a cell; one that is there already, whole and of this key, has to be the same to the byte.
 
         Raises:
             BadInputError: Where it is not, with both files' names, or where it cannot be written.
         """
-        path, data = self.path(key), CellFile(key=dict(key), cell=cell).encoded()
+        path, data = self.path(key), CachedResultFile(key=dict(key), cell=cell).encoded()
         try:
             twice = path.exists() and bool(read_cell(path, key)) and path.read_bytes() != data
         except (BadInputError, OSError):
@@ -128,7 +128,7 @@ class Cells:
             )
         atomic_write(path, data)
 
-    def there(self, job: Job) -> Cell | None:
+    def there(self, job: Job) -> CachedResult | None:
         """The cell, where it is there already."""
         cell = self.read(job.key)
         if cell is not None:
@@ -152,7 +152,7 @@ class Cells:
             )
 
 
-def fill(cells: Cells | None, jobs: Sequence[Job], patience: float = PATIENCE) -> list[Cell]:
+def fill(cells: ResultCache | None, jobs: Sequence[Job], patience: float = PATIENCE) -> list[CachedResult]:
     """Every job's cell, in their order; those that others have claimed are looked at again after one's own.
 
     Args:
@@ -161,11 +161,11 @@ def fill(cells: Cells | None, jobs: Sequence[Job], patience: float = PATIENCE) -
         patience: Seconds to wait for others' cells while none is finished.
 
     Raises:
-        BadInputError: Where the patience ends, with the cell and its owner; or as `Cells.take`.
+        BadInputError: Where the patience ends, with the cell and its owner; or as `ResultCache.take`.
     """
     if cells is None:
         return [job.work() for job in jobs]
-    found: dict[int, Cell] = {}
+    found: dict[int, CachedResult] = {}
     since = time.monotonic()
     while waiting := [index for index in range(len(jobs)) if index not in found]:
         new = {index: cell for index in waiting if (cell := cells.take(jobs[index])) is not None}

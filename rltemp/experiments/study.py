@@ -23,9 +23,9 @@ from rltemp.experiments.compare import (
     check_rules,
     compare,
     default_stack,
-    train_arm,
+    train_method,
 )
-from rltemp.experiments.methods_compared import Arm, difference, side
+from rltemp.experiments.method_results import MethodResult, difference, side
 from rltemp.experiments.recorded_controls import GREEDY, RECORDED, Recording, makers
 from rltemp.experiments.statistics import Paired
 from rltemp.kd.method import Method
@@ -91,8 +91,8 @@ MEANINGS = {
 _PREFIXES = [f"{weight}{name}" for weight in ("", "matched:") for name in (*RECORDED, *GREEDY)]
 """Before a policy's name: the controls that are made from its recording."""
 
-Minus = Callable[[Arm, Arm], Paired]
-"""The difference of two arms; see `rltemp.experiments.methods_compared.difference`."""
+Minus = Callable[[MethodResult, MethodResult], Paired]
+"""The difference of two arms; see `rltemp.experiments.method_results.difference`."""
 
 
 def matched_forms() -> tuple[str, ...]:
@@ -188,7 +188,7 @@ def record(problem: Problem, policy: str, seeds: Sequence[int], stack: int) -> R
     """Record what a policy answers to a student for every seed, `stack` at a time."""
     recording = Recording(problem.task.recipe.steps(len(problem.dataset.train)))
     watched = recording.watch(load_method(policy))
-    train_arm(problem, policy, seeds, stack, maker=lambda _: watched)
+    train_method(problem, policy, seeds, stack, maker=lambda _: watched)
     return recording
 
 
@@ -202,7 +202,7 @@ def verdict(
         policies: As they were asked for.
         groups: Likewise.
         students: How many chose between alternatives.
-        allow_mixed: As for `rltemp.experiments.methods_compared.table_rows`.
+        allow_mixed: As for `rltemp.experiments.method_results.table_rows`.
     """
     minus = functools.partial(difference, allow_mixed=allow_mixed)
     by_rule = {arm.rule: arm for arm in found.arms}
@@ -227,11 +227,11 @@ def _silent(line: str) -> None:
     """Another process tells nobody."""
 
 
-def _has(arm: Arm) -> str:
+def _has(arm: MethodResult) -> str:
     return f"{arm.rule} has {100 * arm.test_accuracy.mean():.2f} %."
 
 
-def _beside_forms(policy: Arm, forms: Sequence[Arm], minus: Minus) -> list[str]:
+def _beside_forms(policy: MethodResult, forms: Sequence[MethodResult], minus: Minus) -> list[str]:
     """The best of the arms that the policy may be compared with."""
     alike = [arm for arm in forms if minus(policy, arm).n]
     if not alike:
@@ -240,7 +240,7 @@ def _beside_forms(policy: Arm, forms: Sequence[Arm], minus: Minus) -> list[str]:
     return [f"  minus {best.rule}, the best closed-form arm: {_outcome(minus(policy, best))}"]
 
 
-def _beside_controls(policy: Arm, controls: Mapping[str, Arm], minus: Minus) -> list[str]:
+def _beside_controls(policy: MethodResult, controls: Mapping[str, MethodResult], minus: Minus) -> list[str]:
     """A line for every control, and one that sums them up."""
     if not controls:
         return []

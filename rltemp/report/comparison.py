@@ -18,8 +18,8 @@ from rltemp.experiments.cluster import Cluster
 from rltemp.experiments.compare import Comparison, OnProgress, check_rules, compare
 from rltemp.experiments.crews import Crew
 from rltemp.experiments.grid import Overall, check_grid, grid_data, grid_tasks, overall, point_name, stored
-from rltemp.experiments.methods_compared import Arm, Row, table_rows
-from rltemp.experiments.result_cache import Cells
+from rltemp.experiments.method_results import MethodResult, Row, table_rows
+from rltemp.experiments.result_cache import ResultCache
 from rltemp.experiments.showcase import Showcase
 from rltemp.experiments.statistics import Paired
 from rltemp.experiments.step_time import step_times
@@ -62,7 +62,9 @@ def run_comparison(options: Compare) -> dict[str, Any]:
     return options.finish(result, started, step_times=measured_steps(options, points))
 
 
-def _compare(options: Compare, problem: Problem, seeds: Sequence[int], cells: Cells, others: Crew | None) -> Comparison:
+def _compare(
+    options: Compare, problem: Problem, seeds: Sequence[int], cells: ResultCache, others: Crew | None
+) -> Comparison:
     with progress(problem.task.name, problem, cells) as bar:
         return compare(
             problem,
@@ -101,7 +103,7 @@ def crew(options: Compare) -> Iterator[Crew | None]:
         yield None
 
 
-def progress(label: str, problem: Problem, cells: Cells) -> Progress:
+def progress(label: str, problem: Problem, cells: ResultCache) -> Progress:
     """Progress over all cells of a problem; those that are there already take no time."""
     bar, before = Progress(label, problem.task.recipe.steps(len(problem.dataset.train))), cells.found
     bar.found = lambda: cells.found - before
@@ -114,15 +116,15 @@ def shown(options: Compare, rules: Iterable[str], first: Iterable[str]) -> list[
     return list(dict.fromkeys([*options.baselines(), *first, *rules]))[: SHOWN if options.html else 0]
 
 
-def open_cells(options: Compare) -> Cells:
-    """Where the run's cells are kept; see `Cells`."""
+def open_cells(options: Compare) -> ResultCache:
+    """Where the run's cells are kept; see `ResultCache`."""
     folder = options.folder() / "cells"
     if options.fresh or not options.only_missing:
         shutil.rmtree(folder, ignore_errors=True)
-    return Cells(folder, allow_mixed=options.allow_mixed)
+    return ResultCache(folder, allow_mixed=options.allow_mixed)
 
 
-def say_found(cells: Cells) -> None:
+def say_found(cells: ResultCache) -> None:
     """Say how much an earlier process had done."""
     if cells.found:
         say(f"{cells.found} of {cells.found + cells.trained} cells were there; {cells.trained} were trained now.")
@@ -198,7 +200,7 @@ def _section(options: Compare, problem: Problem, found: Comparison, number: int)
     return Section(task.name, task.teacher, problem.teacher_accuracy, task.student, rows, drawn)
 
 
-def tuning_warnings(points: Iterable[Sequence[Arm]]) -> list[str]:
+def tuning_warnings(points: Iterable[Sequence[MethodResult]]) -> list[str]:
     """A line where arms were tuned from unlike numbers of alternatives."""
     arms = {arm.rule: arm.alternatives for point in points for arm in point}
     counts = Counter(arms.values())

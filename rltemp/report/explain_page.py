@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
-from rltemp.experiments.methods_compared import side
+from rltemp.experiments.method_results import side
 from rltemp.experiments.policy_trace import ANSWERS, NAMES, THIRDS, Trace, geometric_mean, thirds
 from rltemp.experiments.statistics import Paired
 from rltemp.io.files import atomic_write

@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from rltemp.data.tasks import Task
-from rltemp.experiments.methods_compared import Row, seeds, short, side
+from rltemp.experiments.method_results import Row, seeds, short, side
 from rltemp.experiments.showcase import Showcase
 from rltemp.io.files import atomic_write
 from rltemp.io.run_folders import versions

@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from rltemp.errors import BadInputError
-from rltemp.experiments.methods_compared import Arm, Row, seeds, short, side, table_rows
+from rltemp.experiments.method_results import MethodResult, Row, seeds, short, side, table_rows
 from rltemp.experiments.statistics import Paired
 from rltemp.io.files import atomic_write
 
@@ -56,7 +56,7 @@ class TemperatureTrace:
 
 def picture(
     path: Path,
-    arms: Sequence[Arm],
+    arms: Sequence[MethodResult],
     baseline: str,
     trace: TemperatureTrace | None = None,
     title: str = "",
@@ -69,7 +69,7 @@ def picture(
 
 
 def figure(
-    arms: Sequence[Arm],
+    arms: Sequence[MethodResult],
     baseline: str,
     trace: TemperatureTrace | None = None,
     title: str = "",

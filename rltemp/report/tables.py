@@ -1,6 +1,6 @@
 """What a comparison hands back: its tables, for a console and in Markdown, and `results.csv`.
 
-`rltemp.experiments.methods_compared` computes the rows, `rltemp.report.picture` draws them, `rltemp.report.markdown`
+`rltemp.experiments.method_results` computes the rows, `rltemp.report.picture` draws them, `rltemp.report.markdown`
 writes `report.md`.
 """
 
@@ -20,7 +20,7 @@ from rltemp.data.tasks import Task
 from rltemp.errors import BadInputError
 from rltemp.experiments.grid import Overall
 from rltemp.experiments.measures import MEASURES
-from rltemp.experiments.methods_compared import Arm, Row, short, side
+from rltemp.experiments.method_results import MethodResult, Row, short, side
 from rltemp.experiments.statistics import Paired
 from rltemp.io.files import atomic_write
 
@@ -79,7 +79,7 @@ def console_table(rows: Sequence[Row], title: str = "") -> Table:
     return table
 
 
-def write_csv(path: Path, points: Sequence[tuple[Task, Sequence[Arm]]], seeds: Sequence[int]) -> None:
+def write_csv(path: Path, points: Sequence[tuple[Task, Sequence[MethodResult]]], seeds: Sequence[int]) -> None:
     """Write one line an arm and seed: `CSV_COLUMNS`, accuracies as fractions with six decimals.
 
     What was not measured, or is not finite, is empty. Arms that know their own seeds have a line for each of those,

@@ -18,7 +18,7 @@ from support.results import COMPARE, contents
 
 from rltemp.errors import BadInputError, TrainingStoppedError
 from rltemp.experiments.crews import RETRIES, share
-from rltemp.experiments.result_cache import Cells
+from rltemp.experiments.result_cache import ResultCache
 
 pytestmark = pytest.mark.faults
 
@@ -51,7 +51,7 @@ def lose(nodes: Any) -> None:
 def test_a_lost_nodes_cells_are_done_by_another_and_every_cell_once(nodes: Any, tmp_path: Path):
     from rltemp.experiments.cluster import Cluster
 
-    log, cells = tmp_path / "log", Cells(tmp_path / "cells")
+    log, cells = tmp_path / "log", ResultCache(tmp_path / "cells")
     with Cluster(nodes.address) as crew:
         Thread(target=lambda: (until(lambda: len(lines(log)) >= 40), lose(nodes))).start()
         found = share(crew, cells, jobs(log, 200), crew_work.write_slowly)
@@ -65,11 +65,11 @@ def test_a_lost_nodes_cells_are_done_by_another_and_every_cell_once(nodes: Any, 
 
         (job,) = jobs(tmp_path / "other", 1)
         with pytest.raises(TrainingStoppedError, match="seven is none of my numbers") as error:
-            share(crew, Cells(tmp_path / "none"), [job], crew_work.raise_always)
+            share(crew, ResultCache(tmp_path / "none"), [job], crew_work.raise_always)
         assert "in raise_always" in str(error.value)
         assert len(lines(tmp_path / "other")) == RETRIES + 1
         with pytest.raises(BadInputError, match="nobody can use"):
-            share(crew, Cells(tmp_path / "none"), jobs(tmp_path / "third", 1), crew_work.refuse)
+            share(crew, ResultCache(tmp_path / "none"), jobs(tmp_path / "third", 1), crew_work.refuse)
         assert len(lines(tmp_path / "third")) == 1
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from rltemp.cli.main import main
 from rltemp.data.problem import Problem
 from rltemp.data.tasks import load_task
-from rltemp.experiments.compare import train_arm
+from rltemp.experiments.compare import train_method
 from rltemp.experiments.explain import course, rank_correlation, ranked, relations
 from rltemp.experiments.policy_trace import NAMES, Probe, Trace, Watch, observed
 from rltemp.kd.signals import Signals
@@ -65,7 +65,7 @@ def drawn(*shape: int, progress: float = 0.25) -> Signals:
 
 def watched(problem: Problem, path: Path, stack: int = 4) -> Watch:
     watch = Watch(Probe(path), problem.task.recipe.steps(len(problem.dataset.train)))
-    train_arm(problem, str(path), [0, 1, 2, 3], stack, maker=watch.begin)
+    train_method(problem, str(path), [0, 1, 2, 3], stack, maker=watch.begin)
     return watch
 
 
@@ -227,7 +227,7 @@ def test_the_command_writes_its_files_once(
         "n": 4,
     }
     first = capsys.readouterr().out
-    monkeypatch.setattr("rltemp.experiments.explain.train_arm", None)
+    monkeypatch.setattr("rltemp.experiments.explain.train_method", None)
     with pytest.raises(SystemExit, match="0"):
         main(line)
     again = capsys.readouterr().out

@@ -15,7 +15,7 @@ from rltemp.cli.main import main
 from rltemp.data.problem import Problem
 from rltemp.experiments.compare import Comparison, compare
 from rltemp.experiments.grid import grid_tasks, overall
-from rltemp.experiments.methods_compared import Arm
+from rltemp.experiments.method_results import MethodResult
 from rltemp.experiments.statistics import interquartile_mean
 from rltemp.experiments.step_time import ROUNDS, step_times
 from rltemp.report.comparison import tuning_warnings
@@ -30,8 +30,8 @@ def code(*words: object) -> int:
 
 def comparison(base: list[float], other: list[float], chosen: str = "dtkd:1", degraded: bool = False) -> Comparison:
     arms = [
-        Arm("fixed:4", np.array(base), np.array(base)),
-        Arm(chosen, np.array(other), np.array(other), degraded=degraded),
+        MethodResult("fixed:4", np.array(base), np.array(base)),
+        MethodResult(chosen, np.array(other), np.array(other), degraded=degraded),
     ]
     return Comparison(arms, {"fixed:4": "fixed:4", "dtkd:1|2": chosen})
 
@@ -165,7 +165,9 @@ def test_one_method_under_two_names_has_no_difference_at_all(toy: Problem):
 
 
 def test_unlike_budgets_are_said_and_like_ones_are_not():
-    arms = [Arm(name, np.ones(2), np.ones(2), alternatives=count) for name, count in (("a", 1), ("b", 4), ("c", 4))]
+    arms = [
+        MethodResult(name, np.ones(2), np.ones(2), alternatives=count) for name, count in (("a", 1), ("b", 4), ("c", 4))
+    ]
     assert tuning_warnings([arms])[0].endswith("alternatives tried (1 for 1, 4 for 2 arms).")
     assert tuning_warnings([arms[1:]]) == []
 

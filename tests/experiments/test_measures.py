@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rltemp.data.problem import Problem, evaluate
-from rltemp.experiments.compare import train_arm, train_stack
+from rltemp.experiments.compare import train_method, train_stack
 from rltemp.experiments.measures import Selection, calibration_error, measure
 from rltemp.loading import load_method
 from rltemp.training.distill import Distillation
@@ -108,7 +108,7 @@ def test_a_batch_norm_students_statistics_are_selected_with_its_weights(make_pro
 
 
 def test_an_arm_has_every_measure_of_every_student(digits: Problem):
-    arm = train_arm(digits, "fixed:4", [0, 1, 2], 2)
+    arm = train_method(digits, "fixed:4", [0, 1, 2], 2)
     assert set(arm.measures) == {
         "selected_accuracy",
         "selected_epoch",

@@ -1,4 +1,4 @@
-"""Cells: files that come back bit by bit or not at all, each trained once, by whoever claims it."""
+"""Cached results: files that come back bit by bit or not at all, each trained once, by whoever claims it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 from support.processes import until
 
 from rltemp.errors import BadInputError
-from rltemp.experiments.cached_result import MOST_POINTS, MOST_STUDENTS, Cell, StoredTrace
+from rltemp.experiments.cached_result import MOST_POINTS, MOST_STUDENTS, CachedResult, StoredTrace
 from rltemp.experiments.measures import MEASURES
-from rltemp.experiments.result_cache import Cells, Job, fill
+from rltemp.experiments.result_cache import Job, ResultCache, fill
 from rltemp.io.run_folders import MAX_JSON_BYTES
 
 KEY = {"rule": ["fixed:4"], "seeds": [3, 4], "data": "ab12"}
-CELL = Cell(test_accuracy=[0.1, 1 / 3], validation_accuracy=[0.0, 1.0], diverged=1, guarded=2, answered=70)
+CELL = CachedResult(test_accuracy=[0.1, 1 / 3], validation_accuracy=[0.0, 1.0], diverged=1, guarded=2, answered=70)
 fractions = st.floats(0, 1)
 
 
@@ -38,12 +38,12 @@ def key(number: int) -> dict[str, Any]:
 class Counted:
     """Jobs that count how often they are worked on."""
 
-    def __init__(self, count: int, cell: Cell = CELL) -> None:
+    def __init__(self, count: int, cell: CachedResult = CELL) -> None:
         self.worked = [0] * count
         self.jobs = [Job(key(number), self._work(number, cell)) for number in range(count)]
 
-    def _work(self, number: int, cell: Cell) -> Callable[[], Cell]:
-        def work() -> Cell:
+    def _work(self, number: int, cell: CachedResult) -> Callable[[], CachedResult]:
+        def work() -> CachedResult:
             self.worked[number] += 1
             return cell
 
@@ -54,8 +54,8 @@ class Counted:
 def test_a_cell_comes_back_bit_by_bit(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[float, float]]):
     test, validation = map(list, zip(*rows, strict=True))
     measures = {"agreement": validation, "negative_log_likelihood": [1e6 * one for one in test[:-1]] + [None]}
-    wanted, cells = {"seeds": list(range(len(rows)))}, Cells(tmp_path_factory.mktemp("cells"))
-    cells.write(wanted, Cell(test_accuracy=test, validation_accuracy=validation, measures=measures))
+    wanted, cells = {"seeds": list(range(len(rows)))}, ResultCache(tmp_path_factory.mktemp("cells"))
+    cells.write(wanted, CachedResult(test_accuracy=test, validation_accuracy=validation, measures=measures))
     found = cells.read(wanted)
     assert found is not None
     assert np.array(found.test_accuracy).tobytes() == np.array(test).tobytes()
@@ -66,10 +66,12 @@ def test_a_cell_comes_back_bit_by_bit(tmp_path_factory: pytest.TempPathFactory, 
 def test_the_largest_cell_can_be_read_again(tmp_path: Path):
     rows = np.random.default_rng(0).random((4, MOST_POINTS), dtype=np.float32) + 1
     accuracies = np.random.default_rng(1).random(MOST_STUDENTS).tolist()
-    wanted, cells = {"seeds": list(range(100_000, 100_000 + MOST_STUDENTS))}, Cells(tmp_path)
+    wanted, cells = {"seeds": list(range(100_000, 100_000 + MOST_STUDENTS))}, ResultCache(tmp_path)
     trace = StoredTrace.pack(rows, 4.0)
     measures = dict.fromkeys(MEASURES, accuracies)
-    cells.write(wanted, Cell(test_accuracy=accuracies, validation_accuracy=accuracies, measures=measures, trace=trace))
+    cells.write(
+        wanted, CachedResult(test_accuracy=accuracies, validation_accuracy=accuracies, measures=measures, trace=trace)
+    )
     assert cells.path(wanted).stat().st_size < MAX_JSON_BYTES
     found = cells.read(wanted)
     assert found is not None
@@ -79,17 +81,17 @@ def test_the_largest_cell_can_be_read_again(tmp_path: Path):
 
 def test_only_what_is_missing_is_trained(tmp_path: Path):
     first = Counted(3)
-    fill(Cells(tmp_path), first.jobs[:2])
-    cells, again = Cells(tmp_path), Counted(3)
+    fill(ResultCache(tmp_path), first.jobs[:2])
+    cells, again = ResultCache(tmp_path), Counted(3)
     assert fill(cells, again.jobs) == [CELL] * 3
     assert (again.worked, cells.found, cells.trained) == ([0, 0, 1], 2, 1)
 
 
 def test_a_job_that_fails_leaves_no_cell_and_no_claim(tmp_path: Path):
-    def fails() -> Cell:
+    def fails() -> CachedResult:
         raise ZeroDivisionError
 
-    cells = Cells(tmp_path)
+    cells = ResultCache(tmp_path)
     with pytest.raises(ZeroDivisionError):
         fill(cells, [Job(KEY, fails)])
     assert list(tmp_path.iterdir()) == []
@@ -97,7 +99,7 @@ def test_a_job_that_fails_leaves_no_cell_and_no_claim(tmp_path: Path):
 
 
 def test_the_claim_of_a_cell_that_is_there_is_removed(tmp_path: Path):
-    cells = Cells(tmp_path)
+    cells = ResultCache(tmp_path)
     cells.write(KEY, CELL)
     cells.path(KEY).with_suffix(".lock").write_text("1\ngone\n")  # killed between the cell and its claim's end
     assert fill(cells, [Job(KEY, lambda: CELL)]) == [CELL]
@@ -116,28 +118,28 @@ def full_disk() -> Iterator[Callable[[int], None]]:
 def test_a_full_disk_says_what_and_where_and_leaves_the_finished_cells(
     tmp_path: Path, full_disk: Callable[[int], None]
 ):
-    cells, counted = Cells(tmp_path), Counted(2)
+    cells, counted = ResultCache(tmp_path), Counted(2)
     fill(cells, counted.jobs[:1])
     full_disk(100)
     with pytest.raises(BadInputError, match=f"cannot write {cells.path(key(1))}.*free space"):
         fill(cells, counted.jobs)
     full_disk(-1)
     assert [path.name for path in tmp_path.iterdir()] == [cells.path(key(0)).name]
-    assert fill(Cells(tmp_path), counted.jobs) == [CELL] * 2
+    assert fill(ResultCache(tmp_path), counted.jobs) == [CELL] * 2
     assert counted.worked == [1, 2]
 
 
-def damaged(tmp_path: Path, data: bytes) -> tuple[Cell | None, list[str]]:
+def damaged(tmp_path: Path, data: bytes) -> tuple[CachedResult | None, list[str]]:
     """What is read of a cell's file with these bytes, and what is said of it."""
     said: list[str] = []
-    cells = Cells(tmp_path, warn=said.append)
+    cells = ResultCache(tmp_path, warn=said.append)
     cells.path(KEY).write_bytes(data)
     return cells.read(KEY), said
 
 
 def test_every_flipped_bit_of_a_cell_is_noticed(tmp_path: Path):
     said: list[str] = []
-    cells = Cells(tmp_path, warn=said.append)
+    cells = ResultCache(tmp_path, warn=said.append)
     cells.write(KEY, CELL)
     whole = cells.path(KEY).read_bytes()
     with cells.path(KEY).open("r+b", buffering=0) as file:
@@ -150,20 +152,20 @@ def test_every_flipped_bit_of_a_cell_is_noticed(tmp_path: Path):
 
 
 def test_a_truncated_cell_is_named_and_trained_again(tmp_path: Path):
-    Cells(tmp_path).write(KEY, CELL)
-    whole = Cells(tmp_path).path(KEY).read_bytes()
+    ResultCache(tmp_path).write(KEY, CELL)
+    whole = ResultCache(tmp_path).path(KEY).read_bytes()
     for length in range(0, len(whole) - 1, 7):
         cell, said = damaged(tmp_path, whole[:length])
         assert cell is None
         assert len(said) == 1
-        assert str(Cells(tmp_path).path(KEY)) in said[0]
-    assert fill(Cells(tmp_path, warn=lambda _: None), [Job(KEY, lambda: CELL)]) == [CELL]
-    assert Cells(tmp_path).path(KEY).read_bytes() == whole
+        assert str(ResultCache(tmp_path).path(KEY)) in said[0]
+    assert fill(ResultCache(tmp_path, warn=lambda _: None), [Job(KEY, lambda: CELL)]) == [CELL]
+    assert ResultCache(tmp_path).path(KEY).read_bytes() == whole
 
 
 def test_the_cell_of_another_key_is_refused_and_trained_again(tmp_path: Path):
     said: list[str] = []
-    cells = Cells(tmp_path, warn=said.append)
+    cells = ResultCache(tmp_path, warn=said.append)
     cells.write(key(7), CELL)
     cells.path(key(7)).rename(cells.path(KEY))
     assert fill(cells, [Job(KEY, lambda: CELL)]) == [CELL]
@@ -219,7 +221,7 @@ def test_a_cell_from_a_stranger_is_read_strictly(name: str, tmp_path: Path):
     cell, said = damaged(tmp_path, HOSTILE[name])
     assert cell is None
     assert len(said) == 1
-    assert said[0].startswith(f"Cell {Cells(tmp_path).path(KEY)} is refused and trained again: ")
+    assert said[0].startswith(f"Cell {ResultCache(tmp_path).path(KEY)} is refused and trained again: ")
 
 
 def test_what_is_signed_here_is_accepted_where_nothing_is_wrong(tmp_path: Path):
@@ -227,7 +229,7 @@ def test_what_is_signed_here_is_accepted_where_nothing_is_wrong(tmp_path: Path):
 
 
 def test_a_pipe_or_a_folder_in_a_cells_place_is_no_cell(tmp_path: Path):
-    cells = Cells(tmp_path, warn=lambda _: None)
+    cells = ResultCache(tmp_path, warn=lambda _: None)
     os.mkfifo(cells.path(KEY))
     assert cells.read(KEY) is None
     cells.path(key(1)).mkdir()
@@ -235,7 +237,7 @@ def test_a_pipe_or_a_folder_in_a_cells_place_is_no_cell(tmp_path: Path):
 
 
 def test_a_cell_that_is_finished_twice_has_to_be_the_same(tmp_path: Path):
-    cells = Cells(tmp_path)
+    cells = ResultCache(tmp_path)
     cells.write(KEY, CELL)
     before = cells.path(KEY).stat().st_ino
     cells.write(KEY, CELL)
@@ -251,12 +253,12 @@ def test_a_cell_that_is_finished_twice_has_to_be_the_same(tmp_path: Path):
 
 def test_cells_of_other_versions_are_not_mixed_in_unless_asked(tmp_path: Path):
     old = CELL.model_copy(update={"versions": {"rltemp": "0.0.9", "torch": "1.0"}})
-    Cells(tmp_path).write(key(0), CELL)
+    ResultCache(tmp_path).write(key(0), CELL)
     for number in (1, 2):
-        Cells(tmp_path, allow_mixed=True).write(key(number), old)
+        ResultCache(tmp_path, allow_mixed=True).write(key(number), old)
     with pytest.raises(BadInputError, match=r"2 of rltemp 0\.0\.9, torch 1\.0; here: rltemp .*--allow-mixed"):
-        Cells(tmp_path)
-    cells, counted = Cells(tmp_path, allow_mixed=True), Counted(3)
+        ResultCache(tmp_path)
+    cells, counted = ResultCache(tmp_path, allow_mixed=True), Counted(3)
     assert fill(cells, counted.jobs) == [CELL, old, old]
     assert counted.worked == [0, 0, 0]
 
@@ -264,8 +266,8 @@ def test_cells_of_other_versions_are_not_mixed_in_unless_asked(tmp_path: Path):
 WORKER = """
 import os, sys, time
 from pathlib import Path
-from rltemp.experiments.cached_result import Cell
-from rltemp.experiments.result_cache import Cells, Job, fill
+from rltemp.experiments.cached_result import CachedResult
+from rltemp.experiments.result_cache import ResultCache, Job, fill
 
 folder, log, seconds = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
 
@@ -274,10 +276,10 @@ def job(number):
         with log.open("a") as lines:
             lines.write(f"{number}\\n")
         time.sleep(seconds)
-        return Cell(test_accuracy=[number / 100], validation_accuracy=[0.5])
+        return CachedResult(test_accuracy=[number / 100], validation_accuracy=[0.5])
     return Job({"seeds": number}, work)
 
-cells = Cells(folder)
+cells = ResultCache(folder)
 (folder.parent / f"ready-{os.getpid()}").touch()
 while len(list(folder.parent.glob("ready-*"))) < int(sys.argv[5]):
     time.sleep(0.01)  # imports take longer than the work
@@ -313,8 +315,8 @@ def test_the_claim_of_a_killed_process_ends_with_it(tmp_path: Path):
     killed = worker(tmp_path / "cells", log, 600, 2)
     until(lambda: numbers(log) == [0])
     said: list[str] = []
-    cells = Cells(tmp_path / "cells", warn=said.append)
-    wanted = Job({"seeds": 0}, lambda: Cell(test_accuracy=[0.0], validation_accuracy=[0.5]))
+    cells = ResultCache(tmp_path / "cells", warn=said.append)
+    wanted = Job({"seeds": 0}, lambda: CachedResult(test_accuracy=[0.0], validation_accuracy=[0.5]))
     with pytest.raises(BadInputError) as error:
         fill(cells, [wanted], patience=0.3)
     assert str(cells.path(wanted.key)) in str(error.value)
@@ -329,7 +331,7 @@ def test_the_claim_of_a_killed_process_ends_with_it(tmp_path: Path):
 def bookkeeping(folder: Path, count: int) -> tuple[list[float], list[float]]:
     """Milliseconds of processor time, the disk's own aside, for each cell that is written and each that is read."""
     jobs, spent = Counted(count).jobs, []
-    for cells in (Cells(folder), Cells(folder)):
+    for cells in (ResultCache(folder), ResultCache(folder)):
         times = []
         for job in jobs:
             since = time.process_time()
@@ -350,5 +352,5 @@ def test_ten_thousand_cells_cost_at_most_two_milliseconds_each_and_the_last_as_m
         assert float(np.mean(times)) < 2
         assert float(np.mean(times[-2000:])) < 1.5 * float(np.mean(times[:2000])) + 0.05
     since = time.process_time()
-    Cells(tmp_path / "cells")
+    ResultCache(tmp_path / "cells")
     assert time.process_time() - since < 0.002 * 10_000, "the one look at all versions"

@@ -21,9 +21,9 @@ from support.results import COMPARE, COMPARE_SIZE, QUICK, STUDY, STUDY_SIZE, cel
 from rltemp.data.problem import Problem
 from rltemp.data.tasks import load_task
 from rltemp.errors import BadInputError
-from rltemp.experiments.cached_result import Cell
+from rltemp.experiments.cached_result import CachedResult
 from rltemp.experiments.compare import compare
-from rltemp.experiments.result_cache import Cells
+from rltemp.experiments.result_cache import ResultCache
 from rltemp.loading import SHIPPED
 from rltemp.training.identity import fingerprints, problem_identity, rule_identity
 from rltemp.training.teachers import prepare
@@ -216,7 +216,7 @@ def test_a_policy_counts_by_its_content_wherever_it_lies(tmp_path: Path, capsys)
 
 def test_a_policy_that_changes_during_the_comparison_stops_it(toy_once: Problem, tmp_path: Path):
     file = policy(tmp_path / "p.safetensors", 1.0)
-    cells = Cells(tmp_path / "cells")
+    cells = ResultCache(tmp_path / "cells")
 
     def on_progress(rule: str, step: int, steps: int) -> None:
         if rule != "none" and step % (steps // 2) == 5:
@@ -271,9 +271,11 @@ def old(out: Path, keep: int) -> int:
     paths = sorted((out / "cells").glob("*.json"))[keep:]
     for path in paths:
         file = json.loads(path.read_text())
-        cell = Cell.model_validate(file["cell"]).model_copy(update={"versions": {"rltemp": "0.0.9", "torch": "1.9"}})
+        cell = CachedResult.model_validate(file["cell"]).model_copy(
+            update={"versions": {"rltemp": "0.0.9", "torch": "1.9"}}
+        )
         path.unlink()
-        Cells(out / "cells", allow_mixed=True).write(file["key"], cell)
+        ResultCache(out / "cells", allow_mixed=True).write(file["key"], cell)
     return len(paths)
 
 
@@ -307,8 +309,8 @@ def test_a_degraded_arm_is_not_compared(tmp_path: Path, capsys):
     (path,) = [path for path in (out / "cells").glob("*.json") if '"rule":["none"]' in path.read_text()]
     file = json.loads(path.read_text())
     path.unlink()
-    degraded = Cell.model_validate(file["cell"]).model_copy(update={"degraded": True})
-    Cells(out / "cells").write(file["key"], degraded)
+    degraded = CachedResult.model_validate(file["cell"]).model_copy(update={"degraded": True})
+    ResultCache(out / "cells").write(file["key"], degraded)
     assert code(*words) == 0
     arms = {arm["rule"]: arm for arm in json.loads((out / "result.json").read_text())["arms"]}
     assert arms["none"]["note"] == "not compared: none is degraded"

@@ -14,7 +14,7 @@ import rltemp.experiments.showcase
 from rltemp.data.problem import Problem
 from rltemp.data.tasks import load_task
 from rltemp.experiments.compare import compare, train_stack
-from rltemp.experiments.result_cache import Cells
+from rltemp.experiments.result_cache import ResultCache
 from rltemp.experiments.showcase import SAMPLED, Showcase, Showing, seen_by_last_layer
 from rltemp.loading import load_method
 from rltemp.models.networks import seeded_model
@@ -146,7 +146,7 @@ def test_what_is_damaged_or_missing_is_not_shown(once: Problem, tmp_path: Path):
 
 
 def test_a_comparison_watches_the_rules_that_are_to_be_shown(once: Problem, tmp_path: Path):
-    cells = Cells(tmp_path / "cells")
+    cells = ResultCache(tmp_path / "cells")
     found = compare(
         once, ["fixed:4", "none", "universal"], range(3), stack=2, cells=cells, shown=["universal", "fixed:4"]
     )

@@ -21,7 +21,7 @@ from rltemp.data.problem import Problem, predict
 from rltemp.data.tasks import load_task
 from rltemp.experiments.alternatives import alternatives
 from rltemp.experiments.compare import Comparison, check_rules, compare
-from rltemp.experiments.methods_compared import Arm
+from rltemp.experiments.method_results import MethodResult
 from rltemp.experiments.recorded_controls import (
     GRID,
     Recording,
@@ -234,9 +234,9 @@ def test_alternatives_behind_a_wrapper_are_chosen_from(short_toy: Problem):
 
 
 def test_the_verdict_names_the_best_rival_and_counts_what_is_above_zero():
-    def arm(rule: str, percent: float) -> Arm:
+    def arm(rule: str, percent: float) -> MethodResult:
         values = np.full(8, percent / 100)
-        return Arm(rule, values, values)
+        return MethodResult(rule, values, values)
 
     policy, percents = "dtkd:2", {"detached": 91.0, "greedy": 91.0, "shuffled": 89.5, "averaged": 89.5}
     arms = [arm(policy, 90.0), arm("fixed:4", 89.0)]

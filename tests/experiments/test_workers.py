@@ -22,10 +22,10 @@ from rltemp.data.dataset import Dataset, Split
 from rltemp.data.problem import Problem
 from rltemp.data.tasks import Recipe, Task
 from rltemp.errors import BadInputError, TrainingStoppedError
-from rltemp.experiments.cached_result import Cell
+from rltemp.experiments.cached_result import CachedResult
 from rltemp.experiments.crews import RETRIES, share
 from rltemp.experiments.parcel import Parcel
-from rltemp.experiments.result_cache import Cells, Job
+from rltemp.experiments.result_cache import Job, ResultCache
 from rltemp.experiments.workers import Workers
 from rltemp.io.progress import Progress
 from rltemp.models.networks import seeded_model
@@ -46,7 +46,7 @@ def gone(process: int) -> bool:
 
 
 def test_two_workers_have_every_cell_once_and_only_those_that_are_missing(tmp_path: Path, workers: Workers):
-    log, told, cells = tmp_path / "log", [], Cells(tmp_path / "cells")
+    log, told, cells = tmp_path / "log", [], ResultCache(tmp_path / "cells")
     cells.write({"seeds": 5}, crew_work.cell(5))
     wanted = jobs(log, 40, lambda: told.append(1))
     found = share(workers, cells, wanted, crew_work.write_slowly)
@@ -57,12 +57,12 @@ def test_two_workers_have_every_cell_once_and_only_those_that_are_missing(tmp_pa
     assert (cells.found, cells.trained, len(told)) == (1, 39, 40)
     assert {path.suffix for path in cells.folder.iterdir()} == {".json"}
 
-    assert share(workers, Cells(tmp_path / "cells"), wanted, crew_work.write_slowly) == found
+    assert share(workers, ResultCache(tmp_path / "cells"), wanted, crew_work.write_slowly) == found
     assert len(lines(log)) == 39
 
 
 def test_the_cell_of_a_killed_worker_is_done_by_another(tmp_path: Path, workers: Workers):
-    log, cells = tmp_path / "log", Cells(tmp_path / "cells")
+    log, cells = tmp_path / "log", ResultCache(tmp_path / "cells")
     found = share(workers, cells, jobs(log, 12), crew_work.die_once)
     assert found == [crew_work.cell(number) for number in range(12)]
     assert Path(f"{log}.died").exists()
@@ -71,7 +71,7 @@ def test_the_cell_of_a_killed_worker_is_done_by_another(tmp_path: Path, workers:
 
 
 def test_a_cell_that_always_fails_is_named_with_its_workers_own_traceback(tmp_path: Path, workers: Workers):
-    log, cells = tmp_path / "log", Cells(tmp_path / "cells")
+    log, cells = tmp_path / "log", ResultCache(tmp_path / "cells")
     (job,) = jobs(log, 1)
     with pytest.raises(TrainingStoppedError) as error:
         share(workers, cells, [job], crew_work.raise_always)
@@ -87,18 +87,18 @@ def test_a_cell_that_always_fails_is_named_with_its_workers_own_traceback(tmp_pa
 def test_what_no_try_can_mend_is_tried_once(tmp_path: Path, workers: Workers):
     log = tmp_path / "log"
     with pytest.raises(BadInputError, match="a number that nobody can use"):
-        share(workers, Cells(tmp_path / "cells"), jobs(log, 1), crew_work.refuse)
+        share(workers, ResultCache(tmp_path / "cells"), jobs(log, 1), crew_work.refuse)
     assert len(lines(log)) == 1
 
 
 def test_a_full_disk_in_a_worker_ends_it_in_a_line_and_leaves_every_finished_cell(tmp_path: Path, workers: Workers):
-    log, cells = tmp_path / "log", Cells(tmp_path / "cells")
+    log, cells = tmp_path / "log", ResultCache(tmp_path / "cells")
     wanted = jobs(log, 20)
     with pytest.raises(BadInputError, match=f"^cannot write {cells.path(wanted[6].key)}.*free space"):
         share(workers, cells, wanted, crew_work.fill_the_disk)
     whole = list(cells.folder.glob("*.json"))
     assert len(whole) >= 5
-    again = share(workers, Cells(tmp_path / "cells"), wanted, crew_work.write)
+    again = share(workers, ResultCache(tmp_path / "cells"), wanted, crew_work.write)
     assert again == [crew_work.cell(number) for number in range(20)]
 
 
@@ -107,7 +107,7 @@ def test_workers_end_with_their_parent_however_it_ends(tmp_path: Path):
 
     def work() -> None:
         with Workers(1) as one:
-            share(one, Cells(tmp_path / "cells"), jobs(log, 1), crew_work.hang)
+            share(one, ResultCache(tmp_path / "cells"), jobs(log, 1), crew_work.hang)
 
     parent = Process(work)
     until(lambda: len(lines(log)) == 1)
@@ -120,9 +120,9 @@ def test_workers_end_with_their_parent_however_it_ends(tmp_path: Path):
     until(lambda: share_alone(tmp_path, log) == [crew_work.cell(0)], 20)
 
 
-def share_alone(tmp_path: Path, log: Path) -> list[Cell]:
+def share_alone(tmp_path: Path, log: Path) -> list[CachedResult]:
     (job,) = jobs(log, 1)
-    return [cell for cell in [Cells(tmp_path / "cells").take(Job(job.key, lambda: crew_work.cell(0)))] if cell]
+    return [cell for cell in [ResultCache(tmp_path / "cells").take(Job(job.key, lambda: crew_work.cell(0)))] if cell]
 
 
 def pictures(make_teacher: bool = True) -> Problem:
@@ -253,7 +253,7 @@ def test_ten_thousand_cells_cost_workers_two_milliseconds_each_and_the_last_as_m
     tmp_path: Path, workers: Workers
 ):
     log, ends = tmp_path / "log", [time.process_time()]
-    cells = Cells(tmp_path / "cells")
+    cells = ResultCache(tmp_path / "cells")
     share(workers, cells, jobs(log, 10_000, lambda: ends.append(time.process_time())), crew_work.write)
     costs = [1000 * (after - before) for before, after in itertools.pairwise(ends)]
     assert len(costs) == 10_000

@@ -20,7 +20,7 @@ from rltemp.kd.names import lookup
 
 
 @dataclass(frozen=True)
-class Arm:
+class MethodResult:
     """One rule's students: accuracies as fractions, `[n]`, in the same order of seeds as every other arm's.
 
     Args:
@@ -78,7 +78,7 @@ class Row:
     measures: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
-def table_rows(arms: Sequence[Arm], against: Sequence[str], allow_mixed: bool = False) -> list[Row]:
+def table_rows(arms: Sequence[MethodResult], against: Sequence[str], allow_mixed: bool = False) -> list[Row]:
     """Return one row an arm, in the order given, with its paired differences to every arm named in `against`.
 
     The p values of the differences to one baseline are corrected for their number, and so is the least difference that
@@ -105,7 +105,7 @@ def table_rows(arms: Sequence[Arm], against: Sequence[str], allow_mixed: bool = 
     return rows
 
 
-def _column(arms: Sequence[Arm], base: Arm, allow_mixed: bool) -> list[Paired]:
+def _column(arms: Sequence[MethodResult], base: MethodResult, allow_mixed: bool) -> list[Paired]:
     """Every arm's difference to one baseline."""
     tests = len(arms) - 1
     pairs = [difference(arm, base, allow_mixed, tests if arm is not base else 1) for arm in arms]
@@ -119,7 +119,7 @@ def _shown(name: str, row: NDArray[np.float64]) -> tuple[float, float]:
     return mean_and_error(scaled) if np.isfinite(scaled).all() else (math.nan, math.nan)
 
 
-def difference(arm: Arm, base: Arm, allow_mixed: bool = False, tests: int = 1) -> Paired:
+def difference(arm: MethodResult, base: MethodResult, allow_mixed: bool = False, tests: int = 1) -> Paired:
     """The paired difference of two arms' test accuracies, in points; nan and n = 0 where they are not alike.
 
     With `allow_mixed` it is taken in spite of that, over the seeds that both have. `tests` as for `paired_difference`.
@@ -130,7 +130,9 @@ def difference(arm: Arm, base: Arm, allow_mixed: bool = False, tests: int = 1) -
     return paired_difference(100 * ours, 100 * theirs, tests=tests)
 
 
-def common_seeds(arm: Arm, base: Arm, allow_mixed: bool = False) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def common_seeds(
+    arm: MethodResult, base: MethodResult, allow_mixed: bool = False
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Both arms' test accuracies over the seeds that both have, in the same order; none where they are not alike."""
     ours, theirs = _by_seed(arm), _by_seed(base)
     common = [seed for seed in ours if seed in theirs]
@@ -139,7 +141,7 @@ def common_seeds(arm: Arm, base: Arm, allow_mixed: bool = False) -> tuple[NDArra
     return np.array([ours[seed] for seed in common]), np.array([theirs[seed] for seed in common])
 
 
-def unlike(arm: Arm, base: Arm) -> str:
+def unlike(arm: MethodResult, base: MethodResult) -> str:
     """Why the difference of two arms would not be the rules' alone; empty where it is."""
     n, others, versions = len(arm.test_accuracy), len(base.test_accuracy), sorted({*arm.versions, *base.versions})
     reasons = []
@@ -153,11 +155,11 @@ def unlike(arm: Arm, base: Arm) -> str:
     return ", ".join(reasons)
 
 
-def _by_seed(arm: Arm) -> dict[int, float]:
+def _by_seed(arm: MethodResult) -> dict[int, float]:
     return dict(zip(arm.seeds or range(len(arm.test_accuracy)), arm.test_accuracy.tolist(), strict=True))
 
 
-def _marks(arm: Arm, baselines: Sequence[Arm], allow_mixed: bool) -> list[str]:
+def _marks(arm: MethodResult, baselines: Sequence[MethodResult], allow_mixed: bool) -> list[str]:
     """The arm's own defects and, for each reason, what its differences are worth."""
     reasons = dict.fromkeys(filter(None, (unlike(arm, base) for base in baselines)))
     return [f"{'compared although' if allow_mixed else 'not compared:'} {reason}" for reason in reasons]
