@@ -25,10 +25,14 @@ from rltemp.experiments.policy_trace import ANSWERS, NAMES, Probe, Trace, Watch,
 from rltemp.experiments.recorded_controls import always
 from rltemp.experiments.statistics import Paired, mean_and_error, paired_difference
 from rltemp.io.console import Bar, say, show_next
-from rltemp.io.files import atomic_write
 from rltemp.loading import is_policy, named_policy
 from rltemp.report.comparison import reporter
-from rltemp.report.explain_page import deciding, draw, report, words
+from rltemp.report.explain_page import (
+    importance_words,
+    relation_words,
+    save_explanation_picture,
+    write_explanation,
+)
 from rltemp.training.options import command_line
 
 if TYPE_CHECKING:
@@ -59,14 +63,16 @@ def explain(options: Explain) -> dict[str, Any]:
         "importance": ranked(probe.features, watch.changes(), importance),
         "importance_students": options.importance_seeds,
     }
-    draw(out / "why.png", trace, f"{problem.task.name}: {options.rules[0]} ({options.seeds} students)")
-    atomic_write(out / "why.md", report(result, command_line(options)).encode())
+    save_explanation_picture(
+        out / "why.png", trace, f"{problem.task.name}: {options.rules[0]} ({options.seeds} students)"
+    )
+    write_explanation(out, result, command_line(options))
     return options.finish(result, started)
 
 
 def show_explanation(result: Mapping[str, Any], out: Path) -> None:
     """Print what was found, where its files are and what to type next."""
-    for line in [*words(result["relations"]), *deciding(result["importance"])]:
+    for line in [*relation_words(result["relations"]), *importance_words(result["importance"])]:
         say(line)
     say(f"Read {out / 'why.md'}, look at {out / 'why.png'}.")
     show_next(out)

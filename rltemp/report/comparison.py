@@ -32,7 +32,7 @@ from rltemp.loading import is_policy
 from rltemp.report.hparams import write_sessions
 from rltemp.report.html_page import SHOWN, write_page
 from rltemp.report.markdown import Section, write_report
-from rltemp.report.picture import picture
+from rltemp.report.picture import save_picture
 from rltemp.report.tables import console_overall, console_table, write_csv
 from rltemp.training.options import command_line, configuration
 
@@ -147,7 +147,7 @@ def write_comparison(
     warnings = tuning_warnings(found.arms for _, found in points)
     write_csv(out / "results.csv", [(problem.task, found.arms) for problem, found in points], seeds)
     for section, (_, found) in zip(sections, points, strict=True):
-        picture(out / section.picture, found.arms, section.baseline, found.trace, section.title, options.allow_mixed)
+        save_picture(out / section.picture, section.rows, section.baseline, found.trace, section.title)
     write_report(
         out,
         sections,

@@ -23,9 +23,9 @@ from rltemp.data.tasks import load_task
 from rltemp.experiments.method_results import Row
 from rltemp.experiments.showcase import SAMPLED, Showcase
 from rltemp.experiments.statistics import Paired
-from rltemp.report import plots as html_plots
 from rltemp.report.comparison import shown
 from rltemp.report.html_page import leaves, write_page
+from rltemp.report.plots import arranged
 
 HOSTILE = "<script>alert(1)</script>\"'&$x_$"
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -180,22 +180,7 @@ def test_made_again_from_what_is_kept_the_page_is_the_same_but_for_the_clock(com
 def test_without_html_nothing_is_watched_or_drawn(tmp_path: Path, teacher_cache: Path):
     out = tmp_path / "run"
     with pytest.raises(SystemExit):
-        main(
-            [
-                "compare",
-                "--task",
-                "toy",
-                "--epochs",
-                "1",
-                "--rules",
-                "fixed:4",
-                "--seeds",
-                "2",
-                "--no-html",
-                "--out",
-                str(out),
-            ]
-        )
+        main([*"compare --task toy --epochs 1 --rules fixed:4 --seeds 2 --no-html --out".split(), str(out)])
     assert (out / "report.md").exists()
     assert not (out / "report.html").exists()
     assert not [*out.rglob("*.showcase"), *out.rglob("*.clock")]
@@ -263,40 +248,17 @@ def test_what_cannot_be_drawn_is_left_out_and_the_rest_is_there(tmp_path: Path):
 
 
 def test_a_page_that_shows_some_rules_says_how_many(tmp_path: Path):
-    assert "Shown are 1 of 3 rules." in page(tmp_path / "p.html", rows("a", "b", "c"), {"b": showcase()})
-
-
-def test_the_intervals_are_drawn_where_they_are_and_a_far_one_is_an_arrow():
-    arms = rows("base", "better", "failed")
-    near = [Row(name, 91.5, 0.5, arms[1].differences, 8) for name in "abc"]
-    panel = html_plots.intervals([*arms, *near], "base").axes[0]
-    marks = {line.get_marker(): line.get_xdata()[0] for line in panel.lines if len(line.get_xdata()) == 1}
-    assert panel.get_xlim()[0] > -69.0
-    assert marks["<"] == pytest.approx(panel.get_xlim()[0], abs=1.0)
-    assert [tuple(line.get_xdata()) for line in panel.lines if tuple(line.get_xdata()) == (1.0, 2.0)]
-    shown = [text.get_text() for text in panel.texts]
-    assert shown[:6] == ["failed", "-70.00", "base", "the baseline", "better", "+1.50"]
-
-
-def test_a_band_holds_the_middle_nine_tenths_of_each_bin():
-    x, y = np.repeat([0.0, 1.0], 101), np.tile(np.arange(101.0), 2)
-    middle, low, mean, high = html_plots.binned(x, np.where(x > 0, 2 * y, y))
-    assert (middle.tolist(), low.tolist(), mean.tolist(), high.tolist()) == ([0, 1], [5, 10], [50, 100], [95, 190])
+    assert "Shown are 1 of 3 methods." in page(tmp_path / "p.html", rows("a", "b", "c"), {"b": showcase()})
 
 
 def test_the_arrangement_keeps_groups_apart_and_is_the_same_again():
     one = showcase()
-    positions, again = html_plots.arranged(one.features), html_plots.arranged(one.features)
+    positions, again = arranged(one.features), arranged(one.features)
     assert positions is not None
     assert np.array_equal(positions, np.asarray(again))
     centres = np.stack([positions[one.labels == label].mean(0) for label in range(3)])
     nearest = np.linalg.norm(positions[:, None] - centres, axis=-1).argmin(1)
     assert (nearest == one.labels).mean() > 0.95
-
-
-def test_a_drawing_is_the_same_bytes_again():
-    arms = rows("a", "b")
-    assert html_plots.svg(html_plots.intervals(arms, "a")) == html_plots.svg(html_plots.intervals(arms, "a"))
 
 
 def test_options_at_their_default_are_left_out():
