@@ -26,6 +26,7 @@ from rltemp.experiments.statistics import Paired
 from rltemp.report.comparison import shown
 from rltemp.report.html_page import leaves, write_page
 from rltemp.report.plots import arranged
+from tests.support.results import QUICK
 
 HOSTILE = "<script>alert(1)</script>\"'&$x_$"
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -180,7 +181,7 @@ def test_made_again_from_what_is_kept_the_page_is_the_same_but_for_the_clock(com
 def test_without_html_nothing_is_watched_or_drawn(tmp_path: Path, teacher_cache: Path):
     out = tmp_path / "run"
     with pytest.raises(SystemExit):
-        main([*"compare --task toy --epochs 1 --rules fixed:4 --seeds 2 --no-html --out".split(), str(out)])
+        main([*QUICK, "--rules", "fixed:4", "--seeds", "2", "--out", str(out)])
     assert (out / "report.md").exists()
     assert not (out / "report.html").exists()
     assert not [*out.rglob("*.showcase"), *out.rglob("*.clock")]

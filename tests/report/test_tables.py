@@ -70,7 +70,7 @@ def test_a_baseline_that_is_no_method_is_answered_with_the_closest() -> None:
 
 @pytest.mark.parametrize("results", [[FIXED, FIXED], []], ids=["twice", "none"])
 def test_the_same_rule_twice_and_no_rule_at_all_are_refused(results: list[MethodResult]) -> None:
-    with pytest.raises(BadInputError, match="needs .* of different names"):
+    with pytest.raises(BadInputError, match=r"needs .* of different names"):
         table_rows(results, [])
 
 
