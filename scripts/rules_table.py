@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -31,6 +30,7 @@ from rltemp.experiments.statistics import mean_and_error, paired_difference
 from rltemp.io.files import atomic_write
 from rltemp.io.run_folders import processor
 from rltemp.loading import load_method
+from rltemp.report.tables import markdown, points, with_error
 from rltemp.rules.published_methods import METHODS
 from rltemp.training.distill import Distillation, train
 from rltemp.training.teachers import prepare
@@ -194,41 +194,30 @@ def section(setting: dict[str, Any], cells: list[dict[str, Any]]) -> str:
         f"{recipe['weight_decay']:g}; {setting['samples']['train']} training and {setting['samples']['test']} test "
         f"samples. {' and '.join(processors)}, one thread, torch {setting['torch']}.",
         "",
-        "| method | n | published | - KD | - DTKD | n | matched | - KD | - DTKD |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "",
     ]
-    return "\n".join([*lines, *(table_row(name, accuracies) for name in METHODS if name in accuracies), ""])
+    head = ["method", "n", "published", "- KD", "- DTKD", "n", "matched", "- KD", "- DTKD"]
+    return "\n".join(lines) + markdown(head, [table_row(name, accuracies) for name in METHODS if name in accuracies])
 
 
-def table_row(name: str, accuracies: dict[str, dict[int, float]]) -> str:
+def table_row(name: str, accuracies: dict[str, dict[int, float]]) -> list[str]:
     """One method's line; plain KD is its own match."""
     matched = PLAIN if name == PLAIN else MATCHED + name
-    cells = [name]
+    line = [name]
     for found, dtkd in ((name, DTKD), (matched, MATCHED + DTKD)):
-        cells += [str(len(accuracies[found])) if found in accuracies else "", accuracy(accuracies, found)]
-        cells += [difference(accuracies, found, base) for base in (PLAIN, dtkd)]
-    return f"| {' | '.join(cells)} |"
-
-
-def accuracy(accuracies: dict[str, dict[int, float]], method: str) -> str:
-    """Mean and standard error."""
-    if method not in accuracies:
-        return ""
-    mean, error = mean_and_error(list(accuracies[method].values()))
-    return f"{mean:.2f} ± {error:.2f}" if math.isfinite(error) else f"{mean:.2f}"
+        students = [*accuracies.get(found, {}).values()]
+        line += [str(len(students)), with_error(*mean_and_error(students))] if students else ["", ""]
+        line += [difference(accuracies, found, base) for base in (PLAIN, dtkd)]
+    return line
 
 
 def difference(accuracies: dict[str, dict[int, float]], method: str, base: str) -> str:
-    """Paired difference, over the seeds that both have, with its interval where these are two or more."""
-    if method == base or method not in accuracies or base not in accuracies:
+    """Paired difference over the seeds that both have."""
+    ours, theirs = accuracies.get(method, {}), accuracies.get(base, {})
+    seeds = sorted(ours.keys() & theirs.keys())
+    if method == base or not seeds:
         return ""
-    seeds = sorted(accuracies[method].keys() & accuracies[base].keys())
-    if not seeds:
-        return ""
-    first, second = ([accuracies[name][seed] for seed in seeds] for name in (method, base))
-    pair = paired_difference(first, second)
-    interval = f" [{pair.low:+.2f}, {pair.high:+.2f}]" if math.isfinite(pair.low) else ""
-    return f"{pair.mean:+.2f}{interval}"
+    return points(paired_difference([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]))
 
 
 if __name__ == "__main__":

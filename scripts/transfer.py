@@ -33,6 +33,7 @@ from rltemp.experiments.statistics import Paired, paired_difference
 from rltemp.io.files import atomic_write
 from rltemp.io.run_folders import processor
 from rltemp.loading import load_method
+from rltemp.report.tables import markdown, points
 from rltemp.rules.published_methods import METHODS
 from rltemp.training.distill import Distillation
 from rltemp.training.teachers import prepare
@@ -164,43 +165,32 @@ def page(cells: list[dict[str, Any]]) -> str:
     ]
     policy = "universal" if "universal" in rules else rules[0]
     rules.sort(key=lambda rule: -float(np.mean([accuracy[task, rule].mean() for task in tasks])))
-    head = f"| rule | {' | '.join(tasks)} | mean | minus {PLAIN} | {policy} minus it |"
-    lines = [head, "|---" * (len(tasks) + 4) + "|"]
-    lines += [_line(accuracy, tasks, rule, policy) for rule in rules]
+    head = ["rule", *tasks, "mean", f"minus {PLAIN}", f"{policy} minus it"]
+    ranking = markdown(head, [_line(accuracy, tasks, rule, policy) for rule in rules])
     machines = " and ".join(sorted({cell["machine"] for cell in cells}))
     named = " ".join(rule for rule in dict.fromkeys(cell["rule"] for cell in cells) if rule not in METHODS)
     first = cells[0]
     start = HEAD.format(
         n=len(first["test"]), machine=machines, torch=first["torch"], policies=named.replace(f"{PLAIN} ", "")
     )
-    splits = {cell["task"]: len(cell["teachers"]) for cell in cells}
-    return start + "\n".join([*lines, "", *_by_task(accuracy, splits, policy)]) + "\n"
-
-
-def _by_task(accuracy: Accuracies, splits: dict[str, int], policy: str) -> list[str]:
-    """The policy against plain distillation on each task."""
-    rows = [
-        f"| {task} | {count} | {accuracy[task, PLAIN].mean():.2f} | {_points(over(accuracy, [task], policy, PLAIN))} |"
-        for task, count in splits.items()
+    by_task = [
+        [task, str(count), f"{accuracy[task, PLAIN].mean():.2f}", points(over(accuracy, [task], policy, PLAIN))]
+        for task, count in {cell["task"]: len(cell["teachers"]) for cell in cells}.items()
     ]
-    return [f"| task | splits | {PLAIN} | {policy} minus it |", "|---" * 4 + "|", *rows]
+    return start + ranking + "\n" + markdown(["task", "splits", PLAIN, f"{policy} minus it"], by_task)
 
 
-def _line(accuracy: Accuracies, tasks: list[str], rule: str, policy: str) -> str:
+def _line(accuracy: Accuracies, tasks: list[str], rule: str, policy: str) -> list[str]:
     means = [accuracy[task, rule].mean() for task in tasks]
-    columns = [f"{mean:.2f}" for mean in (*means, np.mean(means))]
-    columns += [_points(over(accuracy, tasks, *pair)) for pair in ((rule, PLAIN), (policy, rule))]
-    return f"| {rule} | {' | '.join(columns)} |"
+    pairs = ((rule, PLAIN), (policy, rule))
+    differences = [points(over(accuracy, tasks, *pair)) if pair[0] != pair[1] else "-" for pair in pairs]
+    return [rule, *(f"{mean:.2f}" for mean in (*means, np.mean(means))), *differences]
 
 
 def over(accuracy: Accuracies, tasks: list[str], one: str, other: str) -> Paired:
     """The paired difference of two rules, averaged over the tasks, student by student."""
     both = (np.mean([accuracy[task, rule] for task in tasks], 0) for rule in (one, other))
     return paired_difference(*both)
-
-
-def _points(pair: Paired) -> str:
-    return "-" if pair.low == pair.high == 0 else f"{pair.mean:+.2f} [{pair.low:+.2f}, {pair.high:+.2f}]"
 
 
 if __name__ == "__main__":
