@@ -75,10 +75,10 @@ def show_rules(shapes: tuple[tuple[int, int], ...], rounds: int) -> None:
 
 def show_training(rounds: int) -> None:
     """The steps of the environment, of a policy and of a stack."""
-    images, steps = random_images(), lambda name: stepper(images, name)
+    images = random_images()
     print(HEADING)
     print(LINE("environment's step / plain loop's step", env_to_plain(images, max(1, rounds // 3)), "<= 1.05"))
-    policy = ratio(steps("universal"), steps("fixed:4"), rounds)
+    policy = ratio(stepper(images, "universal"), stepper(images, "fixed:4"), rounds)
     print(LINE("step under a policy / step at a fixed temperature", policy, "<= 1.10"))
     print(SETTING)
     times, rate = alone_to_stacked(prepare(load_task("digits")), 2 if rounds == 3 else 7)

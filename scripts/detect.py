@@ -32,12 +32,12 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from rltemp.data.shapes import NUM_CLASSES, Scenes, scenes
 from rltemp.errors import BadInputError, TrainingDivergedError
-from rltemp.experiments.statistics import mean_and_error, paired_difference
+from rltemp.experiments.statistics import mean_and_error, paired_difference, points
 from rltemp.integrations.detection import DetectorDistillation
 from rltemp.io.files import atomic_write
 from rltemp.io.run_folders import processor
 from rltemp.loading import load_method
-from rltemp.report.tables import markdown, points, with_error
+from rltemp.report.tables import markdown, with_error
 
 NONE, PLAIN, FIXED = "none", "fixed:4", "fixed:"
 METHODS = (NONE, "fixed:1", "fixed:2", PLAIN, "fixed:8", "dtkd", "universal", "matched:dtkd", "matched:universal")

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from rltemp.data.problem import Problem
 from rltemp.data.tasks import load_task
-from rltemp.experiments.compare import default_stack, train_method
 from rltemp.experiments.statistics import Paired, paired_difference
+from rltemp.experiments.students import default_stack, train_method
 from rltemp.io.files import atomic_write
 from rltemp.io.run_folders import processor
 from rltemp.policy.policy_file import read_policy

@@ -25,12 +25,12 @@ from tqdm import tqdm
 from rltemp.data.problem import Problem, evaluate
 from rltemp.data.tasks import load_task
 from rltemp.errors import BadInputError
-from rltemp.experiments.compare import default_stack
-from rltemp.experiments.statistics import mean_and_error, paired_difference
+from rltemp.experiments.statistics import mean_and_error, paired_difference, points
+from rltemp.experiments.students import default_stack
 from rltemp.io.files import atomic_write
 from rltemp.io.run_folders import processor
 from rltemp.loading import load_method
-from rltemp.report.tables import markdown, points, with_error
+from rltemp.report.tables import markdown, with_error
 from rltemp.rules.published_methods import METHODS
 from rltemp.training.distill import Distillation, train
 from rltemp.training.teachers import prepare

@@ -28,12 +28,12 @@ from tqdm import tqdm
 from rltemp.data.dataset import Split
 from rltemp.data.problem import Problem, predict
 from rltemp.data.tasks import load_task
-from rltemp.experiments.compare import default_stack, shielded, train_method
-from rltemp.experiments.statistics import Paired, paired_difference
+from rltemp.experiments.statistics import Paired, paired_difference, points
+from rltemp.experiments.students import default_stack, take_step, train_method
 from rltemp.io.files import atomic_write
 from rltemp.io.run_folders import processor
 from rltemp.loading import load_method
-from rltemp.report.tables import markdown, points
+from rltemp.report.tables import markdown
 from rltemp.rules.published_methods import METHODS
 from rltemp.training.distill import Distillation
 from rltemp.training.teachers import prepare
@@ -134,7 +134,7 @@ def train_on_splits(problems: Sequence[Problem], rule: str, seeds: Sequence[int]
     )
     method = run.attach(load_method(rule))
     while not run.done:
-        run.update(method.loss(shielded(run.observe())))
+        take_step(run, method)
     student, measured = run.student.eval(), dict[str, Accuracy]()
     for part in ("test", "validation"):
         images, labels = _stacked(problems, part)

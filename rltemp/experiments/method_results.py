@@ -1,4 +1,4 @@
-"""The arms of a comparison and what is computed from them: the rows that every table and picture shows.
+"""The results of a comparison's methods, and what is computed from them: the rows that every table and picture shows.
 
 Accuracies come in as fractions (0.954) and go out as percent (95.40), differences as percentage points:
 always paired by seed, with a 95 % interval.
@@ -9,22 +9,36 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rltemp.errors import BadInputError
 from rltemp.experiments.measures import MEASURES
-from rltemp.experiments.statistics import Paired, holm, mean_and_error, paired_difference
+from rltemp.experiments.recorder import TemperatureTrace
+from rltemp.experiments.statistics import (
+    Paired,
+    holm,
+    interquartile_mean,
+    mean_and_error,
+    number,
+    paired_difference,
+    stored_pair,
+)
 from rltemp.kd.names import lookup
+
+Interval = tuple[float, float, float]
+"""A mean with its bounds."""
 
 
 @dataclass(frozen=True)
 class MethodResult:
-    """One rule's students: accuracies as fractions, `[n]`, in the same order of seeds as every other arm's.
+    """What a method's students came to: accuracies as fractions, `[n]`, in the order of seeds of every other method.
 
     Args:
-        rule: Its name.
+        rule: The name of the method.
         test_accuracy: 0..1.
         validation_accuracy: 0..1.
         note: What has to be said of it.
@@ -55,10 +69,33 @@ class MethodResult:
     def __post_init__(self) -> None:
         shapes = np.shape(self.test_accuracy), np.shape(self.validation_accuracy)
         if len(shapes[0]) != 1 or shapes[0] != shapes[1]:
-            raise BadInputError(f"arm {self.rule!r} needs two accuracies a seed, shapes [n]; got {shapes}")
+            raise BadInputError(f"method {self.rule!r} needs two accuracies a seed, shapes [n]; got {shapes}")
         for name, row in self.measures.items():
             if np.shape(row) != shapes[0]:
-                raise BadInputError(f"arm {self.rule!r} needs one {name} a seed, {shapes[0]}; got {np.shape(row)}")
+                raise BadInputError(f"method {self.rule!r} needs one {name} a seed, {shapes[0]}; got {np.shape(row)}")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was found in one comparison.
+
+    Args:
+        results: One for each method, in the order given.
+        names: The rule that was reported, by the rule as written (`fixed:1|2` may be reported as `fixed:2`).
+        trace: Temperatures of the first policy among the rules, if there is one.
+        files: SHA-256 of the files of the rules that have one, by rule.
+        showcases: The files of the students that the page shows, by the rule that was reported.
+    """
+
+    results: list[MethodResult]
+    names: dict[str, str]
+    trace: TemperatureTrace | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    showcases: Mapping[str, Path] = field(default_factory=dict)
+
+    def of(self, rule: str) -> MethodResult:
+        """The result of a rule as it was written."""
+        return next(result for result in self.results if result.rule == self.names[rule])
 
 
 @dataclass(frozen=True)
@@ -78,38 +115,38 @@ class Row:
     measures: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
-def table_rows(arms: Sequence[MethodResult], against: Sequence[str], allow_mixed: bool = False) -> list[Row]:
-    """Return one row an arm, in the order given, with its paired differences to every arm named in `against`.
+def table_rows(results: Sequence[MethodResult], against: Sequence[str], allow_mixed: bool = False) -> list[Row]:
+    """Return one row a method, in the order given, with its paired differences to every method named in `against`.
 
     The p values of the differences to one baseline are corrected for their number, and so is the least difference that
     could have been shown; the intervals are for one comparison by itself.
 
-    Arms that are not alike have no difference, and a note that says why; with `allow_mixed` they have one, and the
+    Results that are not alike have no difference, and a note that says why; with `allow_mixed` they have one, and the
     same note.
 
     Raises:
-        BadInputError: Where there is no arm, a rule is there twice, or a baseline is no arm.
+        BadInputError: Where there is no result, a method is there twice, or a baseline is not among them.
     """
-    by_rule = {arm.rule: arm for arm in arms}
-    if not arms or len(by_rule) != len(arms):
-        raise BadInputError(f"a comparison needs arms of different names; got {[arm.rule for arm in arms]}")
+    by_rule = {result.rule: result for result in results}
+    if not results or len(by_rule) != len(results):
+        raise BadInputError(f"a comparison needs methods of different names; got {[result.rule for result in results]}")
     baselines = [lookup(by_rule, name, "baseline") for name in against]
-    columns = {base.rule: _column(arms, base, allow_mixed) for base in baselines}
+    columns = {base.rule: _column(results, base, allow_mixed) for base in baselines}
     rows = []
-    for place, arm in enumerate(arms):
-        accuracy, error = mean_and_error(100 * np.asarray(arm.test_accuracy))
+    for place, result in enumerate(results):
+        accuracy, error = mean_and_error(100 * np.asarray(result.test_accuracy))
         differences = {name: column[place] for name, column in columns.items()}
-        note = "; ".join(filter(None, [arm.note, *_marks(arm, baselines, allow_mixed)]))
-        measures = {name: _shown(name, row) for name, row in arm.measures.items() if name in MEASURES}
-        rows.append(Row(arm.rule, accuracy, error, differences, len(arm.test_accuracy), note, measures))
+        note = "; ".join(filter(None, [result.note, *_marks(result, baselines, allow_mixed)]))
+        measures = {name: _shown(name, row) for name, row in result.measures.items() if name in MEASURES}
+        rows.append(Row(result.rule, accuracy, error, differences, len(result.test_accuracy), note, measures))
     return rows
 
 
-def _column(arms: Sequence[MethodResult], base: MethodResult, allow_mixed: bool) -> list[Paired]:
-    """Every arm's difference to one baseline."""
-    tests = len(arms) - 1
-    pairs = [difference(arm, base, allow_mixed, tests if arm is not base else 1) for arm in arms]
-    tested = [place for place, arm in enumerate(arms) if arm is not base]
+def _column(results: Sequence[MethodResult], base: MethodResult, allow_mixed: bool) -> list[Paired]:
+    """The difference of every method to one baseline."""
+    tests = len(results) - 1
+    pairs = [difference(result, base, allow_mixed, tests if result is not base else 1) for result in results]
+    tested = [place for place, result in enumerate(results) if result is not base]
     corrected = dict(zip(tested, holm([pairs[place].p for place in tested]), strict=True))
     return [replace(pair, p_corrected=corrected.get(place, pair.p)) for place, pair in enumerate(pairs)]
 
@@ -119,49 +156,49 @@ def _shown(name: str, row: NDArray[np.float64]) -> tuple[float, float]:
     return mean_and_error(scaled) if np.isfinite(scaled).all() else (math.nan, math.nan)
 
 
-def difference(arm: MethodResult, base: MethodResult, allow_mixed: bool = False, tests: int = 1) -> Paired:
-    """The paired difference of two arms' test accuracies, in points; nan and n = 0 where they are not alike.
+def difference(result: MethodResult, base: MethodResult, allow_mixed: bool = False, tests: int = 1) -> Paired:
+    """The paired difference of two methods' test accuracies, in points; nan and n = 0 where they are not alike.
 
     With `allow_mixed` it is taken in spite of that, over the seeds that both have. `tests` as for `paired_difference`.
     """
-    ours, theirs = common_seeds(arm, base, allow_mixed)
+    ours, theirs = common_seeds(result, base, allow_mixed)
     if not len(ours):
         return Paired(math.nan, math.nan, math.nan, 0)
     return paired_difference(100 * ours, 100 * theirs, tests=tests)
 
 
 def common_seeds(
-    arm: MethodResult, base: MethodResult, allow_mixed: bool = False
+    result: MethodResult, base: MethodResult, allow_mixed: bool = False
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Both arms' test accuracies over the seeds that both have, in the same order; none where they are not alike."""
-    ours, theirs = _by_seed(arm), _by_seed(base)
+    """Both test accuracies over the seeds that both results have, in one order; none where they are not alike."""
+    ours, theirs = _by_seed(result), _by_seed(base)
     common = [seed for seed in ours if seed in theirs]
-    if unlike(arm, base) and not allow_mixed:
+    if unlike(result, base) and not allow_mixed:
         common = []
     return np.array([ours[seed] for seed in common]), np.array([theirs[seed] for seed in common])
 
 
-def unlike(arm: MethodResult, base: MethodResult) -> str:
-    """Why the difference of two arms would not be the rules' alone; empty where it is."""
-    n, others, versions = len(arm.test_accuracy), len(base.test_accuracy), sorted({*arm.versions, *base.versions})
+def unlike(result: MethodResult, base: MethodResult) -> str:
+    """Why the difference of two results would not be that of the methods alone; empty where it is."""
+    n, others, versions = len(result.test_accuracy), len(base.test_accuracy), sorted({*result.versions, *base.versions})
     reasons = []
     if n != others:
         reasons.append(f"n differs ({n}, of {base.rule} {others})")
-    elif list(_by_seed(arm)) != list(_by_seed(base)):
+    elif list(_by_seed(result)) != list(_by_seed(base)):
         reasons.append(f"seeds differ from those of {base.rule}")
     if len(versions) > 1:
         reasons.append(f"versions differ ({' and '.join(versions)})")
-    reasons += dict.fromkeys(f"{one.rule} is degraded" for one in (arm, base) if one.degraded)
+    reasons += dict.fromkeys(f"{one.rule} is degraded" for one in (result, base) if one.degraded)
     return ", ".join(reasons)
 
 
-def _by_seed(arm: MethodResult) -> dict[int, float]:
-    return dict(zip(arm.seeds or range(len(arm.test_accuracy)), arm.test_accuracy.tolist(), strict=True))
+def _by_seed(result: MethodResult) -> dict[int, float]:
+    return dict(zip(result.seeds or range(len(result.test_accuracy)), result.test_accuracy.tolist(), strict=True))
 
 
-def _marks(arm: MethodResult, baselines: Sequence[MethodResult], allow_mixed: bool) -> list[str]:
-    """The arm's own defects and, for each reason, what its differences are worth."""
-    reasons = dict.fromkeys(filter(None, (unlike(arm, base) for base in baselines)))
+def _marks(result: MethodResult, baselines: Sequence[MethodResult], allow_mixed: bool) -> list[str]:
+    """Why the differences of a result are refused, or what they are worth."""
+    reasons = dict.fromkeys(filter(None, (unlike(result, base) for base in baselines)))
     return [f"{'compared although' if allow_mixed else 'not compared:'} {reason}" for reason in reasons]
 
 
@@ -171,7 +208,7 @@ def side(pair: Paired) -> int:
 
 
 def seeds(rows: Sequence[Row]) -> str:
-    """How many seeds each arm has, in words: `n = 32 seeds`, `n = 16 to 32 seeds`."""
+    """How many seeds each method has, in words: `n = 32 seeds`, `n = 16 to 32 seeds`."""
     least, most = min(row.n for row in rows), max(row.n for row in rows)
     return f"n = {most} {'seed' if most == 1 else 'seeds'}" if least == most else f"n = {least} to {most} seeds"
 
@@ -179,3 +216,86 @@ def seeds(rows: Sequence[Row]) -> str:
 def short(name: str, most: int = 30) -> str:
     """`name` without its middle where it is longer than `most` characters."""
     return name if len(name) <= most else f"{name[: most // 2 - 1]}...{name[-(most // 2 - 2) :]}"
+
+
+@dataclass(frozen=True)
+class Overall:
+    """A rule over all points of a grid: interquartile means, accuracy in percent, differences in points.
+
+    A difference that cannot be taken in every point is nan, and the note says why.
+    """
+
+    rule: str
+    accuracy: Interval
+    differences: Mapping[str, Interval] = field(default_factory=dict)
+    note: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """As `result.json` holds it."""
+        names = ("mean", "low", "high")
+        pairs = {base: dict(zip(names, pair, strict=True)) for base, pair in self.differences.items()}
+        accuracy = dict(zip(names, self.accuracy, strict=True))
+        return {"rule": self.rule, "accuracy_percent": accuracy, "differences_points": pairs, "note": self.note}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Overall:
+        """The same, read back."""
+
+        def interval(found: Mapping[str, Any]) -> Interval:
+            return number(found["mean"]), number(found["low"]), number(found["high"])
+
+        differences = {base: interval(found) for base, found in stored["differences_points"].items()}
+        return cls(stored["rule"], interval(stored["accuracy_percent"]), differences, stored["note"])
+
+
+def overall(
+    found: Sequence[Comparison], rules: Sequence[str], against: Sequence[str], allow_mixed: bool = False
+) -> list[Overall]:
+    """Sum every rule up over the points of a grid.
+
+    Args:
+        found: What was compared, one a point.
+        rules: As they were written; where alternatives were chosen from, each point has its own choice.
+        against: Baselines, likewise.
+        allow_mixed: As for `rltemp.experiments.method_results.table_rows`.
+    """
+    return [_overall(found, rule, against, allow_mixed) for rule in dict.fromkeys(rules)]
+
+
+def _overall(found: Sequence[Comparison], rule: str, against: Sequence[str], allow_mixed: bool) -> Overall:
+    results = [one.of(rule) for one in found]
+    differences, reasons = {}, []
+    for base in dict.fromkeys(against):
+        bases = [one.of(base) for one in found]
+        reasons += [reason for pair in zip(results, bases, strict=True) if (reason := unlike(*pair))]
+        differences[base] = _middle(
+            [_points(result, other, allow_mixed) for result, other in zip(results, bases, strict=True)]
+        )
+    word = "compared although" if allow_mixed else "not compared:"
+    accuracy = _middle([100 * result.test_accuracy for result in results])
+    return Overall(rule, accuracy, differences, "; ".join(f"{word} {reason}" for reason in dict.fromkeys(reasons)))
+
+
+def _middle(rows: Sequence[NDArray[np.float64]]) -> Interval:
+    return interquartile_mean(rows) if all(map(len, rows)) else (math.nan, math.nan, math.nan)
+
+
+def _points(result: MethodResult, base: MethodResult, allow_mixed: bool) -> NDArray[np.float64]:
+    ours, theirs = common_seeds(result, base, allow_mixed)
+    differences: NDArray[np.float64] = 100 * (ours - theirs)
+    return differences
+
+
+def stored_rows(point: Mapping[str, Any], seeds: int) -> list[Row]:
+    """The rows of a point as `result.json` holds it; results of before have no `n` and had one row a seed."""
+    return [
+        Row(
+            stored["rule"],
+            stored["accuracy_percent"],
+            number(stored["standard_error_percent"]),
+            {name: stored_pair(pair) for name, pair in stored["differences_points"].items()},
+            stored.get("n", seeds),
+            stored["note"],
+        )
+        for stored in point["arms"]
+    ]

@@ -10,12 +10,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from rltemp.experiments.explain import ANSWERS, NAMES, THIRDS, Trace, thirds
 from rltemp.experiments.method_results import side
-from rltemp.experiments.policy_trace import ANSWERS, NAMES, THIRDS, Trace, thirds
-from rltemp.report.comparison import stored_pair
+from rltemp.experiments.statistics import points, stored_pair
 from rltemp.report.drawing import BLUE, GREY, ORANGE, binned, draw_band, logarithmic, save_png
 from rltemp.report.rendering import write_template
-from rltemp.report.tables import markdown, points
+from rltemp.report.tables import markdown
 
 PROPERTIES = {
     "margin": "teacher's logit margin (deviations)",

@@ -19,10 +19,11 @@ from matplotlib.figure import Figure
 from rltemp.data.tasks import Task
 from rltemp.experiments.method_results import Row, seeds, short
 from rltemp.experiments.showcase import Showcase
+from rltemp.experiments.statistics import points
 from rltemp.report import plots
 from rltemp.report.drawing import binned, svg
 from rltemp.report.rendering import write_template
-from rltemp.report.tables import points, sides, table_cells
+from rltemp.report.tables import sides, table_cells
 
 SHOWN = 8
 """Methods whose student is shown: a figure takes so many curves, and no more."""

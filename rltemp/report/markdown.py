@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rltemp.experiments.grid import Overall
-from rltemp.experiments.method_results import Row, seeds
+from rltemp.experiments.method_results import Overall, Row, seeds
 from rltemp.report.rendering import write_template
 from rltemp.report.tables import markdown_table, measures_table, overall_table
 

@@ -1,9 +1,13 @@
-"""The figures of a comparison's page, each so narrow that it is read on a phone as on paper."""
+"""The figures of a comparison: `picture.png`, and those of its page, so narrow that they are read on a phone.
+
+`rltemp.report.drawing` has what they are made of.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,9 +15,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from rltemp.experiments.method_results import Row
+from rltemp.experiments.method_results import Row, seeds
+from rltemp.experiments.recorder import TemperatureTrace
 from rltemp.experiments.showcase import Showcase
-from rltemp.report.drawing import BLUE, ORANGE, Values, binned, draw_band, draw_forest, logarithmic, printable
+from rltemp.report.drawing import (
+    BLUE,
+    GREY,
+    ORANGE,
+    Values,
+    binned,
+    draw_band,
+    draw_forest,
+    logarithmic,
+    printable,
+    save_png,
+)
 
 COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8C6D1F")
 DASHES, MARKERS = ("-", "--", "-.", ":"), "osD^vPX*"
@@ -22,6 +38,46 @@ WIDTH = 4.4
 
 Style = tuple[str, str]
 """A colour, and dashes with a marker."""
+
+
+def save_picture(
+    path: Path, rows: Sequence[Row], baseline: str, trace: TemperatureTrace | None = None, title: str = ""
+) -> None:
+    """Write the figure as a PNG, 1500 pixels wide; arguments as for `picture`."""
+    save_png(path, picture(rows, baseline, trace, title))
+
+
+def picture(rows: Sequence[Row], baseline: str, trace: TemperatureTrace | None = None, title: str = "") -> Figure:
+    """Draw every method's difference to the baseline and, given a trace, the temperatures that were learned.
+
+    Args:
+        rows: From `table_rows`, the baseline among their differences.
+        baseline: The method at the zero line.
+        trace: Temperatures by progress and by the teacher's margin; without one only the differences are drawn.
+        title: Stands above all panels, with the number of seeds.
+    """
+    figure = Figure(figsize=(12 if trace else 8, max(4.0, 1.5 + 0.4 * len(rows))), layout="constrained")
+    text = f"{printable(title, 80)} ({seeds(rows)})" if title else seeds(rows)
+    figure.suptitle(text, fontsize="large", parse_math=False)
+    panels = figure.subplots(1, 3 if trace else 1, squeeze=False, width_ratios=[1.4, 1, 1] if trace else None)[0]
+    draw_forest(panels[0], rows, baseline)
+    if trace:
+        _draw_temperatures(panels[1:], trace)
+    return figure
+
+
+def _draw_temperatures(panels: Sequence[Axes], trace: TemperatureTrace) -> None:
+    """Median and 5-95 % band of both networks' temperatures, by progress and by the teacher's margin."""
+    panels[1].sharey(panels[0])
+    for panel, along in zip(panels, (trace.progress, trace.teacher_margin), strict=True):
+        draw_band(panel, binned(along, trace.student_temperature), ORANGE, "s-", "student")
+        draw_band(panel, binned(along, trace.teacher_temperature), BLUE, "o-", "teacher")
+        panel.axhline(trace.reference, color=GREY, linestyle="--", label=f"reference, mean {trace.reference:.3g}")
+    logarithmic(panels[0])
+    panels[0].set_ylabel("temperature (median, 5-95 % band; log)")
+    panels[0].set_xlabel("progress of the run (0 start, 1 end)")
+    panels[1].set_xlabel("teacher's logit margin (deviations)")
+    panels[0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, columnspacing=1)
 
 
 def styles(rules: Iterable[str]) -> dict[str, Style]:

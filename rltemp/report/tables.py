@@ -1,7 +1,7 @@
 """The tables of a comparison, for a console, in Markdown and as `results.csv`, and the words that all tables share.
 
-`rltemp.experiments.method_results` computes the rows. A number with its error is written by `with_error`, one with its
-interval by `interval`, a table of a Markdown file by `markdown`.
+`rltemp.experiments.method_results` computes the rows. `with_error` writes a mean with its error, `markdown` any table
+of a Markdown file.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from rich.text import Text
 
 from rltemp.data.tasks import Task
 from rltemp.errors import BadInputError
-from rltemp.experiments.grid import Overall
 from rltemp.experiments.measures import MEASURES
-from rltemp.experiments.method_results import MethodResult, Row, short, side
-from rltemp.experiments.statistics import Paired
+from rltemp.experiments.method_results import MethodResult, Overall, Row, short, side
+from rltemp.experiments.statistics import Paired, interval, points
 from rltemp.io.files import atomic_write
 
 CSV_COLUMNS = ("task", "teacher", "student", "rule", "seed", "test_accuracy", "validation_accuracy", *MEASURES)
@@ -40,22 +39,6 @@ def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     rule = ["---" if place == 0 or name == "note" else "---:" for place, name in enumerate(head)]
     lines = [head, rule, *body]
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
-
-
-def interval(mean: float, low: float, high: float, form: str = "+.2f") -> str:
-    """A number with its interval where it has one; `-` where it is not finite.
-
-    >>> interval(1.29, 0.87, 1.83)
-    '+1.29 [+0.87, +1.83]'
-    """
-    if not math.isfinite(mean):
-        return "-"
-    return f"{mean:{form}}" + (f" [{low:{form}}, {high:{form}}]" if math.isfinite(low) else "")
-
-
-def points(pair: Paired) -> str:
-    """A difference in points with its interval."""
-    return interval(pair.mean, pair.low, pair.high)
 
 
 def with_error(mean: float, error: float, digits: int = 2) -> str:

@@ -37,6 +37,7 @@ NOT_CONFIGURATION = (
     "workers",
     "ray",
     "html",
+    "time",
     "only_missing",
     "controller_token_file",
 )

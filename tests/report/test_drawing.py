@@ -11,9 +11,10 @@ import pytest
 
 from rltemp.errors import BadInputError
 from rltemp.experiments.method_results import Row
+from rltemp.experiments.recorder import TemperatureTrace
 from rltemp.experiments.statistics import Paired
 from rltemp.report.drawing import binned, svg
-from rltemp.report.picture import TemperatureTrace, picture, save_picture
+from rltemp.report.plots import picture, save_picture
 
 
 def row(rule: str, *pair: float) -> Row:

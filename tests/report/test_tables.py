@@ -15,12 +15,11 @@ from rich.console import Console
 from rltemp.data.tasks import load_task
 from rltemp.errors import BadInputError
 from rltemp.experiments import statistics as stats
-from rltemp.experiments.grid import Overall
 from rltemp.experiments.measures import MEASURES
-from rltemp.experiments.method_results import MethodResult, table_rows
+from rltemp.experiments.method_results import MethodResult, Overall, table_rows
 from rltemp.experiments.statistics import holm
 from rltemp.report.markdown import Section, write_report
-from rltemp.report.picture import picture
+from rltemp.report.plots import picture
 from rltemp.report.tables import console_table, markdown_table, measures_table, write_csv
 
 TASK = load_task("digits", teacher="mlp", student="64-8-10")
