@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rltemp.cli.compare import Compare
 from rltemp.cli.main import main
 from rltemp.data.tasks import load_task
 from rltemp.experiments.method_results import Row
+from rltemp.experiments.options import CompareOptions
 from rltemp.experiments.showcase import SAMPLED, Showcase
 from rltemp.experiments.statistics import Paired
 from rltemp.report.comparison import shown
@@ -189,12 +189,9 @@ def test_without_html_nothing_is_watched_or_drawn(tmp_path: Path, teacher_cache:
 
 def test_the_page_shows_baselines_and_policies_before_others():
     rules = ("none", *(f"fixed:{number}" for number in range(1, 10)), "universal")
-    assert shown(Compare(rules=rules, against=("fixed:9",)), rules, ["universal"]) == [
-        "fixed:9",
-        "universal",
-        *rules[:6],
-    ]
-    assert shown(Compare(rules=rules, html=False), rules, ["universal"]) == []
+    expected = ["fixed:9", "universal", *rules[:6]]
+    assert shown(CompareOptions(rules=rules, against=("fixed:9",)), rules, ["universal"]) == expected
+    assert shown(CompareOptions(rules=rules, html=False), rules, ["universal"]) == []
 
 
 def test_names_are_shown_as_they_are_and_do_nothing(tmp_path: Path):
