@@ -3,9 +3,9 @@
     python scripts/rules_table.py train --task digits --label digits --seeds 64 --cells docs/rules/digits.jsonl
     python scripts/rules_table.py write docs/rules.md docs/rules/digits.jsonl docs/rules/cifar100.jsonl
 
-A cell is one method and one seed: a line of the cells' file, whose first line is the setting. A cell that is there is
-not trained again, so the same command goes on where it stopped. `--share 0/2` and `--share 1/2` are two halves of the
-work for two processes, each with a file of its own; `write` takes all files of one label together. Students of one
+A cached result is one method and one seed: a line of the file that `--cells` names, whose first line is the setting. It
+is not trained again, so the same command goes on where it stopped. `--share 0/2` and `--share 1/2` are two halves of
+the work for two processes, each with a file of its own; `write` takes all files of one label together. Students of one
 seed share initial weights, batches and augmentation.
 """
 
@@ -41,16 +41,23 @@ PLAIN, DTKD = "fixed", "dtkd"
 MATCHED = "matched:"
 HEAD = """# Every method, side by side
 
-Test accuracy in percent after the last epoch, mean over students; `- KD` and `- DTKD` are paired differences in points
-with 95 % intervals (BCa bootstrap from 8 seeds up, Student's t below). Two columns of each: **published** is the
-method as its paper has it, weights and warm-up included; **matched** gives every method cross-entropy at 0.1 and
-scales its soft term, step by step, until its gradient on the student's logits is on average as long as plain
-KD's (T = 4, weight 0.9) on the same logits. Loss weight alone moves accuracy more than any rule does, and it acts as a
-learning rate: so the right-hand columns compare rules, the left-hand ones compare recipes. Constants are each method's
-own defaults (`rltemp methods`), none tuned on these tasks.
+The tables show the test accuracy in percent after the last epoch, mean ± standard error over students. `- KD` and
+`- DTKD` are the differences to plain distillation and to DTKD, in points and paired by seed. Their 95 % intervals are
+BCa bootstraps from 8 seeds up and Student's t below.
 
-The cells behind the tables lie in `docs/rules/`; what trained them, and goes on where it stopped, and what wrote this
-page (do not edit it):
+Every method is there twice:
+
+- **published**: as its paper has it, with its loss coefficients and its warm-up.
+- **matched**: with a cross-entropy coefficient of 0.1 and a soft term that is scaled in every step. After scaling, the
+  gradient of the soft term on the student's logits has the same mean norm as that of plain KD (T = 4, coefficient 0.9)
+  on the same logits.
+
+A larger loss coefficient acts as a larger learning rate, and it moves accuracy more than any temperature rule does. So
+the matched columns compare rules, and the published columns compare whole recipes. Every method has its own default
+constants (`rltemp methods`); none was tuned on these tasks.
+
+The accuracy of every student is in `docs/rules/`. These commands trained the students and wrote this page (do not edit
+it). A command that is repeated goes on where it stopped:
 
     python scripts/rules_table.py train --task digits --label digits --seeds 64 --cells docs/rules/digits.jsonl
     rltemp train-teacher --task imagefolder:PATH --teacher resnet20 --teacher-epochs 14 --threads 2 --out runs/teacher
@@ -59,8 +66,8 @@ page (do not edit it):
         --seeds 3 --cells docs/rules/cifar100.jsonl
     python scripts/rules_table.py write docs/rules.md docs/rules/digits.jsonl docs/rules/cifar100.jsonl
 
-PATH is CIFAR-100 as a folder of images; 5 % of its training part is probe and 5 % validation data. Its students train
-for two epochs only, so what learns fast leads that table.
+PATH is CIFAR-100 as a folder of images. 5 % of its training images are probe data and 5 % are validation data. Its
+students train for two epochs only, so methods that learn fast lead that table.
 """
 
 

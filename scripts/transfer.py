@@ -4,10 +4,10 @@ r"""Does a policy serve tasks that it was not trained on? Trains students by eve
         --cells docs/results/transfer.jsonl
     python scripts/transfer.py write docs/results/transfer.md docs/results/transfer.jsonl
 
-A cell is one task and one rule: a line of the file of cells. A cell that is there is not trained again. Small data sets
-are split 64 ways, every student on a split and with a teacher of its own: in a test part of 36 samples it matters more
-which these are than which student is taught. Students of one seed share all but the rule. `write` shows every rule on
-every task and, over all of them, the paired mean difference to plain distillation and to each policy.
+A cached result is one task and one rule: a line of the file that `--cells` names. It is not trained again. Small data
+sets are split in 64 ways, and every student has a split and a teacher of its own: in a test split of 36 samples it
+matters more which samples these are than which student is taught. Students of one seed share all but the rule. `write`
+shows every rule on every task and, over all tasks, the paired mean difference to plain distillation and to each policy.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ Accuracies = dict[tuple[str, str], Accuracy]
 """By task and rule."""
 HEAD = """# Tasks that the shipped policy never saw
 
-Test accuracy in percent, {n} students for each rule and task, each on a split of the data and with a teacher of its own
-where the second table says {n} splits, every rule at its own defaults. The last columns: mean over the tasks of the
-paired difference to plain distillation at T = 4, and of the policy's to the rule, in points, with 95 % intervals over
-students (BCa bootstrap).
+The first table shows the mean test accuracy in percent of {n} students for each rule and task. Every rule has its own
+defaults. On a task with {n} splits (second table) every student has a split of the data and a teacher of its own. The
+last two columns are means over all tasks, in points: the difference to plain distillation at T = 4, and the policy
+minus the rule. They are paired by student, with 95 % intervals over students (BCa bootstrap).
 Machine: {machine}, torch {torch}.
 
     python scripts/transfer.py train --rules {policies} --cells docs/results/transfer.jsonl
