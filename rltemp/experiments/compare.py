@@ -238,7 +238,7 @@ def _trained(
 
 
 def _policy(spec: str) -> Policy | None:
-    rule = load_method(spec).rule
+    rule = getattr(load_method(spec), "rule", None)
     return rule if isinstance(rule, Policy) else None
 
 

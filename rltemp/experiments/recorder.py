@@ -1,4 +1,4 @@
-"""Watches methods while they train students, and keeps samples of what they saw and answered.
+"""Records what methods see and answer while they train students.
 
 What is kept are columns, numbers by name for every sample: `rltemp.experiments.showcase`, `recorded_controls` and
 `explain` each say which. The picture of a comparison shows `temperature_columns`.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,19 +17,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rltemp.errors import BadInputError
-from rltemp.kd.method import Method, watch
 from rltemp.kd.signals import Signals, Temperatures
 from rltemp.policy.features import featurize
 from rltemp.policy.rule import Policy
 from rltemp.training.distill import Distillation
 
 Columns = Callable[[Signals, Temperatures | None], Mapping[str, Tensor]]
-"""From a step's signals and answers (None where the rule was not asked) to what is recorded of it, by name: `[B]` or
+"""From the signals and answers of a step (None where the rule was not asked) to what is recorded, by name: `[B]` or
 `[S, B]` each. Nothing leaves the step out."""
 
 
 class Recorder:
-    """Records columns of every step; recording changes no number of the students.
+    """Records columns of every step that `rltemp.experiments.students.train_stack` tells it; students do not change.
 
     Sums are over all samples of a step. Single samples are drawn: of every student as many, and the same ones.
 
@@ -49,18 +48,9 @@ class Recorder:
         self._sums = torch.zeros(steps, 0, dtype=torch.float64)
         self._counts = torch.zeros(steps, 1, dtype=torch.float64)
 
-    def watch(self, method: Method) -> Method:
-        """The same method, which is recorded during the next run; several recorders may watch one method."""
-        answers: list[Temperatures] = []
+    def begin(self) -> None:
+        """The next run begins."""
         self._runs.append([])
-
-        def seen(signals: Signals) -> None:
-            self.keep(signals, answers[-1] if answers else None)
-            answers.clear()
-
-        told = watch(method, answers.append)
-        own = {field.name: getattr(told, field.name) for field in fields(told)}
-        return _Recorded(**{**own, "recorders": (*own.get("recorders", ()), seen)})
 
     def end(self, run: Distillation) -> None:
         """Take what is wanted of a run after its last step; here nothing."""
@@ -95,19 +85,6 @@ class Recorder:
         known = self._counts[:, 0].nonzero()[:, 0]
         nearest = known[torch.searchsorted(known, torch.arange(self.steps)).clamp(max=len(known) - 1)]
         return dict(zip(self.names, (self._sums[nearest] / self._counts[nearest]).T.tolist(), strict=True))
-
-
-@dataclass(frozen=True)
-class _Recorded(Method):
-    """A method that shows each step to its recorders."""
-
-    recorders: tuple[Callable[[Signals], None], ...] = ()
-
-    def loss(self, signals: Signals) -> Tensor:
-        loss = super().loss(signals)
-        for seen in self.recorders:
-            seen(signals)
-        return loss
 
 
 @dataclass(frozen=True)

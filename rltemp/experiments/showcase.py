@@ -24,7 +24,6 @@ from torch.nn import functional as F
 from rltemp.data.dataset import Dataset
 from rltemp.data.problem import channels_last
 from rltemp.experiments.recorder import Recorder, teacher_margin
-from rltemp.kd.method import Method
 from rltemp.kd.signals import Signals, Temperatures, full_precision
 from rltemp.models.stack import StackedStudent
 from rltemp.training.distill import Distillation
@@ -100,11 +99,10 @@ class ShowcaseRecorder(Recorder):
         self._clock = clock
         self._started = self._recording = 0.0
 
-    def watch(self, method: Method) -> Method:
-        """As `Recorder.watch`; the run begins."""
-        recorded = super().watch(method)
+    def begin(self) -> None:
+        """As `Recorder.begin`."""
+        super().begin()
         self._started = self._clock()
-        return recorded
 
     def keep(self, signals: Signals, temperatures: Temperatures | None) -> None:
         """As `Recorder.keep`; the seconds that it takes are not the run's."""

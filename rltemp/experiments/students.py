@@ -51,7 +51,7 @@ def train_method(
         stack: How many train side by side.
         told: Called after each step.
         maker: Makes the method of each stack's run, where no name stands for it.
-        recorders: Watch the method.
+        recorders: Are told every step.
     """
     make = maker or by_name(name)
     found = [train_stack(problem, chunk, make, told, recorders) for chunk in chunks(seeds, stack)]
@@ -70,12 +70,14 @@ def train_stack(
     A student whose numbers stop being finite does not stop the others; it counts as it is.
     """
     run, guards, dataset = Distillation(problem, seeds), GuardCount(), problem.dataset
-    method, selection = make(run), Selection(run)
+    method, selection = watch(make(run), guards), Selection(run)
     for recorder in recorders:
-        method = recorder.watch(method)
-    method = watch(method, guards)
+        recorder.begin()
     while not run.done:
-        take_step(run, method)
+        guards.last = None
+        signals = take_step(run, method)
+        for recorder in recorders:
+            recorder.keep(signals, guards.last)
         selection.evaluate()
         told()
     for recorder in recorders:
@@ -92,9 +94,11 @@ def train_stack(
     )
 
 
-def take_step(run: Distillation, method: Method) -> None:
-    """Take one training step of a stack in which some students may have diverged."""
-    run.update(method.loss(shielded(run.observe())))
+def take_step(run: Distillation, method: Method) -> Signals:
+    """Take one training step of a stack in which some students may have diverged; return what the method saw."""
+    signals = shielded(run.observe())
+    run.update(method.loss(signals))
+    return signals
 
 
 def shielded(signals: Signals) -> Signals:

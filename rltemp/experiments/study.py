@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -22,12 +21,11 @@ from rltemp.experiments.recorded_controls import GREEDY, POINTS, RECORDED, maker
 from rltemp.experiments.recorder import Recorder
 from rltemp.experiments.statistics import Paired, points
 from rltemp.experiments.students import Maker, default_stack, steps_of_a_run, train_method
+from rltemp.io.console import say
 from rltemp.kd.method import Method
 from rltemp.loading import load_method
 from rltemp.training.distill import Distillation
 from rltemp.training.identity import fingerprints, rule_identity
-
-log = logging.getLogger(__name__)
 
 CLOSED_FORM = (
     "none",
@@ -126,7 +124,7 @@ class Recorded:
     def __call__(self, name: str, run: Distillation) -> Method:
         """The method of the control `name` for a run."""
         if self._makers is None:
-            log.info(f"Recording {self.policy}.")
+            say(f"Recording {self.policy}.")
             recording = record(run.problem, self.policy, self.seeds, self.stack)
             self._makers = makers(self.policy, load_method(self.policy), recording)
         return self._makers[name](run)
@@ -208,8 +206,9 @@ def _budget(specs: Sequence[str], students: int) -> str:
     where = " at matched weight" if specs[0].startswith("matched:") else ""
     return (
         f"Tuned for the closed-form methods{where}: {len(counts)} constants of {len(specs)} methods, from "
-        f"{sum(counts)} values in all ({min(counts)} to {max(counts)} each), on validation data of {students} students a value. The "
-        "best of them is the best on test data, which favours it; what training the policies took is not counted."
+        f"{sum(counts)} values in all ({min(counts)} to {max(counts)} each), on validation data of {students} students "
+        "a value. The best of them is the best on test data, which favours it; what training the policies took is not "
+        "counted."
     )
 
 

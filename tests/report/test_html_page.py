@@ -91,15 +91,15 @@ def rows(*names: str) -> list[Row]:
     ]
 
 
-def page(path: Path, arms: list[Row], shown: dict[str, Showcase], **more: Any) -> str:
+def page(path: Path, methods: list[Row], shown: dict[str, Showcase], **more: Any) -> str:
     given: dict[str, Any] = {
         "title": "digits: mlp teaches mlp",
         "task": load_task("digits"),
         "teacher_accuracy": 0.9849,
-        "configuration": {"rules": [row.rule for row in arms], "out": None, "seeds": 8},
+        "configuration": {"rules": [row.rule for row in methods], "out": None, "seeds": 8},
         "command": "rltemp compare --seeds 8",
     }
-    write_page(path, arms, shown, **{**given, **more})
+    write_page(path, methods, shown, **{**given, **more})
     return path.read_text("utf-8")
 
 
@@ -195,12 +195,12 @@ def test_the_page_shows_baselines_and_policies_before_others():
 
 
 def test_names_are_shown_as_they_are_and_do_nothing(tmp_path: Path):
-    arms = rows(HOSTILE, f"b{HOSTILE}", f"c{HOSTILE}")
+    methods = rows(HOSTILE, f"b{HOSTILE}", f"c{HOSTILE}")
     task = replace(load_task("digits"), name=HOSTILE, student=HOSTILE, teacher=HOSTILE)
-    shown = {arms[0].rule: showcase(), arms[1].rule: showcase(2.0, seed=1)}
+    shown = {methods[0].rule: showcase(), methods[1].rule: showcase(2.0, seed=1)}
     text = page(
         tmp_path / "p.html",
-        arms,
+        methods,
         shown,
         title=HOSTILE,
         task=task,
@@ -218,8 +218,8 @@ def test_names_are_shown_as_they_are_and_do_nothing(tmp_path: Path):
 
 
 def test_names_that_no_file_can_hold_do_not_stop_the_page(tmp_path: Path):
-    arms = rows("a\udc80\x00\x1b[31m", "温度 \N{GREEK SMALL LETTER TAU}", "x" * 300)
-    found = Page(page(tmp_path / "p.html", arms, {row.rule: showcase() for row in arms}))
+    methods = rows("a\udc80\x00\x1b[31m", "温度 \N{GREEK SMALL LETTER TAU}", "x" * 300)
+    found = Page(page(tmp_path / "p.html", methods, {row.rule: showcase() for row in methods}))
     assert len(found.pictures()) == 1 + 1 + 6 + 2 + 3
     assert "温度" in found.text
 
@@ -231,13 +231,13 @@ def test_a_page_of_numbers_alone_has_no_empty_section(tmp_path: Path):
 
 
 def test_what_cannot_be_drawn_is_left_out_and_the_rest_is_there(tmp_path: Path):
-    arms = rows("fixed:4", "diverged", "dead", "none")
+    methods = rows("fixed:4", "diverged", "dead", "none")
     nothing = {name: np.full(500, math.nan) for name in SAMPLED}
     broken = replace(showcase(), features=np.full((60, 4), math.nan), samples={**nothing, "progress": np.zeros(500)})
     dead = replace(showcase(), features=np.zeros((60, 4)), seconds=math.nan)
     narrow = replace(showcase(), features=np.arange(60.0)[:, None])
     found = Page(
-        page(tmp_path / "p.html", arms, {"fixed:4": showcase(), "diverged": broken, "dead": dead, "none": narrow})
+        page(tmp_path / "p.html", methods, {"fixed:4": showcase(), "diverged": broken, "dead": dead, "none": narrow})
     )
     captions = [str(image["alt"]) for image in found.all("img")]
     assert [text.split(":")[0] for text in captions if "in the plane" in text] == ["fixed", "none"]
