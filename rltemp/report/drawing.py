@@ -27,6 +27,9 @@ BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
 QUANTILES = (0.05, 0.5, 0.95)
 """Of a band: its lower edge, its curve, its upper edge."""
 
+PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
+"""Ticks of a log axis as plain numbers."""
+
 Values = NDArray[np.float64]
 
 
@@ -91,7 +94,7 @@ def draw_band(panel: Axes, bins: Values, colour: str, style: str, label: str) ->
 def logarithmic(panel: Axes, factor: float = 2.2) -> None:
     """Give a panel that is drawn a vertical log axis with plain numbers, so long that it has ticks."""
     panel.set_yscale("log", base=2)
-    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panel.yaxis.set_major_formatter(PLAIN)
     bottom, top = panel.get_ylim()
     middle = (bottom * top) ** 0.5
     panel.set_ylim(min(bottom, middle / factor), max(top, middle * factor))

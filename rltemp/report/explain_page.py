@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from rltemp.experiments.explain import ANSWERS, NAMES, THIRDS, Trace, thirds
 from rltemp.experiments.method_results import side
 from rltemp.experiments.statistics import points, stored_pair
-from rltemp.report.drawing import BLUE, GREY, ORANGE, binned, draw_band, logarithmic, save_png
+from rltemp.report.drawing import BLUE, GREY, ORANGE, PLAIN, binned, draw_band, logarithmic, save_png
 from rltemp.report.rendering import write_template
 from rltemp.report.tables import markdown
 
@@ -121,6 +122,9 @@ def _draw_curves(panel: Axes, trace: Trace, along: str, answer: str) -> None:
         draw_band(panel, bins, colour, style, name)
     if along == "difficulty":
         panel.set_xscale("log")
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.xaxis.set_major_formatter(PLAIN)
+        panel.xaxis.set_minor_formatter(NullFormatter())
     if along == "confidence":  # most samples are near 1, in the end
         panel.set_xscale("logit", nonpositive="clip")
         panel.set_xticks([0.1, 0.5, 0.9, 0.99, 0.999], ["0.1", "0.5", "0.9", "0.99", "0.999"])
