@@ -30,7 +30,20 @@ from tests.support.results import QUICK
 
 HOSTILE = "<script>alert(1)</script>\"'&$x_$"
 VOID = {"meta", "img", "br", "hr", "link", "input"}
-COMPARE = ("compare", "--task", "digits", "--epochs", "2", "--rules", "fixed:4", "none", "dtkd", "universal")
+COMPARE = (
+    "compare",
+    "--task",
+    "digits",
+    "--epochs",
+    "2",
+    "--rules",
+    "fixed:4",
+    "none",
+    "dtkd",
+    "universal",
+    "--seeds",
+    "8",
+)
 
 
 class Page(HTMLParser):
@@ -79,16 +92,21 @@ def showcase(temperature: float = 4.0, classes: int = 3, seed: int = 0) -> Showc
 
 
 def rows(*names: str) -> list[Row]:
-    pairs = [
-        Paired(0.0, 0.0, 0.0, 8),
-        Paired(1.5, 1.0, 2.0, 8),
-        Paired(-70.0, -71.0, -69.0, 8),
-        *[Paired(*[math.nan] * 3, 0)] * 9,
-    ]
+    """A baseline, a better method, one far below, and others that are not compared; each has its name as its note."""
+    compared = [(0.0, 0.0, 0.0), (1.5, 1.0, 2.0), (-70.0, -71.0, -69.0)]
+    pairs = [*(Paired(*pair, n=8) for pair in compared), *[Paired(*[math.nan] * 3, n=0)] * len(names)]
     return [
         Row(name, 90.0 + np.nan_to_num(pair.mean), 0.5, {names[0]: pair}, 8, name)
         for name, pair in zip(names, pairs, strict=False)
     ]
+
+
+def compare(out: Path, *words: str) -> Path:
+    """Run the command into a folder, and return the folder."""
+    with pytest.raises(SystemExit) as end:
+        main([*words, "--out", str(out)])
+    assert end.value.code == 0
+    return out
 
 
 def page(path: Path, methods: list[Row], shown: dict[str, Showcase], **more: Any) -> str:
@@ -106,11 +124,7 @@ def page(path: Path, methods: list[Row], shown: dict[str, Showcase], **more: Any
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory, teacher_cache: Path) -> Path:
     """The folder of a small comparison, made by the command."""
-    out = tmp_path_factory.mktemp("page") / "run"
-    with pytest.raises(SystemExit) as end:
-        main([*COMPARE, "--seeds", "8", "--out", str(out)])
-    assert end.value.code == 0
-    return out
+    return compare(tmp_path_factory.mktemp("page") / "run", *COMPARE)
 
 
 def test_the_command_writes_a_page_with_every_section_of_every_rule(compared: Path):
@@ -148,7 +162,7 @@ def test_the_page_needs_no_other_file_and_runs_nothing(compared: Path):
         assert all(value.startswith("#") for value in used)
 
 
-def test_every_picture_says_in_words_what_it_shows_and_every_column_what_it_is(compared: Path):
+def test_pictures_say_in_words_what_they_show_and_columns_what_they_are(compared: Path):
     found = Page((compared / "report.html").read_text("utf-8"))
     assert all(len(str(image["alt"])) > 30 for image in found.all("img"))
     assert found.all("html")[0]["lang"] == "en"
@@ -158,15 +172,14 @@ def test_every_picture_says_in_words_what_it_shows_and_every_column_what_it_is(c
     assert {f"#{name}" for name in identifiers} == {link["href"] for link in found.all("a")}
 
 
-def test_made_again_from_what_is_kept_the_page_is_the_same_but_for_the_clock(compared: Path, tmp_path: Path):
+def test_made_again_the_page_is_the_same_but_for_the_clock(compared: Path, tmp_path: Path):
     again = tmp_path / "run"
     shutil.copytree(compared, again)
     for name in ("result.json", "report.html"):
         (again / name).unlink()
     for clock in again.rglob("*.clock"):
         clock.unlink()
-    with pytest.raises(SystemExit):
-        main([*COMPARE, "--seeds", "8", "--out", str(again)])
+    compare(again, *COMPARE)
 
     def without(path: Path) -> str:
         text = (path / "report.html").read_text("utf-8").replace(str(path), "OUT")
@@ -179,9 +192,7 @@ def test_made_again_from_what_is_kept_the_page_is_the_same_but_for_the_clock(com
 
 
 def test_without_html_nothing_is_watched_or_drawn(tmp_path: Path, teacher_cache: Path):
-    out = tmp_path / "run"
-    with pytest.raises(SystemExit):
-        main([*QUICK, "--rules", "fixed:4", "--seeds", "2", "--out", str(out)])
+    out = compare(tmp_path / "run", *QUICK, "--rules", "fixed:4", "--seeds", "2")
     assert (out / "report.md").exists()
     assert not (out / "report.html").exists()
     assert not [*out.rglob("*.showcase"), *out.rglob("*.clock")]
@@ -196,18 +207,11 @@ def test_the_page_shows_baselines_and_policies_before_others():
 
 def test_names_are_shown_as_they_are_and_do_nothing(tmp_path: Path):
     methods = rows(HOSTILE, f"b{HOSTILE}", f"c{HOSTILE}")
-    task = replace(load_task("digits"), name=HOSTILE, student=HOSTILE, teacher=HOSTILE)
+    given: dict[str, Any] = {"title": HOSTILE, "command": HOSTILE, "verdict": [HOSTILE]}
+    given["task"] = replace(load_task("digits"), name=HOSTILE, student=HOSTILE, teacher=HOSTILE)
+    given["configuration"] = {HOSTILE: [HOSTILE]}
     shown = {methods[0].rule: showcase(), methods[1].rule: showcase(2.0, seed=1)}
-    text = page(
-        tmp_path / "p.html",
-        methods,
-        shown,
-        title=HOSTILE,
-        task=task,
-        command=HOSTILE,
-        verdict=[HOSTILE],
-        configuration={HOSTILE: [HOSTILE]},
-    )
+    text = page(tmp_path / "p.html", methods, shown, **given)
     found = Page(text)
     assert found.all("script") == []
     assert "<script" not in text
@@ -236,9 +240,8 @@ def test_what_cannot_be_drawn_is_left_out_and_the_rest_is_there(tmp_path: Path):
     broken = replace(showcase(), features=np.full((60, 4), math.nan), samples={**nothing, "progress": np.zeros(500)})
     dead = replace(showcase(), features=np.zeros((60, 4)), seconds=math.nan)
     narrow = replace(showcase(), features=np.arange(60.0)[:, None])
-    found = Page(
-        page(tmp_path / "p.html", methods, {"fixed:4": showcase(), "diverged": broken, "dead": dead, "none": narrow})
-    )
+    shown = {"fixed:4": showcase(), "diverged": broken, "dead": dead, "none": narrow}
+    found = Page(page(tmp_path / "p.html", methods, shown))
     captions = [str(image["alt"]) for image in found.all("img")]
     assert [text.split(":")[0] for text in captions if "in the plane" in text] == ["fixed", "none"]
     assert "dead" not in next(text for text in captions if " ms" in text)
@@ -284,13 +287,8 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def crowded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page with long names, many rules and two verdicts."""
-    names = [
-        "fixed:4",
-        "dtkd:reference=2,kd_weight=0.9,plain_kd_weight=0,ce_weight=0.1,warmup=0",
-        "x" * 120,
-        HOSTILE,
-        *"abcdef",
-    ]
+    long = "dtkd:reference=2,kd_weight=0.9,plain_kd_weight=0,ce_weight=0.1,warmup=0"
+    names = ["fixed:4", long, "x" * 120, HOSTILE, *"abcdef"]
     path = tmp_path_factory.mktemp("crowded") / "report.html"
     shown = {name: showcase(2.0 + place, seed=place) for place, name in enumerate(names[:8])}
     page(path, rows(*names), shown, verdict=["fixed:4 has 90 %.", "  minus " + "y" * 200])
