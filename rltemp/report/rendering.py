@@ -32,6 +32,7 @@ def write_template(path: Path, template: str, **values: Any) -> Path:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    text = environment.get_template(template).render(values, versions=versions())
+    named = ", ".join(f"{name} {version}" for name, version in versions().items())
+    text = environment.get_template(template).render(values, versions=named)
     atomic_write(path, text.encode("utf-8", "replace"))
     return path
