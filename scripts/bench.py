@@ -1,23 +1,19 @@
-"""What everything around the student costs: ratios of step times, interleaved in one process and thread.
+"""What rltemp adds to the student's own work: ratios of step times and of peak memory, on one thread.
 
     python scripts/bench.py [--quick] [--only rules|training|plugs]
 
-Needs no download: the CIFAR-sized problem is random pixels. A ratio is the median over rounds in which both
-sides run one after the other, so that another job on the machine slows both.
+Nothing is downloaded: the problem of CIFAR's size is random pixels. A ratio of times is the median over rounds in which
+both sides run one after the other, so that another job on the machine slows both.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import itertools
 import platform
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,184 +29,222 @@ from rltemp.envs.distill_env import DistillEnv
 from rltemp.envs.episode import LOOKS
 from rltemp.integrations import Controller
 from rltemp.io.versions import processor
-from rltemp.kd.method import Objective
 from rltemp.kd.temperature_rule import RuleFunction
 from rltemp.loading import load_method, load_rule
 from rltemp.models.networks import seeded_model
-from rltemp.policy.features import DEFAULT_FEATURES, FEATURES
-from rltemp.policy.manifest import PolicyAction, PolicyFeature
-from rltemp.policy.policy_file import write_policy
-from rltemp.policy.rule import Policy
 from rltemp.rules import RULES
 from rltemp.training.distill import Distillation
+from rltemp.training.steps import plain_step
 from rltemp.training.teachers import prepare
 
 STUDENTS = 64
 SHAPES, QUICK_SHAPES = ((128, 100), (4096, 32000)), ((128, 100), (32, 8192))
-"""Of logits: images with 100 classes; tokens of a language model (half a gigabyte a tensor)."""
+"""Of logits: images of 100 classes, and the tokens of a language model (half a gigabyte a tensor)."""
+LINE = "{:62} {:7.3f}   {}".format
+HEADING = f"{'':64} ratio   target"
+SETTING = "(ResNet-20 to ResNet-8, 32 x 32, 100 classes, batch 128)\n"
+
+Call = Callable[[], object]
 
 
 def main() -> None:
     """Measure, and print one line a result."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="a few rounds only: shows that it runs")
-    parser.add_argument("--only", choices=("rules", "training", "plugs"), help="a part of the measurements")
+    parser.add_argument("--quick", action="store_true", help="few rounds: shows that it runs")
+    parser.add_argument("--only", choices=("rules", "training", "plugs"), help="one group of measurements")
     options = parser.parse_args()
     rounds = 3 if options.quick else 15
     torch.set_num_threads(1)
     print(f"{processor()}, 1 thread; Python {platform.python_version()}, torch {torch.__version__}\n")
     if options.only in (None, "rules"):
-        _show_rules(QUICK_SHAPES if options.quick else SHAPES, rounds)
+        show_rules(QUICK_SHAPES if options.quick else SHAPES, rounds)
     if options.only in (None, "training"):
-        _show_training(rounds)
+        show_training(rounds)
     if options.only in (None, "plugs"):
-        _show_plugs(options.quick, rounds)
+        show_integrations(options.quick, rounds)
 
 
-def _show_training(rounds: int) -> None:
-    print(f"{'':64} ratio   target")
-    images = cifar_sized_problem()
-    _show("environment's step / plain loop's step", env_to_plain(images, max(1, rounds // 3)), "<= 1.05")
-    _show("step under a policy / step at a fixed temperature", policy_to_fixed(images, rounds), "<= 1.10")
-    print("(ResNet-20 to ResNet-8, 32 x 32, 100 classes, batch 128)\n")
-    ratio, rate = alone_to_stacked(prepare(load_task("digits")), 2 if rounds == 3 else 7)
-    _show(f"{STUDENTS} digits students one by one / as one stack", ratio, ">= 10")
-    print(f"{'stacked training, steps of one student per second':62} {rate:7,.0f}")
-
-
-def _show_plugs(quick: bool, rounds: int) -> None:
-    print(f"{'':64} ratio   target")
-    for name, (in_turn, hot) in policies_to_dtkd(quick).items():
-        _show(f"{name} / DTKD's own rule, [128, 100], call by call", in_turn, "<= 3")
-        _show(f"{name} / DTKD's own rule, [128, 100], hot loop", hot, "<= 3")
-    for kind in ("", "compiled", "bfloat16", "compiled bfloat16"):
-        _show(f"step under a policy / at a fixed temperature, {kind or 'plain'}", plug_step(kind, rounds), "<= 1.02")
-    print("(ResNet-20 to ResNet-8, 32 x 32, 100 classes, batch 128)\n")
-    shape = (2, 256, 8192) if quick else (4, 512, 32000)
-    for name, ratio in plug_memory(shape):
-        _show(f"peak memory of {name} under a policy / plain, {list(shape)}", ratio, "<= 1.10")
-
-
-def policies_to_dtkd(quick: bool) -> dict[str, tuple[float, float]]:
-    """Time of `rule(signals)` over that of DTKD's own: call by call in turn, and a hundred calls in turn (hot).
-
-    A training loop has other code between two calls, so that neither is hot there.
-    """
-    generator = torch.Generator().manual_seed(0)
-    student = (2 * torch.randn(128, 100, generator=generator)).requires_grad_()
-    signals = Signals(student, 3 * torch.randn(128, 100, generator=generator), progress=0.3)
-    policy = load_rule("universal")
-    assert isinstance(policy, Policy)
-    unbalanced = copy.copy(policy)
-    unbalanced.scale = replace(policy.scale, balanced=False)
-    compiled = torch.compile(policy, fullgraph=True)
-    rules: dict[str, RuleFunction] = {
-        "universal": policy,
-        "universal, not balanced": unbalanced,
-        "universal, compiled": compiled,
-    }
-
-    def ratio(rule: RuleFunction, rounds: int, calls: int) -> float:
-        return _ratio(lambda: rule(signals), lambda: dtkd(signals), rounds, calls)
-
-    dtkd = RULES["dtkd"]()
-    rounds = (200, 3) if quick else (2000, 31)
-    return {name: (ratio(rule, rounds[0], 1), ratio(rule, rounds[1], 100)) for name, rule in rules.items()}
-
-
-def plug_step(kind: str, rounds: int) -> float:
-    """A whole step in a plain PyTorch loop with a policy plugged in over the same at a fixed temperature."""
-    problem = cifar_sized_problem()
-    images, labels = torch.randn(128, 3, 32, 32), torch.randint(0, 100, (128,))
-
-    def stepper(name: str) -> Callable[[], object]:
-        controller, student = Controller(name), seeded_model("resnet8", (3, 32, 32), 100, 0)
-        optimizer = torch.optim.SGD(student.parameters(), lr=0.05, momentum=0.9)
-
-        def loss(progress: Tensor) -> Tensor:
-            with torch.no_grad():
-                teacher_logits = problem.teacher(images)
-            return controller.loss(student(images), teacher_logits, labels, progress).mean()
-
-        forward = torch.compile(loss) if "compiled" in kind else loss
-
-        def step() -> None:
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled="bfloat16" in kind):
-                found = forward(torch.tensor(0.3))
-            optimizer.zero_grad()
-            found.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-
-        return step
-
-    # Step by step in turn: in blocks of four, which take a second, the machine itself drifts by a few hundredths.
-    return _ratio(stepper("universal"), stepper("fixed:4"), 4 * rounds, 1)
-
-
-def plug_memory(shape: tuple[int, ...]) -> list[tuple[str, float]]:
-    """Peak memory of losses under a policy, forward and backward, over that of plain distillation in plain PyTorch."""
-    generator = torch.Generator().manual_seed(0)
-    student = (2 * torch.randn(shape, generator=generator)).requires_grad_()
-    teacher = 3 * torch.randn(shape, generator=generator)
-    labels, controller = torch.zeros(shape[:-1], dtype=torch.long), Controller("universal")
-    mask = torch.rand(shape[:-1], generator=generator) < 0.7
-
-    def peak(loss: Callable[[], Tensor]) -> int:
-        def call() -> None:
-            loss().backward()  # type: ignore[no-untyped-call]
-            student.grad = None
-
-        return peak_memory(call)
-
-    plain = peak(lambda: plain_kd(student, teacher, 4.0))
-    calls = {
-        "divergence": lambda: controller.kd(student, teacher, None, 0.3).mean(),
-        "objective": lambda: controller.loss(student, teacher, labels, 0.3).mean(),
-        "objective with a mask": lambda: controller.loss(student, teacher, labels, 0.3, mask).mean(),
-    }
-    return [(name, peak(call) / plain) for name, call in calls.items()]
-
-
-def plain_kd(student: Tensor, teacher: Tensor, scale: float) -> Tensor:
-    """Plain distillation in plain PyTorch."""
-    log_q, p = F.log_softmax(student / scale, -1), F.softmax(teacher / scale, -1)
-    return F.kl_div(log_q, p, reduction="batchmean") * scale * scale
-
-
-def _show_rules(shapes: tuple[tuple[int, int], ...], rounds: int) -> None:
+def show_rules(shapes: tuple[tuple[int, int], ...], rounds: int) -> None:
+    """A line a rule: time and memory of its loss at each shape of logits."""
     print("loss under a rule, forward and backward, float32, over plain distillation at one temperature")
-    print(
-        "(time: at most 1.30; peak memory beside the logits: at most 1.10; dtkd_exact and ctkd_* are not held to it)\n"
-    )
+    print("(targets: time 1.30, peak memory beside the logits 1.10; dtkd_exact and ctkd_* are not held to them)\n")
     print(f"{'':20}" + "".join(f"{f'[{samples}, {classes}]':>14} time  memory" for samples, classes in shapes))
     for name in RULES:
         costs = [rule_to_plain(name, shape, rounds) for shape in shapes]
-        print(f"{name:20}" + "".join(f"{time:19.2f} {memory:7.2f}" for time, memory in costs), flush=True)
+        print(f"{name:20}" + "".join(f"{seconds:19.2f} {memory:7.2f}" for seconds, memory in costs), flush=True)
     print()
+
+
+def show_training(rounds: int) -> None:
+    """The steps of the environment, of a policy and of a stack."""
+    images = random_images()
+    print(HEADING)
+    print(LINE("environment's step / plain loop's step", env_to_plain(images, max(1, rounds // 3)), "<= 1.05"))
+    policy = ratio(stepper(images, "universal"), stepper(images, "fixed:4"), rounds)
+    print(LINE("step under a policy / step at a fixed temperature", policy, "<= 1.10"))
+    print(SETTING)
+    times, rate = alone_to_stacked(prepare(load_task("digits")), 2 if rounds == 3 else 7)
+    print(LINE(f"{STUDENTS} digits students one by one / as one stack", times, ">= 10"))
+    print(f"{'stacked training, steps of one student per second':62} {rate:7,.0f}")
+
+
+def show_integrations(quick: bool, rounds: int) -> None:
+    """What a policy costs in a loop of one's own: its answer, the whole step, the loss's memory."""
+    print(HEADING)
+    for name, (in_turn, hot) in policies_to_dtkd(quick).items():
+        print(LINE(f"{name} / DTKD's own rule, [128, 100], call by call", in_turn, "<= 3"))
+        print(LINE(f"{name} / DTKD's own rule, [128, 100], hot loop", hot, "<= 3"))
+    for kind in ("", "compiled", "bfloat16", "compiled bfloat16"):
+        # Step by step in turn: in blocks of four, which take a second, the machine itself drifts by some hundredths.
+        found = ratio(own_loop("universal", kind), own_loop("fixed:4", kind), 4 * rounds, calls=1)
+        print(LINE(f"step under a policy / at a fixed temperature, {kind or 'plain'}", found, "<= 1.02"))
+    print(SETTING)
+    shape = (2, 256, 8192) if quick else (4, 512, 32000)
+    for name, found in policy_memory(shape):
+        print(LINE(f"peak memory of {name} under a policy / plain, {list(shape)}", found, "<= 1.10"))
 
 
 def rule_to_plain(name: str, shape: tuple[int, int], rounds: int) -> tuple[float, float]:
     """Time and peak memory of one rule's loss and gradient over those of plain distillation in plain PyTorch."""
-    generator = torch.Generator().manual_seed(0)
-    student = (2 * torch.randn(*shape, generator=generator)).requires_grad_()
-    teacher = 3 * torch.randn(*shape, generator=generator)
-    labels, rule, scale = torch.zeros(shape[0], dtype=torch.long), RULES[name](), 4.0
+    student, teacher = random_logits(*shape)
+    labels, rule = torch.zeros(shape[0], dtype=torch.long), RULES[name]()
 
-    def ours() -> None:
+    def under_rule() -> Tensor:
         signals = Signals(student, teacher, labels, progress=0.3)
-        kd_loss(signals, rule(signals)).mean().backward()  # type: ignore[no-untyped-call]
-        student.grad = None
+        return kd_loss(signals, rule(signals)).mean()
 
-    def plain() -> None:
-        plain_kd(student, teacher, scale).backward()  # type: ignore[no-untyped-call]
-        student.grad = None
-
+    ours, plain = backward(under_rule, student), backward(lambda: plain_kd(student, teacher), student)
     large = student.numel() > 2**17
-    time_ratio = _ratio(ours, plain, max(3, rounds // 5) if large else rounds, 1 if large else 40)
-    return time_ratio, peak_memory(ours) / peak_memory(plain)
+    times = ratio(ours, plain, max(3, rounds // 5) if large else rounds, calls=1 if large else 40)
+    return times, peak_memory(ours) / peak_memory(plain)
 
 
-def peak_memory(call: Callable[[], object]) -> int:
+def policies_to_dtkd(quick: bool) -> dict[str, tuple[float, float]]:
+    """Time of a policy's answer over that of DTKD's rule: call by call in turn, and a hundred calls in turn (hot).
+
+    A training loop has other code between two calls, so that neither is hot there.
+    """
+    student, teacher = random_logits(128, 100)
+    signals, policy, dtkd = Signals(student, teacher, progress=0.3), load_rule("universal"), RULES["dtkd"]()
+    rules: dict[str, RuleFunction] = {
+        "universal": policy,
+        "universal, compiled": torch.compile(policy, fullgraph=True),
+    }
+
+    def against_dtkd(rule: RuleFunction, rounds: int, calls: int) -> float:
+        return ratio(lambda: rule(signals), lambda: dtkd(signals), rounds, calls)
+
+    rounds = (200, 3) if quick else (2000, 31)
+    return {
+        name: (against_dtkd(rule, rounds[0], 1), against_dtkd(rule, rounds[1], 100)) for name, rule in rules.items()
+    }
+
+
+def own_loop(name: str, kind: str) -> Call:
+    """A whole step in a plain PyTorch loop under a `Controller`."""
+    teacher, controller = random_images().teacher, Controller(name)
+    student, images = seeded_model("resnet8", (3, 32, 32), 100, 0), torch.randn(128, 3, 32, 32)
+    labels, optimizer = torch.randint(0, 100, (128,)), torch.optim.SGD(student.parameters(), lr=0.05, momentum=0.9)
+
+    def loss(progress: Tensor) -> Tensor:
+        with torch.no_grad():
+            teacher_logits = teacher(images)
+        return controller.loss(student(images), teacher_logits, labels, progress).mean()
+
+    forward = torch.compile(loss) if "compiled" in kind else loss
+
+    def step() -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled="bfloat16" in kind):
+            found = forward(torch.tensor(0.3))
+        optimizer.zero_grad()
+        torch.autograd.backward(found)
+        optimizer.step()
+
+    return step
+
+
+def policy_memory(shape: tuple[int, ...]) -> list[tuple[str, float]]:
+    """Peak memory of losses under a policy, forward and backward, over that of plain distillation in plain PyTorch."""
+    student, teacher = random_logits(*shape)
+    labels, controller = torch.zeros(shape[:-1], dtype=torch.long), Controller("universal")
+    mask = torch.rand(shape[:-1], generator=torch.Generator().manual_seed(0)) < 0.7
+    losses = {
+        "divergence": lambda: controller.kd(student, teacher, None, 0.3).mean(),
+        "objective": lambda: controller.loss(student, teacher, labels, 0.3).mean(),
+        "objective with a mask": lambda: controller.loss(student, teacher, labels, 0.3, mask).mean(),
+    }
+    plain = peak_memory(backward(lambda: plain_kd(student, teacher), student))
+    return [(name, peak_memory(backward(loss, student)) / plain) for name, loss in losses.items()]
+
+
+def env_to_plain(problem: Problem, rounds: int) -> float:
+    """The environment's step at action zero over the plain loop's, same method and student.
+
+    A round has as many steps as lie between two evaluations on the probe, so that it pays for exactly one.
+    """
+    env = DistillEnv(problem)
+    env.reset(seed=0)
+    steps = problem.task.recipe.steps(len(problem.dataset.train)) // LOOKS
+    action = np.zeros((problem.task.recipe.batch_size, 2), np.float32)
+    return ratio(lambda: env.step(action), stepper(problem, "fixed:4"), rounds, steps)
+
+
+def alone_to_stacked(problem: Problem, rounds: int, steps: int = 50) -> tuple[float, float]:
+    """Time of 64 students one by one over that of one stack, and the stack's student steps per second."""
+    ratios, rates = [], []
+    for _ in range(rounds):
+        stacked = seconds(stepper(problem, "fixed:4", list(range(STUDENTS))), steps)
+        alone = sum(seconds(stepper(problem, "fixed:4", seed), steps) for seed in range(STUDENTS))
+        ratios.append(alone / stacked)
+        rates.append(STUDENTS * steps / stacked)
+    return statistics.median(ratios), statistics.median(rates)
+
+
+def stepper(problem: Problem, name: str, seeds: int | list[int] = 0) -> Call:
+    """A step of the project's own training loop."""
+    run, method = Distillation(problem, seeds), load_method(name)
+    return lambda: plain_step(run, method)
+
+
+def random_images() -> Problem:
+    """Random images of CIFAR's size, 100 classes, ResNet-20 to ResNet-8, batch 128, augmented."""
+    generator = torch.Generator().manual_seed(0)
+
+    def split(size: int) -> Split:
+        images = torch.randint(0, 256, (size, 3, 32, 32), generator=generator, dtype=torch.uint8)
+        return Split(images, torch.randint(0, 100, (size,), generator=generator))
+
+    recipe = Recipe(epochs=100, batch_size=128, learning_rate=0.05, weight_decay=5e-4)
+    mean, std = torch.full((3,), 127.5), torch.full((3,), 74.0)
+    data = Dataset("random", split(1280), split(500), split(10), split(10), 100, mean, std, augment=True)
+    teacher = seeded_model("resnet20", data.image_shape, 100, 0).eval().requires_grad_(False)
+    return Problem(Task("random", "resnet20", "resnet8", recipe, recipe), data, teacher, None, 0.01)
+
+
+def random_logits(*shape: int) -> tuple[Tensor, Tensor]:
+    """A student's logits, which take a gradient, and a teacher's."""
+    generator = torch.Generator().manual_seed(0)
+    student = (2 * torch.randn(shape, generator=generator)).requires_grad_()
+    return student, 3 * torch.randn(shape, generator=generator)
+
+
+def plain_kd(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
+    """Plain distillation in plain PyTorch."""
+    log_q, p = F.log_softmax(student / temperature, -1), F.softmax(teacher / temperature, -1)
+    return F.kl_div(log_q, p, reduction="batchmean") * temperature**2
+
+
+def backward(loss: Callable[[], Tensor], leaf: Tensor) -> Call:
+    """A call that computes a loss and its gradient, and keeps neither."""
+
+    def call() -> None:
+        torch.autograd.backward(loss())
+        leaf.grad = None
+
+    return call
+
+
+def peak_memory(call: Call) -> int:
     """Most bytes that torch's CPU allocator held at once during a call, beside what it held before."""
     call()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
@@ -221,87 +255,18 @@ def peak_memory(call: Callable[[], object]) -> int:
     return max(itertools.accumulate(size for _, size in changes))
 
 
-def cifar_sized_problem() -> Problem:
-    """Random images of CIFAR's size, 100 classes, ResNet-20 to ResNet-8, batch 128, augmented."""
-    generator = torch.Generator().manual_seed(0)
-
-    def part(size: int) -> Split:
-        images = torch.randint(0, 256, (size, 3, 32, 32), generator=generator, dtype=torch.uint8)
-        return Split(images, torch.randint(0, 100, (size,), generator=generator))
-
-    recipe = Recipe(epochs=100, batch_size=128, learning_rate=0.05, weight_decay=5e-4)
-    mean, std = torch.full((3,), 127.5), torch.full((3,), 74.0)
-    data = Dataset("random", part(1280), part(500), part(10), part(10), 100, mean, std, augment=True)
-    teacher = seeded_model("resnet20", data.image_shape, 100, 0).eval().requires_grad_(False)
-    return Problem(Task("random", "resnet20", "resnet8", recipe, recipe), data, teacher, None, 0.01)
+def ratio(one: Call, other: Call, rounds: int, calls: int = 4) -> float:
+    """The median over rounds of the time of one over that of the other."""
+    one(), other()  # the first call allocates
+    return statistics.median(seconds(one, calls) / seconds(other, calls) for _ in range(rounds))
 
 
-def env_to_plain(problem: Problem, rounds: int) -> float:
-    """The environment's step at action zero over the plain loop's, same method and student.
-
-    A round has as many steps as lie between two looks at the probe, so that it pays for exactly one.
-    """
-    env = DistillEnv(problem)
-    env.reset(seed=0)
-    steps = problem.task.recipe.steps(len(problem.dataset.train)) // LOOKS
-    action = np.zeros((problem.task.recipe.batch_size, 2), np.float32)
-    return _ratio(lambda: env.step(action), _stepper(problem, load_method("fixed:4")), rounds, steps)
-
-
-def policy_to_fixed(problem: Problem, rounds: int) -> float:
-    """A step under a policy file's rule over a step at a fixed temperature."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "policy.safetensors"
-        generator = torch.Generator().manual_seed(0)
-        write_policy(
-            file,
-            weights={
-                "0.weight": 0.1 * torch.randn(2, len(DEFAULT_FEATURES), generator=generator),
-                "0.bias": torch.zeros(2),
-            },
-            activation="tanh",
-            features=[
-                PolicyFeature(name=name, version=FEATURES[name].version, unit=FEATURES[name].unit, mean=0.0, std=1.0)
-                for name in DEFAULT_FEATURES
-            ],
-            action=PolicyAction(ratio=5.0, minimum=0.5, maximum=20.0),
-            reference="fixed:4",
-        )
-        policy = load_method(str(file))
-    return _ratio(_stepper(problem, policy), _stepper(problem, load_method("fixed:4")), rounds)
-
-
-def alone_to_stacked(problem: Problem, rounds: int, steps: int = 50) -> tuple[float, float]:
-    """Time of 64 students one by one over that of one stack, and the stack's student steps per second."""
-    method = load_method("fixed:4")
-    ratios, rates = [], []
-    for _ in range(rounds):
-        stacked = _seconds(_stepper(problem, method, list(range(STUDENTS))), steps)
-        alone = sum(_seconds(_stepper(problem, method, seed), steps) for seed in range(STUDENTS))
-        ratios.append(alone / stacked)
-        rates.append(STUDENTS * steps / stacked)
-    return statistics.median(ratios), statistics.median(rates)
-
-
-def _stepper(problem: Problem, method: Objective, seeds: int | list[int] = 0) -> Callable[[], object]:
-    run = Distillation(problem, seeds)
-    return lambda: run.update(method.loss(run.observe()))
-
-
-def _ratio(one: Callable[[], object], other: Callable[[], object], rounds: int, steps: int = 4) -> float:
-    one(), other()  # the first step allocates
-    return statistics.median(_seconds(one, steps) / _seconds(other, steps) for _ in range(rounds))
-
-
-def _seconds(call: Callable[[], object], times: int) -> float:
+def seconds(call: Call, times: int) -> float:
+    """How long so many calls take."""
     start = time.perf_counter()
     for _ in range(times):
         call()
     return time.perf_counter() - start
-
-
-def _show(name: str, ratio: float, target: str) -> None:
-    print(f"{name:62} {ratio:7.3f}   {target}")
 
 
 if __name__ == "__main__":

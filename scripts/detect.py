@@ -2,10 +2,10 @@
 
     python scripts/detect.py --out runs/detect
 
-trains a teacher, then for every seed a student under every method: the same initial weights, batches and pictures, so
-that methods are compared pair by pair. What is in the folder already is not trained again: the same command goes on
-where it stopped, with more `--seeds` or `--methods` too. It writes results.csv, result.json and table.md. Needs the
-extra `detection` (torchmetrics, pycocotools).
+trains a teacher, then a student for every seed and method. The students of one seed share initial weights, batches
+and pictures, so methods are compared in pairs. The same command goes on where it stopped, with more `--seeds` or
+`--methods` too. It writes results.csv, result.json and table.md. Needs the extra `detection` (torchmetrics,
+pycocotools).
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import itertools
 import json
-import math
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,24 +32,31 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from rltemp.data.shapes import NUM_CLASSES, Scenes, scenes
 from rltemp.errors import BadInputError, TrainingDivergedError
-from rltemp.experiments.statistics import mean_and_error, paired_difference
+from rltemp.experiments.statistics import mean_and_error, paired_difference, points
 from rltemp.integrations.detection import DetectorDistillation
 from rltemp.io.files import atomic_write
 from rltemp.io.versions import processor
 from rltemp.loading import load_method
+from rltemp.report.tables import markdown, with_error
 
 NONE, PLAIN, FIXED = "none", "fixed:4", "fixed:"
 METHODS = (NONE, "fixed:1", "fixed:2", PLAIN, "fixed:8", "dtkd", "universal", "matched:dtkd", "matched:universal")
 STUDENT = {"width": 8, "depth": 1, "hidden": 64, "points": 1}
 TEACHER = {"width": 24, "depth": 3, "hidden": 128, "points": 2}
 SEEDS = {"teacher": 1, "train": 2, "validation": 3, "test": 4}
-"""Of the pictures; no two parts share one."""
+"""Of the pictures; no two splits share one."""
+MEASURES = ("test_map", "test_map_50", "validation_map", "seconds")
+
+Runs = list[dict[str, Any]]
+"""What was measured of each student."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line, by default the process's own, and do it."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder of the teacher, the cells and the tables")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of the teacher, the students' results and the tables"
+    )
     parser.add_argument("--methods", nargs="+", default=list(METHODS), help="as `rltemp methods` names them")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--images", type=int, default=768, help="that students learn from")
@@ -67,22 +75,22 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train what is missing, cell by cell, and write the tables after each."""
+    """Train what is missing, student by student, and write the tables after each."""
     for method in options.methods:
         load_method(method)  # a wrong name is known before anything is trained
     options.out.mkdir(parents=True, exist_ok=True)
-    held_out = {part: scenes(options.held_out, SEEDS[part]) for part in ("validation", "test")}
+    held_out = {split: scenes(options.held_out, SEEDS[split]) for split in ("validation", "test")}
     setting, teacher = prepare(options, held_out["test"])
     data, file = scenes(options.images, SEEDS["train"]), options.out / "cells.jsonl"
-    cells = [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.is_file() else []
-    for seed in range(options.seeds):
-        for method in options.methods:
-            if not any((cell["method"], cell["seed"]) == (method, seed) for cell in cells):
-                cells.append(cell_of(method, seed, teacher, data, held_out, options))
-                with file.open("a", encoding="utf-8") as lines:
-                    lines.write(json.dumps(cells[-1]) + "\n")
-                write(options.out, setting, cells)
-    write(options.out, setting, cells)
+    runs = [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.is_file() else []
+    done = {(run["method"], run["seed"]) for run in runs}
+    for seed, method in itertools.product(range(options.seeds), options.methods):
+        if (method, seed) not in done:
+            runs.append(run_of(method, seed, teacher, data, held_out, options))
+            with file.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(runs[-1]) + "\n")
+            write(options.out, setting, runs)
+    write(options.out, setting, runs)
     print((options.out / "table.md").read_text("utf-8"))
 
 
@@ -108,7 +116,7 @@ def prepare(options: argparse.Namespace, test: Scenes) -> tuple[dict[str, Any], 
     return setting, teacher
 
 
-def cell_of(
+def run_of(
     method: str, seed: int, teacher: FasterRCNN, data: Scenes, held_out: dict[str, Scenes], options: argparse.Namespace
 ) -> dict[str, Any]:
     """Train one student and measure it."""
@@ -117,12 +125,12 @@ def cell_of(
     distillation = None if method == NONE else DetectorDistillation(student, teacher, method, options.weight)
     started = time.process_time()
     train(student, data, options.epochs, learning_rate=0.004, distillation=distillation)
-    cell: dict[str, Any] = {"method": method, "seed": seed, "seconds": round(time.process_time() - started, 1)}
+    found: dict[str, Any] = {"method": method, "seed": seed, "seconds": round(time.process_time() - started, 1)}
     if distillation is not None:
         distillation.remove()
-    for part, found in held_out.items():
-        cell |= {f"{part}_{name}": value for name, value in evaluate(student, found).items()}
-    return cell
+    for split, pictures in held_out.items():
+        found |= {f"{split}_{name}": value for name, value in evaluate(student, pictures).items()}
+    return found
 
 
 def detector(width: int, depth: int, hidden: int, points: int) -> FasterRCNN:
@@ -201,89 +209,58 @@ def evaluate(network: FasterRCNN, data: Scenes) -> dict[str, float]:
     return {name: round(100 * found[name].item(), 3) for name in ("map", "map_50")}
 
 
-def write(out: Path, setting: dict[str, Any], cells: list[dict[str, Any]]) -> None:
+def write(out: Path, setting: dict[str, Any], runs: Runs) -> None:
     """The three files of results."""
     text = io.StringIO()
-    rows = csv.DictWriter(text, list(cells[0]) if cells else [], lineterminator="\n")
-    rows.writeheader()
-    rows.writerows(cells)
+    lines = csv.DictWriter(text, list(runs[0]) if runs else [], lineterminator="\n")
+    lines.writeheader()
+    lines.writerows(runs)
     atomic_write(out / "results.csv", text.getvalue().encode())
-    found = summary(cells)
-    atomic_write(out / "result.json", json.dumps({"setting": setting, "methods": found}, indent=2).encode())
-    atomic_write(out / "table.md", table(setting, found).encode())
+    best, found = summary(runs)
+    result = {"setting": setting, "best_fixed": best, "methods": found}
+    atomic_write(out / "result.json", json.dumps(result, indent=2, default=asdict).encode())
+    atomic_write(out / "table.md", table(setting, best, found).encode())
 
 
-def summary(cells: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Every method's means with standard errors, and its paired differences from no teacher, T = 4 and the best T.
+def summary(measured: Runs) -> tuple[str, dict[str, dict[str, Any]]]:
+    """The best fixed T; every method's means with errors, and its differences from no teacher, T = 4 and the best T.
 
-    The best T has the highest mean on the validation pictures, over the seeds that all T have; the differences are on
-    the test pictures.
+    The best T has the highest mean on the validation pictures, over the seeds that all T have (T = 4 where none was
+    trained); the differences are on the test pictures, over the seeds that both methods have.
     """
     by_method: dict[str, dict[int, dict[str, Any]]] = {}
-    for cell in cells:
-        by_method.setdefault(cell["method"], {})[cell["seed"]] = cell
-    means = {
-        method: {name: mean_and_error([cell[name] for cell in found.values()]) for name in MEASURES}
-        for method, found in by_method.items()
-    }
+    for run in measured:
+        by_method.setdefault(run["method"], {})[run["seed"]] = run
     grid = {method: found for method, found in by_method.items() if method.startswith(FIXED)}
     common = set.intersection(*map(set, grid.values())) if grid else set()
-    best = max(grid, key=lambda method: sum(grid[method][seed]["validation_map"] for seed in common), default=None)
-    return {
-        method: {"n": len(by_method[method]), **means[method], "best_fixed": method == best}
-        | {f"minus_{base}": difference(by_method[method], by_method[base]) for base in bases(method, best, means)}
-        for method in means
-    }
+    best = max(grid, key=lambda method: sum(grid[method][seed]["validation_map"] for seed in common), default=PLAIN)
+    rows: dict[str, dict[str, Any]] = {}
+    for method, found in by_method.items():
+        rows[method] = {"n": len(found)}
+        rows[method] |= {name: mean_and_error([run[name] for run in found.values()]) for name in MEASURES}
+        for base in {NONE, PLAIN, best} & by_method.keys() - {method}:
+            seeds = sorted(found.keys() & by_method[base].keys())
+            first, second = ([runs[seed]["test_map"] for seed in seeds] for runs in (found, by_method[base]))
+            if seeds:
+                rows[method][f"minus_{base}"] = paired_difference(first, second)
+    return best, rows
 
 
-MEASURES = ("test_map", "test_map_50", "validation_map", "seconds")
-
-
-def bases(method: str, best: str | None, known: dict[str, Any]) -> list[str]:
-    """What a method is compared with."""
-    return [base for base in dict.fromkeys((NONE, PLAIN, best)) if base in known and base != method]
-
-
-def difference(one: dict[int, dict[str, Any]], other: dict[int, dict[str, Any]]) -> dict[str, float]:
-    """Paired over the seeds that both have."""
-    seeds = sorted(one.keys() & other.keys())
-    first, second = ([found[seed]["test_map"] for seed in seeds] for found in (one, other))
-    pair = paired_difference(first, second)
-    return {"mean": pair.mean, "low": pair.low, "high": pair.high, "n": pair.n}
-
-
-def table(setting: dict[str, Any], found: dict[str, dict[str, Any]]) -> str:
-    """The summary as markdown."""
-    best = next((method for method in found if found[method]["best_fixed"]), PLAIN)
-    columns = list(dict.fromkeys((NONE, PLAIN, best)))
-    head = ["method", "n", "mAP", "mAP at 0.5", *(f"- {base}" for base in columns), "validation mAP"]
-    lines = [
+def table(setting: dict[str, Any], best: str, found: dict[str, dict[str, Any]]) -> str:
+    """The summary as Markdown."""
+    bases = list(dict.fromkeys((NONE, PLAIN, best)))
+    head = ["method", "n", "mAP", "mAP at 0.5", *(f"- {base}" for base in bases), "validation mAP"]
+    body = []
+    for method, row in found.items():
+        pairs = [points(row[name]) if (name := f"minus_{base}") in row else "" for base in bases]
+        means = [with_error(*row[name]) for name in ("test_map", "test_map_50")]
+        body.append([method, str(row["n"]), *means, *pairs, f"{row['validation_map'][0]:.2f}"])
+    return (
         f"Teacher: mAP {setting['teacher_map']:.1f}, at 0.5 {setting['teacher_map_50']:.1f}; loss_kd at weight "
         f"{setting['weight']:g}. Test mAP in percent, mean ± standard error over n students; differences in points, "
         f"paired by seed, with 95 % intervals. Best fixed T on the validation pictures: {best}. "
-        f"{setting['processor']}, one thread, torch {setting['torch']}.",
-        "",
-        f"| {' | '.join(head)} |",
-        f"|{'---|' * len(head)}",
-    ]
-    for method, row in found.items():
-        values = [method, str(row["n"]), *(with_error(*row[name]) for name in MEASURES[:2])]
-        values += [interval(row.get(f"minus_{base}")) for base in columns]
-        values += [f"{row['validation_map'][0]:.2f}"]
-        lines.append(f"| {' | '.join(values)} |")
-    return "\n".join([*lines, ""])
-
-
-def with_error(mean: float, error: float) -> str:
-    """A mean, with its standard error where it has one."""
-    return f"{mean:.2f} ± {error:.2f}" if math.isfinite(error) else f"{mean:.2f}"
-
-
-def interval(pair: dict[str, float] | None) -> str:
-    """A difference with its interval."""
-    if pair is None:
-        return ""
-    return f"{pair['mean']:+.2f}" + (f" [{pair['low']:+.2f}, {pair['high']:+.2f}]" if pair["n"] > 1 else "")
+        f"{setting['processor']}, one thread, torch {setting['torch']}.\n\n{markdown(head, body)}"
+    )
 
 
 if __name__ == "__main__":

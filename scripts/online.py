@@ -31,7 +31,7 @@ from rltemp.io.files import atomic_write
 from rltemp.io.versions import processor
 from rltemp.policy.policy_file import read_policy
 from rltemp.remote.http_client import HttpClient
-from rltemp.report.picture import BLUE, GREY
+from rltemp.report.drawing import BLUE, GREY, save_png
 from rltemp.training.teachers import prepare
 
 MODEL = "online"
@@ -180,7 +180,7 @@ def plot(gains: Mapping[int, Paired], students: Mapping[int, int], options: argp
     axes.set_ylabel("test accuracy minus version 1\n(points, 95 % interval)")
     axes.set_title(f"{options.task}: {options.seeds} students that nothing was learned from", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(options.out / "online.png", dpi=120)
+    save_png(options.out / "online.png", figure)
 
 
 if __name__ == "__main__":

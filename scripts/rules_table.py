@@ -3,9 +3,9 @@
     python scripts/rules_table.py train --task digits --label digits --seeds 64 --cells docs/rules/digits.jsonl
     python scripts/rules_table.py write docs/rules.md docs/rules/digits.jsonl docs/rules/cifar100.jsonl
 
-A cell is one method and one seed: a line of the cells' file, whose first line is the setting. A cell that is there is
-not trained again, so the same command goes on where it stopped. `--share 0/2` and `--share 1/2` are two halves of the
-work for two processes, each with a file of its own; `write` takes all files of one label together. Students of one
+A cached result is one method and one seed: a line of the file that `--cells` names, whose first line is the setting. It
+is not trained again, so the same command goes on where it stopped. `--share 0/2` and `--share 1/2` are two halves of
+the work for two processes, each with a file of its own; `write` takes all files of one label together. Students of one
 seed share initial weights, batches and augmentation.
 """
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -26,11 +25,12 @@ from rich.progress import track
 from rltemp.data.problem import Problem, evaluate
 from rltemp.data.tasks import load_task
 from rltemp.errors import BadInputError
-from rltemp.experiments.statistics import mean_and_error, paired_difference
+from rltemp.experiments.statistics import mean_and_error, paired_difference, points
 from rltemp.experiments.students import default_stack
 from rltemp.io.files import atomic_write
 from rltemp.io.versions import processor
 from rltemp.loading import load_method
+from rltemp.report.tables import markdown, with_error
 from rltemp.rules.published_methods import METHODS
 from rltemp.training.distill import Distillation
 from rltemp.training.steps import train
@@ -42,16 +42,23 @@ PLAIN, DTKD = "fixed", "dtkd"
 MATCHED = "matched:"
 HEAD = """# Every method, side by side
 
-Test accuracy in percent after the last epoch, mean over students; `- KD` and `- DTKD` are paired differences in points
-with 95 % intervals (BCa bootstrap from 8 seeds up, Student's t below). Two columns of each: **published** is the
-method as its paper has it, weights and warm-up included; **matched** gives every method cross-entropy at 0.1 and
-scales its soft term, step by step, until its gradient on the student's logits is on average as long as plain
-KD's (T = 4, weight 0.9) on the same logits. Loss weight alone moves accuracy more than any rule does, and it acts as a
-learning rate: so the right-hand columns compare rules, the left-hand ones compare recipes. Constants are each method's
-own defaults (`rltemp methods`), none tuned on these tasks.
+The tables show the test accuracy in percent after the last epoch, mean ± standard error over students. `- KD` and
+`- DTKD` are the differences to plain distillation and to DTKD, in points and paired by seed. Their 95 % intervals are
+BCa bootstraps from 8 seeds up and Student's t below.
 
-The cells behind the tables lie in `docs/rules/`; what trained them, and goes on where it stopped, and what wrote this
-page (do not edit it):
+Every method is there twice:
+
+- **published**: as its paper has it, with its loss coefficients and its warm-up.
+- **matched**: with a cross-entropy coefficient of 0.1 and a soft term that is scaled in every step. After scaling, the
+  gradient of the soft term on the student's logits has the same mean norm as that of plain KD (T = 4, coefficient 0.9)
+  on the same logits.
+
+A larger loss coefficient acts as a larger learning rate, and it moves accuracy more than any temperature rule does. So
+the matched columns compare rules, and the published columns compare whole recipes. Every method has its own default
+constants (`rltemp methods`); none was tuned on these tasks.
+
+The accuracy of every student is in `docs/rules/`. These commands trained the students and wrote this page (do not edit
+it). A command that is repeated goes on where it stopped:
 
     python scripts/rules_table.py train --task digits --label digits --seeds 64 --cells docs/rules/digits.jsonl
     rltemp train-teacher --task imagefolder:PATH --teacher resnet20 --teacher-epochs 14 --threads 2 --out runs/teacher
@@ -60,8 +67,8 @@ page (do not edit it):
         --seeds 3 --cells docs/rules/cifar100.jsonl
     python scripts/rules_table.py write docs/rules.md docs/rules/digits.jsonl docs/rules/cifar100.jsonl
 
-PATH is CIFAR-100 as a folder of images; 5 % of its training part is probe and 5 % validation data. Its students train
-for two epochs only, so what learns fast leads that table.
+PATH is CIFAR-100 as a folder of images. 5 % of its training images are probe data and 5 % are validation data. Its
+students train for two epochs only, so methods that learn fast lead that table.
 """
 
 
@@ -195,41 +202,30 @@ def section(setting: dict[str, Any], cells: list[dict[str, Any]]) -> str:
         f"{recipe['weight_decay']:g}; {setting['samples']['train']} training and {setting['samples']['test']} test "
         f"samples. {' and '.join(processors)}, one thread, torch {setting['torch']}.",
         "",
-        "| method | n | published | - KD | - DTKD | n | matched | - KD | - DTKD |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "",
     ]
-    return "\n".join([*lines, *(table_row(name, accuracies) for name in METHODS if name in accuracies), ""])
+    head = ["method", "n", "published", "- KD", "- DTKD", "n", "matched", "- KD", "- DTKD"]
+    return "\n".join(lines) + markdown(head, [table_row(name, accuracies) for name in METHODS if name in accuracies])
 
 
-def table_row(name: str, accuracies: dict[str, dict[int, float]]) -> str:
+def table_row(name: str, accuracies: dict[str, dict[int, float]]) -> list[str]:
     """One method's line; plain KD is its own match."""
     matched = PLAIN if name == PLAIN else MATCHED + name
-    cells = [name]
+    line = [name]
     for found, dtkd in ((name, DTKD), (matched, MATCHED + DTKD)):
-        cells += [str(len(accuracies[found])) if found in accuracies else "", accuracy(accuracies, found)]
-        cells += [difference(accuracies, found, base) for base in (PLAIN, dtkd)]
-    return f"| {' | '.join(cells)} |"
-
-
-def accuracy(accuracies: dict[str, dict[int, float]], method: str) -> str:
-    """Mean and standard error."""
-    if method not in accuracies:
-        return ""
-    mean, error = mean_and_error(list(accuracies[method].values()))
-    return f"{mean:.2f} ± {error:.2f}" if math.isfinite(error) else f"{mean:.2f}"
+        students = [*accuracies.get(found, {}).values()]
+        line += [str(len(students)), with_error(*mean_and_error(students))] if students else ["", ""]
+        line += [difference(accuracies, found, base) for base in (PLAIN, dtkd)]
+    return line
 
 
 def difference(accuracies: dict[str, dict[int, float]], method: str, base: str) -> str:
-    """Paired difference, over the seeds that both have, with its interval where these are two or more."""
-    if method == base or method not in accuracies or base not in accuracies:
+    """Paired difference over the seeds that both have."""
+    ours, theirs = accuracies.get(method, {}), accuracies.get(base, {})
+    seeds = sorted(ours.keys() & theirs.keys())
+    if method == base or not seeds:
         return ""
-    seeds = sorted(accuracies[method].keys() & accuracies[base].keys())
-    if not seeds:
-        return ""
-    first, second = ([accuracies[name][seed] for seed in seeds] for name in (method, base))
-    pair = paired_difference(first, second)
-    interval = f" [{pair.low:+.2f}, {pair.high:+.2f}]" if math.isfinite(pair.low) else ""
-    return f"{pair.mean:+.2f}{interval}"
+    return points(paired_difference([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]))
 
 
 if __name__ == "__main__":

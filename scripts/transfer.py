@@ -4,10 +4,10 @@ r"""Does a policy serve tasks that it was not trained on? Trains students by eve
         --cells docs/results/transfer.jsonl
     python scripts/transfer.py write docs/results/transfer.md docs/results/transfer.jsonl
 
-A cell is one task and one rule: a line of the file of cells. A cell that is there is not trained again. Small data sets
-are split 64 ways, every student on a split and with a teacher of its own: in a test part of 36 samples it matters more
-which these are than which student is taught. Students of one seed share all but the rule. `write` shows every rule on
-every task and, over all of them, the paired mean difference to plain distillation and to each policy.
+A cached result is one task and one rule: a line of the file that `--cells` names. It is not trained again. Small data
+sets are split in 64 ways, and every student has a split and a teacher of its own: in a test split of 36 samples it
+matters more which samples these are than which student is taught. Students of one seed share all but the rule. `write`
+shows every rule on every task and, over all tasks, the paired mean difference to plain distillation and to each policy.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ from torch import Tensor
 from rltemp.data.dataset import Split
 from rltemp.data.problem import Problem, predict
 from rltemp.data.tasks import load_task
-from rltemp.experiments.statistics import Paired, paired_difference
+from rltemp.experiments.statistics import Paired, paired_difference, points
 from rltemp.experiments.students import default_stack, train_method
 from rltemp.io.files import atomic_write
 from rltemp.io.versions import processor
 from rltemp.loading import load_method
+from rltemp.report.tables import markdown
 from rltemp.rules.published_methods import METHODS
 from rltemp.training.distill import Distillation
 from rltemp.training.steps import plain_step
@@ -56,10 +57,10 @@ Accuracies = dict[tuple[str, str], Accuracy]
 """By task and rule."""
 HEAD = """# Tasks that the shipped policy never saw
 
-Test accuracy in percent, {n} students for each rule and task, each on a split of the data and with a teacher of its own
-where the second table says {n} splits, every rule at its own defaults. The last columns: mean over the tasks of the
-paired difference to plain distillation at T = 4, and of the policy's to the rule, in points, with 95 % intervals over
-students (BCa bootstrap).
+The first table shows the mean test accuracy in percent of {n} students for each rule and task. Every rule has its own
+defaults. On a task with {n} splits (second table) every student has a split of the data and a teacher of its own. The
+last two columns are means over all tasks, in points: the difference to plain distillation at T = 4, and the policy
+minus the rule. They are paired by student, with 95 % intervals over students (BCa bootstrap).
 Machine: {machine}, torch {torch}.
 
     python scripts/transfer.py train --rules {policies} --cells docs/results/transfer.jsonl
@@ -165,43 +166,32 @@ def page(cells: list[dict[str, Any]]) -> str:
     ]
     policy = "universal" if "universal" in rules else rules[0]
     rules.sort(key=lambda rule: -float(np.mean([accuracy[task, rule].mean() for task in tasks])))
-    head = f"| rule | {' | '.join(tasks)} | mean | minus {PLAIN} | {policy} minus it |"
-    lines = [head, "|---" * (len(tasks) + 4) + "|"]
-    lines += [_line(accuracy, tasks, rule, policy) for rule in rules]
+    head = ["rule", *tasks, "mean", f"minus {PLAIN}", f"{policy} minus it"]
+    ranking = markdown(head, [_line(accuracy, tasks, rule, policy) for rule in rules])
     machines = " and ".join(sorted({cell["machine"] for cell in cells}))
     named = " ".join(rule for rule in dict.fromkeys(cell["rule"] for cell in cells) if rule not in METHODS)
     first = cells[0]
     start = HEAD.format(
         n=len(first["test"]), machine=machines, torch=first["torch"], policies=named.replace(f"{PLAIN} ", "")
     )
-    splits = {cell["task"]: len(cell["teachers"]) for cell in cells}
-    return start + "\n".join([*lines, "", *_by_task(accuracy, splits, policy)]) + "\n"
-
-
-def _by_task(accuracy: Accuracies, splits: dict[str, int], policy: str) -> list[str]:
-    """The policy against plain distillation on each task."""
-    rows = [
-        f"| {task} | {count} | {accuracy[task, PLAIN].mean():.2f} | {_points(over(accuracy, [task], policy, PLAIN))} |"
-        for task, count in splits.items()
+    by_task = [
+        [task, str(count), f"{accuracy[task, PLAIN].mean():.2f}", points(over(accuracy, [task], policy, PLAIN))]
+        for task, count in {cell["task"]: len(cell["teachers"]) for cell in cells}.items()
     ]
-    return [f"| task | splits | {PLAIN} | {policy} minus it |", "|---" * 4 + "|", *rows]
+    return start + ranking + "\n" + markdown(["task", "splits", PLAIN, f"{policy} minus it"], by_task)
 
 
-def _line(accuracy: Accuracies, tasks: list[str], rule: str, policy: str) -> str:
+def _line(accuracy: Accuracies, tasks: list[str], rule: str, policy: str) -> list[str]:
     means = [accuracy[task, rule].mean() for task in tasks]
-    columns = [f"{mean:.2f}" for mean in (*means, np.mean(means))]
-    columns += [_points(over(accuracy, tasks, *pair)) for pair in ((rule, PLAIN), (policy, rule))]
-    return f"| {rule} | {' | '.join(columns)} |"
+    pairs = ((rule, PLAIN), (policy, rule))
+    differences = [points(over(accuracy, tasks, *pair)) if pair[0] != pair[1] else "-" for pair in pairs]
+    return [rule, *(f"{mean:.2f}" for mean in (*means, np.mean(means))), *differences]
 
 
 def over(accuracy: Accuracies, tasks: list[str], one: str, other: str) -> Paired:
     """The paired difference of two rules, averaged over the tasks, student by student."""
     both = (np.mean([accuracy[task, rule] for task in tasks], 0) for rule in (one, other))
     return paired_difference(*both)
-
-
-def _points(pair: Paired) -> str:
-    return "-" if pair.low == pair.high == 0 else f"{pair.mean:+.2f} [{pair.low:+.2f}, {pair.high:+.2f}]"
 
 
 if __name__ == "__main__":

@@ -138,9 +138,9 @@ def _show_times(out: Path) -> None:
 
 def show_explanation(result: Mapping[str, Any], out: Path) -> None:
     """Print what was found, where its files are and what to type next."""
-    from rltemp.report.explain_page import deciding, words
+    from rltemp.report.explain_page import importance_words, relation_words
 
-    for line in [*words(result["relations"]), *deciding(result["importance"])]:
+    for line in [*relation_words(result["relations"]), *importance_words(result["importance"])]:
         say(line)
     say(f"Read {out / 'why.md'}, look at {out / 'why.png'}.")
     show_next(out)

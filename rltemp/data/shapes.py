@@ -1,9 +1,9 @@
 """A data set for object detection that needs no download: rendered shapes on a noisy background, with exact boxes.
 
-Every picture holds up to `MOST` shapes of the classes in `SHAPES`, of several sizes, colours and small rotations, which
-may cover each other in part. A box is the tightest one around all pixels of its shape, hidden ones among them, so it
-is exact by construction. Targets are as torchvision's detectors take them: class 0 is the background.
-A new shape is one function of coordinates and one entry in `SHAPES`.
+Every picture holds up to `MOST` shapes of the classes in `SHAPES`. Sizes, colours and small rotations vary, and shapes
+may cover each other. A box is the tightest one around all pixels of its shape, the hidden ones too, so it is exact.
+Targets are as torchvision's detectors take them: class 0 is the background. A new shape is one function of coordinates
+and one entry in `SHAPES`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RADII = (4.5, 11.0)
 TILT = 0.25
 """Largest rotation to either side, in radians: a square never looks like a diamond."""
 VISIBLE = 0.7
-"""Least part of a shape that others leave uncovered."""
+"""Least fraction of a shape that others leave uncovered."""
 CONTRAST = 50.0
 """Least distance of a shape's colour from the background's, of 255."""
 NOISE = 22.0
@@ -113,11 +113,11 @@ def scenes(count: int, seed: int, size: int = 64) -> Scenes:
     numbers = random.permutation(np.arange(count) % (MOST + 1))
     labels = random.permutation(np.arange(numbers.sum()) % len(SHAPES)) + 1
     pictures, targets = [], []
-    for part in np.split(labels, np.cumsum(numbers)[:-1]):
-        picture, masks = scene(part, random, size)
+    for inside in np.split(labels, np.cumsum(numbers)[:-1]):
+        picture, masks = scene(inside, random, size)
         pictures.append(torch.from_numpy(picture).permute(2, 0, 1))
         boxes = torch.tensor([box(mask) for mask in masks], dtype=torch.float32).reshape(-1, 4)
-        targets.append({"boxes": boxes, "labels": torch.from_numpy(part.astype(np.int64))})
+        targets.append({"boxes": boxes, "labels": torch.from_numpy(inside.astype(np.int64))})
     return Scenes(torch.stack(pictures), targets)
 
 

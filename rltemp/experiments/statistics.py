@@ -62,12 +62,20 @@ def stored_pair(pair: Mapping[str, Any]) -> Paired:
     return Paired(**found | {"n": pair["n"], "seeds_for_tenth": pair.get("seeds_for_tenth", 0)})
 
 
-def points(pair: Paired) -> str:
-    """A difference in points with its interval, where it has one: `+1.29 [+0.87, +1.83]`; `-` where it is refused."""
-    if not math.isfinite(pair.mean):
+def interval(mean: float, low: float, high: float, form: str = "+.2f") -> str:
+    """A number with its interval where it has one; `-` where it is not finite.
+
+    >>> interval(1.29, 0.87, 1.83)
+    '+1.29 [+0.87, +1.83]'
+    """
+    if not math.isfinite(mean):
         return "-"
-    interval = f" [{pair.low:+.2f}, {pair.high:+.2f}]" if math.isfinite(pair.low) else ""
-    return f"{pair.mean:+.2f}{interval}"
+    return f"{mean:{form}}" + (f" [{low:{form}}, {high:{form}}]" if math.isfinite(low) else "")
+
+
+def points(pair: Paired) -> str:
+    """A difference in points with its interval."""
+    return interval(pair.mean, pair.low, pair.high)
 
 
 def number(value: float | None) -> float:

@@ -1,7 +1,9 @@
-"""What a comparison hands back: tables, plots, pages, and TensorBoard's HParams.
+"""What `compare`, `study` and `explain` write: tables, figures, `report.md`, `report.html`, TensorBoard's HParams.
 
-Inside: `tables` makes Markdown and CSV, `plots` draws, `html_page` joins both into one page.
-To extend: write a section as a function of the results and add it to the page.
+Inside: `comparison`, `study` and `explanation` go from options to files. `tables` writes tables, `drawing` holds what
+    all figures share, `templates/` the words.
+To extend: a new table is a call of `tables.markdown`; a new figure of the page is one function in `plots` and one
+    section in `templates/report.html`.
 Imports: `experiments` and below.
 Imported by: `cli` alone.
 """

@@ -35,7 +35,7 @@ from rltemp.loading import is_policy
 from rltemp.report.hparams import write_sessions
 from rltemp.report.html_page import SHOWN, write_page
 from rltemp.report.markdown import Section, write_report
-from rltemp.report.picture import picture
+from rltemp.report.plots import save_picture
 from rltemp.report.tables import write_csv
 from rltemp.training.options import command_line, configuration
 
@@ -87,7 +87,6 @@ def train_points(
         progress: Shows how far it is.
         made: The rules that no name stands for.
     """
-    shown = list(dict.fromkeys([*options.baselines(), *policies, *rules]))[: SHOWN if options.html else 0]
     cache, points = open_cache(options), []
     with open_pool(options.workers, options.ray, gpus=float(options.torch_device() == "cuda")) as pool:
         for problem in problems:
@@ -102,12 +101,17 @@ def train_points(
                     made=made,
                     cache=cache,
                     pool=pool,
-                    shown=shown,
+                    shown=shown(options, rules, policies),
                 )
             points.append((problem, found))
     if cache.found:
         say(f"{cache.found} of {cache.found + cache.trained} results were cached; {cache.trained} were trained now.")
     return points
+
+
+def shown(options: ComparisonOptions, rules: Sequence[str], policies: Sequence[str]) -> list[str]:
+    """The rules whose students the page shows: baselines, then policies, then the others."""
+    return list(dict.fromkeys([*options.baselines(), *policies, *rules]))[: SHOWN if options.html else 0]
 
 
 def open_cache(options: ComparisonOptions) -> ResultCache:
@@ -153,8 +157,7 @@ def write_comparison(
     seeds = options.reported_seeds()
     write_csv(out / "results.csv", [(problem.task, found.results) for problem, found in points], seeds)
     for section, (_, found) in zip(sections, points, strict=True):
-        drawn = out / section.picture
-        picture(drawn, found.results, section.baseline, found.trace, section.title, options.allow_mixed)
+        save_picture(out / section.picture, section.rows, section.baseline, found.trace, section.title)
     command = command_line(options)
     write_report(out, sections, overall=summary, command=command, warnings=warnings, verdict=verdict)
     for section, point in zip(sections, points, strict=True):

@@ -10,8 +10,7 @@ from typing import Any
 from rltemp.experiments.compare import OnProgress
 from rltemp.experiments.explain import explain, policy_to_explain
 from rltemp.experiments.options import ExplainOptions
-from rltemp.io.files import atomic_write
-from rltemp.report.explain_page import draw, report
+from rltemp.report.explain_page import save_explanation_picture, write_explanation
 from rltemp.training.options import command_line
 
 
@@ -25,6 +24,7 @@ def run_explanation(
     started = time.monotonic()
     with progress() as told:
         result, trace = explain(options, problem, probe, told)
-    draw(out / "why.png", trace, f"{problem.task.name}: {options.rules[0]} ({options.seeds} students)")
-    atomic_write(out / "why.md", report(result, command_line(options)).encode())
+    title = f"{problem.task.name}: {options.rules[0]} ({options.seeds} students)"
+    save_explanation_picture(out / "why.png", trace, title)
+    write_explanation(out, result, command_line(options))
     return options.finish(result, started)

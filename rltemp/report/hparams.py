@@ -1,4 +1,4 @@
-"""A comparison in TensorBoard's HParams tab: one session an arm, its options beside its mean results."""
+"""A comparison in TensorBoard's HParams tab: one session a method, its options beside its mean results."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ METRICS = {
 
 
 def write_sessions(folder: Path, rows: Sequence[Row], baseline: str, task: Task, seeds: int) -> None:
-    """Write one folder of events an arm, which HParams shows as a line of its table.
+    """Write one folder of events for each method, which HParams shows as a line of its table.
 
     Args:
         folder: Made where it is missing; sessions that an earlier try left are replaced.
         rows: From `table_rows`, `baseline` among their differences.
         baseline: The rule that the differences are taken to.
         task: Its recipe's fields are hyperparameters.
-        seeds: How many students each arm was asked for.
+        seeds: How many students each method was asked for.
     """
     # Here, because it takes a second that a comparison without a page need not wait for.
     from torch.utils.tensorboard.summary import hparams, scalar
@@ -48,7 +48,7 @@ def write_sessions(folder: Path, rows: Sequence[Row], baseline: str, task: Task,
 
 
 def measured(row: Row, baseline: str) -> dict[str, float]:
-    """An arm's numbers by the names in `METRICS`, those that are there."""
+    """A method's numbers by the names in `METRICS`, those that are finite."""
     pair = row.differences[baseline]
     values = (row.accuracy, row.error, *((pair.mean, pair.low, pair.high) if row.rule != baseline else ()))
     found: Mapping[str, float] = dict(zip(METRICS, values, strict=False))
@@ -56,5 +56,5 @@ def measured(row: Row, baseline: str) -> dict[str, float]:
 
 
 def session_name(place: int, rule: str) -> str:
-    """A folder's name for an arm, which any file system takes."""
+    """A folder's name for a method, which any file system takes."""
     return f"{place:03d}-{re.sub(r'[^A-Za-z0-9._=-]+', '-', rule)[:60].strip('-.')}"

@@ -1,121 +1,136 @@
-"""The figures of a comparison's page: each a small SVG that is read on a phone as on paper.
+"""The figures of a comparison: `picture.png`, and those of its page, so narrow that they are read on a phone.
 
-Colours are Okabe and Ito's, apart for every kind of colour vision; lines differ in their dashes and markers too.
+`rltemp.report.drawing` has what they are made of.
 """
 
 from __future__ import annotations
 
-import io
-import unicodedata
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
+from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from rltemp.experiments.method_results import Row, short, side
+from rltemp.experiments.method_results import Row, seeds
+from rltemp.experiments.recorder import TemperatureTrace
 from rltemp.experiments.showcase import Showcase
-from rltemp.report.picture import BLUE, GREY, ORANGE, limits
+from rltemp.report.drawing import (
+    BLUE,
+    GREY,
+    ORANGE,
+    Values,
+    binned,
+    draw_band,
+    draw_forest,
+    logarithmic,
+    printable,
+    save_png,
+)
 
 COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8C6D1F")
 DASHES, MARKERS = ("-", "--", "-.", ":"), "osD^vPX*"
 WIDTH = 4.4
 """Inches: a phone's width shows 9-point letters of it at a size that can be read."""
-BINS = 16
 
-Values = NDArray[np.float64]
-Style = tuple[str, str, str]
-
-
-def svg(drawn: Figure) -> bytes:
-    """The figure as SVG, the same bytes whenever it is drawn again."""
-    data = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "rltemp", "svg.fonttype": "none"}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # the reader's fonts have it: text stays text
-        drawn.savefig(data, format="svg", metadata={"Date": None, "Creator": None})
-    return data.getvalue()
+Style = tuple[str, str]
+"""A colour, and dashes with a marker."""
 
 
-def intervals(rows: Sequence[Row], baseline: str) -> Figure:
-    """A forest plot: every arm's difference to the baseline, its name above its interval, the best on top."""
-    ordered = sorted(rows, key=lambda row: np.nan_to_num(row.differences[baseline].mean, nan=-np.inf))
-    drawn, panel = _panel(1.1 + 0.42 * len(rows))
-    panel.axvline(0, color=GREY, linewidth=1, zorder=0)
-    beside = panel.get_yaxis_transform()
-    left, right = limits([row.differences[baseline] for row in rows])
-    pad = 0.04 * (right - left)
-    for y, row in enumerate(ordered):
-        pair = row.differences[baseline]
-        colour = {1: BLUE, 0: GREY, -1: ORANGE}[side(pair)]
-        if np.isfinite(pair.mean):
-            panel.plot([pair.low, pair.high], [y, y], color=colour, linewidth=2.5, solid_capstyle="butt")
-            mark = "<" if pair.mean < left else ">" if pair.mean > right else "o"  # an arm far outside: an arrow
-            place = min(max(pair.mean, left), right)
-            panel.plot(place, y, mark, color=colour, markersize=5, mfc="white" if row.rule == baseline else colour)
-        value = "the baseline" if row.rule == baseline else f"{pair.mean:+.2f}" if pair.n else "not compared"
-        panel.text(0, y + 0.27, _safe(row.rule, 44), transform=beside, fontsize=8, va="center", parse_math=False)
-        ground = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}  # the zero line stops at the letters
-        panel.text(1, y + 0.27, value, transform=beside, fontsize=8, va="center", ha="right", bbox=ground)
-    panel.set(xlim=(left - pad, right + pad), ylim=(-0.5, len(rows) - 0.3), yticks=[])
-    panel.set_xlabel(f"test accuracy minus {_safe(baseline)} (points, 95 % interval)", parse_math=False)
-    panel.spines["left"].set_visible(False)
-    return drawn
+def save_picture(
+    path: Path, rows: Sequence[Row], baseline: str, trace: TemperatureTrace | None = None, title: str = ""
+) -> None:
+    """Write the figure as a PNG, 1500 pixels wide; arguments as for `picture`."""
+    save_png(path, picture(rows, baseline, trace, title))
+
+
+def picture(rows: Sequence[Row], baseline: str, trace: TemperatureTrace | None = None, title: str = "") -> Figure:
+    """Draw every method's difference to the baseline and, given a trace, the temperatures that were learned.
+
+    Args:
+        rows: From `table_rows`, the baseline among their differences.
+        baseline: The method at the zero line.
+        trace: Temperatures by progress and by the teacher's margin; without one only the differences are drawn.
+        title: Stands above all panels, with the number of seeds.
+    """
+    figure = Figure(figsize=(12 if trace else 8, max(4.0, 1.5 + 0.4 * len(rows))), layout="constrained")
+    text = f"{printable(title, 80)} ({seeds(rows)})" if title else seeds(rows)
+    figure.suptitle(text, fontsize="large", parse_math=False)
+    panels = figure.subplots(1, 3 if trace else 1, squeeze=False, width_ratios=[1.4, 1, 1] if trace else None)[0]
+    draw_forest(panels[0], rows, baseline)
+    if trace:
+        _draw_temperatures(panels[1:], trace)
+    return figure
+
+
+def _draw_temperatures(panels: Sequence[Axes], trace: TemperatureTrace) -> None:
+    """Median and 5-95 % band of both networks' temperatures, by progress and by the teacher's margin."""
+    panels[1].sharey(panels[0])
+    for panel, along in zip(panels, (trace.progress, trace.teacher_margin), strict=True):
+        draw_band(panel, binned(along, trace.student_temperature), ORANGE, "s-", "student")
+        draw_band(panel, binned(along, trace.teacher_temperature), BLUE, "o-", "teacher")
+        panel.axhline(trace.reference, color=GREY, linestyle="--", label=f"reference, mean {trace.reference:.3g}")
+    logarithmic(panels[0])
+    panels[0].set_ylabel("temperature (median, 5-95 % band; log)")
+    panels[0].set_xlabel("progress of the run (0 start, 1 end)")
+    panels[1].set_xlabel("teacher's logit margin (deviations)")
+    panels[0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, columnspacing=1)
 
 
 def styles(rules: Iterable[str]) -> dict[str, Style]:
-    """A rule's colour, dashes and marker, the same in every figure of a page."""
-    return dict(zip(rules, cycle(zip(COLOURS, cycle(DASHES), MARKERS, strict=False)), strict=False))
+    """A method's colour, dashes and marker, the same in every figure of a page."""
+    marks = (f"{dashes}{marker}" for dashes, marker in zip(cycle(DASHES), MARKERS, strict=False))
+    return dict(zip(rules, cycle(zip(COLOURS, marks, strict=True)), strict=False))
+
+
+def intervals(rows: Sequence[Row], baseline: str) -> Figure:
+    """Every method's difference to the baseline."""
+    figure, panel = _panel(1.1 + 0.42 * len(rows))
+    draw_forest(panel, rows, baseline)
+    return figure
 
 
 def cost(rows: Sequence[Row], seconds: Mapping[str, float], style: Mapping[str, Style]) -> Figure:
-    """Accuracy against training time per epoch, a point an arm, with its standard error."""
-    drawn, panel = _panel(2.8)
+    """Accuracy against training time per epoch, a point a method, with its standard error."""
+    figure, panel = _panel(2.8)
     for row in rows:
         if row.rule in seconds:
-            colour, _, marker = style[row.rule]
-            error = row.error if np.isfinite(row.error) else 0.0
-            where = 1000 * seconds[row.rule], row.accuracy
-            panel.errorbar(*where, yerr=error, fmt=marker, color=colour, capsize=3, label=_safe(row.rule))
+            colour, mark = style[row.rule]
+            x, error = 1000 * seconds[row.rule], row.error if np.isfinite(row.error) else 0.0
+            label = printable(row.rule)
+            panel.errorbar(x, row.accuracy, yerr=error, fmt=mark[-1], color=colour, capsize=3, label=label)
     panel.set_xlabel("training time of an epoch (ms a student, by the clock)")
     panel.set_ylabel("test accuracy (%, ± standard error)")
     panel.margins(0.12)
     panel.grid(alpha=0.25)
-    _legend(drawn, panel)
-    return drawn
+    _legend(figure, panel)
+    return figure
 
 
 def temperatures(
     showcases: Mapping[str, Showcase], style: Mapping[str, Style], network: str, along: str, label: str
 ) -> Figure:
-    """Mean and 5-95 % band of one network's temperatures, a line an arm, over a quantity that was sampled."""
-    drawn, panel = _panel(2.6)
-    panel.set_yscale("log", base=2)
+    """Median and 5-95 % band of one network's temperatures, a curve a method, over a quantity that was sampled."""
+    figure, panel = _panel(2.6)
     for rule, showcase in showcases.items():
-        colour, dashes, marker = style[rule]
-        x, low, mean, high = binned(showcase.samples[along], showcase.samples[f"{network}_temperature"])
-        panel.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-        panel.plot(x, mean, dashes, marker=marker, markersize=3.5, color=colour, label=_safe(rule))
-    bottom, top = panel.get_ylim()
-    panel.set_ylim(min(bottom, 0.7 * top**0.5 * bottom**0.5), max(top, 1.4 * top**0.5 * bottom**0.5))
-    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        bins = binned(showcase.samples[along], showcase.samples[f"{network}_temperature"])
+        draw_band(panel, bins, *style[rule], printable(rule))
+    logarithmic(panel, 1.4)
     panel.set_xlabel(label)
     panel.set_ylabel(f"{network}'s temperature")
-    panel.grid(axis="y", alpha=0.25)
-    _legend(drawn, panel)
-    return drawn
+    _legend(figure, panel)
+    return figure
 
 
 def sharpness(showcases: Mapping[str, Showcase], softened: bool) -> Figure:
-    """How sharp both networks' logits are late in training: median, middle half and 5-95 % of each arm's samples."""
-    drawn, panel = _panel(1.1 + 0.5 * len(showcases))
+    """How sharp both networks' logits are late in training: median, middle half and 5-95 % of a method's samples."""
+    figure, panel = _panel(1.1 + 0.5 * len(showcases))
     beside = panel.get_yaxis_transform()
     for y, (rule, showcase) in enumerate(reversed(list(showcases.items()))):
-        for offset, network, colour, marker in ((0.08, "teacher", BLUE, "o"), (-0.16, "student", ORANGE, "s")):
+        for offset, network, colour, marker in ((0.08, "student", ORANGE, "s"), (-0.16, "teacher", BLUE, "o")):
             values = late(showcase, f"{'softened_' * softened}{network}_sharpness")
             if len(values):
                 low, first, middle, third, high = np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95])
@@ -123,24 +138,24 @@ def sharpness(showcases: Mapping[str, Showcase], softened: bool) -> Figure:
                 panel.plot([first, third], [y + offset] * 2, color=colour, linewidth=4, solid_capstyle="butt")
                 label = network if y == len(showcases) - 1 else None
                 panel.plot(middle, y + offset, marker, color=colour, mec="white", markersize=6, label=label)
-        panel.text(0, y + 0.34, _safe(rule, 44), transform=beside, fontsize=8, va="center", parse_math=False)
+        panel.text(0, y + 0.34, printable(rule, 44), transform=beside, fontsize=8, va="center", parse_math=False)
     panel.set(ylim=(-0.5, len(showcases) - 0.4), yticks=[])
     panel.spines["left"].set_visible(False)
     panel.set_xlabel(f"logsumexp of the logits{' divided by their temperatures' * softened} (nats)")
     panel.grid(axis="x", alpha=0.25)
-    _legend(drawn, panel)
-    return drawn
+    _legend(figure, panel)
+    return figure
 
 
 def embedding(positions: Values, labels: NDArray[np.int64]) -> Figure:
     """Test images where t-SNE puts them, `[M, 2]`, each as the number of its class."""
-    drawn, panel = _panel(3.6)
+    figure, panel = _panel(3.6)
     for number, colour in zip(np.unique(labels), cycle(COLOURS), strict=False):
         here = positions[labels == number]
         panel.scatter(here[:, 0], here[:, 1], marker=f"${number}$", s=26, color=colour, linewidths=0.3)
     panel.set(xticks=[], yticks=[], aspect="equal")
     panel.spines[["left", "bottom"]].set_visible(False)
-    return drawn
+    return figure
 
 
 def arranged(features: Values) -> Values | None:
@@ -154,27 +169,14 @@ def arranged(features: Values) -> Values | None:
 
     if len(features) < 10 or not np.isfinite(features).all() or not features.std(0).max() > 1e-9:
         return None
-    spread = features[:, np.argsort(-features.std(0), kind="stable")]
-    start = spread[:, :2] if spread.shape[1] > 1 else np.repeat(spread, 2, 1)
+    widest = features[:, np.argsort(-features.std(0), kind="stable")]
+    start = widest[:, :2] if widest.shape[1] > 1 else np.repeat(widest, 2, 1)
     arrangement = TSNE(
         init=1e-4 * (start / start[:, 0].std()), perplexity=min(30, (len(features) - 1) / 3), random_state=0
     )
     with threadpool_limits(1):  # sums in another order would be another picture
         found: Values = arrangement.fit_transform(features)
     return found
-
-
-def binned(x: Values, y: Values, count: int = BINS) -> tuple[Values, Values, Values, Values]:
-    """Mean of x, the 5 % quantile, the mean and the 95 % quantile of y, of bins with 0.5 % of the samples or more."""
-    kept = np.isfinite(x) & np.isfinite(y)
-    x, y = x[kept], y[kept]
-    if not len(x):
-        return (np.empty(0),) * 4
-    index = np.clip(((x - x.min()) / (np.ptp(x) or 1.0) * count).astype(int), 0, count - 1)
-    chosen = [index == number for number in range(count) if (index == number).sum() >= max(1, len(x) / 200)]
-    bins = [(x[here].mean(), np.quantile(y[here], 0.05), y[here].mean(), np.quantile(y[here], 0.95)) for here in chosen]
-    middle, low, mean, high = np.array(bins).T
-    return middle, low, mean, high
 
 
 def late(showcase: Showcase, name: str) -> Values:
@@ -184,31 +186,22 @@ def late(showcase: Showcase, name: str) -> Values:
 
 
 def _panel(height: float) -> tuple[Figure, Axes]:
-    drawn = Figure(figsize=(WIDTH, height), layout="constrained")
-    panel = drawn.subplots()
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    panel = figure.subplots()
     panel.tick_params(labelsize=8)
     panel.xaxis.label.set_fontsize(9)
     panel.yaxis.label.set_fontsize(9)
     panel.xaxis.set_major_locator(MaxNLocator(6))
     panel.spines[["top", "right"]].set_visible(False)
-    return drawn, panel
+    return figure, panel
 
 
-def _legend(drawn: Figure, panel: Axes) -> None:
+def _legend(figure: Figure, panel: Axes) -> None:
     handles, labels = panel.get_legend_handles_labels()
     if not handles:
         return
     columns = 2 if max(map(len, labels)) <= 18 else 1
-    legend = drawn.legend(handles, labels, loc="outside upper left", ncols=columns, frameon=False, fontsize=8)
-    drawn.set_figheight(drawn.get_figheight() + 0.17 * -(-len(labels) // columns))
+    legend = figure.legend(handles, labels, loc="outside upper left", ncols=columns, frameon=False, fontsize=8)
+    figure.set_figheight(figure.get_figheight() + 0.17 * -(-len(labels) // columns))
     for text in legend.get_texts():
         text.set_parse_math(False)
-
-
-def _safe(name: str, most: int = 30) -> str:
-    """A name that XML can hold, shortened."""
-    kept = (
-        letter if unicodedata.category(letter) not in ("Cc", "Cs", "Cn") else "\N{REPLACEMENT CHARACTER}"
-        for letter in name
-    )
-    return short("".join(kept), most)

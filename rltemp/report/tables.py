@@ -1,7 +1,7 @@
-"""What a comparison hands back: its tables, for a console and in Markdown, and `results.csv`.
+"""The tables of a comparison, for a console, in Markdown and as `results.csv`, and the words that all tables share.
 
-`rltemp.experiments.method_results` computes the rows, `rltemp.report.picture` draws them, `rltemp.report.markdown`
-writes `report.md`.
+`rltemp.experiments.method_results` computes the rows. `with_error` writes a mean with its error, `markdown` any table
+of a Markdown file.
 """
 
 from __future__ import annotations
@@ -20,154 +20,171 @@ from rltemp.data.tasks import Task
 from rltemp.errors import BadInputError
 from rltemp.experiments.measures import MEASURES
 from rltemp.experiments.method_results import MethodResult, Overall, Row, short, side
-from rltemp.experiments.statistics import Paired, points
+from rltemp.experiments.statistics import Paired, interval, points
 from rltemp.io.files import atomic_write
 
 CSV_COLUMNS = ("task", "teacher", "student", "rule", "seed", "test_accuracy", "validation_accuracy", *MEASURES)
-WORTH = ("p (Holm)", "could show", "seeds for 0.1")
+TEST_COLUMNS = ("p (Holm)", "could show", "seeds for 0.1")
 """Columns behind each difference; the console shows the first two, of several differences the first."""
 
 
-def markdown_table(rows: Sequence[Row]) -> str:
-    """Return the rows as a GitHub Markdown table; differences whose interval leaves out zero are bold."""
-    head, *body = table_cells(rows)
-    lines = [head, ["---" if name in ("rule", "note") else "---:" for name in head]]
-    for row, (rule, accuracy, error, n, *rest) in zip(rows, body, strict=True):
-        clear = [bold for pair in row.differences.values() for bold in (side(pair) != 0, *[False] * len(WORTH))]
-        marked = [f"**{cell}**" if bold else cell for cell, bold in zip(rest, [*clear, False], strict=False)]
-        lines.append([f"`{rule}`", accuracy, error, n, *marked])
-    return _markdown(lines)
+def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    r"""A table in GitHub's Markdown; the first column and notes are set to the left, all others to the right.
 
-
-def measures_table(rows: Sequence[Row]) -> str:
-    """Return what else was measured as a GitHub Markdown table, mean ± standard error; empty where nothing was."""
-    names = [name for name in MEASURES if any(name in row.measures for row in rows)]
-    if not names:
-        return ""
-    lines = [["rule", *(MEASURES[name].heading for name in names)], ["---", *["---:"] * len(names)]]
-    lines += [[f"`{row.rule}`", *(_measured(row, name) for name in names)] for row in rows]
-    return _markdown(lines)
-
-
-def console_table(rows: Sequence[Row], title: str = "") -> Table:
-    """Return the rows for a rich console; on a terminal green is better than the baseline, red worse."""
-    head, *body = table_cells(rows)
-    table = Table(title=Text(title) if title else None, box=box.SIMPLE_HEAD, pad_edge=False)
-    left_out = ("note", *WORTH[2 if len(rows[0].differences) == 1 else 1 :])
-    shown = [index for index, name in enumerate(head) if name not in left_out]
-    for index, name in ((index, head[index]) for index in shown):
-        # Where space is short, rules fold and intervals go below their difference; a number is never broken.
-        header = Text(name.replace(" (", "\n(").replace("could ", "could\n"))
-        words = [word for line in body for word in line[index].replace(", ", ",").split()] if index else []
-        table.add_column(
-            header,
-            justify="right" if index else "left",
-            overflow="fold",
-            min_width=max(map(len, words), default=None),
-            no_wrap=index > 0 and not name.startswith("minus "),
-        )
-    for row, (rule, accuracy, error, n, *rest) in zip(rows, body, strict=True):
-        first = Text.assemble(rule, (f"\n{row.note}" if row.note else "", "dim"))
-        colours = [
-            colour
-            for pair in row.differences.values()
-            for colour in ({1: "green", 0: "", -1: "red"}[side(pair)], *[""] * len(WORTH))
-        ]
-        cells = [Text(cell.replace(", ", ","), colour) for cell, colour in zip(rest, colours, strict=False)]
-        table.add_row(first, accuracy, error, n, *(cells[index - 4] for index in shown if index >= 4))
-    return table
-
-
-def write_csv(path: Path, points: Sequence[tuple[Task, Sequence[MethodResult]]], seeds: Sequence[int]) -> None:
-    """Write one line an arm and seed: `CSV_COLUMNS`, accuracies as fractions with six decimals.
-
-    What was not measured, or is not finite, is empty. Arms that know their own seeds have a line for each of those,
-    others one for each of `seeds`.
-
-    Raises:
-        BadInputError: Where an arm does not have one accuracy a seed.
+    >>> print(markdown(["rule", "n"], [["mine:a|b", "3"]]), end="")
+    | rule | n |
+    | --- | ---: |
+    | mine:a\|b | 3 |
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
-    for task, arm in ((task, arm) for task, arms in points for arm in arms):
-        own = arm.seeds or seeds
-        if len(arm.test_accuracy) != len(own):
-            raise BadInputError(f"arm {arm.rule!r} has {len(arm.test_accuracy)} accuracies for {len(own)} seeds")
-        for place, seed in enumerate(own):
-            values = [arm.test_accuracy[place], arm.validation_accuracy[place]]
-            values += [arm.measures[name][place] if name in arm.measures else math.nan for name in MEASURES]
-            written = [f"{value:.6f}" if math.isfinite(value) else "" for value in values]
-            writer.writerow([task.name, task.teacher, task.student, arm.rule, seed, *written])
-    atomic_write(path, text.getvalue().encode())
+    rule = ["---" if place == 0 or name == "note" else "---:" for place, name in enumerate(head)]
+    lines = [head, rule, *body]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
 
-def overall_table(overall: Sequence[Overall]) -> str:
-    """Return the rules over all points of a grid as a GitHub Markdown table."""
-    head, *body = _overall_cells(overall)
-    lines = [head, ["---" if name in ("rule", "note") else "---:" for name in head]]
-    return _markdown([*lines, *([f"`{rule}`", *rest] for rule, *rest in body)])
+def with_error(mean: float, error: float, digits: int = 2) -> str:
+    """A mean with its standard error where it has one; `-` where it is not finite.
 
-
-def console_overall(overall: Sequence[Overall], title: str) -> Table:
-    """Return the same for a rich console."""
-    head, *body = _overall_cells(overall)
-    table = Table(title=Text(title), box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, name in enumerate(head):
-        table.add_column(Text(name.replace(" (", "\n(")), justify="right" if index else "left", overflow="fold")
-    for line in body:
-        table.add_row(*(Text(cell.replace(", ", ",")) for cell in line))
-    return table
-
-
-def _overall_cells(overall: Sequence[Overall]) -> list[list[str]]:
-    notes = any(one.note for one in overall)
-    names = [f"minus {short(name, 22)} (points)" for name in overall[0].differences]
-    table = [["rule", "accuracy (%)", *names, *["note"] * notes]]
-    for one in overall:
-        mean, low, high = one.accuracy
-        accuracy = f"{mean:.2f} [{low:.2f}, {high:.2f}]" if math.isfinite(low) else f"{mean:.2f}"
-        pairs = ["-" if name == one.rule else points(Paired(*pair, n=0)) for name, pair in one.differences.items()]
-        table.append([one.rule, accuracy, *pairs, *[one.note] * notes])
-    return table
+    >>> with_error(92, 2)
+    '92.00 ± 2.00'
+    """
+    if not math.isfinite(mean):
+        return "-"
+    return f"{mean:.{digits}f}" + (f" ± {error:.{digits}f}" if math.isfinite(error) else "")
 
 
 def table_cells(rows: Sequence[Row]) -> list[list[str]]:
     """The table as text, its head first; the notes' column is there where any row has a note."""
     notes = any(row.note for row in rows)
-    head = [
-        "rule",
-        "accuracy (%)",
-        "s.e.",
-        "n",
-        *(title for name in rows[0].differences for title in (f"minus {short(name, 22)} (points)", *WORTH)),
-    ]
+    head = ["rule", "accuracy (%)", "s.e.", "n"]
+    for name in rows[0].differences:
+        head += [_minus(name), *TEST_COLUMNS]
     table = [head + ["note"] * notes]
     for row in rows:
-        pairs = [
-            cell
-            for name, pair in row.differences.items()
-            for cell in (["-"] * (1 + len(WORTH)) if name == row.rule else [points(pair), *_worth(pair)])
-        ]
-        error = f"{row.error:.2f}" if math.isfinite(row.error) else "-"
-        table.append([row.rule, f"{row.accuracy:.2f}", error, str(row.n), *pairs, *[row.note] * notes])
+        line = [row.rule, f"{row.accuracy:.2f}", f"{row.error:.2f}" if math.isfinite(row.error) else "-", str(row.n)]
+        for name, pair in row.differences.items():
+            line += ["-"] * (1 + len(TEST_COLUMNS)) if name == row.rule else [points(pair), *_test(pair)]
+        table.append(line + [row.note] * notes)
     return table
 
 
-def _worth(pair: Paired) -> list[str]:
-    """What stands behind a difference: `WORTH`."""
+def sides(row: Row, head: Sequence[str]) -> list[int]:
+    """For every column: 1 or -1 where it holds a difference whose interval lies above or below zero, else 0."""
+    found = map(side, row.differences.values())
+    return [next(found) if name.startswith("minus ") else 0 for name in head]
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    """The rows in Markdown; differences whose interval leaves out zero are bold."""
+    head, *body = table_cells(rows)
+    lines = []
+    for row, cells in zip(rows, body, strict=True):
+        marked = [f"**{cell}**" if found else cell for cell, found in zip(cells, sides(row, head), strict=True)]
+        lines.append([f"`{row.rule}`", *marked[1:]])
+    return markdown(head, lines)
+
+
+def measures_table(rows: Sequence[Row]) -> str:
+    """What else was measured in Markdown, mean ± standard error; empty where nothing was."""
+    shown = {name: measure for name, measure in MEASURES.items() if any(name in row.measures for row in rows)}
+    nothing = (math.nan, math.nan)
+    body = [
+        [f"`{row.rule}`", *(with_error(*row.measures.get(name, nothing), one.digits) for name, one in shown.items())]
+        for row in rows
+    ]
+    return markdown(["rule", *(measure.heading for measure in shown.values())], body) if shown else ""
+
+
+def overall_table(overall: Sequence[Overall]) -> str:
+    """The methods over all points of a grid in Markdown."""
+    head, *body = _overall_cells(overall)
+    return markdown(head, [[f"`{rule}`", *rest] for rule, *rest in body])
+
+
+def console_table(rows: Sequence[Row], title: str = "") -> Table:
+    """The rows for a rich console; on a terminal green is better than the baseline, red worse."""
+    head, *body = table_cells(rows)
+    left_out = ("note", *TEST_COLUMNS[2 if len(rows[0].differences) == 1 else 1 :])
+    shown = [place for place, name in enumerate(head) if name not in left_out]
+    colours = {1: "green", 0: "", -1: "red"}
+    lines = []
+    for row, cells in zip(rows, body, strict=True):
+        line = [Text(cell, colours[found]) for cell, found in zip(cells, sides(row, head), strict=True)]
+        lines.append([_named(row.rule, row.note), *(line[place] for place in shown[1:])])
+    return _console([head[place] for place in shown], lines, title)
+
+
+def console_overall(overall: Sequence[Overall], title: str) -> Table:
+    """The methods over all points of a grid for a rich console."""
+    head, *body = _overall_cells(overall)
+    shown = 2 + len(overall[0].differences)
+    lines = [[_named(one.rule, one.note), *map(Text, cells[1:shown])] for one, cells in zip(overall, body, strict=True)]
+    return _console(head[:shown], lines, title)
+
+
+def write_csv(path: Path, points: Sequence[tuple[Task, Sequence[MethodResult]]], seeds: Sequence[int]) -> None:
+    """Write one line a method and seed: `CSV_COLUMNS`, accuracies as fractions with six decimals.
+
+    What was not measured, or is not finite, is empty. Methods that know their own seeds have a line for each of those,
+    others one for each of `seeds`.
+
+    Raises:
+        BadInputError: Where a method does not have one accuracy a seed.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for task, result in ((task, result) for task, results in points for result in results):
+        own = result.seeds or seeds
+        if len(result.test_accuracy) != len(own):
+            raise BadInputError(
+                f"method {result.rule!r} has {len(result.test_accuracy)} accuracies for {len(own)} seeds"
+            )
+        for place, seed in enumerate(own):
+            values = [result.test_accuracy[place], result.validation_accuracy[place]]
+            values += [result.measures[name][place] if name in result.measures else math.nan for name in MEASURES]
+            written = [f"{value:.6f}" if math.isfinite(value) else "" for value in values]
+            writer.writerow([task.name, task.teacher, task.student, result.rule, seed, *written])
+    atomic_write(path, text.getvalue().encode())
+
+
+def _overall_cells(overall: Sequence[Overall]) -> list[list[str]]:
+    notes = any(one.note for one in overall)
+    table = [["rule", "accuracy (%)", *map(_minus, overall[0].differences), *["note"] * notes]]
+    for one in overall:
+        pairs = ["-" if name == one.rule else interval(*found) for name, found in one.differences.items()]
+        table.append([one.rule, interval(*one.accuracy, form=".2f"), *pairs, *[one.note] * notes])
+    return table
+
+
+def _minus(baseline: str) -> str:
+    return f"minus {short(baseline, 22)} (points)"
+
+
+def _test(pair: Paired) -> list[str]:
+    """What `TEST_COLUMNS` say of a difference."""
     if not math.isfinite(pair.p_corrected):
-        return ["-"] * len(WORTH)
+        return ["-"] * len(TEST_COLUMNS)
     p = f"{pair.p_corrected:.3f}" if pair.p_corrected >= 0.001 else "<0.001"
     return [p, f"{pair.detectable:.2f}", f"{pair.seeds_for_tenth:,}"]
 
 
-def _measured(row: Row, name: str) -> str:
-    mean, error = row.measures.get(name, (math.nan, math.nan))
-    digits = MEASURES[name].digits
-    spread = f" ± {error:.{digits}f}" if math.isfinite(error) else ""
-    return f"{mean:.{digits}f}{spread}" if math.isfinite(mean) else "-"
+def _named(rule: str, note: str) -> Text:
+    """A method's name with its note below."""
+    return Text.assemble(rule, (f"\n{note}" if note else "", "dim"))
 
 
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+def _console(head: Sequence[str], body: Sequence[Sequence[Text]], title: str) -> Table:
+    """Where space is short, names fold and an interval goes below its number; no number is ever broken."""
+    table = Table(title=Text(title) if title else None, box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, name in enumerate(head):
+        words = [word for line in body for word in line[place].plain.replace(", ", ",").split()] if place else []
+        table.add_column(
+            Text(name.replace(" (", "\n(").replace("could ", "could\n")),
+            justify="right" if place else "left",
+            overflow="fold",
+            min_width=max(map(len, words), default=None),
+            no_wrap=place > 0 and not any("[" in word for word in words),
+        )
+    for first, *rest in body:
+        table.add_row(first, *(Text(cell.plain.replace(", ", ","), cell.style) for cell in rest))
+    return table

@@ -33,7 +33,7 @@ from rltemp.kd.signals import Signals
 from rltemp.policy.features import FEATURES
 from rltemp.policy.manifest import PolicyAction, PolicyFeature
 from rltemp.policy.policy_file import write_policy
-from rltemp.report.explain_page import binned, deciding, words
+from rltemp.report.explain_page import importance_words, relation_words
 from rltemp.training.teachers import prepare
 
 SEEN = ("student_loss", "teacher_margin", "progress")
@@ -108,7 +108,7 @@ def test_a_student_temperature_that_rises_with_the_loss_correlates_so_in_every_t
 
 def test_the_words_say_which_way_it_goes(explained: tuple[int, Recorder]):
     sign, recorder = explained
-    lines = words(relations(trace(recorder)))
+    lines = relation_words(relations(trace(recorder)))
     assert len(lines) == 4
     way = {1: "higher", -1: "lower"}[sign]
     assert lines[0].startswith(f"All samples: harder samples get {way} student temperature in the first third")
@@ -126,7 +126,7 @@ def test_only_the_feature_that_the_policy_uses_has_importance(explained: tuple[i
     assert rows[0]["teacher"] == 0
     assert rows[0]["weight"] == pytest.approx(rows[0]["student"], rel=1e-4)
     assert all(row[answer] == 0 for row in rows[1:] for answer in ("student", "teacher", "weight"))
-    assert "hangs on: student_loss" in deciding(rows)[0]
+    assert "depend most on: student_loss" in importance_words(rows)[0]
 
 
 def test_progress_is_shuffled_over_the_run_as_a_batch_has_it_in_common(tmp_path: Path):
@@ -197,14 +197,6 @@ def test_rank_correlations_are_scipys_and_zero_for_a_constant():
     expected = [spearmanr(a, b).statistic for a, b in zip(x, y, strict=True)]
     np.testing.assert_allclose(rank_correlation(x, y), expected, atol=1e-12)
     assert rank_correlation(x, np.full_like(x, 0.3)).tolist() == [0, 0, 0]
-
-
-def test_bins_are_medians_and_quartiles_also_of_a_constant():
-    x = np.arange(1200.0)
-    bins = binned(x, 2 * x)
-    assert bins.shape == (4, 14)
-    np.testing.assert_allclose(bins[2], 2 * bins[0])
-    assert binned(np.ones(10), np.arange(10.0))[:, 0].tolist() == [1, 2.25, 4.5, 6.75]
 
 
 def test_students_trained_one_by_one_give_the_trace_of_the_stack(tmp_path: Path, toy: Problem):

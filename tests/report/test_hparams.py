@@ -38,7 +38,7 @@ def written(tmp_path: Path) -> Path:
     return tmp_path / "t"
 
 
-def test_every_arm_is_a_session_with_its_options_and_its_numbers(written: Path):
+def test_every_method_is_a_session_with_its_options_and_its_numbers(written: Path):
     hparams, scalars, declared = session(written / "001-dtkd-reference=2")
     assert hparams["rule"] == "dtkd:reference=2"
     assert hparams["task"] == "digits"
@@ -67,6 +67,6 @@ def test_a_name_that_is_a_path_stays_in_the_folder(written: Path):
     assert session(written / "002-x")[0]["rule"] == "../../<x>"
 
 
-def test_written_again_there_is_one_session_an_arm(written: Path):
+def test_written_again_there_is_one_session_a_method(written: Path):
     write_sessions(written, ROWS, "fixed:4", load_task("digits"), seeds=8)
     assert len(list(written.rglob("events*"))) == len(ROWS)

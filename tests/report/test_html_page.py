@@ -17,19 +17,33 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rltemp.cli.compare import Compare
 from rltemp.cli.main import main
 from rltemp.data.tasks import load_task
 from rltemp.experiments.method_results import Row
+from rltemp.experiments.options import CompareOptions
 from rltemp.experiments.showcase import SAMPLED, Showcase
 from rltemp.experiments.statistics import Paired
-from rltemp.report import plots as html_plots
 from rltemp.report.comparison import shown
 from rltemp.report.html_page import leaves, write_page
+from rltemp.report.plots import arranged
+from tests.support.results import QUICK
 
 HOSTILE = "<script>alert(1)</script>\"'&$x_$"
 VOID = {"meta", "img", "br", "hr", "link", "input"}
-COMPARE = ("compare", "--task", "digits", "--epochs", "2", "--rules", "fixed:4", "none", "dtkd", "universal")
+COMPARE = (
+    "compare",
+    "--task",
+    "digits",
+    "--epochs",
+    "2",
+    "--rules",
+    "fixed:4",
+    "none",
+    "dtkd",
+    "universal",
+    "--seeds",
+    "8",
+)
 
 
 class Page(HTMLParser):
@@ -78,38 +92,39 @@ def showcase(temperature: float = 4.0, classes: int = 3, seed: int = 0) -> Showc
 
 
 def rows(*names: str) -> list[Row]:
-    pairs = [
-        Paired(0.0, 0.0, 0.0, 8),
-        Paired(1.5, 1.0, 2.0, 8),
-        Paired(-70.0, -71.0, -69.0, 8),
-        *[Paired(*[math.nan] * 3, 0)] * 9,
-    ]
+    """A baseline, a better method, one far below, and others that are not compared; each has its name as its note."""
+    compared = [(0.0, 0.0, 0.0), (1.5, 1.0, 2.0), (-70.0, -71.0, -69.0)]
+    pairs = [*(Paired(*pair, n=8) for pair in compared), *[Paired(*[math.nan] * 3, n=0)] * len(names)]
     return [
         Row(name, 90.0 + np.nan_to_num(pair.mean), 0.5, {names[0]: pair}, 8, name)
         for name, pair in zip(names, pairs, strict=False)
     ]
 
 
-def page(path: Path, arms: list[Row], shown: dict[str, Showcase], **more: Any) -> str:
+def compare(out: Path, *words: str) -> Path:
+    """Run the command into a folder, and return the folder."""
+    with pytest.raises(SystemExit) as end:
+        main([*words, "--out", str(out)])
+    assert end.value.code == 0
+    return out
+
+
+def page(path: Path, methods: list[Row], shown: dict[str, Showcase], **more: Any) -> str:
     given: dict[str, Any] = {
         "title": "digits: mlp teaches mlp",
         "task": load_task("digits"),
         "teacher_accuracy": 0.9849,
-        "configuration": {"rules": [row.rule for row in arms], "out": None, "seeds": 8},
+        "configuration": {"rules": [row.rule for row in methods], "out": None, "seeds": 8},
         "command": "rltemp compare --seeds 8",
     }
-    write_page(path, arms, shown, **{**given, **more})
+    write_page(path, methods, shown, **{**given, **more})
     return path.read_text("utf-8")
 
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory, teacher_cache: Path) -> Path:
     """The folder of a small comparison, made by the command."""
-    out = tmp_path_factory.mktemp("page") / "run"
-    with pytest.raises(SystemExit) as end:
-        main([*COMPARE, "--seeds", "8", "--out", str(out)])
-    assert end.value.code == 0
-    return out
+    return compare(tmp_path_factory.mktemp("page") / "run", *COMPARE)
 
 
 def test_the_command_writes_a_page_with_every_section_of_every_rule(compared: Path):
@@ -147,7 +162,7 @@ def test_the_page_needs_no_other_file_and_runs_nothing(compared: Path):
         assert all(value.startswith("#") for value in used)
 
 
-def test_every_picture_says_in_words_what_it_shows_and_every_column_what_it_is(compared: Path):
+def test_pictures_say_in_words_what_they_show_and_columns_what_they_are(compared: Path):
     found = Page((compared / "report.html").read_text("utf-8"))
     assert all(len(str(image["alt"])) > 30 for image in found.all("img"))
     assert found.all("html")[0]["lang"] == "en"
@@ -157,15 +172,14 @@ def test_every_picture_says_in_words_what_it_shows_and_every_column_what_it_is(c
     assert {f"#{name}" for name in identifiers} == {link["href"] for link in found.all("a")}
 
 
-def test_made_again_from_what_is_kept_the_page_is_the_same_but_for_the_clock(compared: Path, tmp_path: Path):
+def test_made_again_the_page_is_the_same_but_for_the_clock(compared: Path, tmp_path: Path):
     again = tmp_path / "run"
     shutil.copytree(compared, again)
     for name in ("result.json", "report.html"):
         (again / name).unlink()
     for clock in again.rglob("*.clock"):
         clock.unlink()
-    with pytest.raises(SystemExit):
-        main([*COMPARE, "--seeds", "8", "--out", str(again)])
+    compare(again, *COMPARE)
 
     def without(path: Path) -> str:
         text = (path / "report.html").read_text("utf-8").replace(str(path), "OUT")
@@ -178,24 +192,7 @@ def test_made_again_from_what_is_kept_the_page_is_the_same_but_for_the_clock(com
 
 
 def test_without_html_nothing_is_watched_or_drawn(tmp_path: Path, teacher_cache: Path):
-    out = tmp_path / "run"
-    with pytest.raises(SystemExit):
-        main(
-            [
-                "compare",
-                "--task",
-                "toy",
-                "--epochs",
-                "1",
-                "--rules",
-                "fixed:4",
-                "--seeds",
-                "2",
-                "--no-html",
-                "--out",
-                str(out),
-            ]
-        )
+    out = compare(tmp_path / "run", *QUICK, "--rules", "fixed:4", "--seeds", "2")
     assert (out / "report.md").exists()
     assert not (out / "report.html").exists()
     assert not [*out.rglob("*.showcase"), *out.rglob("*.clock")]
@@ -203,28 +200,18 @@ def test_without_html_nothing_is_watched_or_drawn(tmp_path: Path, teacher_cache:
 
 def test_the_page_shows_baselines_and_policies_before_others():
     rules = ("none", *(f"fixed:{number}" for number in range(1, 10)), "universal")
-    assert shown(Compare(rules=rules, against=("fixed:9",)), rules, ["universal"]) == [
-        "fixed:9",
-        "universal",
-        *rules[:6],
-    ]
-    assert shown(Compare(rules=rules, html=False), rules, ["universal"]) == []
+    expected = ["fixed:9", "universal", *rules[:6]]
+    assert shown(CompareOptions(rules=rules, against=("fixed:9",)), rules, ["universal"]) == expected
+    assert shown(CompareOptions(rules=rules, html=False), rules, ["universal"]) == []
 
 
 def test_names_are_shown_as_they_are_and_do_nothing(tmp_path: Path):
-    arms = rows(HOSTILE, f"b{HOSTILE}", f"c{HOSTILE}")
-    task = replace(load_task("digits"), name=HOSTILE, student=HOSTILE, teacher=HOSTILE)
-    shown = {arms[0].rule: showcase(), arms[1].rule: showcase(2.0, seed=1)}
-    text = page(
-        tmp_path / "p.html",
-        arms,
-        shown,
-        title=HOSTILE,
-        task=task,
-        command=HOSTILE,
-        verdict=[HOSTILE],
-        configuration={HOSTILE: [HOSTILE]},
-    )
+    methods = rows(HOSTILE, f"b{HOSTILE}", f"c{HOSTILE}")
+    given: dict[str, Any] = {"title": HOSTILE, "command": HOSTILE, "verdict": [HOSTILE]}
+    given["task"] = replace(load_task("digits"), name=HOSTILE, student=HOSTILE, teacher=HOSTILE)
+    given["configuration"] = {HOSTILE: [HOSTILE]}
+    shown = {methods[0].rule: showcase(), methods[1].rule: showcase(2.0, seed=1)}
+    text = page(tmp_path / "p.html", methods, shown, **given)
     found = Page(text)
     assert found.all("script") == []
     assert "<script" not in text
@@ -235,8 +222,8 @@ def test_names_are_shown_as_they_are_and_do_nothing(tmp_path: Path):
 
 
 def test_names_that_no_file_can_hold_do_not_stop_the_page(tmp_path: Path):
-    arms = rows("a\udc80\x00\x1b[31m", "温度 \N{GREEK SMALL LETTER TAU}", "x" * 300)
-    found = Page(page(tmp_path / "p.html", arms, {row.rule: showcase() for row in arms}))
+    methods = rows("a\udc80\x00\x1b[31m", "温度 \N{GREEK SMALL LETTER TAU}", "x" * 300)
+    found = Page(page(tmp_path / "p.html", methods, {row.rule: showcase() for row in methods}))
     assert len(found.pictures()) == 1 + 1 + 6 + 2 + 3
     assert "温度" in found.text
 
@@ -248,14 +235,13 @@ def test_a_page_of_numbers_alone_has_no_empty_section(tmp_path: Path):
 
 
 def test_what_cannot_be_drawn_is_left_out_and_the_rest_is_there(tmp_path: Path):
-    arms = rows("fixed:4", "diverged", "dead", "none")
+    methods = rows("fixed:4", "diverged", "dead", "none")
     nothing = {name: np.full(500, math.nan) for name in SAMPLED}
     broken = replace(showcase(), features=np.full((60, 4), math.nan), samples={**nothing, "progress": np.zeros(500)})
     dead = replace(showcase(), features=np.zeros((60, 4)), seconds=math.nan)
     narrow = replace(showcase(), features=np.arange(60.0)[:, None])
-    found = Page(
-        page(tmp_path / "p.html", arms, {"fixed:4": showcase(), "diverged": broken, "dead": dead, "none": narrow})
-    )
+    shown = {"fixed:4": showcase(), "diverged": broken, "dead": dead, "none": narrow}
+    found = Page(page(tmp_path / "p.html", methods, shown))
     captions = [str(image["alt"]) for image in found.all("img")]
     assert [text.split(":")[0] for text in captions if "in the plane" in text] == ["fixed", "none"]
     assert "dead" not in next(text for text in captions if " ms" in text)
@@ -263,40 +249,17 @@ def test_what_cannot_be_drawn_is_left_out_and_the_rest_is_there(tmp_path: Path):
 
 
 def test_a_page_that_shows_some_rules_says_how_many(tmp_path: Path):
-    assert "Shown are 1 of 3 rules." in page(tmp_path / "p.html", rows("a", "b", "c"), {"b": showcase()})
-
-
-def test_the_intervals_are_drawn_where_they_are_and_a_far_one_is_an_arrow():
-    arms = rows("base", "better", "failed")
-    near = [Row(name, 91.5, 0.5, arms[1].differences, 8) for name in "abc"]
-    panel = html_plots.intervals([*arms, *near], "base").axes[0]
-    marks = {line.get_marker(): line.get_xdata()[0] for line in panel.lines if len(line.get_xdata()) == 1}
-    assert panel.get_xlim()[0] > -69.0
-    assert marks["<"] == pytest.approx(panel.get_xlim()[0], abs=1.0)
-    assert [tuple(line.get_xdata()) for line in panel.lines if tuple(line.get_xdata()) == (1.0, 2.0)]
-    shown = [text.get_text() for text in panel.texts]
-    assert shown[:6] == ["failed", "-70.00", "base", "the baseline", "better", "+1.50"]
-
-
-def test_a_band_holds_the_middle_nine_tenths_of_each_bin():
-    x, y = np.repeat([0.0, 1.0], 101), np.tile(np.arange(101.0), 2)
-    middle, low, mean, high = html_plots.binned(x, np.where(x > 0, 2 * y, y))
-    assert (middle.tolist(), low.tolist(), mean.tolist(), high.tolist()) == ([0, 1], [5, 10], [50, 100], [95, 190])
+    assert "Shown are 1 of 3 methods." in page(tmp_path / "p.html", rows("a", "b", "c"), {"b": showcase()})
 
 
 def test_the_arrangement_keeps_groups_apart_and_is_the_same_again():
     one = showcase()
-    positions, again = html_plots.arranged(one.features), html_plots.arranged(one.features)
+    positions, again = arranged(one.features), arranged(one.features)
     assert positions is not None
     assert np.array_equal(positions, np.asarray(again))
     centres = np.stack([positions[one.labels == label].mean(0) for label in range(3)])
     nearest = np.linalg.norm(positions[:, None] - centres, axis=-1).argmin(1)
     assert (nearest == one.labels).mean() > 0.95
-
-
-def test_a_drawing_is_the_same_bytes_again():
-    arms = rows("a", "b")
-    assert html_plots.svg(html_plots.intervals(arms, "a")) == html_plots.svg(html_plots.intervals(arms, "a"))
 
 
 def test_options_at_their_default_are_left_out():
@@ -324,13 +287,8 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def crowded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page with long names, many rules and two verdicts."""
-    names = [
-        "fixed:4",
-        "dtkd:reference=2,kd_weight=0.9,plain_kd_weight=0,ce_weight=0.1,warmup=0",
-        "x" * 120,
-        HOSTILE,
-        *"abcdef",
-    ]
+    long = "dtkd:reference=2,kd_weight=0.9,plain_kd_weight=0,ce_weight=0.1,warmup=0"
+    names = ["fixed:4", long, "x" * 120, HOSTILE, *"abcdef"]
     path = tmp_path_factory.mktemp("crowded") / "report.html"
     shown = {name: showcase(2.0 + place, seed=place) for place, name in enumerate(names[:8])}
     page(path, rows(*names), shown, verdict=["fixed:4 has 90 %.", "  minus " + "y" * 200])

@@ -52,11 +52,11 @@ class DeviceReads:
             mode.__exit__(*error)  # type: ignore[no-untyped-call]
 
 
-class _Operations(TorchDispatchMode):
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees the operations of torch itself, those of the backward pass too."""
 
     def __init__(self, places: list[str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.places = places
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

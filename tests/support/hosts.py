@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rltemp import Method, Signals, load_method
+from rltemp.loading import with_teacher
 
 ROOT = Path(__file__).parents[2]
 RULES = ("universal", "dtkd")
@@ -87,7 +88,8 @@ class Classifier(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(images.flatten(1))
+        found: Tensor = self.network(images.flatten(1))
+        return found
 
 
 def classifiers() -> list[Classifier]:
@@ -117,7 +119,7 @@ def own_loop(
     student, teacher = networks()
     student, data = student if start is None else start, batches()
     optimizer = torch.optim.SGD(student.parameters(), LEARNING_RATE)
-    method, losses = load_method(rule), []
+    method, losses = with_teacher(load_method(rule), "the loop"), []
     for batch in range(epochs * len(data)):
         images, labels = data[batch % len(data)]
         done = (batch // accumulate) * accumulate / (epochs * len(data))

@@ -85,7 +85,7 @@ KINDS: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
 }
 
 
-class Distiller(TrainerMixin, transformers.Trainer):
+class Distiller(TrainerMixin, transformers.Trainer):  # type: ignore[name-defined,misc]  # a host, maybe not here
     """What a user writes."""
 
 
@@ -96,7 +96,7 @@ class Recorder:
         self.batches: list[dict[str, Tensor]] = []
 
     def __call__(self, samples: list[Any]) -> dict[str, Tensor]:
-        batch = transformers.default_data_collator(samples)
+        batch: dict[str, Tensor] = transformers.default_data_collator(samples)
         self.batches.append({name: value.clone() for name, value in batch.items()})
         return batch
 
