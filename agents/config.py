@@ -31,8 +31,8 @@ ABOVE_ZERO_ONLINE = "students_per_update", "learning_rate", "passes", "explorati
 
 
 @dataclass(frozen=True)
-class PolicyConfig:
-    """How a policy is trained; every field is an option of `rltemp train-policy`."""
+class PolicyShape:
+    """What a policy sees and does, however it is found."""
 
     reference: str = "ttm:ce_weight=0.1,kd_weight=0.9"
     """The method that the policy moves around, with its loss weights: an action of zero is this method exactly."""
@@ -56,6 +56,12 @@ class PolicyConfig:
     """Widths of the policy's hidden layers; none for a linear policy."""
     activation: Literal["tanh", "relu"] = "tanh"
     """Between the policy's layers."""
+
+
+@dataclass(frozen=True)
+class PolicyConfig(PolicyShape):
+    """How a policy is trained; every field is an option of `rltemp train-policy`."""
+
     agent: Literal["run", "sample"] = "run"
     """What PPO takes for a decision: run (one draw of the policy's weights a run, credited with the run's return less
     its group's mean) or sample (each temperature, its own noise, a critic, and advantages along a student's steps)."""

@@ -13,7 +13,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rltemp.agents.config import PolicyConfig
+from rltemp.agents.config import PolicyConfig, PolicyShape
 from rltemp.agents.network import SampleNetwork
 from rltemp.agents.policy_export import export_policy
 from rltemp.agents.selection import network_rule, potentials
@@ -32,6 +31,7 @@ from rltemp.envs.episode import FIRST_TRAINING_SEED, Decision
 from rltemp.errors import BadInputError
 from rltemp.kd.checks import positive
 from rltemp.kd.names import lookup, shareable
+from rltemp.optional_imports import import_library
 from rltemp.training.distill import Distillation
 from rltemp.training.steps import train
 
@@ -40,31 +40,9 @@ SCORED = {"test": "the test part: a ceiling, not a result", "probe": "the probe 
 
 
 @dataclass(frozen=True)
-class SearchConfig:
+class SearchConfig(PolicyShape):
     """How a policy is searched for; what `PolicyConfig` has too is the same here."""
 
-    reference: str = PolicyConfig.reference
-    """The method that the policy moves around: an action of zero is this method exactly."""
-    features: tuple[str, ...] = PolicyConfig.features
-    """What the policy sees of a sample, in order."""
-    normalise: bool = PolicyConfig.normalise
-    """Centre and scale the features by a run under the reference."""
-    ratio: float = PolicyConfig.ratio
-    """How far an action of 1 moves a temperature, as a factor."""
-    minimum: float = PolicyConfig.minimum
-    """Lowest temperature."""
-    maximum: float = PolicyConfig.maximum
-    """Highest temperature."""
-    weight_ratio: float = PolicyConfig.weight_ratio
-    """How far a third number of the action moves a sample's weight, as a factor; at 1 there is none."""
-    balanced: bool = PolicyConfig.balanced
-    """Keep a batch's gradient as long as plain distillation's, whatever the temperatures."""
-    shared: bool = PolicyConfig.shared
-    """One temperature of a sample for student and teacher."""
-    hidden: tuple[int, ...] = PolicyConfig.hidden
-    """Widths of the policy's hidden layers; none for a linear policy."""
-    activation: Literal["tanh", "relu"] = PolicyConfig.activation
-    """Between the policy's layers."""
     seed: int = PolicyConfig.seed
     """Determines everything random."""
     generations: int = 150
@@ -179,7 +157,8 @@ def _evolve(
         "randn": lambda *shape: generator.standard_normal(shape),
         "verbose": -9,
     }
-    strategy = _cma().CMAEvolutionStrategy(start.cpu().double().numpy(), config.sigma, options)
+    cma = import_library("cma", "the search", "search")
+    strategy = cma.CMAEvolutionStrategy(start.cpu().double().numpy(), config.sigma, options)
     for generation in range(1, config.generations + 1):
         asked = strategy.ask()
         found = worth(torch.from_numpy(np.stack(asked)).to(start), config.students)
@@ -189,10 +168,3 @@ def _evolve(
         if config.minutes is not None and time.monotonic() - started > 60 * config.minutes:
             break
     return torch.from_numpy(strategy.mean).to(start), curve
-
-
-def _cma() -> Any:
-    try:
-        return import_module("cma")
-    except ImportError as error:
-        raise BadInputError(f"the search needs cma ({error}): pip install 'rltemp[search]'") from error

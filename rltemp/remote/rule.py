@@ -92,6 +92,7 @@ class RemoteRule(TemperatureRule):
         self.versions: Counter[str] = Counter()
         self._name = f"controller {url} ({model})"
         self._served: ServedModel | None = None
+        self._plain = reference_method(PLAIN)
         self._failure, self._rest, self._version = "", 0, ""
         self._client = HttpClient(url, token_file)
         self._actions = ActionClient(self._client, model, deadline or STEP_SECONDS)
@@ -109,7 +110,17 @@ class RemoteRule(TemperatureRule):
         """The method whose rule stands in."""
         if self.given_fallback is not None:
             return self.given_fallback
-        return reference_method(PLAIN) if self._served is None else self._served.reference
+        return self._plain if self._served is None else self._served.reference
+
+    @property
+    def per_sample(self) -> bool:
+        """As the model's rule and the fallback are."""
+        return all(rule.per_sample for rule in self._rules())
+
+    @property
+    def checked(self) -> bool:
+        """As the model's rule and the fallback are."""
+        return all(rule.checked for rule in self._rules())
 
     def method(self, name: str) -> Method:
         """What a run under this rule minimises: the model's loss weights, or the fallback's where it is away."""
@@ -176,6 +187,10 @@ class RemoteRule(TemperatureRule):
         """End the thread, which otherwise ends with this object, and the connections."""
         self._poller.close()
         self._client.close()
+
+    def _rules(self) -> list[TemperatureRule]:
+        served = self._served
+        return [self.fallback.rule, *([] if served is None else [served.method.rule])]
 
     def _pull(self) -> None:
         """Take up a new version, on the poller's thread."""

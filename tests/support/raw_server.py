@@ -107,11 +107,6 @@ class RawServer:
             connection.close()
         self._open = []
 
-    def come_back(self) -> None:
-        """Listen on the same port again."""
-        self._listener = socket.create_server(("127.0.0.1", self.port))
-        threading.Thread(target=self._accept, daemon=True).start()
-
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
