@@ -50,7 +50,7 @@ class Repository:
             path, sha256 = named_policy(spec)
             self._add(PolicyModel(check_name(name), read_unchecked(path), "1", path, sha256))
 
-    def publish(self, name: str, data: bytes, version: str) -> PolicyModel:
+    def publish(self, name: str, data: bytes, version: str) -> None:
         """Serve a policy file's bytes as the newest version of a name.
 
         Raises:
@@ -59,9 +59,7 @@ class Repository:
         """
         if not re.fullmatch("[1-9][0-9]{0,17}", version):
             raise BadInputError(f"a version is a number of 1 or more; got {version[:80]!r}")
-        model = PolicyModel(check_name(name), data, version)
-        self._add(model)
-        return model
+        self._add(PolicyModel(check_name(name), data, version))
 
     def find(self, name: str, version: str | None = None) -> Model:
         """The model of a name, its newest version where none is given.
@@ -72,12 +70,11 @@ class Repository:
         versions = self.versions(name)
         if version is None:
             return versions[-1]
-        for model in versions:
-            if model.version == version:
-                return model
-        there = ", ".join(model.version for model in versions)
-        message = f"model {name[:80]!r} has no version {version[:80]!r}; it has {there}"
-        raise Refusal(404, message, "unknown_model")
+        numbered = {model.version: model for model in versions}
+        if version not in numbered:
+            message = f"model {name[:80]!r} has no version {version[:80]!r}; it has {', '.join(numbered)}"
+            raise Refusal(404, message, "unknown_model")
+        return numbered[version]
 
     def versions(self, name: str) -> tuple[Model, ...]:
         """Every version of a name that is served, the newest last.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -16,7 +16,7 @@ import rltemp
 from rltemp.service.metrics import CONTENT_TYPE, Metrics
 from rltemp.service.refusals import Refusal, wrong_schema
 from rltemp.service.repository import Repository
-from rltemp.service.served_models import Inference, Model, PolicyModel, Port
+from rltemp.service.served_models import Inference, Model, PolicyModel
 from rltemp.service.strict_values import read_json
 from rltemp.service.tensors import InferBody, StrictModel, decode, encode
 
@@ -134,8 +134,8 @@ def model_routes(repository: Repository, learns: bool) -> APIRouter:
             "name": model.name,
             "versions": [one.version for one in repository.versions(model.name)],
             "platform": "rltemp",
-            "inputs": _described(model.inputs),
-            "outputs": _described(model.outputs),
+            "inputs": model.inputs,
+            "outputs": model.outputs,
             "parameters": model.parameters,
         }
 
@@ -248,10 +248,6 @@ def header_length(request: Request) -> int | None:
 
 def _find(repository: Repository, request: Request) -> Model:
     return repository.find(request.path_params["model"], request.path_params.get("version"))
-
-
-def _described(ports: Sequence[Port]) -> list[dict[str, Any]]:
-    return [{"name": port.name, "datatype": port.datatypes[0], "shape": list(port.shape)} for port in ports]
 
 
 def _inlined(part: Any, definitions: Mapping[str, Any]) -> Any:

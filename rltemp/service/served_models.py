@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,25 +28,24 @@ CONSTANT_REFERENCES = ("fixed", "ttm", "dkd")
 
 Found = TypeVar("Found")
 
-FLOATS, INTEGERS = ("FP32", "FP64", "FP16"), ("INT64", "INT32")
+Port = dict[str, Any]
+"""An input or output as the protocol describes it: name, datatype, and shape with -1 for any size.
+
+Other numbers of the same kind are taken too: all of floating point, or all integers.
+"""
 
 
-@dataclass(frozen=True)
-class Port:
-    """An input or output: its name, datatypes (the first is the one in the metadata) and shape, -1 for any size."""
-
-    name: str
-    datatypes: tuple[str, ...]
-    shape: tuple[int, ...]
+def _port(name: str, *shape: int, datatype: str = "FP32") -> Port:
+    return {"name": name, "datatype": datatype, "shape": list(shape)}
 
 
 LOGITS = (
-    Port("student_logits", FLOATS, (-1, -1)),
-    Port("teacher_logits", FLOATS, (-1, -1)),
-    Port("labels", INTEGERS, (-1,)),
-    Port("progress", FLOATS, (1,)),
+    _port("student_logits", -1, -1),
+    _port("teacher_logits", -1, -1),
+    _port("labels", -1, datatype="INT64"),
+    _port("progress", 1),
 )
-ANSWERS = tuple(Port(name, ("FP32",), (-1,)) for name in TEMPERATURES)
+ANSWERS = tuple(_port(name, -1) for name in TEMPERATURES)
 
 
 @dataclass(frozen=True)
@@ -128,9 +127,8 @@ class PolicyModel:
         described = {"manifest": file.manifest.to_json(), "sha256": file.sha256, "version": version}
         self.parameters = {"kind": "policy", **described}
         self._columns = len(file.manifest.features)
-        features = Port("features", FLOATS, (-1, self._columns))
-        self.inputs = (features, Port("reference", FLOATS, (-1, 3)), *LOGITS)
-        self.outputs = (*ANSWERS, Port("action", ("FP32",), (-1, file.manifest.action.size)))
+        self.inputs = (_port("features", -1, self._columns), _port("reference", -1, 3), *LOGITS)
+        self.outputs = (*ANSWERS, _port("action", -1, file.manifest.action.size))
         self._policy = Policy.of(file, path.name)
         self._weights = file.weights
         self._mean, self._std = (
@@ -215,14 +213,15 @@ Model = RuleModel | PolicyModel
 
 def _check_names(model: Model, inputs: Mapping[str, Array], outputs: Sequence[str] | None) -> None:
     """Refuse inputs and outputs that a model does not have, and inputs of another type."""
-    known = {port.name: port for port in model.inputs}
+    known = {port["name"]: port["datatype"] for port in model.inputs}
     for name, array in inputs.items():
         if name not in known:
             raise wrong_content(f"unknown input {name[:80]!r}; this model has {', '.join(known)}")
-        kind, needed = ("i", "integers") if known[name].datatypes is INTEGERS else ("f", "floating-point numbers")
-        if array.dtype.kind != kind:
-            raise wrong_content(f"{name} needs {needed}; send one of {', '.join(known[name].datatypes)}")
-    answered = [port.name for port in model.outputs]
+        if known[name] == "INT64" and array.dtype.kind != "i":
+            raise wrong_content(f"{name} needs integers; send INT64 or INT32")
+        if known[name] == "FP32" and array.dtype.kind != "f":
+            raise wrong_content(f"{name} needs floating-point numbers; send FP32, FP64 or FP16")
+    answered = [port["name"] for port in model.outputs]
     for name in outputs or ():
         if name not in answered:
             raise wrong_content(f"unknown output {name[:80]!r}; this model has {', '.join(answered)}")

@@ -169,7 +169,7 @@ def test_a_policy_around_a_rule_of_the_logits_asks_for_the_reference(tmp_path: P
         ({**arrays(2), "labels": np.array([0, 7])}, "labels[1] is 7; needed: 0 to 6"),
         ({**arrays(2), "labels": np.array([-1, 7])}, "labels[0] is -1; needed: 0 to 6"),
         ({**arrays(2), "labels": np.array([0])}, "labels have shape (1,), needed: (2,)"),
-        ({**arrays(2), "labels": np.array([0.0, 1.0])}, "labels needs integers; send one of INT64, INT32"),
+        ({**arrays(2), "labels": np.array([0.0, 1.0])}, "labels needs integers; send INT64 or INT32"),
         ({**arrays(2), "progress": np.array([1.5])}, "progress must be between 0 and 1; got 1.5"),
         ({**arrays(2), "progress": np.array([0.5, 0.5])}, "progress has shape [2]; needed: [1]"),
         ({**arrays(2), "logits": np.zeros(2)}, "unknown input 'logits'; this model has student_logits, teacher_logits"),
