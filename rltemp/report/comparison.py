@@ -87,7 +87,6 @@ def train_points(
         progress: Shows how far it is.
         made: The rules that no name stands for.
     """
-    shown = list(dict.fromkeys([*options.baselines(), *policies, *rules]))[: SHOWN if options.html else 0]
     cache, points = open_cache(options), []
     with open_pool(options.workers, options.ray, gpus=float(options.torch_device() == "cuda")) as pool:
         for problem in problems:
@@ -102,12 +101,17 @@ def train_points(
                     made=made,
                     cache=cache,
                     pool=pool,
-                    shown=shown,
+                    shown=shown(options, rules, policies),
                 )
             points.append((problem, found))
     if cache.found:
         say(f"{cache.found} of {cache.found + cache.trained} results were cached; {cache.trained} were trained now.")
     return points
+
+
+def shown(options: ComparisonOptions, rules: Iterable[str], policies: Iterable[str]) -> list[str]:
+    """The rules whose students the page shows: baselines, then the policies, then the others."""
+    return list(dict.fromkeys([*options.baselines(), *policies, *rules]))[: SHOWN if options.html else 0]
 
 
 def open_cache(options: ComparisonOptions) -> ResultCache:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rltemp.data.tasks import load_task
-from rltemp.experiments.compare import train_method
+from rltemp.experiments.students import train_method
 from rltemp.training.teachers import prepare
 
 ROOT = Path(__file__).parents[2]

@@ -13,12 +13,12 @@ from rich.console import Console
 from rltemp.data.tasks import load_task
 from rltemp.errors import BadInputError
 from rltemp.experiments import statistics as stats
-from rltemp.experiments.grid import Overall
 from rltemp.experiments.measures import MEASURES
-from rltemp.experiments.method_results import MethodResult, table_rows
+from rltemp.experiments.method_results import MethodResult, Overall, table_rows
+from rltemp.experiments.recorder import TemperatureTrace
 from rltemp.experiments.statistics import holm
 from rltemp.report.markdown import Section, write_report
-from rltemp.report.picture import TemperatureTrace, figure, picture
+from rltemp.report.picture import figure, picture
 from rltemp.report.tables import console_table, markdown_table, measures_table, write_csv
 
 FIXED = MethodResult("fixed:4", np.array([0.90, 0.94]), np.array([0.91, 0.95]))
@@ -73,7 +73,7 @@ def test_a_baseline_that_is_no_arm_is_answered_with_the_closest():
 
 def test_the_same_rule_twice_and_no_rule_at_all_are_refused():
     for arms in ([FIXED, FIXED], []):
-        with pytest.raises(BadInputError, match="needs arms of different names"):
+        with pytest.raises(BadInputError, match="needs methods of different names"):
             table_rows(arms, [])
 
 
@@ -120,7 +120,7 @@ def test_a_baseline_that_is_degraded_is_compared_with_nobody():
 
 
 def test_an_arm_needs_as_many_validation_as_test_accuracies():
-    with pytest.raises(BadInputError, match="arm 'none' needs two accuracies a seed"):
+    with pytest.raises(BadInputError, match="method 'none' needs two accuracies a seed"):
         MethodResult("none", np.ones(3), np.ones(2))
 
 
