@@ -13,7 +13,7 @@ from typing import Any
 
 from rltemp.data.problem import Problem
 from rltemp.experiments.grid import check_rules, choice, to_choose
-from rltemp.experiments.method_results import Comparison, MethodResult
+from rltemp.experiments.method_results import Comparison
 from rltemp.experiments.options import SELECTION_SEED
 from rltemp.experiments.pool import Order, Parcel, WorkerPool
 from rltemp.experiments.recorder import Recorder, temperature_columns, temperature_trace
@@ -76,7 +76,8 @@ def compare(
     made = made or {}
     check_rules(rules, seeds, made)
     size = stack or default_stack(problem)
-    counter = _Counter(problem, rules, len(seeds), selection_seeds, size, on_progress)
+    stacks = sum(-(-len(seeds) // size) + len(to_choose(spec)) * -(-selection_seeds // size) for spec in rules)
+    counter = _Counter(stacks * steps_of_a_run(problem), on_progress)
     files = fingerprints(spec for spec in rules if spec not in made)
     identity = problem_identity(problem) if cache is not None else {}
     trainer = _Trainer(problem, size, files, made, identity, counter, cache, pool)
@@ -89,8 +90,12 @@ def compare(
     notes = {best: choice(spec, best) for spec, (best, count) in tuned.items() if count > 1}
     counts = {name: max(count for best, count in tuned.values() if best == name) for name in names}
     trace = trained[first][0].trace if first else None
+    found = [gather(name, trained[name], seeds) for name in names]
     return Comparison(
-        [_noted(gather(name, trained[name], seeds), notes.get(name, ""), counts[name]) for name in names],
+        [
+            replace(one, note="; ".join(filter(None, (notes.get(one.rule), one.note))), alternatives=counts[one.rule])
+            for one in found
+        ],
         reported,
         trace.unpack() if trace else None,
         files,
@@ -107,10 +112,6 @@ def _tune(trainer: _Trainer, rules: Sequence[str], chooser: Sequence[int]) -> di
         best = max(results, key=lambda one: float(one.validation_accuracy.mean())).rule if results else spec
         found[spec] = best, max(len(results), 1)
     return found
-
-
-def _noted(result: MethodResult, note: str, alternatives: int) -> MethodResult:
-    return replace(result, note="; ".join(filter(None, (note, result.note))), alternatives=alternatives)
 
 
 @dataclass(frozen=True)
@@ -243,15 +244,10 @@ def _policy(spec: str) -> Policy | None:
 
 
 class _Counter:
-    """Counts the steps of all stacks, those that were taken before among them, and passes the count on."""
+    """Counts the steps of all stacks, those that were not taken here among them, and passes the count on."""
 
-    def __init__(
-        self, problem: Problem, rules: Sequence[str], seeds: int, choosers: int, stack: int, report: OnProgress | None
-    ) -> None:
-        stacks = sum(-(-seeds // stack) + len(to_choose(spec)) * -(-choosers // stack) for spec in rules)
-        self._steps = stacks * steps_of_a_run(problem)
-        self._taken = 0
-        self._report = report
+    def __init__(self, steps: int, report: OnProgress | None) -> None:
+        self._steps, self._taken, self._report = steps, 0, report
 
     def __call__(self, spec: str, steps: int = 1) -> None:
         self._taken += steps

@@ -246,7 +246,7 @@ def relations(trace: Trace) -> list[dict[str, Any]]:
             continue
         if name.startswith("reference") and np.ptp(trace[name]) == 0:
             continue
-        found = [asdict(_relation(part["difficulty"], part[name], scope)) for part in thirds(trace)]
+        found = [asdict(_relation(third["difficulty"], third[name], scope)) for third in thirds(trace)]
         rows.append({"answer": name, "scope": scope, "thirds": found})
     return rows
 

@@ -63,12 +63,12 @@ def choice(spec: str, best: str) -> str:
     if name in WRAPPERS:
         return choice(options, found)
     written, chosen = _listed(options), found.split(",")
-    parts = [
+    chosen_from = [
         f"{value} chosen on validation from {'|'.join(values)}"
         for value, (_, values) in zip(chosen, written, strict=True)
         if len(values) > 1
     ]
-    return ", ".join(parts)
+    return ", ".join(chosen_from)
 
 
 def check_rules(rules: Sequence[str], seeds: Sequence[int], made: Container[str] = ()) -> None:

@@ -266,11 +266,10 @@ def _overall(found: Sequence[Comparison], rule: str, against: Sequence[str], all
     results = [one.of(rule) for one in found]
     differences, reasons = {}, []
     for base in dict.fromkeys(against):
-        bases = [one.of(base) for one in found]
-        reasons += [reason for pair in zip(results, bases, strict=True) if (reason := unlike(*pair))]
-        differences[base] = _middle(
-            [_points(result, other, allow_mixed) for result, other in zip(results, bases, strict=True)]
-        )
+        pairs = [(result, one.of(base)) for result, one in zip(results, found, strict=True)]
+        reasons += [reason for pair in pairs if (reason := unlike(*pair))]
+        common = [common_seeds(*pair, allow_mixed) for pair in pairs]
+        differences[base] = _middle([100 * (ours - theirs) for ours, theirs in common])
     word = "compared although" if allow_mixed else "not compared:"
     accuracy = _middle([100 * result.test_accuracy for result in results])
     return Overall(rule, accuracy, differences, "; ".join(f"{word} {reason}" for reason in dict.fromkeys(reasons)))
@@ -278,12 +277,6 @@ def _overall(found: Sequence[Comparison], rule: str, against: Sequence[str], all
 
 def _middle(rows: Sequence[NDArray[np.float64]]) -> Interval:
     return interquartile_mean(rows) if all(map(len, rows)) else (math.nan, math.nan, math.nan)
-
-
-def _points(result: MethodResult, base: MethodResult, allow_mixed: bool) -> NDArray[np.float64]:
-    ours, theirs = common_seeds(result, base, allow_mixed)
-    differences: NDArray[np.float64] = 100 * (ours - theirs)
-    return differences
 
 
 def stored_rows(point: Mapping[str, Any], seeds: int) -> list[Row]:

@@ -109,7 +109,7 @@ def train_points(
     return points
 
 
-def shown(options: ComparisonOptions, rules: Sequence[str], policies: Sequence[str]) -> list[str]:
+def shown(options: ComparisonOptions, rules: Iterable[str], policies: Iterable[str]) -> list[str]:
     """The rules whose students the page shows: baselines, then policies, then the others."""
     return list(dict.fromkeys([*options.baselines(), *policies, *rules]))[: SHOWN if options.html else 0]
 

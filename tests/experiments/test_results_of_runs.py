@@ -141,7 +141,7 @@ def test_an_unfinished_run_trains_all_its_cells_anew_where_it_is_asked_to(option
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "another's", "empty"])
-def test_a_damaged_cell_is_named_and_trained_again(damage: str, tmp_path: Path, capsys):
+def test_a_damaged_result_is_named_and_trained_again(damage: str, tmp_path: Path, capsys, caplog):
     out = tmp_path / "c"
     words = (*QUICK, "--rules", "none", "universal", "--seeds", "2", "--out", out)
     assert code(*words) == 0
@@ -155,7 +155,7 @@ def test_a_damaged_cell_is_named_and_trained_again(damage: str, tmp_path: Path, 
     capsys.readouterr()
     assert code(*words) == 0
     said = capsys.readouterr()
-    assert f"Cached result {first} is refused and trained again" in said.err
+    assert f"Cached result {first} is refused and trained again" in said.err + caplog.text
     assert shares(said.out) == (1, 1)
     assert contents(out) == before
 
