@@ -30,7 +30,7 @@ from rltemp.data.dataset import Split
 from rltemp.data.problem import Problem, predict
 from rltemp.envs.episode import FIRST_TRAINING_SEED, Decision
 from rltemp.errors import BadInputError
-from rltemp.experiments.compare import shielded
+from rltemp.experiments.students import shielded
 from rltemp.kd.checks import positive
 from rltemp.kd.names import lookup, shareable
 from rltemp.training.distill import Distillation

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from rltemp.data.problem import Problem
 from rltemp.data.tasks import load_task
-from rltemp.experiments.compare import default_stack, train_arm
 from rltemp.experiments.statistics import Paired, paired_difference
+from rltemp.experiments.students import default_stack, train_method
 from rltemp.io.files import atomic_write
 from rltemp.io.versions import processor
 from rltemp.policy.policy_file import read_policy
@@ -150,7 +150,7 @@ def chosen(files: Mapping[int, Path], points: int) -> dict[int, Path]:
 def evaluate(problem: Problem, files: Mapping[int, Path], seeds: Sequence[int]) -> dict[int, Accuracy]:
     """Test accuracy `[S]` of the students of given seeds under each version."""
     stack = default_stack(problem)
-    return {version: train_arm(problem, str(file), seeds, stack).test_accuracy for version, file in files.items()}
+    return {version: train_method(problem, str(file), seeds, stack).test_accuracy for version, file in files.items()}
 
 
 def learned_from(file: Path) -> int:

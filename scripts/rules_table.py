@@ -26,8 +26,8 @@ from rich.progress import track
 from rltemp.data.problem import Problem, evaluate
 from rltemp.data.tasks import load_task
 from rltemp.errors import BadInputError
-from rltemp.experiments.compare import default_stack
 from rltemp.experiments.statistics import mean_and_error, paired_difference
+from rltemp.experiments.students import default_stack
 from rltemp.io.files import atomic_write
 from rltemp.io.versions import processor
 from rltemp.loading import load_method

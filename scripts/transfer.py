@@ -28,8 +28,8 @@ from torch import Tensor
 from rltemp.data.dataset import Split
 from rltemp.data.problem import Problem, predict
 from rltemp.data.tasks import load_task
-from rltemp.experiments.compare import default_stack, shielded, train_arm
 from rltemp.experiments.statistics import Paired, paired_difference
+from rltemp.experiments.students import default_stack, take_step, train_method
 from rltemp.io.files import atomic_write
 from rltemp.io.versions import processor
 from rltemp.loading import load_method
@@ -112,7 +112,7 @@ def train_cell(problems: Sequence[Problem], rule: str, seeds: range) -> dict[str
         measured = train_on_splits(problems, rule, seeds)
     else:
         stack = 16 if problems[0].task.student.startswith("cnn") else default_stack(problems[0])
-        arm = train_arm(problems[0], rule, seeds, stack)
+        arm = train_method(problems[0], rule, seeds, stack)
         measured = {"test": arm.test_accuracy, "validation": arm.validation_accuracy}
     found = {part: [round(100 * float(value), 3) for value in values] for part, values in measured.items()}
     teachers = [round(100 * problem.teacher_accuracy, 2) for problem in problems]
@@ -133,7 +133,7 @@ def train_on_splits(problems: Sequence[Problem], rule: str, seeds: Sequence[int]
     )
     method = run.attach(load_method(rule))
     while not run.done:
-        run.update(method.loss(shielded(run.observe())))
+        take_step(run, method)
     student, measured = run.student.eval(), dict[str, Accuracy]()
     for part in ("test", "validation"):
         images, labels = _stacked(problems, part)

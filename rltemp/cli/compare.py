@@ -1,154 +1,176 @@
-"""`rltemp compare`, `study` and `explain`: the commands that train many students."""
+"""`rltemp compare`, `study` and `explain`: the commands that train many students, and what they print."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from rltemp.data.problem import Problem
 from rltemp.errors import BadInputError
-from rltemp.io.run_folders import showing
-from rltemp.training.options import TaskOptions, at_least
+from rltemp.experiments.options import (
+    SELECTION_SEED,
+    CompareOptions,
+    ComparisonOptions,
+    ExplainOptions,
+    StudyOptions,
+)
+from rltemp.io.console import Bar, say, show, show_next
+from rltemp.io.progress import Progress
+from rltemp.io.run_folders import TIMING, read_json, showing
+from rltemp.training.options import at_least
 
-DEFAULT_RULES = ("none", "fixed:1", "fixed:2", "fixed:4", "fixed:8", "dtkd:reference=1|2|4|8")
+if TYPE_CHECKING:
+    from rltemp.experiments.compare import OnProgress
+    from rltemp.experiments.result_cache import ResultCache
+
+# What trains and reports is imported where it is used: help need not wait a second for scipy and matplotlib.
 
 
 @dataclass(frozen=True)
-class Compare(TaskOptions):
+class Compare(CompareOptions):
     """Train students under several rules, paired by seed, and report the differences."""
 
-    rules: tuple[str, ...] = DEFAULT_RULES
-    """What to compare; `dtkd:reference=1|2|4|8` reports the alternative that is best on validation data."""
-    seeds: int = 32
-    """Students for each rule."""
-    first_seed: int = 0
-    """The seeds are this one and those that follow it."""
-    against: tuple[str, ...] | None = None
-    """Rules that differences are taken to; by default fixed:4 where it is among the rules, else the first."""
-    selection_seeds: int = 32
-    """Further students for each alternative of a rule that has some."""
-    stack: int | None = None
-    """Students that train side by side; by default what suits their size."""
-    tasks: tuple[str, ...] | None = None
-    """Several tasks, in place of --task; with --teachers and --students a grid: a table a point, and one over all."""
-    teachers: tuple[str, ...] | None = None
-    """Several teacher networks, in place of --teacher."""
-    students: tuple[str, ...] | None = None
-    """Several student networks, in place of --student."""
-    allow_mixed: bool = False
-    """Compare although versions mix, n differs or an arm is degraded; notes say so."""
-    workers: int = 1
-    """Processes that train, each with --threads; as many as there are cores."""
-    only_missing: bool = True
-    """Train only cells that are missing, whoever trained the others; --no-only-missing trains all of them anew."""
-    ray: str | None = None
-    """Address of a Ray cluster (auto, HOST:PORT) that trains instead; all its nodes have to reach the folder --out."""
-    html: bool = True
-    """Write report.html, with pictures of temperatures, sharpness and features; takes some seconds."""
-
-    command = "compare"
-
     def run(self) -> dict[str, Any]:
         """Do it and return the result."""
-        from rltemp.report.comparison import run_comparison  # scipy and matplotlib take a second
-
-        return self.work(run_comparison)
-
-    def work(self, run: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Check the numbers, run what is not finished yet, and show it."""
-        from rltemp.experiments.compare import SELECTION_SEED
-        from rltemp.report.comparison import show_comparison
-
-        at_least(1, seeds=self.seeds, selection_seeds=self.selection_seeds, stack=self.stack, workers=self.workers)
-        at_least(0, first_seed=self.first_seed)
-        if max(self.first_seed + self.seeds, self.selection_seeds) > SELECTION_SEED:
-            raise BadInputError(f"seeds must be below {SELECTION_SEED}; give smaller --first-seed and --seeds")
-        out, result = self.look()
-        if result is None:
-            result = run(self)
-        with showing(out):
-            show_comparison(result, out)
-        return result
-
-    def folder(self) -> Path:
-        """The run's folder."""
-        return replace(self, task="-".join(self.tasks), tasks=None).folder() if self.tasks else super().folder()
-
-    def open(self) -> dict[str, Any] | None:
-        """As for every run; a result of policies whose files were changed since is refused."""
-        result = super().open()
-        if result is not None:
-            from rltemp.training.identity import refuse_other_files  # as above
-
-            refuse_other_files(result, self.rules, self.folder())
-        return result
-
-    def baselines(self) -> Sequence[str]:
-        """The rules that differences are taken to, as they were written."""
-        if self.against:
-            return self.against
-        return ["fixed:4" if "fixed:4" in self.rules else self.rules[0]]
+        return compare(self)
 
 
 @dataclass(frozen=True)
-class Study(Compare):
+class Study(StudyOptions):
     """Compare policies with every method, tuned, and with controls that tell what it is about them that helps."""
 
-    rules: tuple[str, ...] = ()
-    """The policies: files, or any rules; options list no alternatives."""
-    seeds: int = 128
-    """Students for each arm."""
-    first_seed: int = 1000
-    """The seeds are this one and those that follow it."""
-    against: tuple[str, ...] | None = None
-    """Arms that differences are taken to; by default the policies, at matched weight too where there are such arms."""
-    only: tuple[Literal["closed-form", "matched", "controls"], ...] = ("closed-form", "matched", "controls")
-    """Which arms: methods as published, at matched loss weight, controls made from the policies."""
-
-    command = "study"
-
     def run(self) -> dict[str, Any]:
         """Do it and return the result."""
-        from rltemp.experiments.study import run_study  # as Compare
-
-        return self.work(run_study)
-
-    def baselines(self) -> Sequence[str]:
-        """The arms that differences are taken to, as they were written."""
-        if self.against:
-            return self.against
-        both = self.only != ("closed-form",)
-        return [*self.rules, *(f"matched:{policy}" for policy in self.rules if both)]
+        return study(self)
 
 
 @dataclass(frozen=True)
-class Explain(TaskOptions):
+class Explain(ExplainOptions):
     """Show why a policy sets the temperatures it sets: what they go with, and which features decide them."""
-
-    rules: tuple[str, ...] = ()
-    """One policy file."""
-    seeds: int = 16
-    """Students whose temperatures are recorded; 2 or more."""
-    importance_seeds: int = 64
-    """Students for each feature that is shuffled, and as many without; 0 leaves their accuracy out."""
-    first_seed: int = 0
-    """The seeds are this one and those that follow it."""
-    stack: int | None = None
-    """Students that train side by side; by default what suits their size."""
-
-    command = "explain"
 
     def run(self) -> dict[str, Any]:
         """Do it and return the result."""
-        from rltemp.experiments.explain import explain, show_explanation  # as Compare
+        return explain(self)
 
-        at_least(2, seeds=self.seeds)
-        at_least(1, stack=self.stack)
-        at_least(0, first_seed=self.first_seed, importance_seeds=self.importance_seeds)
-        out, result = self.look()
-        if result is None:
-            result = explain(self)
-        with showing(out):
-            show_explanation(result, out)
-        return result
+
+def compare(options: CompareOptions) -> dict[str, Any]:
+    """`rltemp compare`."""
+    from rltemp.report.comparison import run_comparison
+
+    return _compared(options, lambda: run_comparison(options, _progress))
+
+
+def study(options: StudyOptions) -> dict[str, Any]:
+    """`rltemp study`."""
+    from rltemp.report.study import run_study
+
+    return _compared(options, lambda: run_study(options, _progress))
+
+
+def explain(options: ExplainOptions) -> dict[str, Any]:
+    """`rltemp explain`."""
+    from rltemp.report.explanation import run_explanation
+
+    at_least(2, seeds=options.seeds)
+    at_least(1, stack=options.stack)
+    at_least(0, first_seed=options.first_seed, importance_seeds=options.importance_seeds)
+    out, result = options.look()
+    if result is None:
+        result = run_explanation(options, _explain_progress)
+    with showing(out):
+        show_explanation(result, out)
+    return result
+
+
+def _compared(options: ComparisonOptions, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Check the numbers, do the work where it is not finished yet, and show the result."""
+    at_least(
+        1, seeds=options.seeds, selection_seeds=options.selection_seeds, stack=options.stack, workers=options.workers
+    )
+    at_least(0, first_seed=options.first_seed)
+    if max(options.first_seed + options.seeds, options.selection_seeds) > SELECTION_SEED:
+        raise BadInputError(f"seeds must be below {SELECTION_SEED}; give smaller --first-seed and --seeds")
+    out, result = options.look()
+    if result is None:
+        result = work()
+    with showing(out):
+        show_comparison(result, out)
+    return result
+
+
+def show_comparison(result: Mapping[str, Any], out: Path) -> None:
+    """Print the tables of a result, where its files are and what to type next."""
+    from rltemp.experiments.method_results import Overall, stored_rows
+    from rltemp.report.comparison import page_name
+    from rltemp.report.tables import console_overall, console_table
+
+    points, seeds = result.get("points", [result]), len(result["seeds"])
+    for point in points:
+        task = point["task"]
+        title = f"{task['name']}: {seeds} students {task['student']} a rule"
+        if "points" in result:
+            title = f"{title}, teacher {task['teacher']}"
+        show(console_table(stored_rows(point, seeds), title))
+        say(f"The teacher has {100 * point['teacher_accuracy']:.2f} % test accuracy.")
+    if "points" in result:
+        title = f"Over all {len(points)}: interquartile means"
+        show(console_overall([Overall.from_json(one) for one in result["overall"]], title))
+    for line in (*result.get("warnings", ()), *result.get("verdict", ())):
+        say(line)
+    _show_times(out)
+    first = points[0]["picture"]
+    page = out / page_name(first)
+    say(f"Read {out / 'report.md'}, look at {out / first}." + f" Open {page} in a browser." * page.exists())
+    show_next(out)
+
+
+def _show_times(out: Path) -> None:
+    """Say what a step of each rule takes, where it was measured: rough, and no result."""
+    if not (out / TIMING).is_file():
+        return
+    for point in read_json(out / TIMING).get("step_times", ()):
+        ratios = ", ".join(f"{rule} {found['ratio']:.2f}" for rule, found in point["rules"].items())
+        say(f"Time of a step by that of plain distillation ({point['point']}; rough, measured in turn): {ratios}.")
+
+
+def show_explanation(result: Mapping[str, Any], out: Path) -> None:
+    """Print what was found, where its files are and what to type next."""
+    from rltemp.report.explain_page import deciding, words
+
+    for line in [*words(result["relations"]), *deciding(result["importance"])]:
+        say(line)
+    say(f"Read {out / 'why.md'}, look at {out / 'why.png'}.")
+    show_next(out)
+
+
+@contextlib.contextmanager
+def _progress(problem: Problem, cache: ResultCache) -> Iterator[OnProgress]:
+    """A bar for all students of a problem; results that are cached already take no time."""
+    bar = Progress(problem.task.name, problem.task.recipe.steps(len(problem.dataset.train)))
+    before = cache.found
+    bar.found = lambda: cache.found - before
+    with bar:
+        yield _reporter(bar)
+
+
+@contextlib.contextmanager
+def _explain_progress() -> Iterator[OnProgress]:
+    with Bar("explain") as bar:
+        yield _reporter(bar)
+
+
+def _reporter(bar: Progress | Bar) -> OnProgress:
+    """Moves the bar, and says a line when another rule's turn begins."""
+    current = ""
+
+    def on_progress(rule: str, step: int, steps: int) -> None:
+        nonlocal current
+        if rule and rule != current:
+            current = rule
+            bar.phase(f"Training under {rule}.")
+        bar(step, steps)
+
+    return on_progress

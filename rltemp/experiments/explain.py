@@ -1,79 +1,119 @@
-"""Why a policy sets the temperatures it sets: the `explain` command's work.
+"""Why a policy sets the temperatures it sets: what they go with, and which of its features decide them.
 
-It trains students under the policy and keeps what it saw and answered (`rltemp.experiments.policy_trace`), asks whether
-harder samples get higher temperatures (`relations`), shuffles one feature at a time to see what hangs on it, and writes
-it all down (`rltemp.report.explain_page`).
+`explain` trains students under the policy and records what it saw and answered. `relations` asks whether harder samples
+get higher temperatures; one feature at a time is shuffled to see what depends on it. `rltemp.report` writes it down.
 """
 
 from __future__ import annotations
 
 import itertools
-import time
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.stats import rankdata
+from torch import Tensor
 
 from rltemp.data.problem import Problem
 from rltemp.errors import BadInputError
-from rltemp.experiments.compare import SELECTION_SEED, default_stack, train_arm
-from rltemp.experiments.policy_trace import ANSWERS, NAMES, Probe, Trace, Watch, geometric_mean, thirds
-from rltemp.experiments.recorded_controls import always
+from rltemp.experiments.options import SELECTION_SEED, ExplainOptions
+from rltemp.experiments.recorder import Recorder, teacher_margin
 from rltemp.experiments.statistics import Paired, mean_and_error, paired_difference
-from rltemp.io.console import Bar, say, show_next
-from rltemp.io.files import atomic_write
+from rltemp.experiments.students import default_stack, steps_of_a_run, train_method
+from rltemp.kd.divergences import log_softmax
+from rltemp.kd.losses import cross_entropy
+from rltemp.kd.method import Method
+from rltemp.kd.signals import Signals, Temperatures, full_precision
 from rltemp.loading import is_policy, named_policy
-from rltemp.report.comparison import reporter
-from rltemp.report.explain_page import deciding, draw, report, words
-from rltemp.training.options import command_line
+from rltemp.policy.features import featurize
+from rltemp.policy.policy_file import forward, read_policy
+from rltemp.policy.rule import Policy
+from rltemp.rules.difficulty import random
 
-if TYPE_CHECKING:
-    from rltemp.cli.compare import Explain
-
+POINTS = 20_000
+"""About how many samples of each student's run are kept."""
 LEAST_BATCH = 8
 """Ranks within a batch are taken where at least so many of its samples are kept."""
+LEAST_WEIGHT = 1e-12
+"""What a weight of zero counts as in logarithms."""
+THIRDS = ("first third", "middle third", "last third")
+ANSWERS = ("student", "teacher", "weight")
+NAMES = {
+    "student": "student temperature",
+    "teacher": "teacher temperature",
+    "weight": "weight",
+    "reference_student": "student temperature, reference alone",
+    "reference_teacher": "teacher temperature, reference alone",
+}
+
+Trace = Mapping[str, NDArray[np.float64]]
+"""What was recorded, by name, each `[S, steps, k]`: k samples of every step of S students.
+
+`progress` 0..1; `margin`: the teacher's first minus its second logit, in standard deviations; `confidence`: the
+student's largest probability; `agreement`: 1 where both choose the same class; `difficulty`: the student's loss at the
+label, in nats; `student_sharpness` and `teacher_sharpness`: largest minus mean logit; `student`, `teacher`, `weight`:
+the answer; `reference_student`, `reference_teacher`: what the reference rule alone answers.
+"""
 
 
-def explain(options: Explain) -> dict[str, Any]:
-    """Check everything, train every student, write the files, return the result."""
-    probe = _probe(options)
-    problem, out = options.problem(), options.folder()
-    options.open()
-    started = time.monotonic()
-    with Bar("explain") as bar:
-        watch, accuracy, importance = _train(options, problem, probe, bar)
-    trace = watch.trace()
-    result: dict[str, Any] = {
+def explain(
+    options: ExplainOptions, problem: Problem, probe: Probe, on_progress: Callable[[str, int, int], None]
+) -> tuple[dict[str, Any], Trace]:
+    """Train every student; return what was found, as the result holds it, and the trace of what was recorded.
+
+    Args:
+        options: Of the command.
+        problem: The task, loaded.
+        probe: The policy, from `policy_to_explain`.
+        on_progress: Told after each step what is in training, the steps taken, and all of them.
+    """
+    stack, steps = options.stack or default_stack(problem), steps_of_a_run(problem)
+    watched = range(options.first_seed, options.first_seed + options.seeds)
+    compared = range(options.first_seed, options.first_seed + options.importance_seeds)
+    shuffled = probe.features if compared else []
+    trained = [len(watched), *[len(compared)] * (len(shuffled) + bool(shuffled))]
+    total, taken = steps * sum(-(-count // stack) for count in trained), itertools.count(1)
+
+    def train(name: str, seeds: Sequence[int], method: Method, *recorders: Recorder) -> NDArray[np.float64]:
+        def told() -> None:
+            on_progress(name, next(taken), total)
+
+        found = train_method(problem, name, seeds, stack, told, lambda run: method, recorders)
+        return 100 * found.test_accuracy
+
+    recorder, policy = Recorder(probe.columns, steps, POINTS), options.rules[0]
+    accuracy = mean_and_error(train(policy, watched, probe.policy.method(policy), recorder))[0]
+    intact = train(policy, compared, probe.policy.method(policy)) if shuffled else np.empty(0)
+    importance = {
+        name: paired_difference(train(f"{name} shuffled", compared, probe.shuffled(name)), intact) for name in shuffled
+    }
+    trace = {name: value.numpy() for name, value in recorder.samples().items()}
+    result = {
         "task": asdict(problem.task),
-        "policy": options.rules[0],
+        "policy": policy,
         "reference": probe.policy.manifest.reference,
         "teacher_accuracy": problem.teacher_accuracy,
         "students": options.seeds,
         "accuracy_percent": accuracy,
         "relations": relations(trace),
         "course": course(trace),
-        "importance": ranked(probe.features, watch.changes(), importance),
+        "importance": ranked(probe.features, recorder.means(), importance),
         "importance_students": options.importance_seeds,
     }
-    draw(out / "why.png", trace, f"{problem.task.name}: {options.rules[0]} ({options.seeds} students)")
-    atomic_write(out / "why.md", report(result, command_line(options)).encode())
-    return options.finish(result, started)
+    return result, trace
 
 
-def show_explanation(result: Mapping[str, Any], out: Path) -> None:
-    """Print what was found, where its files are and what to type next."""
-    for line in [*words(result["relations"]), *deciding(result["importance"])]:
-        say(line)
-    say(f"Read {out / 'why.md'}, look at {out / 'why.png'}.")
-    show_next(out)
+def policy_to_explain(options: ExplainOptions) -> Probe:
+    """The policy that was asked for; refuse what cannot be explained before anything is trained.
 
-
-def _probe(options: Explain) -> Probe:
-    """The policy that was asked for; refuse what cannot be explained before anything is trained."""
+    Raises:
+        BadInputError: Where there is not one policy, or the seeds are out of range.
+    """
     if len(options.rules) != 1 or not is_policy(options.rules[0]):
         raise BadInputError(f"explain needs --rules with one policy file; got {' '.join(options.rules) or 'nothing'}")
     if options.first_seed + max(options.seeds, options.importance_seeds) > SELECTION_SEED:
@@ -81,30 +121,111 @@ def _probe(options: Explain) -> Probe:
     return Probe(*named_policy(options.rules[0]))
 
 
-def _train(options: Explain, problem: Problem, probe: Probe, bar: Bar) -> tuple[Watch, float, dict[str, Paired]]:
-    """Train what is watched and what is shuffled; return the watch, its students' accuracy in percent, the changes."""
-    stack, steps = options.stack or default_stack(problem), problem.task.recipe.steps(len(problem.dataset.train))
-    features = probe.features if options.importance_seeds else []
-    seeds = range(options.first_seed, options.first_seed + options.importance_seeds)
-    watched = range(options.first_seed, options.first_seed + options.seeds)
-    trained = [len(watched), *[len(seeds)] * (len(features) + bool(features))]
-    told = _counter(bar, steps * sum(-(-count // stack) for count in trained))
-    watch = Watch(probe, steps)
-    arm = train_arm(problem, options.rules[0], watched, stack, told, maker=watch.begin)
-    importance = {}
-    if features:
-        intact = train_arm(problem, options.rules[0], seeds, stack, told).test_accuracy
-        for feature in features:
-            maker = always(probe.shuffled(feature))
-            other = train_arm(problem, f"{feature} shuffled", seeds, stack, told, maker=maker)
-            importance[feature] = paired_difference(100 * other.test_accuracy, 100 * intact)
-    return watch, mean_and_error(100 * arm.test_accuracy)[0], importance
+class Probe:
+    """A policy whose answer can be had with one feature shuffled.
+
+    Args:
+        path: The policy file.
+        sha256: That it must have, where one is pinned.
+    """
+
+    def __init__(self, path: Path, sha256: str | None = None) -> None:
+        self.policy = Policy.load(path, sha256)
+        self.features = [feature.name for feature in self.policy.manifest.features]
+        self._weights = read_policy(path, sha256=sha256).weights
+
+    def answer(self, signals: Signals, reference: Temperatures, feature: str | None = None) -> Temperatures:
+        """What the policy answers, `[...]`, where `feature` comes from another sample of the batch.
+
+        Progress is the same for a whole batch, so it is drawn from the whole run instead. Who gets whose depends on
+        the batch's teacher logits and its progress alone: no state, the same for every stack size.
+        """
+        seen = featurize(signals, self.features)
+        if feature is not None:
+            place = self.features.index(feature)
+            seen[..., place] = _moved(signals, seen[..., place], place, across_run=feature == "progress")
+        manifest = self.policy.manifest
+        mean, std = (seen.new_tensor([getattr(f, name) for f in manifest.features]) for name in ("mean", "std"))
+        weights = {name: value.to(seen.device) for name, value in self._weights.items()}
+        action = forward(weights, manifest.activation, (seen - mean) / std)
+        return self.policy.scale.apply(signals, reference, action)
+
+    def shuffled(self, feature: str) -> Method:
+        """The policy's method, with one feature shuffled in all that it sees."""
+        return replace(
+            self.policy.method(f"{feature} shuffled"),
+            rule=lambda signals: self.answer(signals, self.reference(signals), feature),
+        )
+
+    def reference(self, signals: Signals) -> Temperatures:
+        """What the reference rule answers, `[...]`."""
+        rule: Any = self.policy.reference.rule
+        found: Temperatures = rule(signals)
+        return found
+
+    def columns(self, signals: Signals, temperatures: Temperatures | None) -> dict[str, Tensor]:
+        """What is recorded of a step (`rltemp.experiments.recorder.Columns`): what a `Trace` holds, and `changes`."""
+        if temperatures is None:
+            return {}
+        reference = self.reference(signals)
+        answers = {name: getattr(temperatures, name) for name in ANSWERS}
+        alone = {"reference_student": reference.student, "reference_teacher": reference.teacher}
+        return {**observed(signals), **answers, **alone, **self.changes(signals)}
+
+    @torch.no_grad()
+    def changes(self, signals: Signals) -> dict[str, Tensor]:
+        """How far the logarithm of each answer moves where a feature is shuffled, `[...]` by `change_name`."""
+        reference, found = self.reference(signals).detach(), {}
+        intact = self.answer(signals, reference)
+        for feature in self.features:
+            moved = self.answer(signals, reference, feature)
+            for name in ANSWERS:
+                one, other = (getattr(each, name).clamp(min=LEAST_WEIGHT).log() for each in (moved, intact))
+                found[change_name(feature, name)] = (one - other).abs()
+        return found
 
 
-def _counter(bar: Bar, total: int) -> Callable[[str], None]:
-    """Called after each step with the name of what is in training."""
-    tell, taken = reporter(bar), itertools.count(1)
-    return lambda name: tell(name, next(taken), total)
+def change_name(feature: str, answer: str) -> str:
+    """The column of an answer's change where a feature is shuffled."""
+    return f"{feature} shuffled: {answer}"
+
+
+@torch.no_grad()
+def observed(signals: Signals) -> dict[str, Tensor]:
+    """What a `Trace` holds of signals with labels beside the answers, `[...]` each."""
+    student, teacher = full_precision(signals.student_logits.detach()), full_precision(signals.teacher_logits)
+    return {
+        "progress": signals.full(signals.progress),
+        "margin": teacher_margin(signals),
+        "confidence": log_softmax(student).amax(-1).exp(),
+        "agreement": (student.argmax(-1) == teacher.argmax(-1)).float(),
+        "difficulty": cross_entropy(signals).detach(),
+        "student_sharpness": student.amax(-1) - student.mean(-1),
+        "teacher_sharpness": teacher.amax(-1) - teacher.mean(-1),
+    }
+
+
+def _moved(signals: Signals, column: Tensor, seed: int, across_run: bool) -> Tensor:
+    """A feature `[...]` with each sample's from its neighbour in a random order, or drawn evenly from -1 to 1."""
+    drawn = random(1.0, math.e, seed=3_000 + seed)(signals).student.log()
+    if across_run:
+        return (2 * drawn - 1).to(column.dtype)
+    order = signals.groups(drawn).argsort(-1)
+    source = order.scatter(-1, order, order.roll(1, -1))
+    return signals.groups(column).gather(-1, source).reshape(column.shape)
+
+
+def thirds(trace: Trace) -> list[Trace]:
+    """The trace of each third of the steps at which the policy was asked: all, but where a warm-up leaves some out."""
+    steps = np.arange(trace["progress"].shape[1])
+    if len(steps) < len(THIRDS):
+        raise BadInputError(f"thirds of a run need at least 3 steps under the policy; this one has {len(steps)}")
+    return [{name: values[:, here] for name, values in trace.items()} for here in np.array_split(steps, len(THIRDS))]
+
+
+def geometric_mean(values: NDArray[np.float64]) -> float:
+    """Of all values; a zero counts as `LEAST_WEIGHT`."""
+    return float(np.exp(np.log(np.maximum(values, LEAST_WEIGHT)).mean()))
 
 
 def rank_correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -135,20 +256,21 @@ def relations(trace: Trace) -> list[dict[str, Any]]:
 
 def course(trace: Trace) -> list[dict[str, float]]:
     """Means of every third of the run: geometric ones of temperatures and weight, arithmetic ones of the rest."""
+    recorded = {name: values for name, values in trace.items() if not name.partition(" shuffled: ")[1]}
     return [
         {name: geometric_mean(x) if name in NAMES else float(x.mean()) for name, x in third.items()}
-        for third in thirds(trace)
+        for third in thirds(recorded)
     ]
 
 
 def ranked(
-    features: Sequence[str], changes: NDArray[np.float64], accuracies: Mapping[str, Paired]
+    features: Sequence[str], means: Mapping[str, float], accuracies: Mapping[str, Paired]
 ) -> list[dict[str, Any]]:
-    """A row a feature: changes of the answers' logarithms, `[F, 3]`, and of accuracy in points; the largest first."""
+    """A row a feature: mean changes of the answers' logarithms, and of accuracy in points; the largest first."""
     rows: list[dict[str, Any]] = []
-    for feature, change in zip(features, changes, strict=True):
+    for feature in features:
         pair = accuracies.get(feature)
-        answers = dict(zip(ANSWERS, map(float, change), strict=True))
+        answers = {name: means[change_name(feature, name)] for name in ANSWERS}
         rows.append({"feature": feature, **answers, "accuracy_points": asdict(pair) if pair else None})
     return sorted(rows, key=lambda row: -row["student"] - row["teacher"])
 

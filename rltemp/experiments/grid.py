@@ -1,51 +1,108 @@
-"""The grid of a comparison: tasks by teachers by students, checked before anything is trained, summed up over all."""
+"""What is to be compared: rules with alternatives, by a grid of tasks, teachers and students; checked beforehand.
+
+`fixed:1|2|4` stands for three rules, of which validation data choose one.
+"""
 
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 from rltemp.data.dataset import Dataset
 from rltemp.data.problem import Problem
 from rltemp.data.sources import load_dataset
 from rltemp.data.tasks import Task, load_task
 from rltemp.errors import BadInputError
-from rltemp.experiments.alternatives import alternatives
-from rltemp.experiments.compare import Comparison, default_stack, shielded
-from rltemp.experiments.methods_compared import Arm, common_seeds, unlike
-from rltemp.experiments.statistics import interquartile_mean
+from rltemp.experiments.options import SELECTION_SEED, CompareOptions
+from rltemp.experiments.students import default_stack, shielded
+from rltemp.kd.names import lookup, split_spec
 from rltemp.loading import load_method
+from rltemp.rules.controls import WRAPPERS
+from rltemp.rules.published_methods import METHODS
 from rltemp.training.distill import Distillation
 from rltemp.training.options import OF_THE_TASK
 from rltemp.training.teachers import stand_in
 
-if TYPE_CHECKING:
-    from rltemp.cli.compare import Compare
 
-Interval = tuple[float, float, float]
-"""A mean with its bounds."""
+def alternatives(spec: str) -> list[str]:
+    """Every concrete rule that `spec` stands for: options may list values with `|`.
 
-
-@dataclass(frozen=True)
-class Overall:
-    """A rule over all points of a grid: interquartile means, accuracy in percent, differences in points.
-
-    A difference that cannot be taken in every point is nan, and the note says why.
+    >>> alternatives("dtkd:reference=2|4,warmup=0")
+    ['dtkd:reference=2,warmup=0', 'dtkd:reference=4,warmup=0']
+    >>> alternatives("fixed:1|2")
+    ['fixed:1', 'fixed:2']
+    >>> alternatives("matched:shuffled:fixed:1|2")
+    ['matched:shuffled:fixed:1', 'matched:shuffled:fixed:2']
     """
+    name, options = split_spec(spec)
+    if name in WRAPPERS:
+        return [f"{name}:{inner}" for inner in alternatives(options)]
+    if name not in METHODS or "|" not in options:
+        return [spec]
+    listed = [[key + value for value in values] for key, values in _listed(options)]
+    return [f"{name}:{','.join(chosen)}" for chosen in itertools.product(*listed)]
 
-    rule: str
-    accuracy: Interval
-    differences: Mapping[str, Interval] = field(default_factory=dict)
-    note: str = ""
+
+def _listed(options: str) -> Iterator[tuple[str, list[str]]]:
+    """Each option as what stands before its values (`reference=`, or nothing) and its values."""
+    for item in options.split(","):
+        key, equals, values = item.rpartition("=")
+        yield key + equals, values.split("|")
 
 
-def grid_tasks(options: Compare) -> list[Task]:
+def to_choose(spec: str) -> list[str]:
+    """The alternatives where there is a choice among several; else none."""
+    found = alternatives(spec)
+    return found if len(found) > 1 else []
+
+
+def choice(spec: str, best: str) -> str:
+    """What was chosen from what: `reference=2 chosen on validation from 1|2|4|8`."""
+    (name, options), (_, found) = split_spec(spec), split_spec(best)
+    if name in WRAPPERS:
+        return choice(options, found)
+    written, chosen = _listed(options), found.split(",")
+    parts = [
+        f"{value} chosen on validation from {'|'.join(values)}"
+        for value, (_, values) in zip(chosen, written, strict=True)
+        if len(values) > 1
+    ]
+    return ", ".join(parts)
+
+
+def check_rules(rules: Sequence[str], seeds: Sequence[int], made: Container[str] = ()) -> None:
+    """Build every rule that is not `made` and check the seeds: a mistake in the last costs none of the others' time.
+
+    Raises:
+        BadInputError: For a rule that cannot be built or is there twice, or for seeds out of range.
+        ArtifactRefusedError: For a policy file that fails its checks.
+    """
+    if not rules or not seeds:
+        raise BadInputError("a comparison needs at least one rule and one seed")
+    for spec in rules:
+        if list(rules).count(spec) > 1:
+            raise BadInputError(f"rule {spec!r} is given twice")
+        for concrete in alternatives(spec) if spec not in made else ():
+            load_method(concrete)
+    if min(seeds) < 0 or max(seeds) >= SELECTION_SEED:
+        raise BadInputError(
+            f"seeds must be between 0 and {SELECTION_SEED - 1}; got {min(seeds)} to {max(seeds)}. "
+            "Larger ones are kept for choosing between alternatives and for training policies"
+        )
+
+
+def check_baselines(names: Sequence[str], rules: Sequence[str]) -> None:
+    """Refuse a baseline that is no rule of the comparison, as written there.
+
+    Raises:
+        BadInputError: With what is near it.
+    """
+    for name in names:
+        if name not in rules:
+            lookup(dict.fromkeys(rules), name, "baseline")
+
+
+def grid_tasks(options: CompareOptions) -> list[Task]:
     """Every task of the grid, in the order of tasks, teachers, students.
 
     Raises:
@@ -67,7 +124,7 @@ def grid_tasks(options: Compare) -> list[Task]:
     return tasks
 
 
-def grid_data(options: Compare, tasks: Sequence[Task]) -> dict[str, Dataset]:
+def grid_data(options: CompareOptions, tasks: Sequence[Task]) -> dict[str, Dataset]:
     """The data of every task of the grid, each loaded once, by the task's name."""
     names, device = dict.fromkeys(task.name for task in tasks), options.torch_device()
     return {name: load_dataset(name, options.split_seed or 0, options.data_root).to(device) for name in names}
@@ -100,54 +157,3 @@ def _try(problem: Problem, rule: str, seeds: int | list[int]) -> None:
 def point_name(task: Task) -> str:
     """A point of a grid in words."""
     return f"{task.name}: {task.teacher} teaches {task.student}"
-
-
-def overall(
-    found: Sequence[Comparison], rules: Sequence[str], against: Sequence[str], allow_mixed: bool = False
-) -> list[Overall]:
-    """Sum every rule up over the points of a grid.
-
-    Args:
-        found: What was compared, one a point.
-        rules: As they were written; where alternatives were chosen from, each point has its own choice.
-        against: Baselines, likewise.
-        allow_mixed: As for `rltemp.experiments.methods_compared.table_rows`.
-    """
-    return [_overall(found, rule, against, allow_mixed) for rule in dict.fromkeys(rules)]
-
-
-def _overall(found: Sequence[Comparison], rule: str, against: Sequence[str], allow_mixed: bool) -> Overall:
-    arms = [_arm(one, rule) for one in found]
-    differences, reasons = {}, []
-    for base in dict.fromkeys(against):
-        bases = [_arm(one, base) for one in found]
-        reasons += [reason for pair in zip(arms, bases, strict=True) if (reason := unlike(*pair))]
-        differences[base] = _middle([_points(arm, other, allow_mixed) for arm, other in zip(arms, bases, strict=True)])
-    word = "compared although" if allow_mixed else "not compared:"
-    accuracy = _middle([100 * arm.test_accuracy for arm in arms])
-    return Overall(rule, accuracy, differences, "; ".join(f"{word} {reason}" for reason in dict.fromkeys(reasons)))
-
-
-def _middle(rows: Sequence[NDArray[np.float64]]) -> Interval:
-    return interquartile_mean(rows) if all(map(len, rows)) else (math.nan, math.nan, math.nan)
-
-
-def _points(arm: Arm, base: Arm, allow_mixed: bool) -> NDArray[np.float64]:
-    ours, theirs = common_seeds(arm, base, allow_mixed)
-    differences: NDArray[np.float64] = 100 * (ours - theirs)
-    return differences
-
-
-def _arm(found: Comparison, rule: str) -> Arm:
-    return next(arm for arm in found.arms if arm.rule == found.names[rule])
-
-
-def stored(one: Overall) -> dict[str, Any]:
-    """As a result holds it."""
-    names = ("mean", "low", "high")
-    return {
-        "rule": one.rule,
-        "accuracy_percent": dict(zip(names, one.accuracy, strict=True)),
-        "differences_points": {base: dict(zip(names, pair, strict=True)) for base, pair in one.differences.items()},
-        "note": one.note,
-    }

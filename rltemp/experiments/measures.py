@@ -5,10 +5,11 @@ All of it is measured on test data, chooses nothing, and is computed in double p
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rltemp.data.dataset import Split
 from rltemp.data.problem import predict
@@ -26,7 +27,7 @@ class Measure:
 
     Args:
         heading: Of its column.
-        scale: From what a cell holds to what is shown.
+        scale: From what a result holds to what is shown.
         digits: After the point.
     """
 
@@ -43,7 +44,7 @@ MEASURES: dict[str, Measure] = {
     "negative_log_likelihood": Measure("NLL (nats)", 1.0, 3),
     "agreement": Measure("agreement (%)"),
 }
-"""What `measure` and `Selection` give, by the name that cells and results have for it."""
+"""What `measure` and `Selection` give, by the name that results have for it."""
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -99,9 +100,9 @@ def calibration_error(confidence: Tensor, correct: Tensor) -> Tensor:
 
 
 class Selection:
-    """Looks at validation accuracy whenever an epoch ends, and keeps the weights of each student's best one.
+    """Evaluates validation accuracy whenever an epoch ends, and keeps the weights of each student's best epoch.
 
-    Of several epochs that are equally good the first is kept.
+    Of several epochs that are equally good the first is kept. The students themselves stay as they are.
 
     Args:
         run: A run that is at its beginning, of one student or a stack.
@@ -112,31 +113,38 @@ class Selection:
         self._kept: list[Tensor] = []
         self._best = self._epoch = torch.empty(0)
 
-    def look(self) -> None:
-        """Look, where the step just taken was an epoch's last."""
+    def evaluate(self) -> None:
+        """Evaluate, where the step just taken was the last of an epoch."""
         run = self.run
         if run.step % run.steps_per_epoch:
             return
-        accuracy = self._accuracy(run.problem.dataset.validation)
+        accuracy = self._accuracy(run.student, run.problem.dataset.validation)
         if not self._kept:
-            self._kept = [value.detach().clone() for value in self._tensors()]
+            self._kept = [value.detach().clone() for value in _tensors(run.student)]
             self._best, self._epoch = accuracy, torch.ones_like(accuracy)
             return
         better = accuracy > self._best
-        for kept, value in zip(self._kept, self._tensors(), strict=True):
+        for kept, value in zip(self._kept, _tensors(run.student), strict=True):
             kept[better] = value.detach()[better]
         self._best = torch.where(better, accuracy, self._best)
         self._epoch = torch.where(better, run.step / run.steps_per_epoch, self._epoch)
 
-    @torch.no_grad()
     def measure(self) -> dict[str, Tensor]:
-        """The test accuracy at each student's best epoch, and which it was, counted from 1; the students become it."""
-        for value, kept in zip(self._tensors(), self._kept, strict=True):
+        """The test accuracy at each student's best epoch, and which it was, counted from 1."""
+        accuracy = self._accuracy(self.selected(), self.run.problem.dataset.test)
+        return {"selected_accuracy": accuracy, "selected_epoch": self._epoch}
+
+    @torch.no_grad()
+    def selected(self) -> nn.Module:
+        """A copy of the students, each with the weights of its best epoch."""
+        students = copy.deepcopy(self.run.student)
+        for value, kept in zip(_tensors(students), self._kept, strict=True):
             value.copy_(kept)
-        return {"selected_accuracy": self._accuracy(self.run.problem.dataset.test), "selected_epoch": self._epoch}
+        return students
 
-    def _accuracy(self, part: Split) -> Tensor:
-        return accuracy(predict(self.run.student, self.run.problem.dataset, part), part.labels)
+    def _accuracy(self, student: nn.Module, split: Split) -> Tensor:
+        return accuracy(predict(student, self.run.problem.dataset, split), split.labels)
 
-    def _tensors(self) -> list[Tensor]:
-        return [*self.run.student.parameters(), *self.run.student.buffers()]
+
+def _tensors(student: nn.Module) -> list[Tensor]:
+    return [*student.parameters(), *student.buffers()]

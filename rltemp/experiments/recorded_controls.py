@@ -1,6 +1,6 @@
 """Controls that need more than a name: those made from a recording of a policy's runs, and the greedy oracle.
 
-Each is a maker (`rltemp.experiments.compare.Maker`) that gives a method the policy's loss weights and another rule.
+Each is a maker (`rltemp.experiments.students.Maker`) that gives a method the policy's loss weights and another rule.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.func import jvp
 from torch.nn import functional as F
 
-from rltemp.experiments.compare import Maker
+from rltemp.experiments.recorder import Recorder
+from rltemp.experiments.students import Maker
 from rltemp.kd.divergences import forward_kl
 from rltemp.kd.method import PLAIN_TEMPERATURE, Method, matched, uniform
 from rltemp.kd.signals import Signals, TemperatureRule, Temperatures, full_precision
@@ -24,7 +25,7 @@ from rltemp.rules.difficulty import random
 from rltemp.training.distill import Distillation
 
 POINTS = 200_000
-"""About how many samples' temperatures a recording keeps, drawn evenly from all its steps."""
+"""About how many samples of a stack a recording keeps, drawn evenly from all its steps."""
 
 GRID = tuple(PLAIN_TEMPERATURE * 5 ** (place / 2) for place in (-2, -1, 0, 1, 2))
 """What the greedy oracle chooses each network's temperature from: 0.8 to 20."""
@@ -33,71 +34,31 @@ _DRAW = random(minimum=1.0, maximum=math.e, seed=2_042)
 """Its logarithm is a uniform number for every sample."""
 
 
-class Recording:
-    """What a rule answered in some runs of one length: a mean for each step, and single samples of all steps.
-
-    Args:
-        steps: Of a run.
-        points: About how many samples of all steps are kept, for every stack of runs.
-    """
-
-    def __init__(self, steps: int, points: int = POINTS) -> None:
-        self.steps = steps
-        self._per_step = max(1, points // steps)
-        self._sums = torch.zeros(steps, 3, dtype=torch.float64)
-        self._counts = torch.zeros(steps, 1, dtype=torch.float64)
-        self._kept: list[Tensor] = []
-        self._generator = torch.Generator().manual_seed(0)
-
-    def watch(self, method: Method) -> Method:
-        """The same method, whose answers are recorded."""
-        rule = method.rule
-        assert rule is not None  # a control without a rule could not be built
-
-        def watched(signals: Signals) -> Temperatures:
-            found = rule(signals)
-            self._keep(float(signals.progress), torch.stack([found.student, found.teacher, found.weight], -1).detach())
-            return found
-
-        return replace(method, rule=watched)
-
-    def triples(self) -> Tensor:
-        """Student, teacher and weight of the samples that were kept, `[N, 3]`."""
-        return torch.cat(self._kept)
-
-    def mean(self) -> Tensor:
-        """Geometric mean of both temperatures and mean of the weight, over all samples and steps, `[3]`."""
-        return _natural(self._sums.sum(0) / self._counts.sum())
-
-    def schedule(self) -> Tensor:
-        """The same means of every step, `[steps, 3]`; a step that asked for none (a warm-up's first) has the next's."""
-        asked = self._counts[:, 0].nonzero()[:, 0]
-        nearest = asked[torch.searchsorted(asked, torch.arange(self.steps)).clamp(max=len(asked) - 1)]
-        return _natural(self._sums[nearest] / self._counts[nearest])
-
-    def _keep(self, progress: float, triples: Tensor) -> None:
-        rows = triples.reshape(-1, 3).cpu().double()
-        step = round(progress * self.steps)
-        self._sums[step] += torch.cat([rows[:, :2].log(), rows[:, 2:]], -1).sum(0)
-        self._counts[step] += len(rows)
-        self._kept.append(rows[torch.randint(len(rows), (self._per_step,), generator=self._generator)])
+def recording_columns(signals: Signals, temperatures: Temperatures | None) -> dict[str, Tensor]:
+    """What the controls need of a step: the temperatures' logarithms, whose mean is a geometric one, and the weight."""
+    if temperatures is None:
+        return {}
+    student, teacher = temperatures.student.double().log(), temperatures.teacher.double().log()
+    return {"student": student, "teacher": teacher, "weight": temperatures.weight.double()}
 
 
-def constant(recording: Recording) -> TemperatureRule:
-    """One pair of temperatures and one weight for all samples and steps: the recording's mean."""
-    values = recording.mean().tolist()
+def constant(recording: Recorder) -> TemperatureRule:
+    """One pair of temperatures and one weight for all samples and steps: the mean of the recording."""
+    student, teacher, weight = recording.means().values()
+    values = math.exp(student), math.exp(teacher), weight
     return lambda signals: Temperatures(*map(signals.full, values))
 
 
-def scheduled(recording: Recording) -> TemperatureRule:
-    """One pair of temperatures and one weight for all samples of a step: the recording's mean of that step."""
-    means = recording.schedule().tolist()
-    return lambda signals: Temperatures(*map(signals.full, means[round(float(signals.progress) * len(means))]))
+def scheduled(recording: Recorder) -> TemperatureRule:
+    """One pair of temperatures and one weight for all samples of a step: the mean of that step in the recording."""
+    steps = [(math.exp(s), math.exp(t), weight) for s, t, weight in zip(*recording.course().values(), strict=True)]
+    return lambda signals: Temperatures(*map(signals.full, steps[round(float(signals.progress) * len(steps))]))
 
 
-def marginal(recording: Recording) -> TemperatureRule:
+def marginal(recording: Recorder) -> TemperatureRule:
     """Temperatures and weight of a recorded sample, drawn for each sample and step as `random` draws: by a hash."""
-    triples = recording.triples()
+    student, teacher, weight = (values.flatten() for values in recording.samples().values())
+    triples = torch.stack([student.exp(), teacher.exp(), weight], -1)
 
     def rule(signals: Signals) -> Temperatures:
         place = _DRAW(signals).student.double().log() * len(triples)
@@ -178,7 +139,7 @@ RECORDED = {"constant": constant, "schedule": scheduled, "marginal": marginal}
 GREEDY = {"greedy": False, "greedy_held": True}
 
 
-def makers(spec: str, method: Method, recording: Recording) -> Mapping[str, Maker]:
+def makers(spec: str, method: Method, recording: Recorder) -> Mapping[str, Maker]:
     """A maker for each of these controls of the policy `spec`, at its own weights and matched, by name."""
     made = {f"{name}:{spec}": always(replace(method, rule=rule(recording))) for name, rule in RECORDED.items()}
     made |= {f"{name}:{spec}": greedy(method, held) for name, held in GREEDY.items()}
@@ -192,8 +153,3 @@ def always(method: Method) -> Maker:
 
 def _matched(maker: Maker) -> Maker:
     return lambda run: matched(maker(run))
-
-
-def _natural(means: Tensor) -> Tensor:
-    """Means of the temperatures' logarithms and of the weight, as temperatures and weight, `[..., 3]`."""
-    return torch.cat([means[..., :2].exp(), means[..., 2:]], -1)

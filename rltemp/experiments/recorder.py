@@ -1,64 +1,150 @@
-"""Keeps some of the temperatures that a policy gives during a run, for the picture of a comparison."""
+"""Records what methods see and answer while they train students.
+
+What is kept are columns, numbers by name for every sample: `rltemp.experiments.showcase`, `recorded_controls` and
+`explain` each say which. The picture of a comparison shows `temperature_columns`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from rltemp.experiments.cached_result import MOST_POINTS, StoredTrace
-from rltemp.kd.method import Method
-from rltemp.kd.signals import Signals, TemperatureRule, Temperatures
+from rltemp.errors import BadInputError
+from rltemp.kd.signals import Signals, Temperatures
 from rltemp.policy.features import featurize
 from rltemp.policy.rule import Policy
+from rltemp.training.distill import Distillation
 
-TRACE_POINTS = MOST_POINTS
+Columns = Callable[[Signals, Temperatures | None], Mapping[str, Tensor]]
+"""From the signals and answers of a step (None where the rule was not asked) to what is recorded, by name: `[B]` or
+`[S, B]` each. Nothing leaves the step out."""
 
 
 class Recorder:
-    """A rule that answers as its policy does and remembers a part of what it answered.
+    """Records columns of every step that `rltemp.experiments.students.train_stack` tells it; students do not change.
+
+    Sums are over all samples of a step. Single samples are drawn: of every student as many, and the same ones.
 
     Args:
-        policy: The rule.
-        steps: How many steps the run has; about `TRACE_POINTS` samples of all of them are kept.
+        columns: What is recorded.
+        steps: Of a run.
+        points: About how many samples of each student's run are kept.
     """
 
-    def __init__(self, policy: Policy, steps: int) -> None:
-        self.policy = policy
-        self._rule: TemperatureRule = policy
-        self.per_step = max(1, TRACE_POINTS // steps)
+    def __init__(self, columns: Columns, steps: int, points: int) -> None:
+        self.steps = steps
+        self.names: tuple[str, ...] = ()
+        self._columns = columns
+        self._every, self._per_step = -(-steps // points), max(1, points // steps)
         self._generator = torch.Generator().manual_seed(0)
-        self._kept: list[Tensor] = []
-        self._references: list[float] = []
+        self._runs: list[list[Tensor]] = []
+        self._sums = torch.zeros(steps, 0, dtype=torch.float64)
+        self._counts = torch.zeros(steps, 1, dtype=torch.float64)
 
-    def watch(self, method: Method) -> Method:
-        """The same method, whose temperatures are kept as they are given; others may watch its rule too."""
-        self._rule = method.rule or self.policy
-        return replace(method, rule=self)
+    def begin(self) -> None:
+        """The next run begins."""
+        self._runs.append([])
 
-    def __call__(self, signals: Signals) -> Temperatures:
-        """What the policy answers."""
-        temperatures = self._rule(signals)
-        self._keep(signals, temperatures.detach())
-        return temperatures
-
-    def trace(self) -> StoredTrace:
-        """What was kept of a run; of its first step at least."""
-        rows = torch.cat(self._kept)
-        thinned = rows[:: -(-len(rows) // TRACE_POINTS)].float()  # a run of more steps than points keeps too many
-        return StoredTrace.pack(thinned.T.numpy(), float(np.mean(self._references)))
+    def end(self, run: Distillation) -> None:
+        """Take what is wanted of a run after its last step; here nothing."""
 
     @torch.no_grad()
-    def _keep(self, signals: Signals, temperatures: Temperatures) -> None:
-        count = signals.shape.numel()
-        drawn = torch.randint(count, (min(self.per_step, count),), generator=self._generator)
-        drawn = drawn.to(temperatures.teacher.device)
-        margin = featurize(signals, ["teacher_margin"]).flatten()[drawn] + 1  # the feature is the margin less one
-        student, teacher = temperatures.student.flatten()[drawn], temperatures.teacher.flatten()[drawn]
-        progress = torch.full_like(student, float(signals.progress))
-        self._kept.append(torch.stack([progress, margin, student, teacher], -1).cpu())
-        reference = self.policy.reference.rule
-        assert reference is not None  # a policy's reference has temperatures, checked where it is loaded
-        self._references.append(float(reference(signals).teacher.mean()))
+    def keep(self, signals: Signals, temperatures: Temperatures | None) -> None:
+        """Record one step."""
+        values = self._columns(signals, temperatures)
+        if not values:
+            return
+        rows = torch.stack([value.detach().double().reshape(-1, signals.shape[-1]) for value in values.values()])
+        if not self.names:
+            self.names, self._sums = tuple(values), self._sums.new_zeros(self.steps, len(values))
+        step = round(float(signals.progress) * self.steps)
+        self._sums[step] += rows.sum((1, 2)).cpu()
+        self._counts[step] += rows[0].numel()
+        if step % self._every == 0:
+            drawn = torch.randperm(rows.shape[-1], generator=self._generator)[: self._per_step]
+            self._runs[-1].append(rows[..., drawn.to(rows.device)].cpu())
+
+    def samples(self) -> dict[str, Tensor]:
+        """The samples of all students, `[S, steps, k]` each, float64; nothing where nothing was kept."""
+        kept = [torch.stack(run, 2) for run in self._runs if run]
+        return dict(zip(self.names, torch.cat(kept, 1), strict=True)) if kept else {}
+
+    def means(self) -> dict[str, float]:
+        """The mean of every column over all samples and steps."""
+        return dict(zip(self.names, (self._sums.sum(0) / self._counts.sum()).tolist(), strict=True))
+
+    def course(self) -> dict[str, list[float]]:
+        """The means of every step; a step without any (a warm-up's first) has those of the next."""
+        known = self._counts[:, 0].nonzero()[:, 0]
+        nearest = known[torch.searchsorted(known, torch.arange(self.steps)).clamp(max=len(known) - 1)]
+        return dict(zip(self.names, (self._sums[nearest] / self._counts[nearest]).T.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class TemperatureTrace:
+    """The temperatures that a rule gave, over samples drawn from whole runs; every array is `[N]`.
+
+    Args:
+        progress: How much of the run was done, 0 to 1.
+        teacher_margin: The teacher's first minus its second logit, in standard deviations of its logits. (The
+            difference of probabilities is near 1 for almost every sample of a good teacher, and shows nothing.)
+        student_temperature: Positive.
+        teacher_temperature: Positive.
+        reference: The temperature that an idle policy would give.
+
+    Raises:
+        BadInputError: Where the four arrays are not rows of one length, or a temperature is not positive.
+    """
+
+    progress: NDArray[np.float64]
+    teacher_margin: NDArray[np.float64]
+    student_temperature: NDArray[np.float64]
+    teacher_temperature: NDArray[np.float64]
+    reference: float
+
+    def __post_init__(self) -> None:
+        names = ("progress", "teacher_margin", "student_temperature", "teacher_temperature")
+        shapes = {name: np.shape(getattr(self, name)) for name in names}
+        if len(set(shapes.values())) != 1 or len(shapes["progress"]) != 1 or shapes["progress"] == (0,):
+            raise BadInputError(f"a trace needs four rows of one length; got {shapes}")
+        temperatures = np.append(self.student_temperature, self.teacher_temperature)
+        if not (np.isfinite(temperatures) & (temperatures > 0)).all() or not 0 < self.reference < math.inf:
+            raise BadInputError("a trace needs temperatures that are positive and finite, for its log axis")
+
+
+def temperature_columns(policy: Policy) -> Columns:
+    """What a `TemperatureTrace` holds of a policy, or of a control of it."""
+
+    def columns(signals: Signals, temperatures: Temperatures | None) -> dict[str, Tensor]:
+        if temperatures is None:
+            return {}
+        reference: Any = policy.reference.rule
+        return {
+            "progress": signals.full(signals.progress),
+            "margin": teacher_margin(signals),
+            "student": temperatures.student,
+            "teacher": temperatures.teacher,
+            "reference": reference(signals).teacher,
+        }
+
+    return columns
+
+
+def temperature_trace(recorder: Recorder) -> TemperatureTrace | None:
+    """What a recorder of `temperature_columns` has kept; None where the policy was never asked."""
+    if not (samples := recorder.samples()):
+        return None
+    progress, margin, student, teacher, reference = (value.flatten().numpy() for value in samples.values())
+    return TemperatureTrace(progress, margin, student, teacher, float(reference.mean()))
+
+
+def teacher_margin(signals: Signals) -> Tensor:
+    """The teacher's first minus its second logit, in standard deviations of its logits, `[...]`."""
+    return featurize(signals, ["teacher_margin"])[..., 0] + 1  # the feature is the margin less one

@@ -1,71 +1,205 @@
-"""Cells: what one stack of students came to, kept as a small file, so that no stack is trained twice.
+"""Cached results: what one stack of students came to, kept as a small file, so that no stack is trained twice.
 
-A cell is named by a hash of what determines it (its key), holds that key and a digest of itself, and is written whole
-or not at all. Whoever trains one claims it with a lock that ends with its process; several processes may so work in
-one folder, each on cells of its own: `fill` is what each of them calls.
+A result is named by a hash of what determines it (its key). Its file holds that key and a digest of itself, as strict
+JSON, and is written whole or not at all. Numbers come back from it bit by bit.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import functools
+import hashlib
+import json
+import logging
 import os
-import platform
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rltemp.errors import BadInputError
-from rltemp.experiments.cached_result import (
-    Cell,
-    CellFile,
-    determining_versions,
-    file_name,
-    in_words,
-    parsed,
-    read_cell,
-)
-from rltemp.io.console import say
+from rltemp.experiments.recorder import TemperatureTrace
 from rltemp.io.files import atomic_write
-from rltemp.io.locks import owner, taken
+from rltemp.io.run_folders import read_json
+from rltemp.io.versions import versions
 
-PATIENCE, PAUSE = 3600.0, 0.1
-"""Seconds without any cell finished after which waiting for others' cells ends, and between two looks at them."""
+log = logging.getLogger(__name__)
+
+MOST_STUDENTS = 2048
+"""In one result: with as many, and a trace, its file stays below what `read_json` reads."""
+MOST_POINTS = 20_000
+"""In the trace of one result."""
+DETERMINING = ("rltemp", "torch", "numpy")
+"""The packages whose versions a result carries; results of other versions are not mixed in."""
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+!-]{1,64}$")]
+Row = Annotated[list[Fraction], Field(min_length=1, max_length=MOST_STUDENTS)]
+Amount = Annotated[float, Field(ge=0)]
+Amounts = Annotated[list[Amount | None], Field(min_length=1, max_length=MOST_STUDENTS)]
+MeasureName = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,40}$")]
 
 
-@dataclass(frozen=True)
-class Job:
-    """One cell to be had.
+@functools.cache
+def determining_versions() -> tuple[tuple[str, str], ...]:
+    """The versions that results trained here carry, by package."""
+    found = versions()
+    return tuple((name, found[name]) for name in DETERMINING if name in found)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class StoredTrace(_Strict):
+    """A `TemperatureTrace`: its rows as float32 `[4, N]`, little-endian, in base64."""
+
+    reference: float = Field(gt=0)
+    samples: str = Field(max_length=4 * 4 * MOST_POINTS * 4 // 3 + 4)
+
+    @classmethod
+    def pack(cls, trace: TemperatureTrace) -> StoredTrace:
+        """Of numbers that float32 can hold."""
+        rows = trace.progress, trace.teacher_margin, trace.student_temperature, trace.teacher_temperature
+        samples = base64.b64encode(np.stack(rows).astype("<f4").tobytes()).decode()
+        return cls(reference=trace.reference, samples=samples)
+
+    def unpack(self) -> TemperatureTrace:
+        """The trace."""
+        rows = np.frombuffer(base64.b64decode(self.samples, validate=True), "<f4").reshape(4, -1).astype(np.float64)
+        progress, margin, student, teacher = rows
+        return TemperatureTrace(progress, margin, student, teacher, self.reference)
+
+    @model_validator(mode="after")
+    def _drawable(self) -> StoredTrace:
+        self.unpack()
+        return self
+
+
+class CachedResult(_Strict):
+    """What one stack of students came to.
 
     Args:
-        key: What determines it, as JSON holds it; under `seeds` the student's seed, or a list of seeds for a stack.
-        work: Trains it.
-        skipped: Told where it was there already, or another process has trained it.
-        order: What to tell another process that is to train it; see `rltemp.experiments.crews.share`.
+        test_accuracy: 0..1, one a student, in the order of its seeds; floats come back from the file bit by bit.
+        validation_accuracy: Likewise.
+        measures: Of `rltemp.experiments.measures.MEASURES`, by name, likewise; None where a student has none.
+        diverged: How many students' numbers are not finite.
+        guarded: For how many samples a rule's guard stood in for its formula.
+        answered: How many samples the rule answered.
+        degraded: Whether the rule was not what trained the students: too many answers were a fallback's.
+        trace: Temperatures, where the picture shows this stack's.
+        versions: Of the packages that it was trained with.
     """
 
-    key: Mapping[str, Any]
-    work: Callable[[], Cell]
-    skipped: Callable[[], None] = lambda: None
-    order: tuple[Any, ...] = ()
+    test_accuracy: Row
+    validation_accuracy: Row
+    measures: dict[MeasureName, Amounts] = Field(default_factory=dict, max_length=16)
+    diverged: Count = 0
+    guarded: Count = 0
+    answered: Count = 0
+    degraded: bool = False
+    trace: StoredTrace | None = None
+    versions: dict[Version, Version] = Field(default_factory=lambda: dict(determining_versions()), max_length=16)
+
+    @model_validator(mode="after")
+    def _agrees(self) -> CachedResult:
+        students = len(self.test_accuracy)
+        uneven = len(self.validation_accuracy) != students or any(
+            len(row) != students for row in self.measures.values()
+        )
+        if uneven or self.diverged > students or self.guarded > self.answered:
+            raise ValueError("the counts and lengths of the result contradict each other")
+        return self
 
 
-class Cells:
-    """A folder of cells.
+class CachedResultFile(_Strict):
+    """A result with its key."""
+
+    format: Literal["rltemp-cell"] = "rltemp-cell"
+    format_version: Literal[2] = 2
+    key: dict[str, Any]
+    cell: CachedResult
+
+    def encoded(self) -> bytes:
+        """As the file holds it."""
+        content = self.model_dump()
+        return _canonical({**content, "sha256": hashlib.sha256(_canonical(content)).hexdigest()}) + b"\n"
+
+
+def file_name(key: Mapping[str, Any]) -> str:
+    """The name of the file of the result of this key."""
+    return f"{hashlib.sha256(_canonical(key)).hexdigest()[:20]}.json"
+
+
+def in_words(found: Mapping[str, str]) -> str:
+    """Versions as a table's note has them: `rltemp 0.1.0, torch 2.4.0, numpy 1.26.4`."""
+    return ", ".join(f"{name} {found[name]}" for name in sorted(found, key=[*DETERMINING, *sorted(found)].index))
+
+
+def read_result(path: Path, key: Mapping[str, Any]) -> CachedResult:
+    """The result in a file that is whole and of this key.
+
+    Raises:
+        BadInputError: Where it is damaged, or another's.
+    """
+    file = parsed(path)
+    seeds = key.get("seeds")
+    if _canonical(file.key) != _canonical(key):
+        raise BadInputError("it is the result of another key")
+    if len(file.cell.test_accuracy) != (len(seeds) if isinstance(seeds, (list, tuple)) else 1):
+        raise BadInputError("it does not hold one accuracy a seed")
+    return file.cell
+
+
+def parsed(path: Path) -> CachedResultFile:
+    """The content of a file that is whole.
+
+    Raises:
+        BadInputError: Where it is not.
+    """
+    content = read_json(path)
+    given = content.pop("sha256", None)
+    try:
+        intact = given == hashlib.sha256(_canonical(content)).hexdigest()
+    except (ValueError, RecursionError) as error:  # 1e999 is JSON, and infinite
+        raise BadInputError(f"it cannot be read as a result: {error}") from error
+    if not intact:
+        raise BadInputError("its SHA-256 is not that of its content: the file is damaged or was changed")
+    try:
+        return CachedResultFile.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadInputError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def _canonical(value: Any) -> bytes:
+    """One text for one value: sorted keys, no blanks, no nan."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+class ResultCache:
+    """A folder of cached results.
 
     Args:
         folder: Made where it is missing.
-        allow_mixed: Use cells of other versions as they are.
-        warn: Told, in one line, of a file that is refused and trained again.
+        allow_mixed: Use results of other versions as they are.
+
+    Attributes:
+        found: How many results were there.
+        trained: How many were not, and have been trained.
 
     Raises:
-        BadInputError: Where the folder cannot be made, or holds cells of other versions that may not be mixed in.
+        BadInputError: Where the folder cannot be made, or holds results of other versions that may not be mixed in.
     """
 
-    def __init__(self, folder: Path, *, allow_mixed: bool = False, warn: Callable[[str], None] = say) -> None:
-        self.folder, self.warn = folder, warn
+    def __init__(self, folder: Path, *, allow_mixed: bool = False) -> None:
+        self.folder = folder
         self.found = self.trained = 0
         self._warned: set[Path] = set()
         try:
@@ -76,69 +210,31 @@ class Cells:
             self._refuse_other_versions()
 
     def path(self, key: Mapping[str, Any]) -> Path:
-        """Where the cell of this key lies, or would lie."""
+        """Where the result of this key lies, or would lie."""
         return self.folder / file_name(key)
 
-    def read(self, key: Mapping[str, Any]) -> Cell | None:
-        """The cell of this key; None, after a warning where there is a file, if it has to be trained."""
+    def read(self, key: Mapping[str, Any]) -> CachedResult | None:
+        """The result of this key; None, after a warning where there is a file, if it has to be trained."""
         path = self.path(key)
         if not os.path.lexists(path):
             return None
         try:
-            return read_cell(path, key)
+            return read_result(path, key)
         except BadInputError as error:
             if path not in self._warned:
                 self._warned.add(path)
-                self.warn(f"Cell {path} is refused and trained again: {error}.")
+                log.warning(f"Cached result {path} is refused and trained again: {error}.")
             return None
 
-    def take(self, job: Job) -> Cell | None:
-        """The cell from its file, or trained now; None where another process has claimed it.
-
-        Raises:
-            BadInputError: Where it cannot be claimed or written, or was finished meanwhile with another result.
-        """
-        if (cell := self.there(job)) is not None:
-            return cell
-        with _claim(self.path(job.key)) as mine:
-            if not mine or (cell := self.there(job)) is not None:
-                return cell
-            cell = job.work()
-            self.write(job.key, cell)
-            self.trained += 1
-            return cell
-
-    def write(self, key: Mapping[str, Any], cell: Cell) -> None:
-        """Write a cell; one that is there already, whole and of this key, has to be the same to the byte.
-
-        Raises:
-            BadInputError: Where it is not, with both files' names, or where it cannot be written.
-        """
-        path, data = self.path(key), CellFile(key=dict(key), cell=cell).encoded()
-        try:
-            twice = path.exists() and bool(read_cell(path, key)) and path.read_bytes() != data
-        except (BadInputError, OSError):
-            twice = False  # damaged: it is why this cell was trained
-        if twice:
-            other = path.with_name(f"{path.stem}.{platform.node()}-{os.getpid()}.second")
-            atomic_write(other, data)
-            raise BadInputError(
-                f"a cell was trained twice and the two differ: {path} and {other}. Needed: the same machine type, "
-                "packages and threads wherever cells of one folder are trained"
-            )
-        atomic_write(path, data)
-
-    def there(self, job: Job) -> Cell | None:
-        """The cell, where it is there already."""
-        cell = self.read(job.key)
-        if cell is not None:
-            self.found += 1
-            _remove_claim(self.path(job.key))  # of a process that was killed after it had written the cell
-            job.skipped()
-        return cell
+    def write(self, key: Mapping[str, Any], outcome: Outcome) -> None:
+        """Write a result, and before it the files that lie beside it."""
+        path = self.path(key)
+        for suffix, data in outcome.files.items():
+            atomic_write(path.with_suffix(suffix), data)
+        atomic_write(path, CachedResultFile(key=dict(key), cell=outcome.result).encoded())
 
     def _refuse_other_versions(self) -> None:
-        """One look at all cells, before the first is trained."""
+        """Read all results once, before the first is trained."""
         here, others = dict(determining_versions()), Counter[str]()
         for path in self.folder.glob("*.json"):
             with contextlib.suppress(BadInputError):
@@ -147,68 +243,19 @@ class Cells:
         if others := +others:
             held = "; ".join(f"{count} of {words}" for words, count in sorted(others.items()))
             raise BadInputError(
-                f"{self.folder} holds cells of other versions ({held}; here: {in_words(here)}), and versions are not "
+                f"{self.folder} holds results of other versions ({held}; here: {in_words(here)}), and versions are not "
                 "mixed. Choose another --out, or give --allow-mixed to use them as they are"
             )
 
 
-def fill(cells: Cells | None, jobs: Sequence[Job], patience: float = PATIENCE) -> list[Cell]:
-    """Every job's cell, in their order; those that others have claimed are looked at again after one's own.
+@dataclass(frozen=True)
+class Outcome:
+    """What training a stack gives.
 
     Args:
-        cells: Where they are kept; None keeps them nowhere.
-        jobs: What is wanted.
-        patience: Seconds to wait for others' cells while none is finished.
-
-    Raises:
-        BadInputError: Where the patience ends, with the cell and its owner; or as `Cells.take`.
+        result: To be cached.
+        files: What to keep beside it, by suffix.
     """
-    if cells is None:
-        return [job.work() for job in jobs]
-    found: dict[int, Cell] = {}
-    since = time.monotonic()
-    while waiting := [index for index in range(len(jobs)) if index not in found]:
-        new = {index: cell for index in waiting if (cell := cells.take(jobs[index])) is not None}
-        found |= new
-        if new:
-            since = time.monotonic()
-        elif time.monotonic() - since > patience:
-            raise BadInputError(_waited(cells.path(jobs[waiting[0]].key), len(waiting), patience))
-        else:
-            time.sleep(PAUSE)
-    return [found[index] for index in range(len(jobs))]
 
-
-@contextlib.contextmanager
-def _claim(path: Path) -> Iterator[bool]:
-    """Whether the cell is this process's to train, which holds until the block or the process ends."""
-    try:
-        lock = taken(_lock_file(path))
-    except OSError as error:
-        raise BadInputError(f"cannot claim {path}: {error}") from error
-    if lock is None:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        # The cell is written, or nobody's: who comes late and locks the file that was removed looks for it first.
-        _remove_claim(path)
-        lock.release()
-
-
-def _remove_claim(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        _lock_file(path).unlink()
-
-
-def _waited(path: Path, count: int, patience: float) -> str:
-    lock = _lock_file(path)
-    return (
-        f"{count} cells are claimed by others and none was finished in {patience:g} s; the first is {path}, of "
-        f"{owner(lock)}. If that process is gone for ever, remove {lock}. The same command goes on with what is missing"
-    )
-
-
-def _lock_file(path: Path) -> Path:
-    return path.with_suffix(".lock")
+    result: CachedResult
+    files: Mapping[str, bytes] = field(default_factory=dict)

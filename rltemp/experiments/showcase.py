@@ -1,7 +1,7 @@
-"""The student that a page shows of a rule: what it saw and was answered in training, and how it sees test images.
+"""The student that a page shows of a method: what it saw and was answered in training, and how it sees test images.
 
-It is the first student of the rule's first stack, watched while it trains; no run is made for it. What is kept lies
-beside the stack's cell, written before it: who has the cell has the showcase, after a kill too.
+It is the first student of the method's first stack, recorded while it trains; no run is made for it. What is kept lies
+beside the stack's cached result, written before it: who has the result has the showcase, after a kill too.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +23,9 @@ from torch.nn import functional as F
 
 from rltemp.data.dataset import Dataset
 from rltemp.data.problem import channels_last
-from rltemp.io.files import atomic_write
-from rltemp.kd.method import Method, watch
+from rltemp.experiments.recorder import Recorder, teacher_margin
 from rltemp.kd.signals import Signals, Temperatures, full_precision
 from rltemp.models.stack import StackedStudent
-from rltemp.policy.features import featurize
 from rltemp.training.distill import Distillation
 
 POINTS = 4_000
@@ -46,6 +44,8 @@ SAMPLED = (
     "softened_teacher_sharpness",
     "softened_student_sharpness",
 )
+CONTENT, CLOCK = ".showcase", ".clock"
+"""Suffixes of the two files: what is the same whenever it is made, and what the clock said."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class Showcase:
     """What is shown of one student.
 
     Args:
-        samples: By the names in `SAMPLED`, `[N]` each: progress of the run, 0..1; the teacher's margin, in deviations
-            of its logits; the student's loss at the label, in nats; sharpness (logsumexp, as DTKD has it) of each
-            network's logits, as they are and divided by the temperatures; the temperatures, nan without any.
+        samples: By the names in `SAMPLED`, `[N]` each: progress of the run, 0..1; the teacher's margin, in standard
+            deviations of its logits; the student's loss at the label, in nats; sharpness (logsumexp, as DTKD has it)
+            of each network's logits, as they are and divided by the temperatures; the temperatures, nan without any.
         features: `[M, D]`, what the student's last layer sees of test images at the end.
         labels: `[M]`, their classes.
-        seconds: Of an epoch, for one student, as the clock had it; nan where that is not known.
+        seconds: Of an epoch, for one student, by the clock; nan where that is not known.
     """
 
     samples: dict[str, NDArray[np.float64]]
@@ -82,96 +82,61 @@ class Showcase:
         return cls(samples, features, labels, _read_clock(path))
 
 
-class Showing:
-    """Watches one stack's run for its `Showcase` and writes that to a file.
+class ShowcaseRecorder(Recorder):
+    """Records the first student of a run for its `Showcase`.
 
     Args:
-        path: Of the file.
+        steps: Of the run.
         clock: Tells seconds.
+
+    Attributes:
+        files: What to write, by suffix, once the run has ended.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.perf_counter) -> None:
-        self.path = path
+    def __init__(self, steps: int, clock: Callable[[], float] = time.perf_counter) -> None:
+        super().__init__(_columns, steps, POINTS)
+        self.files: dict[str, bytes] = {}
         self._clock = clock
-        self._generator = torch.Generator().manual_seed(0)
-        self._kept: list[Tensor] = []
-        self._given: Temperatures | None = None
-        self._run: Distillation | None = None
-        self._started = self._watching = 0.0
+        self._started = self._recording = 0.0
 
-    def begin(self, maker: Callable[[Distillation], Method]) -> Callable[[Distillation], Method]:
-        """The same maker of methods, whose run is watched."""
+    def begin(self) -> None:
+        """As `Recorder.begin`."""
+        super().begin()
+        self._started = self._clock()
 
-        def make(run: Distillation) -> Method:
-            method = self._watched(maker(run))
-            self._run, self._started = run, self._clock()
-            return method
+    def keep(self, signals: Signals, temperatures: Temperatures | None) -> None:
+        """As `Recorder.keep`; the seconds that it takes are not the run's."""
+        began = self._clock()
+        super().keep(signals, temperatures)
+        self._recording += self._clock() - began
 
-        return make
-
-    def end(self) -> None:
-        """Write what was seen, the run being over; what depends on the clock into a file of its own."""
-        run = self._run
-        assert run is not None, "a run begins before it ends"
-        seconds = self._clock() - self._started - self._watching
-        features, labels = seen_by_last_layer(_first(run.student), run.problem.dataset)
-        rows = torch.cat(self._kept) if self._kept else torch.empty(0, len(SAMPLED))
-        tensors = {"samples": rows.T, "features": features, "labels": labels}
-        encoded = save({name: np.ascontiguousarray(value.cpu().numpy()) for name, value in tensors.items()})
+    def end(self, run: Distillation) -> None:
+        """Make the files; the student has its last weights."""
+        seconds = self._clock() - self._started - self._recording
+        features, labels = seen_by_last_layer(_first_student(run.student), run.problem.dataset)
+        rows = torch.stack([value.flatten() for value in self.samples().values()]).float()
+        tensors = {"samples": rows, "features": features, "labels": labels}
         students = 1 if isinstance(run.seeds, int) else len(run.seeds)
         epoch = seconds * run.steps_per_epoch / (run.steps * students)
-        atomic_write(self.path.with_suffix(".clock"), f"{epoch:.6g}\n".encode())
-        atomic_write(self.path, encoded)
-
-    def _watched(self, method: Method) -> Method:
-        """The same method, which shows each step's signals and tells its temperatures, where it asks for some."""
-        told = watch(method, self._tell)
-        return _Shown(**{field.name: getattr(told, field.name) for field in fields(told)}, show=self._keep)
-
-    def _tell(self, temperatures: Temperatures) -> None:
-        self._given = temperatures
-
-    @torch.no_grad()
-    def _keep(self, signals: Signals) -> None:
-        """Some samples of the first student's batch; of a long run, at some of its steps."""
-        given, self._given = self._given, None
-        assert self._run is not None
-        if self._run.step % -(-self._run.steps // POINTS):
-            return
-        began = self._clock()
-        drawn = torch.randperm(signals.shape[-1], generator=self._generator)[: max(1, POINTS // self._run.steps)]
-        self._kept.append(_rows(signals, given, drawn.to(signals.student_logits.device)).cpu())
-        self._watching += self._clock() - began
+        content = save({name: np.ascontiguousarray(value.cpu().numpy()) for name, value in tensors.items()})
+        self.files = {CLOCK: f"{epoch:.6g}\n".encode(), CONTENT: content}
 
 
-@dataclass(frozen=True)
-class _Shown(Method):
-    """A method that shows what it has seen."""
-
-    show: Callable[[Signals], None] = lambda _: None
-
-    def loss(self, signals: Signals) -> Tensor:
-        loss = super().loss(signals)
-        self.show(signals)
-        return loss
-
-
-def _rows(signals: Signals, temperatures: Temperatures | None, drawn: Tensor) -> Tensor:
-    """What `SAMPLED` names of these samples of the first student, `[N, len(SAMPLED)]`, float32."""
+def _columns(signals: Signals, temperatures: Temperatures | None) -> dict[str, Tensor]:
+    """What `SAMPLED` names of the first student's batch, `[B]` each."""
 
     def first(values: Tensor) -> Tensor:
-        return (values[0] if signals.stacked else values)[drawn]
+        return values[0] if signals.stacked else values
 
     student, teacher = (full_precision(first(logits)) for logits in (signals.student_logits, signals.teacher_logits))
-    labels = None if signals.labels is None else first(signals.labels)
-    given = [] if temperatures is None else [first(temperatures.teacher), first(temperatures.student)]
-    teacher_by, student_by = given or [torch.full_like(student[:, 0], math.nan)] * 2
+    unknown = torch.full_like(student[:, 0], math.nan)
+    given = None if temperatures is None else (first(temperatures.teacher), first(temperatures.student))
+    teacher_by, student_by = given or (unknown, unknown)
+    labels = signals.labels
     columns = (
-        torch.full_like(student[:, 0], float(signals.progress)),
-        featurize(Signals(student, teacher), ["teacher_margin"])[:, 0] + 1,  # the feature is the margin less one
-        torch.full_like(student[:, 0], math.nan)
-        if labels is None
-        else F.cross_entropy(student, labels, reduction="none"),
+        torch.full_like(unknown, float(signals.progress)),
+        teacher_margin(Signals(student, teacher)),
+        unknown if labels is None else F.cross_entropy(student, first(labels), reduction="none"),
         teacher.logsumexp(-1),
         student.logsumexp(-1),
         teacher_by,
@@ -179,7 +144,7 @@ def _rows(signals: Signals, temperatures: Temperatures | None, drawn: Tensor) ->
         (teacher / teacher_by[:, None]).logsumexp(-1),
         (student / student_by[:, None]).logsumexp(-1),
     )
-    return torch.stack(columns, -1).float()
+    return dict(zip(SAMPLED, columns, strict=True))
 
 
 @torch.no_grad()
@@ -187,7 +152,7 @@ def seen_by_last_layer(student: nn.Module, dataset: Dataset) -> tuple[Tensor, Te
     """Features of test images, `[M, D]` float32, and their classes, `[M]`.
 
     The features are what the last linear layer is given; where that is the image itself, or there is no such layer,
-    they are the logits. The images are spread evenly over the test part's first classes.
+    they are the logits. The images are spread evenly over the first classes of the test split.
     """
     images, labels = dataset.test.images, dataset.test.labels
     chosen = torch.nonzero(labels < CLASSES).flatten()
@@ -211,11 +176,11 @@ def seen_by_last_layer(student: nn.Module, dataset: Dataset) -> tuple[Tensor, Te
 def _last_linear(student: nn.Module) -> nn.Module | None:
     """The last linear layer, if another layer with weights comes before it."""
     weighted = [module for module in student.modules() if next(module.parameters(recurse=False), None) is not None]
-    linear: Sequence[nn.Module] = [module for module in weighted if isinstance(module, nn.Linear)]
+    linear = [module for module in weighted if isinstance(module, nn.Linear)]
     return linear[-1] if linear and len(weighted) > 1 else None
 
 
-def _first(student: nn.Module) -> nn.Module:
+def _first_student(student: nn.Module) -> nn.Module:
     """The student, or the first of a stack of them as a module of its own."""
     if not isinstance(student, StackedStudent):
         return student
@@ -227,7 +192,7 @@ def _first(student: nn.Module) -> nn.Module:
 
 def _read_clock(path: Path) -> float:
     try:
-        seconds = float(path.with_suffix(".clock").read_text("utf-8")[:40])
+        seconds = float(path.with_suffix(CLOCK).read_text("utf-8")[:40])
     except (OSError, ValueError):
         return math.nan
     return seconds if 0 < seconds < math.inf else math.nan

@@ -1,17 +1,16 @@
 """What a comparison rests on: means with their standard errors, paired differences, and what they are worth.
 
-Students differ by about a point from seed to seed, rules by tenths of one. So arms are compared seed by seed,
-on the differences, where most of what the seeds do to both arms cancels. How often these intervals cover the truth and
-these tests reject where there is nothing is measured by `tests/experiments/test_statistics.py`; docs/experiments.md has
-the numbers.
+Students differ by about a point from seed to seed, rules by tenths of one. So methods are compared seed by seed,
+on the differences, where most of what the seeds do to both methods cancels. `tests/experiments/test_error_rates.py`
+measures how often these intervals cover the truth, and how often these tests reject where there is nothing to find.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -55,6 +54,25 @@ class Paired:
     detectable: float = math.nan
     deviation: float = math.nan
     seeds_for_tenth: int = 0
+
+
+def stored_pair(pair: Mapping[str, Any]) -> Paired:
+    """A difference as a result holds it; JSON has null for what a single pair or a refused one does not have."""
+    found = {field.name: number(pair.get(field.name)) for field in fields(Paired)}
+    return Paired(**found | {"n": pair["n"], "seeds_for_tenth": pair.get("seeds_for_tenth", 0)})
+
+
+def points(pair: Paired) -> str:
+    """A difference in points with its interval, where it has one: `+1.29 [+0.87, +1.83]`; `-` where it is refused."""
+    if not math.isfinite(pair.mean):
+        return "-"
+    interval = f" [{pair.low:+.2f}, {pair.high:+.2f}]" if math.isfinite(pair.low) else ""
+    return f"{pair.mean:+.2f}{interval}"
+
+
+def number(value: float | None) -> float:
+    """A number as a result holds it: JSON has no nan, and null stands for it."""
+    return math.nan if value is None else value
 
 
 def mean_and_error(values: ArrayLike) -> tuple[float, float]:

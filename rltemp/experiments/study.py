@@ -1,52 +1,31 @@
 """The study: does a policy win over every method, tuned, and is it the temperature of each sample that wins?
 
-The `study` command's work. It plans the arms, records the policies, has `rltemp.experiments.compare` train every
-student, and says in words what came out.
+`plan` lists the methods, `controls` makes those that need a recording of a policy, and `verdict` says in words what
+came out. `rltemp.report.study` has them trained and writes the files.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rltemp.data.problem import Problem
 from rltemp.errors import BadInputError
-from rltemp.experiments.alternatives import alternatives
-from rltemp.experiments.compare import (
-    SELECTION_SEED,
-    Comparison,
-    Made,
-    Maker,
-    check_rules,
-    compare,
-    default_stack,
-    train_arm,
-)
-from rltemp.experiments.methods_compared import Arm, difference, side
-from rltemp.experiments.recorded_controls import GREEDY, RECORDED, Recording, makers
-from rltemp.experiments.statistics import Paired
+from rltemp.experiments.compare import Made
+from rltemp.experiments.grid import alternatives, check_baselines, check_rules
+from rltemp.experiments.method_results import Comparison, MethodResult, difference, side
+from rltemp.experiments.options import SELECTION_SEED, StudyOptions
+from rltemp.experiments.recorded_controls import GREEDY, POINTS, RECORDED, makers, recording_columns
+from rltemp.experiments.recorder import Recorder
+from rltemp.experiments.statistics import Paired, points
+from rltemp.experiments.students import Maker, default_stack, steps_of_a_run, train_method
+from rltemp.io.console import say
 from rltemp.kd.method import Method
 from rltemp.loading import load_method
-from rltemp.report.comparison import (
-    check_baselines,
-    crew,
-    measured_steps,
-    open_cells,
-    progress,
-    reporter,
-    say_found,
-    shown,
-    write_comparison,
-)
-from rltemp.report.tables import points
 from rltemp.training.distill import Distillation
 from rltemp.training.identity import fingerprints, rule_identity
-
-if TYPE_CHECKING:
-    from rltemp.cli.compare import Study
 
 CLOSED_FORM = (
     "none",
@@ -91,8 +70,8 @@ MEANINGS = {
 _PREFIXES = [f"{weight}{name}" for weight in ("", "matched:") for name in (*RECORDED, *GREEDY)]
 """Before a policy's name: the controls that are made from its recording."""
 
-Minus = Callable[[Arm, Arm], Paired]
-"""The difference of two arms; see `rltemp.experiments.methods_compared.difference`."""
+Minus = Callable[[MethodResult, MethodResult], Paired]
+"""The difference of two results; see `rltemp.experiments.method_results.difference`."""
 
 
 def matched_forms() -> tuple[str, ...]:
@@ -102,51 +81,22 @@ def matched_forms() -> tuple[str, ...]:
 
 
 def plan(policies: Sequence[str], groups: Collection[str]) -> list[str]:
-    """Every arm of a study, by name, the policies among them."""
+    """Every method of a study, by name, the policies among them."""
     controls = [f"{name}:{policy}" for policy in policies for name in MEANINGS]
-    arms = [*CLOSED_FORM] if "closed-form" in groups else []
-    arms += policies
-    arms += controls if "controls" in groups else []
-    arms += matched_forms() if "matched" in groups else []
-    arms += [f"matched:{policy}" for policy in policies] if {"matched", "controls"} & set(groups) else []
-    arms += [f"matched:{name}" for name in controls] if "controls" in groups else []
-    return list(dict.fromkeys(arms))
+    names = [*CLOSED_FORM] if "closed-form" in groups else []
+    names += policies
+    names += controls if "controls" in groups else []
+    names += matched_forms() if "matched" in groups else []
+    names += [f"matched:{policy}" for policy in policies] if {"matched", "controls"} & set(groups) else []
+    names += [f"matched:{name}" for name in controls] if "controls" in groups else []
+    return list(dict.fromkeys(names))
 
 
-def run_study(options: Study) -> dict[str, Any]:
-    """Check everything, record the policies, train every student, write the files, return the result."""
-    seeds = range(options.first_seed, options.first_seed + options.seeds)
-    arms = plan(options.rules, options.only)
-    _check(options, arms, seeds)
-    problem = options.problem()
-    options.open()
-    started = time.monotonic()
-    cells = open_cells(options)
-    with progress("study", problem, cells) as bar, crew(options) as others:
-        made = controls(problem, options, bar.phase) if "controls" in options.only else {}
-        found = compare(
-            problem,
-            arms,
-            seeds,
-            selection_seeds=options.selection_seeds,
-            stack=options.stack,
-            on_progress=reporter(bar),
-            made=made,
-            cells=cells,
-            crew=others,
-            shown=shown(options, arms, options.rules),
-        )
-    say_found(cells)
-    lines = verdict(found, options.rules, options.only, options.selection_seeds, options.allow_mixed)
-    result = write_comparison(options, [(problem, found)], seeds, lines)
-    return options.finish(result, started, step_times=measured_steps(options, [(problem, found)], made))
-
-
-def controls(problem: Problem, options: Study, tell: Callable[[str], None] = lambda _: None) -> dict[str, Made]:
+def controls(problem: Problem, options: StudyOptions) -> dict[str, Made]:
     """The controls that are made from a recording of a policy on students that are never reported."""
     chooser = range(SELECTION_SEED, SELECTION_SEED + options.selection_seeds)
     stack, files = options.stack or default_stack(problem), fingerprints(options.rules)
-    recordings = {policy: Recorded(policy, chooser, stack, tell) for policy in options.rules}
+    recordings = {policy: Recorded(policy, chooser, stack) for policy in options.rules}
 
     def control(policy: str, prefix: str) -> Made:
         determined_by = [prefix, rule_identity(policy, files), [chooser.start, len(chooser), stack]]
@@ -165,30 +115,28 @@ class Recorded:
         policy: As it was asked for.
         seeds: Of the students that it is recorded on.
         stack: How many of them train side by side.
-        tell: Told a line before.
     """
 
-    def __init__(self, policy: str, seeds: Sequence[int], stack: int, tell: Callable[[str], None]) -> None:
-        self.policy, self.seeds, self.stack, self.tell = policy, seeds, stack, tell
+    def __init__(self, policy: str, seeds: Sequence[int], stack: int) -> None:
+        self.policy, self.seeds, self.stack = policy, seeds, stack
         self._makers: Mapping[str, Maker] | None = None
 
     def __call__(self, name: str, run: Distillation) -> Method:
         """The method of the control `name` for a run."""
         if self._makers is None:
-            self.tell(f"Recording {self.policy}.")
+            say(f"Recording {self.policy}.")
             recording = record(run.problem, self.policy, self.seeds, self.stack)
             self._makers = makers(self.policy, load_method(self.policy), recording)
         return self._makers[name](run)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Recorded, (self.policy, self.seeds, self.stack, _silent)
+        return Recorded, (self.policy, self.seeds, self.stack)
 
 
-def record(problem: Problem, policy: str, seeds: Sequence[int], stack: int) -> Recording:
+def record(problem: Problem, policy: str, seeds: Sequence[int], stack: int) -> Recorder:
     """Record what a policy answers to a student for every seed, `stack` at a time."""
-    recording = Recording(problem.task.recipe.steps(len(problem.dataset.train)))
-    watched = recording.watch(load_method(policy))
-    train_arm(problem, policy, seeds, stack, maker=lambda _: watched)
+    recording = Recorder(recording_columns, steps_of_a_run(problem), max(1, POINTS // min(stack, len(seeds))))
+    train_method(problem, policy, seeds, stack, recorders=[recording])
     return recording
 
 
@@ -198,24 +146,23 @@ def verdict(
     """What the study says, in plain words, a line each; differences in points with 95 % intervals.
 
     Args:
-        found: The comparison of the arms of `plan`.
+        found: The comparison of the methods of `plan`.
         policies: As they were asked for.
         groups: Likewise.
         students: How many chose between alternatives.
-        allow_mixed: As for `rltemp.experiments.methods_compared.table_rows`.
+        allow_mixed: As for `rltemp.experiments.method_results.table_rows`.
     """
     minus = functools.partial(difference, allow_mixed=allow_mixed)
-    by_rule = {arm.rule: arm for arm in found.arms}
-    arms = {name: by_rule[reported] for name, reported in found.names.items()}
+    results = {name: found.of(name) for name in found.names}
     rivals = {
         "": CLOSED_FORM if "closed-form" in groups else (),
         "matched:": matched_forms() if "matched" in groups else (),
     }
     lines = []
     for prefix, policy in itertools.product(rivals, policies):
-        controls = {name: arm for name in MEANINGS if (arm := arms.get(f"{prefix}{name}:{policy}"))}
-        if own := arms.get(f"{prefix}{policy}"):
-            lines += [_has(own), *_beside_forms(own, [arms[name] for name in rivals[prefix]], minus)]
+        controls = {name: result for name in MEANINGS if (result := results.get(f"{prefix}{name}:{policy}"))}
+        if own := results.get(f"{prefix}{policy}"):
+            lines += [_has(own), *_beside_forms(own, [results[name] for name in rivals[prefix]], minus)]
             lines += _beside_controls(own, controls, minus)
         if same := controls.pop("detached", None):
             lines += [f"{_has(same)} Like the other controls it lets no gradient through temperatures."]
@@ -223,28 +170,24 @@ def verdict(
     return [*lines, *(_budget(specs, students) for specs in rivals.values() if specs)]
 
 
-def _silent(line: str) -> None:
-    """Another process tells nobody."""
+def _has(result: MethodResult) -> str:
+    return f"{result.rule} has {100 * result.test_accuracy.mean():.2f} %."
 
 
-def _has(arm: Arm) -> str:
-    return f"{arm.rule} has {100 * arm.test_accuracy.mean():.2f} %."
-
-
-def _beside_forms(policy: Arm, forms: Sequence[Arm], minus: Minus) -> list[str]:
-    """The best of the arms that the policy may be compared with."""
-    alike = [arm for arm in forms if minus(policy, arm).n]
+def _beside_forms(policy: MethodResult, forms: Sequence[MethodResult], minus: Minus) -> list[str]:
+    """The best of the methods that the policy may be compared with."""
+    alike = [result for result in forms if minus(policy, result).n]
     if not alike:
-        return ["  no closed-form arm to compare it with: the notes say why."] if forms else []
-    best = max(alike, key=lambda arm: float(arm.test_accuracy.mean()))
-    return [f"  minus {best.rule}, the best closed-form arm: {_outcome(minus(policy, best))}"]
+        return ["  no closed-form method to compare it with: the notes say why."] if forms else []
+    best = max(alike, key=lambda result: float(result.test_accuracy.mean()))
+    return [f"  minus {best.rule}, the best closed-form method: {_outcome(minus(policy, best))}"]
 
 
-def _beside_controls(policy: Arm, controls: Mapping[str, Arm], minus: Minus) -> list[str]:
+def _beside_controls(policy: MethodResult, controls: Mapping[str, MethodResult], minus: Minus) -> list[str]:
     """A line for every control, and one that sums them up."""
     if not controls:
         return []
-    pairs = {name: minus(policy, arm) for name, arm in controls.items()}
+    pairs = {name: minus(policy, result) for name, result in controls.items()}
     lines = [f"  minus {name} ({MEANINGS[name]}): {_outcome(pair)}" for name, pair in pairs.items()]
     above = [name for name, pair in pairs.items() if side(pair) > 0]
     return [*lines, f"  Its advantage has an interval above zero over: {', '.join(above) or 'none of the controls'}."]
@@ -258,24 +201,29 @@ def _outcome(pair: Paired) -> str:
 
 
 def _budget(specs: Sequence[str], students: int) -> str:
-    """How much was tuned for the closed-form arms."""
+    """How much was tuned for the closed-form methods."""
     counts = [count for spec in specs if (count := len(alternatives(spec))) > 1]
     where = " at matched weight" if specs[0].startswith("matched:") else ""
     return (
-        f"Tuned for the closed-form arms{where}: {len(counts)} constants of {len(specs)} methods, from {sum(counts)} "
-        f"values in all ({min(counts)} to {max(counts)} each), on validation data of {students} students a value. The "
-        "best of them is the best on test data, which favours it; what training the policies took is not counted."
+        f"Tuned for the closed-form methods{where}: {len(counts)} constants of {len(specs)} methods, from "
+        f"{sum(counts)} values in all ({min(counts)} to {max(counts)} each), on validation data of {students} students "
+        "a value. The best of them is the best on test data, which favours it; what training the policies took is not "
+        "counted."
     )
 
 
-def _check(options: Study, arms: Sequence[str], seeds: Sequence[int]) -> None:
-    """Refuse what cannot be studied before anything is trained."""
-    if options.tasks or options.teachers or options.students:
-        raise BadInputError("a study is of one task: give --task, --teacher and --student")
+def check_study(options: StudyOptions, names: Sequence[str]) -> None:
+    """Refuse what cannot be studied before anything is trained.
+
+    Raises:
+        BadInputError: Where no policy or no group of methods is given, a policy lists alternatives, or a method of the
+            plan cannot be built.
+    """
     if not options.rules or not options.only:
         raise BadInputError("a study needs --rules, one policy at least, and --only, one group at least")
     for policy in options.rules:
         if len(alternatives(policy)) > 1:
             raise BadInputError(f"a study needs policies as they are; {policy!r} lists alternatives")
-    check_rules(arms, seeds, [f"{prefix}:{policy}" for policy in options.rules for prefix in _PREFIXES])
-    check_baselines(options.baselines(), arms)
+    made = [f"{prefix}:{policy}" for policy in options.rules for prefix in _PREFIXES]
+    check_rules(names, options.reported_seeds(), made)
+    check_baselines(options.baselines(), names)

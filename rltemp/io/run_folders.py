@@ -172,7 +172,7 @@ def _encode(value: Any) -> bytes:
 def changes(old: Mapping[str, Any], new: Mapping[str, Any], most: int = 4) -> str:
     """What differs, as `seed 0 -> 1, rules[1] fixed:4 -> dtkd`; empty where nothing does."""
     before, after = dict(_leaves(old)), dict(_leaves(new))
-    keys = [key for key in {**before, **after} if before.get(key, "absent") != after.get(key, "absent")]
+    keys = [key for key in {**before, **after} if before.get(key, "null") != after.get(key, "null")]
     shown = [f"{key} {before.get(key, 'absent'):.60} -> {after.get(key, 'absent'):.60}" for key in keys[:most]]
     return ", ".join(shown + [f"{len(keys) - most} more"] * (len(keys) > most))
 

@@ -13,14 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
-from rltemp.experiments.methods_compared import side
-from rltemp.experiments.policy_trace import ANSWERS, NAMES, THIRDS, Trace, geometric_mean, thirds
-from rltemp.experiments.statistics import Paired
+from rltemp.experiments.explain import ANSWERS, NAMES, THIRDS, Trace, geometric_mean, thirds
+from rltemp.experiments.method_results import side
+from rltemp.experiments.statistics import Paired, points, stored_pair
 from rltemp.io.files import atomic_write
 from rltemp.io.versions import versions
-from rltemp.report.comparison import stored_pair
 from rltemp.report.picture import BLUE, GREY, ORANGE
-from rltemp.report.tables import points
 
 PROPERTIES = {
     "margin": "teacher's logit margin (deviations)",

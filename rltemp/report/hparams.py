@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rltemp.data.tasks import Task
-from rltemp.experiments.methods_compared import Row
+from rltemp.experiments.method_results import Row
 
 METRICS = {
     "compare/accuracy": "test accuracy, mean over seeds (percent)",

@@ -19,12 +19,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from rltemp.data.tasks import Task
-from rltemp.experiments.methods_compared import Row, seeds, short, side
+from rltemp.experiments.method_results import Row, seeds, short, side
 from rltemp.experiments.showcase import Showcase
+from rltemp.experiments.statistics import points
 from rltemp.io.files import atomic_write
 from rltemp.io.versions import versions
 from rltemp.report import plots
-from rltemp.report.tables import points, table_cells
+from rltemp.report.tables import table_cells
 
 SHOWN = 8
 """Rules whose student is shown: a figure takes so many lines, and no more."""

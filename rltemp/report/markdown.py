@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rltemp.experiments.grid import Overall
-from rltemp.experiments.methods_compared import Row, seeds
+from rltemp.experiments.method_results import Overall, Row, seeds
 from rltemp.io.files import atomic_write
 from rltemp.io.versions import versions
 from rltemp.report.tables import markdown_table, measures_table, overall_table

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,49 +13,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
-from rltemp.errors import BadInputError
-from rltemp.experiments.methods_compared import Arm, Row, seeds, short, side, table_rows
+from rltemp.experiments.method_results import MethodResult, Row, seeds, short, side, table_rows
+from rltemp.experiments.recorder import TemperatureTrace
 from rltemp.experiments.statistics import Paired
 from rltemp.io.files import atomic_write
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"  # apart for every kind of colour vision (Okabe and Ito)
 
 
-@dataclass(frozen=True)
-class TemperatureTrace:
-    """The temperatures that a rule gave, over samples drawn from whole runs; every array is `[N]`.
-
-    Args:
-        progress: How much of the run was done, 0 to 1.
-        teacher_margin: The teacher's first minus its second logit, in standard deviations of its logits. (The
-            difference of probabilities is near 1 for almost every sample of a good teacher, and shows nothing.)
-        student_temperature: Positive.
-        teacher_temperature: Positive.
-        reference: The temperature that an idle policy would give.
-
-    Raises:
-        BadInputError: Where the four arrays are not rows of one length, or a temperature is not positive.
-    """
-
-    progress: NDArray[np.float64]
-    teacher_margin: NDArray[np.float64]
-    student_temperature: NDArray[np.float64]
-    teacher_temperature: NDArray[np.float64]
-    reference: float
-
-    def __post_init__(self) -> None:
-        names = ("progress", "teacher_margin", "student_temperature", "teacher_temperature")
-        shapes = {name: np.shape(getattr(self, name)) for name in names}
-        if len(set(shapes.values())) != 1 or len(shapes["progress"]) != 1 or shapes["progress"] == (0,):
-            raise BadInputError(f"a trace needs four rows of one length; got {shapes}")
-        temperatures = np.append(self.student_temperature, self.teacher_temperature)
-        if not (np.isfinite(temperatures) & (temperatures > 0)).all() or not 0 < self.reference < math.inf:
-            raise BadInputError("a trace needs temperatures that are positive and finite, for its log axis")
-
-
 def picture(
     path: Path,
-    arms: Sequence[Arm],
+    arms: Sequence[MethodResult],
     baseline: str,
     trace: TemperatureTrace | None = None,
     title: str = "",
@@ -69,7 +36,7 @@ def picture(
 
 
 def figure(
-    arms: Sequence[Arm],
+    arms: Sequence[MethodResult],
     baseline: str,
     trace: TemperatureTrace | None = None,
     title: str = "",

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from rltemp.experiments.methods_compared import Row, short, side
+from rltemp.experiments.method_results import Row, short, side
 from rltemp.experiments.showcase import Showcase
 from rltemp.report.picture import BLUE, GREY, ORANGE, limits
 

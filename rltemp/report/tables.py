@@ -1,6 +1,6 @@
 """What a comparison hands back: its tables, for a console and in Markdown, and `results.csv`.
 
-`rltemp.experiments.methods_compared` computes the rows, `rltemp.report.picture` draws them, `rltemp.report.markdown`
+`rltemp.experiments.method_results` computes the rows, `rltemp.report.picture` draws them, `rltemp.report.markdown`
 writes `report.md`.
 """
 
@@ -18,10 +18,9 @@ from rich.text import Text
 
 from rltemp.data.tasks import Task
 from rltemp.errors import BadInputError
-from rltemp.experiments.grid import Overall
 from rltemp.experiments.measures import MEASURES
-from rltemp.experiments.methods_compared import Arm, Row, short, side
-from rltemp.experiments.statistics import Paired
+from rltemp.experiments.method_results import MethodResult, Overall, Row, short, side
+from rltemp.experiments.statistics import Paired, points
 from rltemp.io.files import atomic_write
 
 CSV_COLUMNS = ("task", "teacher", "student", "rule", "seed", "test_accuracy", "validation_accuracy", *MEASURES)
@@ -79,7 +78,7 @@ def console_table(rows: Sequence[Row], title: str = "") -> Table:
     return table
 
 
-def write_csv(path: Path, points: Sequence[tuple[Task, Sequence[Arm]]], seeds: Sequence[int]) -> None:
+def write_csv(path: Path, points: Sequence[tuple[Task, Sequence[MethodResult]]], seeds: Sequence[int]) -> None:
     """Write one line an arm and seed: `CSV_COLUMNS`, accuracies as fractions with six decimals.
 
     What was not measured, or is not finite, is empty. Arms that know their own seeds have a line for each of those,
@@ -172,11 +171,3 @@ def _measured(row: Row, name: str) -> str:
 
 def _markdown(lines: Sequence[Sequence[str]]) -> str:
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
-
-
-def points(pair: Paired) -> str:
-    """A difference in points with its interval, where it has one: `+1.29 [+0.87, +1.83]`; `-` where it is refused."""
-    if not math.isfinite(pair.mean):
-        return "-"
-    interval = f" [{pair.low:+.2f}, {pair.high:+.2f}]" if math.isfinite(pair.low) else ""
-    return f"{pair.mean:+.2f}{interval}"

@@ -40,6 +40,7 @@ NOT_CONFIGURATION = (
     "workers",
     "ray",
     "html",
+    "time",
     "only_missing",
     "controller_token_file",
 )

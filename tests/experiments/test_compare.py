@@ -5,8 +5,10 @@ import torch
 from rltemp.data.problem import Problem, evaluate
 from rltemp.data.tasks import load_task
 from rltemp.errors import BadInputError
-from rltemp.experiments.alternatives import alternatives
-from rltemp.experiments.compare import SELECTION_SEED, check_rules, compare, default_stack, train_arm
+from rltemp.experiments.compare import compare
+from rltemp.experiments.grid import alternatives, check_rules
+from rltemp.experiments.options import SELECTION_SEED
+from rltemp.experiments.students import default_stack, train_method
 from rltemp.loading import load_method
 from rltemp.training.distill import Distillation, train
 from rltemp.training.teachers import prepare
@@ -40,35 +42,35 @@ def test_students_in_a_stack_are_those_that_the_plain_loop_trains(toy: Problem):
     alone = [train(Distillation(toy, seed), load_method("fixed:2")) for seed in (3, 4, 5)]
     expected = [float(evaluate(student, toy.dataset, toy.dataset.test)) for student in alone]
     for stack in (1, 2, 64):
-        arm = train_arm(toy, "fixed:2", [3, 4, 5], stack)
-        np.testing.assert_allclose(arm.test_accuracy, expected, atol=0.006)  # a sample or two of rounding
+        result = train_method(toy, "fixed:2", [3, 4, 5], stack)
+        np.testing.assert_allclose(result.test_accuracy, expected, atol=0.006)  # a sample or two of rounding
 
 
 def test_the_alternative_that_is_best_on_validation_is_the_one_reported(toy: Problem):
     chooser = list(range(SELECTION_SEED, SELECTION_SEED + 4))
-    means = {t: train_arm(toy, f"fixed:{t}", chooser, 64).validation_accuracy.mean() for t in ("0.05", "2")}
+    means = {t: train_method(toy, f"fixed:{t}", chooser, 64).validation_accuracy.mean() for t in ("0.05", "2")}
     best = max(means, key=lambda t: means[t])
     found = compare(toy, ["none", "fixed:0.05|2"], [0, 1], selection_seeds=4)
-    assert [arm.rule for arm in found.arms] == ["none", f"fixed:{best}"]
+    assert [one.rule for one in found.results] == ["none", f"fixed:{best}"]
     assert found.names["fixed:0.05|2"] == f"fixed:{best}"
-    assert found.arms[1].note == f"{best} chosen on validation from 0.05|2"
+    assert found.results[1].note == f"{best} chosen on validation from 0.05|2"
     np.testing.assert_array_equal(
-        found.arms[1].test_accuracy, train_arm(toy, f"fixed:{best}", [0, 1], 64).test_accuracy
+        found.results[1].test_accuracy, train_method(toy, f"fixed:{best}", [0, 1], 64).test_accuracy
     )
 
 
 def test_a_choice_that_is_there_already_is_reported_once(toy: Problem):
     found = compare(toy, ["fixed:2", "fixed:2|2.0"], [0], selection_seeds=1)
-    assert [arm.rule for arm in found.arms] == ["fixed:2"]
-    assert "chosen" in found.arms[0].note
+    assert [one.rule for one in found.results] == ["fixed:2"]
+    assert "chosen" in found.results[0].note
 
 
 def test_a_diverged_student_is_counted_and_stops_nobody():
     problem = prepare(load_task("toy", student="mlp:8", epochs=1, learning_rate=1e30))
     for stack in (1, 64):
-        arm = train_arm(problem, "dtkd:reference=4", [0, 1], stack)
-        assert arm.note.startswith("2 of 2 diverged; guarded ")
-        assert np.isfinite(arm.test_accuracy).all()
+        result = train_method(problem, "dtkd:reference=4", [0, 1], stack)
+        assert result.note.startswith("2 of 2 diverged; guarded ")
+        assert np.isfinite(result.test_accuracy).all()
 
 
 def test_progress_counts_every_step_of_every_stack(toy: Problem):

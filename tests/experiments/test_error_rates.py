@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from rltemp.experiments import statistics as stats
-from rltemp.experiments.methods_compared import Arm, table_rows
+from rltemp.experiments.method_results import MethodResult, table_rows
 from rltemp.experiments.statistics import paired_difference
 
 Accuracies = NDArray[np.float64]
@@ -74,7 +74,7 @@ def rejecting(draw: Draw, seeds: int, arms: int, comparisons: int) -> int:
     """How many comparisons of one method under `arms` names tell any two apart at 5 %, after correction."""
     rng, found = np.random.default_rng(seeds), 0
     for _ in range(comparisons):
-        drawn = [Arm(f"name {number}", row, row) for number, row in enumerate(draw(rng, arms, seeds))]
+        drawn = [MethodResult(f"name {number}", row, row) for number, row in enumerate(draw(rng, arms, seeds))]
         pairs = [row.differences["name 0"] for row in table_rows(drawn, ["name 0"])[1:]]
         found += any(pair.p_corrected <= LEVEL for pair in pairs)
     return found

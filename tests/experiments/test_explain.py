@@ -15,9 +15,20 @@ from torch import Tensor
 from rltemp.cli.main import main
 from rltemp.data.problem import Problem
 from rltemp.data.tasks import load_task
-from rltemp.experiments.compare import train_arm
-from rltemp.experiments.explain import course, rank_correlation, ranked, relations
-from rltemp.experiments.policy_trace import NAMES, Probe, Trace, Watch, observed
+from rltemp.experiments.explain import (
+    NAMES,
+    POINTS,
+    Probe,
+    Trace,
+    change_name,
+    course,
+    observed,
+    rank_correlation,
+    ranked,
+    relations,
+)
+from rltemp.experiments.recorder import Recorder
+from rltemp.experiments.students import train_method
 from rltemp.kd.signals import Signals
 from rltemp.policy.features import FEATURES
 from rltemp.policy.manifest import PolicyAction, PolicyFeature
@@ -63,10 +74,14 @@ def drawn(*shape: int, progress: float = 0.25) -> Signals:
     return Signals(student, teacher, labels, progress, stacked=len(shape) > 1)
 
 
-def watched(problem: Problem, path: Path, stack: int = 4) -> Watch:
-    watch = Watch(Probe(path), problem.task.recipe.steps(len(problem.dataset.train)))
-    train_arm(problem, str(path), [0, 1, 2, 3], stack, maker=watch.begin)
-    return watch
+def recorded(problem: Problem, path: Path, stack: int = 4) -> Recorder:
+    recorder = Recorder(Probe(path).columns, problem.task.recipe.steps(len(problem.dataset.train)), POINTS)
+    train_method(problem, str(path), [0, 1, 2, 3], stack, recorders=[recorder])
+    return recorder
+
+
+def trace(recorder: Recorder) -> Trace:
+    return {name: value.numpy() for name, value in recorder.samples().items()}
 
 
 @pytest.fixture(scope="module")
@@ -77,23 +92,23 @@ def short() -> Problem:
 @pytest.fixture(scope="module", params=[1.0, -1.0], ids=["rises", "falls"])
 def explained(
     request: pytest.FixtureRequest, short: Problem, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[int, Watch]:
+) -> tuple[int, Recorder]:
     """The sign of the slope in the student's loss, and four students' runs under that policy."""
     path = policy(tmp_path_factory.mktemp("policy") / "p.safetensors", request.param)
-    return int(request.param), watched(short, path)
+    return int(request.param), recorded(short, path)
 
 
-def test_a_student_temperature_that_rises_with_the_loss_correlates_so_in_every_third(explained: tuple[int, Watch]):
-    sign, watch = explained
-    for row in relations(watch.trace()):
+def test_a_student_temperature_that_rises_with_the_loss_correlates_so_in_every_third(explained: tuple[int, Recorder]):
+    sign, recorder = explained
+    for row in relations(trace(recorder)):
         for third in row["thirds"]:
             expected = sign if row["answer"] in ("student", "weight") else 0
             assert third["mean"] == pytest.approx(expected, abs=0.01), row
 
 
-def test_the_words_say_which_way_it_goes(explained: tuple[int, Watch]):
-    sign, watch = explained
-    lines = words(relations(watch.trace()))
+def test_the_words_say_which_way_it_goes(explained: tuple[int, Recorder]):
+    sign, recorder = explained
+    lines = words(relations(trace(recorder)))
     assert len(lines) == 4
     way = {1: "higher", -1: "lower"}[sign]
     assert lines[0].startswith(f"All samples: harder samples get {way} student temperature in the first third")
@@ -103,9 +118,9 @@ def test_the_words_say_which_way_it_goes(explained: tuple[int, Watch]):
     assert lines[2].startswith(f"Within a batch: harder samples get {way} student temperature")
 
 
-def test_only_the_feature_that_the_policy_uses_has_importance(explained: tuple[int, Watch]):
-    _, watch = explained
-    rows = ranked(watch.probe.features, watch.changes(), {})
+def test_only_the_feature_that_the_policy_uses_has_importance(explained: tuple[int, Recorder]):
+    _, recorder = explained
+    rows = ranked(SEEN, recorder.means(), {})
     assert rows[0]["feature"] == "student_loss"
     assert rows[0]["student"] > 0.05
     assert rows[0]["teacher"] == 0
@@ -124,7 +139,7 @@ def test_progress_is_shuffled_over_the_run_as_a_batch_has_it_in_common(tmp_path:
         assert place.abs().max() <= 0.5 + 1e-5
         assert place.mean().abs() < 0.02
         assert place.std().item() == pytest.approx(12**-0.5, rel=0.05)
-        assert probe.changes(signals)[1].abs().max() == 0
+        assert probe.changes(signals)[change_name("teacher_margin", "student")].max() == 0
 
 
 @pytest.mark.parametrize("shape", [(40,), (3, 40)])
@@ -135,8 +150,9 @@ def test_a_shuffled_feature_keeps_its_values_within_each_students_batch(tmp_path
     intact, other = (probe.answer(signals, reference, name).student for name in (None, "student_loss"))
     assert not (intact == other).any()
     torch.testing.assert_close(intact.sort(-1).values, other.sort(-1).values)
-    expected = (intact.log() - other.log()).abs().mean()
-    torch.testing.assert_close(probe.changes(signals)[0], torch.stack([expected, torch.tensor(0.0), expected]))
+    moved = (intact.log() - other.log()).abs()
+    for answer, expected in (("student", moved), ("teacher", torch.zeros_like(moved)), ("weight", moved)):
+        torch.testing.assert_close(probe.changes(signals)[change_name("student_loss", answer)], expected)
 
 
 def test_a_student_of_a_stack_is_shuffled_as_it_is_alone(tmp_path: Path):
@@ -194,14 +210,14 @@ def test_bins_are_medians_and_quartiles_also_of_a_constant():
 def test_students_trained_one_by_one_give_the_trace_of_the_stack(tmp_path: Path, toy: Problem):
     problem = replace(toy, task=load_task("toy", epochs=1))
     path = policy(tmp_path / "p.safetensors", 1.0)
-    stacked, single = (watched(problem, path, stack).trace() for stack in (4, 1))
+    stacked, single = (trace(recorded(problem, path, stack)) for stack in (4, 1))
     assert stacked["student"].shape == single["student"].shape
     np.testing.assert_allclose(course(stacked)[2]["student"], course(single)[2]["student"], rtol=1e-3)
 
 
 def test_a_reference_that_differs_by_sample_has_rows_of_its_own(tmp_path: Path, short: Problem):
-    trace: Trace = watched(short, policy(tmp_path / "p.safetensors", 1.0, "dtkd:1")).trace()
-    assert {row["answer"] for row in relations(trace)} == set(NAMES)
+    found = trace(recorded(short, policy(tmp_path / "p.safetensors", 1.0, "dtkd:1")))
+    assert {row["answer"] for row in relations(found)} == set(NAMES)
 
 
 def test_the_command_writes_its_files_once(
@@ -227,7 +243,7 @@ def test_the_command_writes_its_files_once(
         "n": 4,
     }
     first = capsys.readouterr().out
-    monkeypatch.setattr("rltemp.experiments.explain.train_arm", None)
+    monkeypatch.setattr("rltemp.experiments.explain.train_method", None)
     with pytest.raises(SystemExit, match="0"):
         main(line)
     again = capsys.readouterr().out

@@ -9,29 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.processes import code
 
-from rltemp.cli.compare import Compare
-from rltemp.cli.main import main
 from rltemp.data.problem import Problem
-from rltemp.experiments.compare import Comparison, compare
-from rltemp.experiments.grid import grid_tasks, overall
-from rltemp.experiments.methods_compared import Arm
+from rltemp.experiments.compare import compare
+from rltemp.experiments.grid import grid_tasks
+from rltemp.experiments.method_results import Comparison, MethodResult, overall
+from rltemp.experiments.options import CompareOptions
 from rltemp.experiments.statistics import interquartile_mean
-from rltemp.experiments.step_time import ROUNDS, step_times
+from rltemp.experiments.students import ROUNDS, step_times
 from rltemp.report.comparison import tuning_warnings
-
-
-def code(*words: object) -> int:
-    with pytest.raises(SystemExit) as end:
-        main([str(word) for word in words])
-    assert isinstance(end.value.code, int)
-    return end.value.code
 
 
 def comparison(base: list[float], other: list[float], chosen: str = "dtkd:1", degraded: bool = False) -> Comparison:
     arms = [
-        Arm("fixed:4", np.array(base), np.array(base)),
-        Arm(chosen, np.array(other), np.array(other), degraded=degraded),
+        MethodResult("fixed:4", np.array(base), np.array(base)),
+        MethodResult(chosen, np.array(other), np.array(other), degraded=degraded),
     ]
     return Comparison(arms, {"fixed:4": "fixed:4", "dtkd:1|2": chosen})
 
@@ -68,7 +61,7 @@ def test_every_task_is_resampled_by_itself():
 
 
 def test_the_grid_is_all_tasks_by_all_teachers_by_all_students():
-    options = Compare(tasks=("wine", "iris"), students=("mlp:2", "mlp:4"), teachers=("mlp:8",), epochs=3)
+    options = CompareOptions(tasks=("wine", "iris"), students=("mlp:2", "mlp:4"), teachers=("mlp:8",), epochs=3)
     tasks = grid_tasks(options)
     assert [(task.name, task.teacher, task.student) for task in tasks] == [
         ("wine", "mlp:8", "mlp:2"),
@@ -78,7 +71,7 @@ def test_the_grid_is_all_tasks_by_all_teachers_by_all_students():
     ]
     assert {task.recipe.epochs for task in tasks} == {3}
     assert options.folder() == Path("runs/compare-wine-iris")
-    assert [task.name for task in grid_tasks(Compare())] == ["digits"]
+    assert [task.name for task in grid_tasks(CompareOptions())] == ["digits"]
 
 
 IMPOSSIBLE: dict[str, tuple[list[str], str]] = {
@@ -121,14 +114,14 @@ def test_what_cannot_go_together_is_one_line_before_anything_is_trained(
 
 def test_a_study_takes_one_task(tmp_path: Path, capsys):
     assert code("study", "--rules", "universal", "--tasks", "wine", "iris", "--out", tmp_path / "s") == 2
-    assert "a study is of one task" in capsys.readouterr().err
+    assert "Unrecognized options: --tasks" in capsys.readouterr().err
 
 
 def test_a_grid_has_a_table_a_point_and_one_over_all_and_keeps_the_clock_out_of_its_result(tmp_path: Path, capsys):
     out = tmp_path / "g"
     rules = ("--rules", "fixed:4", "fixed:1|2")
     words = ("compare", "--tasks", "toy", "iris", "--epochs", 2, *rules, "--seeds", 3, "--selection-seeds", 2)
-    assert code(*words, "--out", out) == 0
+    assert code(*words, "--time", "--out", out) == 0
     said, result = capsys.readouterr().out, json.loads((out / "result.json").read_text())
     assert [point["task"]["name"] for point in result["points"]] == ["toy", "iris"]
     assert [one["rule"] for one in result["overall"]] == ["fixed:4", "fixed:1|2"]
@@ -165,9 +158,11 @@ def test_one_method_under_two_names_has_no_difference_at_all(toy: Problem):
 
 
 def test_unlike_budgets_are_said_and_like_ones_are_not():
-    arms = [Arm(name, np.ones(2), np.ones(2), alternatives=count) for name, count in (("a", 1), ("b", 4), ("c", 4))]
-    assert tuning_warnings([arms])[0].endswith("alternatives tried (1 for 1, 4 for 2 arms).")
-    assert tuning_warnings([arms[1:]]) == []
+    results = [
+        MethodResult(name, np.ones(2), np.ones(2), alternatives=count) for name, count in (("a", 1), ("b", 4), ("c", 4))
+    ]
+    assert tuning_warnings([results])[0].endswith("alternatives tried (1 for 1, 4 for 2 methods).")
+    assert tuning_warnings([results[1:]]) == []
 
 
 def test_a_step_is_timed_in_turn_with_plain_distillations_and_stops_in_time(toy: Problem):

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from rltemp.data.problem import Problem, evaluate
-from rltemp.experiments.compare import train_arm, train_stack
 from rltemp.experiments.measures import Selection, calibration_error, measure
+from rltemp.experiments.students import by_name, train_method, train_stack
 from rltemp.loading import load_method
 from rltemp.training.distill import Distillation
 
@@ -69,7 +69,7 @@ def test_the_selected_epoch_is_the_first_that_is_best_on_validation_and_its_test
     selection, validation, test = Selection(run), [], []
     while not run.done:
         run.update(method.loss(run.observe()))
-        selection.look()
+        selection.evaluate()
         if run.step % run.steps_per_epoch == 0:
             validation.append(evaluate(run.student, toy.dataset, toy.dataset.validation).reshape(-1).tolist())
             test.append(evaluate(run.student, toy.dataset, toy.dataset.test).reshape(-1).tolist())
@@ -81,13 +81,13 @@ def test_the_selected_epoch_is_the_first_that_is_best_on_validation_and_its_test
     assert set(best) != {len(validation) - 1}, "the last epoch alone would show nothing"
 
 
-def test_looking_at_validation_changes_no_student(toy: Problem):
-    cell = train_stack(toy, [0, 1], lambda run: run.attach(load_method("dtkd")))
+def test_evaluating_on_validation_data_changes_no_student(toy: Problem):
+    found = train_stack(toy, [0, 1], by_name("dtkd"))
     run, method = Distillation(toy, [0, 1]), load_method("dtkd")
     while not run.done:
         run.update(method.loss(run.observe()))
     plain = evaluate(run.student, toy.dataset, toy.dataset.test)
-    assert cell.test_accuracy == pytest.approx(plain.tolist(), abs=1e-6)
+    assert found.test_accuracy == pytest.approx(plain.tolist(), abs=1e-6)
 
 
 def test_a_batch_norm_students_statistics_are_selected_with_its_weights(make_problem):
@@ -96,20 +96,23 @@ def test_a_batch_norm_students_statistics_are_selected_with_its_weights(make_pro
     run = Distillation(problem, 0)
     selection = Selection(run)
     run.step = run.steps_per_epoch
-    selection.look()
+    selection.evaluate()
     before = {name: value.clone() for name, value in run.student.state_dict().items()}
     selection._best = torch.full_like(selection._best, 2.0)  # no later epoch is better
     while not run.done:
         run.update(load_method("none").loss(run.observe()))
-        selection.look()
-    assert not all(torch.equal(value, before[name]) for name, value in run.student.state_dict().items())
-    selection.measure()
-    assert all(torch.equal(value, before[name]) for name, value in run.student.state_dict().items())
+        selection.evaluate()
+    last = {name: value.clone() for name, value in run.student.state_dict().items()}
+    assert not all(torch.equal(last[name], before[name]) for name in last)
+    selected = selection.selected().state_dict()
+    assert all(torch.equal(selected[name], before[name]) for name in last)
+    assert selection.measure()["selected_epoch"] == 1
+    assert all(torch.equal(value, last[name]) for name, value in run.student.state_dict().items()), "they stay"
 
 
-def test_an_arm_has_every_measure_of_every_student(digits: Problem):
-    arm = train_arm(digits, "fixed:4", [0, 1, 2], 2)
-    assert set(arm.measures) == {
+def test_a_method_has_every_measure_of_every_student(digits: Problem):
+    result = train_method(digits, "fixed:4", [0, 1, 2], 2)
+    assert set(result.measures) == {
         "selected_accuracy",
         "selected_epoch",
         "top5_accuracy",
@@ -117,8 +120,8 @@ def test_an_arm_has_every_measure_of_every_student(digits: Problem):
         "negative_log_likelihood",
         "agreement",
     }
-    assert {row.shape for row in arm.measures.values()} == {(3,)}
-    assert (arm.measures["top5_accuracy"] >= arm.test_accuracy).all()
+    assert {row.shape for row in result.measures.values()} == {(3,)}
+    assert (result.measures["top5_accuracy"] >= result.test_accuracy).all()
     teacher = digits.teacher_accuracy
     # They agree at least where both are right, and at most where they are not right on different samples.
-    assert (arm.measures["agreement"] >= arm.test_accuracy + teacher - 1).all()
+    assert (result.measures["agreement"] >= result.test_accuracy + teacher - 1).all()

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from support.policies import sloped_policy as policy
-from support.processes import code
+from support.processes import Process, code, start, until
 from support.results import COMPARE, COMPARE_SIZE, QUICK, STUDY, STUDY_SIZE, cells_of, contents, shares
 
 from rltemp.data.problem import Problem
 from rltemp.data.tasks import load_task
 from rltemp.errors import BadInputError
-from rltemp.experiments.cached_result import Cell
 from rltemp.experiments.compare import compare
-from rltemp.experiments.result_cache import Cells
+from rltemp.experiments.result_cache import CachedResult, Outcome, ResultCache
 from rltemp.loading import SHIPPED
 from rltemp.training.identity import fingerprints, problem_identity, rule_identity
 from rltemp.training.teachers import prepare
@@ -34,21 +30,12 @@ def toy_once() -> Problem:
     return prepare(load_task("toy", epochs=1))
 
 
-def start(*words: object) -> subprocess.Popen[str]:
-    line = [sys.executable, "-m", "rltemp", *map(str, words)]
-    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def kill_at(process: subprocess.Popen[str], out: Path, cells: int, wait: float) -> None:
-    """Kill a run some time after it has this many cells."""
-    end = time.monotonic() + 120
-    while len(cells_of(out)) < cells:
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < end
-        time.sleep(0.002)
+def kill_at(process: Process, out: Path, results: int, wait: float) -> None:
+    """Kill a run some time after it has this many results."""
+    until(lambda: len(cells_of(out)) >= results, 120)
     time.sleep(wait)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.send(signal.SIGKILL)
+    process.finish()
 
 
 def is_survived(
@@ -74,8 +61,6 @@ def is_survived(
     said = capsys.readouterr().out
     assert shares(said) == (len(done), total - len(done))
     assert done.items() <= cells_of(out).items()
-    left = {name for name in contents(out) if name.endswith(".lock")}
-    assert left == set(), "no claim is left behind"
     assert contents(out) == contents(whole)
 
 
@@ -169,9 +154,9 @@ def test_a_damaged_cell_is_named_and_trained_again(damage: str, tmp_path: Path, 
     first.write_bytes(new[damage])
     capsys.readouterr()
     assert code(*words) == 0
-    said = capsys.readouterr().out
-    assert f"Cell {first} is refused and trained again" in said
-    assert shares(said) == (1, 1)
+    said = capsys.readouterr()
+    assert f"Cached result {first} is refused and trained again" in said.err
+    assert shares(said.out) == (1, 1)
     assert contents(out) == before
 
 
@@ -216,15 +201,15 @@ def test_a_policy_counts_by_its_content_wherever_it_lies(tmp_path: Path, capsys)
 
 def test_a_policy_that_changes_during_the_comparison_stops_it(toy_once: Problem, tmp_path: Path):
     file = policy(tmp_path / "p.safetensors", 1.0)
-    cells = Cells(tmp_path / "cells")
+    cache = ResultCache(tmp_path / "cells")
 
     def on_progress(rule: str, step: int, steps: int) -> None:
         if rule != "none" and step % (steps // 2) == 5:
             policy(file, -1.0)
 
     with pytest.raises(BadInputError, match="was changed: what was trained before is of another file"):
-        compare(toy_once, ["none", str(file)], [0], on_progress=on_progress, cells=cells)
-    assert cells.trained == 1, "the cell of two policies is not kept"
+        compare(toy_once, ["none", str(file)], [0], on_progress=on_progress, cache=cache)
+    assert cache.trained == 1, "the result of two policies is not kept"
 
 
 def test_what_a_strangers_result_names_is_neither_read_nor_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -271,9 +256,11 @@ def old(out: Path, keep: int) -> int:
     paths = sorted((out / "cells").glob("*.json"))[keep:]
     for path in paths:
         file = json.loads(path.read_text())
-        cell = Cell.model_validate(file["cell"]).model_copy(update={"versions": {"rltemp": "0.0.9", "torch": "1.9"}})
+        result = CachedResult.model_validate(file["cell"]).model_copy(
+            update={"versions": {"rltemp": "0.0.9", "torch": "1.9"}}
+        )
         path.unlink()
-        Cells(out / "cells", allow_mixed=True).write(file["key"], cell)
+        ResultCache(out / "cells", allow_mixed=True).write(file["key"], Outcome(result))
     return len(paths)
 
 
@@ -307,8 +294,8 @@ def test_a_degraded_arm_is_not_compared(tmp_path: Path, capsys):
     (path,) = [path for path in (out / "cells").glob("*.json") if '"rule":["none"]' in path.read_text()]
     file = json.loads(path.read_text())
     path.unlink()
-    degraded = Cell.model_validate(file["cell"]).model_copy(update={"degraded": True})
-    Cells(out / "cells").write(file["key"], degraded)
+    degraded = CachedResult.model_validate(file["cell"]).model_copy(update={"degraded": True})
+    ResultCache(out / "cells").write(file["key"], Outcome(degraded))
     assert code(*words) == 0
     arms = {arm["rule"]: arm for arm in json.loads((out / "result.json").read_text())["arms"]}
     assert arms["none"]["note"] == "not compared: none is degraded"

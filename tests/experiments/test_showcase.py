@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 import rltemp.experiments.showcase
 from rltemp.data.problem import Problem
 from rltemp.data.tasks import load_task
-from rltemp.experiments.compare import compare, train_stack
-from rltemp.experiments.result_cache import Cells
-from rltemp.experiments.showcase import SAMPLED, Showcase, Showing, seen_by_last_layer
-from rltemp.loading import load_method
+from rltemp.experiments.compare import compare
+from rltemp.experiments.recorder import Recorder
+from rltemp.experiments.result_cache import CachedResult, ResultCache
+from rltemp.experiments.showcase import SAMPLED, Showcase, ShowcaseRecorder, seen_by_last_layer
+from rltemp.experiments.students import by_name, train_stack
 from rltemp.models.networks import seeded_model
 from rltemp.training.distill import Distillation
 from rltemp.training.teachers import prepare
@@ -29,23 +32,32 @@ def once(teacher_cache: Path) -> Problem:
     return prepare(load_task("digits", epochs=1))
 
 
-def shown(problem: Problem, rule: str, seeds: int | list[int], path: Path) -> Showcase:
-    showing = Showing(path)
-    train_stack(problem, seeds, showing.begin(lambda run: run.attach(load_method(rule))))
-    showing.end()
+def steps(problem: Problem) -> int:
+    return problem.task.recipe.steps(len(problem.dataset.train))
+
+
+def trained(problem: Problem, rule: str, seeds: int | list[int], *recorders: Recorder) -> CachedResult:
+    return train_stack(problem, seeds, by_name(rule), recorders=recorders)
+
+
+def read(showing: ShowcaseRecorder, path: Path) -> Showcase:
+    for suffix, data in showing.files.items():
+        path.with_suffix(suffix).write_bytes(data)
     found = Showcase.read(path)
     assert found is not None
     return found
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_watching_a_stack_changes_no_number_of_it(rule: str, once: Problem, tmp_path: Path):
-    def make(run: Distillation):
-        return run.attach(load_method(rule))
+def shown(problem: Problem, rule: str, seeds: int | list[int], path: Path) -> Showcase:
+    showing = ShowcaseRecorder(steps(problem))
+    trained(problem, rule, seeds, showing)
+    return read(showing, path)
 
-    showing = Showing(tmp_path / "x.showcase")
-    watched = train_stack(once, [3, 4], showing.begin(make))
-    assert watched == train_stack(once, [3, 4], make)
+
+@pytest.mark.parametrize("rule", RULES)
+def test_recording_a_stack_changes_no_number_of_it(rule: str, once: Problem):
+    recorded = trained(once, rule, [3, 4], ShowcaseRecorder(steps(once)))
+    assert recorded == trained(once, rule, [3, 4])
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -58,8 +70,8 @@ def test_it_is_the_first_student_of_the_stack(rule: str, once: Problem, tmp_path
 
 def test_a_fixed_temperature_is_shown_as_it_is_with_the_sharpness_it_leaves(once: Problem, tmp_path: Path):
     samples = shown(once, "fixed:4", [0, 1], tmp_path / "x.showcase").samples
-    steps = once.task.recipe.steps(len(once.dataset.train))
-    assert sorted(set(samples["progress"])) == pytest.approx([step / steps for step in range(steps)])
+    every = steps(once)
+    assert sorted(set(samples["progress"])) == pytest.approx([step / every for step in range(every)])
     for network in ("teacher", "student"):
         assert set(samples[f"{network}_temperature"]) == {4.0}
         sharp, soft = samples[f"{network}_sharpness"], samples[f"softened_{network}_sharpness"]
@@ -112,15 +124,28 @@ def test_features_are_what_the_last_layer_is_given_or_the_logits_where_that_is_t
     torch.testing.assert_close(features if student == "linear" else last(features), logits)
 
 
-def test_time_is_an_epochs_of_one_student_without_the_watching(once: Problem, tmp_path: Path):
+def test_features_are_those_of_the_last_epoch_and_not_of_the_selected_one(once: Problem, tmp_path: Path):
+    problem = replace(once, task=load_task("digits", epochs=3, learning_rate=3.0))  # so large that an early epoch wins
+    seen: list[Tensor] = []
+
+    class Last(ShowcaseRecorder):
+        def end(self, run: Distillation) -> None:
+            super().end(run)
+            seen.append(seen_by_last_layer(run.student, problem.dataset)[0])
+
+    showing = Last(steps(problem))
+    result = trained(problem, "fixed:4", 0, showing)
+    assert result.measures["selected_epoch"][0] != 3
+    assert result.measures["selected_accuracy"][0] != result.test_accuracy[0]
+    np.testing.assert_array_equal(read(showing, tmp_path / "x.showcase").features, seen[0].numpy())
+
+
+def test_time_is_an_epochs_of_one_student_without_the_recording(once: Problem, tmp_path: Path):
     ticks = count()
-    showing = Showing(tmp_path / "x.showcase", clock=lambda: float(next(ticks)))
-    train_stack(once, [0, 1], showing.begin(lambda run: load_method("fixed:4")))
-    showing.end()
-    found, steps = Showcase.read(tmp_path / "x.showcase"), once.task.recipe.steps(len(once.dataset.train))
-    assert found is not None
-    # Every look at the clock is a second: two a step around the watching, of which the one within does not count.
-    assert found.seconds == pytest.approx((steps + 1) / 2)
+    showing = ShowcaseRecorder(steps(once), clock=lambda: float(next(ticks)))
+    trained(once, "fixed:4", [0, 1], showing)
+    # Every look at the clock is a second: two a step around the recording, of which the one within does not count.
+    assert read(showing, tmp_path / "x.showcase").seconds == pytest.approx((steps(once) + 1) / 2)
 
 
 def test_what_is_damaged_or_missing_is_not_shown(once: Problem, tmp_path: Path):
@@ -146,9 +171,9 @@ def test_what_is_damaged_or_missing_is_not_shown(once: Problem, tmp_path: Path):
 
 
 def test_a_comparison_watches_the_rules_that_are_to_be_shown(once: Problem, tmp_path: Path):
-    cells = Cells(tmp_path / "cells")
+    cache = ResultCache(tmp_path / "cells")
     found = compare(
-        once, ["fixed:4", "none", "universal"], range(3), stack=2, cells=cells, shown=["universal", "fixed:4"]
+        once, ["fixed:4", "none", "universal"], range(3), stack=2, cache=cache, shown=["universal", "fixed:4"]
     )
     assert set(found.showcases) == {"fixed:4", "universal"}
     for rule, path in found.showcases.items():
@@ -158,7 +183,7 @@ def test_a_comparison_watches_the_rules_that_are_to_be_shown(once: Problem, tmp_
         assert (set(one.samples["teacher_temperature"]) == {4.0}) == (rule == "fixed:4"), "watched though it is traced"
     assert len(list((tmp_path / "cells").glob("*.showcase"))) == 2
     again = compare(
-        once, ["fixed:4", "none", "universal"], range(3), stack=2, cells=cells, shown=["universal", "fixed:4"]
+        once, ["fixed:4", "none", "universal"], range(3), stack=2, cache=cache, shown=["universal", "fixed:4"]
     )
     assert again.showcases == found.showcases
 

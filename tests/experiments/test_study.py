@@ -12,27 +12,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.processes import code
 from torch import Tensor
 from torch.nn import functional as F
 
-from rltemp import BadInputError, Method, Signals, Temperatures, load_method
-from rltemp.cli.main import main
+from rltemp import BadInputError, Signals, Temperatures, load_method
 from rltemp.data.problem import Problem, predict
 from rltemp.data.tasks import load_task
-from rltemp.experiments.alternatives import alternatives
-from rltemp.experiments.compare import Comparison, check_rules, compare
-from rltemp.experiments.methods_compared import Arm
+from rltemp.experiments.compare import compare
+from rltemp.experiments.grid import alternatives, check_rules
+from rltemp.experiments.method_results import Comparison, MethodResult
 from rltemp.experiments.recorded_controls import (
     GRID,
-    Recording,
     chosen,
     constant,
     greedy,
     makers,
     marginal,
     probe_slope,
+    recording_columns,
     scheduled,
 )
+from rltemp.experiments.recorder import Recorder
 from rltemp.experiments.study import CLOSED_FORM, MEANINGS, matched_forms, plan, record, verdict
 from rltemp.kd.divergences import forward_kl
 from rltemp.kd.method import uniform
@@ -49,33 +50,23 @@ def even(progress: float = 0.0, batch: int = 4) -> Signals:
     return Signals(logits, logits, progress=progress)
 
 
-def given(student: list[float], teacher: list[float], weight: list[float]) -> Method:
-    """A method whose rule answers these, whatever it is asked."""
-    answer = Temperatures(*(torch.tensor(value) for value in (student, teacher, weight)))
-    return Method("given", lambda signals: answer)
-
-
-def ask(recording: Recording, method: Method, progress: float) -> None:
-    rule = recording.watch(method).rule
-    assert rule is not None
-    rule(even(progress, 2))
-
-
 @pytest.fixture(scope="module")
 def short_toy() -> Problem:
     return prepare(load_task("toy", epochs=1))
 
 
 @pytest.fixture
-def recording() -> Recording:
-    """Four steps: the first asked for nothing, the second and third for two samples, the last for nothing."""
-    made = Recording(4, points=400)
-    ask(made, given([1.0, 4.0], [2.0, 8.0], [1.0, 3.0]), 0.25)
-    ask(made, given([4.0, 16.0], [9.0, 1.0], [5.0, 7.0]), 0.5)
+def recording() -> Recorder:
+    """Four steps: the rule was asked in the second and third, for two samples each."""
+    made = Recorder(recording_columns, steps=4, points=400)
+    made.begin()
+    answers = (None, ([1.0, 4.0], [2.0, 8.0], [1.0, 3.0]), ([4.0, 16.0], [9.0, 1.0], [5.0, 7.0]), None)
+    for step, answer in enumerate(answers):
+        made.keep(even(step / 4, 2), None if answer is None else Temperatures(*map(torch.tensor, answer)))
     return made
 
 
-def test_constant_is_the_geometric_mean_of_a_recording_worked_by_hand(recording: Recording):
+def test_constant_is_the_geometric_mean_of_a_recording_worked_by_hand(recording: Recorder):
     # (1 4 4 16)^(1/4) = 4, (2 8 9 1)^(1/4) = sqrt 12, (1 + 3 + 5 + 7) / 4 = 4
     found = constant(recording)(even())
     torch.testing.assert_close(found.student, torch.full((4,), 4.0))
@@ -88,31 +79,31 @@ def test_constant_is_the_geometric_mean_of_a_recording_worked_by_hand(recording:
     [(0.0, (2.0, 4.0, 2.0)), (0.25, (2.0, 4.0, 2.0)), (0.5, (8.0, 3.0, 6.0)), (0.75, (8.0, 3.0, 6.0))],
 )
 def test_schedule_is_the_mean_of_the_step_or_of_the_nearest_one_that_was_asked(
-    recording: Recording, progress: float, expected: tuple[float, float, float]
+    recording: Recorder, progress: float, expected: tuple[float, float, float]
 ):
     found = scheduled(recording)(even(progress))
     for value, wanted in zip((found.student, found.teacher, found.weight), expected, strict=True):
         torch.testing.assert_close(value, torch.full((4,), wanted))
 
 
-def test_marginal_draws_whole_triples_as_often_as_they_were_recorded(recording: Recording):
+def test_marginal_draws_whole_triples_as_often_as_they_were_recorded(recording: Recorder):
     signals = even(0.5, 4000)
     found = marginal(recording)(signals)
     triples = torch.stack([found.student, found.teacher, found.weight], -1)
     kinds, counts = triples.unique(dim=0, return_counts=True)
     assert kinds.tolist() == [[1.0, 2.0, 1.0], [4.0, 8.0, 3.0], [4.0, 9.0, 5.0], [16.0, 1.0, 7.0]]
-    assert (counts - 1000).abs().max() < 250  # 100 points a step were kept, drawn evenly
+    assert (counts - 1000).abs().max() < 250
     assert torch.equal(marginal(recording)(signals).student, found.student)
     assert not torch.equal(marginal(recording)(replace(signals, progress=0.75)).student, found.student)
 
 
 def test_a_recording_holds_what_a_policy_answered_in_every_step(short_toy: Problem):
     made = record(short_toy, "dtkd:2", SEEDS, 2)
-    assert made.schedule().shape == (made.steps, 3)
-    assert made.triples().shape[1] == 3
-    student, teacher, weight = made.triples().T
-    torch.testing.assert_close(weight, student * teacher, rtol=1e-5, atol=0.0)
-    assert (made.schedule() > 0).all()
+    assert {len(values) for values in made.course().values()} == {made.steps}
+    samples = made.samples()
+    assert samples["student"].shape[0] == len(SEEDS), "also of the stack that is not full"
+    torch.testing.assert_close(samples["weight"], (samples["student"] + samples["teacher"]).exp(), rtol=1e-5, atol=0.0)
+    assert min(made.course()["weight"]) > 0
 
 
 def stack(problem: Problem, steps: int) -> Distillation:
@@ -210,7 +201,7 @@ def test_the_oracle_answers_once_a_step_also_where_a_matched_method_asks_twice(d
     assert rule(run.observe()) is not first
 
 
-def test_every_control_of_a_policy_is_made_at_both_weights(recording: Recording, digits: Problem):
+def test_every_control_of_a_policy_is_made_at_both_weights(recording: Recorder, digits: Problem):
     made = makers("dtkd:2", load_method("dtkd:2"), recording)
     assert len(made) == 10
     run = Distillation(digits, SEEDS)
@@ -219,7 +210,7 @@ def test_every_control_of_a_policy_is_made_at_both_weights(recording: Recording,
         assert name in plan(["dtkd:2"], ["controls"])
 
 
-def test_every_method_is_among_the_closed_form_arms_and_can_be_built():
+def test_every_method_is_among_the_closed_forms_and_can_be_built():
     assert {spec.partition(":")[0] for spec in CLOSED_FORM} == set(METHODS)
     check_rules([*CLOSED_FORM, *matched_forms()], [0])
     counts = {len(alternatives(spec)) for spec in CLOSED_FORM if not spec.startswith(("none", "fixed:1|"))}
@@ -230,13 +221,13 @@ def test_alternatives_behind_a_wrapper_are_chosen_from(short_toy: Problem):
     found = compare(short_toy, ["matched:fixed:0.05|2"], [0], selection_seeds=1)
     best = found.names["matched:fixed:0.05|2"]
     assert best in ("matched:fixed:0.05", "matched:fixed:2")
-    assert found.arms[0].note == f"{best.rpartition(':')[2]} chosen on validation from 0.05|2"
+    assert found.results[0].note == f"{best.rpartition(':')[2]} chosen on validation from 0.05|2"
 
 
 def test_the_verdict_names_the_best_rival_and_counts_what_is_above_zero():
-    def arm(rule: str, percent: float) -> Arm:
+    def arm(rule: str, percent: float) -> MethodResult:
         values = np.full(8, percent / 100)
-        return Arm(rule, values, values)
+        return MethodResult(rule, values, values)
 
     policy, percents = "dtkd:2", {"detached": 91.0, "greedy": 91.0, "shuffled": 89.5, "averaged": 89.5}
     arms = [arm(policy, 90.0), arm("fixed:4", 89.0)]
@@ -244,7 +235,7 @@ def test_the_verdict_names_the_best_rival_and_counts_what_is_above_zero():
     names = {a.rule: a.rule for a in arms} | dict.fromkeys(CLOSED_FORM, "fixed:4")
     lines = verdict(Comparison(arms, names), [policy], ["closed-form", "controls"], 32)
     assert lines[0] == "dtkd:2 has 90.00 %."
-    assert lines[1] == "  minus fixed:4, the best closed-form arm: +1.00 [+1.00, +1.00], better."
+    assert lines[1] == "  minus fixed:4, the best closed-form method: +1.00 [+1.00, +1.00], better."
     assert "-1.00 [-1.00, -1.00], worse." in lines[2]
     assert "+0.00 [+0.00, +0.00], not told apart." in lines[5]
     assert lines[12] == "  Its advantage has an interval above zero over: shuffled, averaged."
@@ -252,15 +243,8 @@ def test_the_verdict_names_the_best_rival_and_counts_what_is_above_zero():
     assert lines[13].startswith("detached:dtkd:2 has 91.00 %.")
     above = ", ".join(name for name in MEANINGS if name not in ("detached", "greedy"))
     assert lines[-2] == f"  Its advantage has an interval above zero over: {above}."
-    assert lines[-1].startswith("Tuned for the closed-form arms: 21 constants of 22 methods, from 88 values in all")
+    assert lines[-1].startswith("Tuned for the closed-form methods: 21 constants of 22 methods, from 88 values in all")
     assert len(lines) == 2 + 11 + 1 + 10 + 1
-
-
-def run(*words: object) -> int:
-    with pytest.raises(SystemExit) as end:
-        main([str(word) for word in words])
-    assert isinstance(end.value.code, int)
-    return end.value.code
 
 
 def test_a_study_writes_its_files_its_verdict_and_is_not_done_twice(
@@ -269,7 +253,7 @@ def test_a_study_writes_its_files_its_verdict_and_is_not_done_twice(
     monkeypatch.setattr("rltemp.experiments.study.CLOSED_FORM", ("none", "fixed:1|4", "atkd:kd_weight=2|9"))
     out = tmp_path / "s"
     command = ("study", "--task", "digits", "--epochs", 2, "--rules", "dtkd:2", "--seeds", 4, "--selection-seeds", 2)
-    assert run(*command, "--out", out) == 0
+    assert code(*command, "--out", out) == 0
     said = capsys.readouterr().out
     rows = list(csv.DictReader((out / "results.csv").open()))
     assert {row["seed"] for row in rows} == {"1000", "1001", "1002", "1003"}
@@ -283,7 +267,7 @@ def test_a_study_writes_its_files_its_verdict_and_is_not_done_twice(
     assert "\n  - minus shuffled (its temperatures on other samples of the batch): " in report
     assert "from 4 values in all" in result["verdict"][-2]
     before = {path: path.read_bytes() for path in out.rglob("*.*")}
-    assert run(*command, "--out", out) == 0
+    assert code(*command, "--out", out) == 0
     assert "finished before" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
 
@@ -301,7 +285,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
 @pytest.mark.parametrize("words", MISTAKES)
 def test_a_mistake_ends_in_one_line_and_leaves_nothing(words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     options, message = MISTAKES[words]
-    assert run("study", "--task", "toy", *options, "--out", tmp_path / "s") == 2
+    assert code("study", "--task", "toy", *options, "--out", tmp_path / "s") == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "s").exists()
 

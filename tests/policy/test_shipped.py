@@ -51,5 +51,5 @@ def test_the_listing_of_methods_names_it(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_its_students_are_better_than_plain_distillations(digits: Problem) -> None:
-    plain, policy = compare(digits, ["fixed:4", "universal"], range(9000, 9032)).arms
+    plain, policy = compare(digits, ["fixed:4", "universal"], range(9000, 9032)).results
     assert paired_difference(policy.test_accuracy, plain.test_accuracy).low > 0

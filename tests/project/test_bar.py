@@ -19,6 +19,6 @@ def test_a_policy_beats_dtkd_and_plain_distillation_on_students_that_nobody_saw(
 ) -> None:
     train_policy(digits, PolicyConfig(seed=seed), tmp_path, progress=False)
     rules = ["fixed:4", "dtkd:1|2|4|8", str(tmp_path / "policy.safetensors")]
-    plain, dtkd, policy = compare(digits, rules, range(7000, 7064)).arms
+    plain, dtkd, policy = compare(digits, rules, range(7000, 7064)).results
     for other in (plain, dtkd):
         assert paired_difference(policy.test_accuracy, other.test_accuracy).low > 0, other.rule

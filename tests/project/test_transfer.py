@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rltemp.data.tasks import load_task
-from rltemp.experiments.compare import train_arm
+from rltemp.experiments.compare import train_method
 from rltemp.training.teachers import prepare
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +56,7 @@ def test_the_page_names_the_splits_of_each_task_and_the_policys_difference_there
 def test_a_student_of_a_split_is_the_one_that_the_split_alone_would_have() -> None:
     problems = [prepare(load_task("iris", split_seed=split, teacher_epochs=2, epochs=3)) for split in (1, 2)]
     together = TRANSFER["train_on_splits"](problems, "wttm", [7, 8, 9])
-    alone = [train_arm(problems[split], "wttm", [seed], 1) for split, seed in ((0, 7), (1, 8), (0, 9))]
+    alone = [train_method(problems[split], "wttm", [seed], 1) for split, seed in ((0, 7), (1, 8), (0, 9))]
     assert together["test"].tolist() == pytest.approx([float(arm.test_accuracy[0]) for arm in alone])
     assert together["validation"].tolist() == pytest.approx([float(arm.validation_accuracy[0]) for arm in alone])
 

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import metadata
 
 from rltemp.data.tasks import load_task
-from rltemp.experiments.methods_compared import Row
+from rltemp.experiments.method_results import Row
 from rltemp.experiments.statistics import Paired
 from rltemp.report.hparams import METRICS, session_name, write_sessions
 

@@ -20,7 +20,7 @@ import pytest
 from rltemp.cli.compare import Compare
 from rltemp.cli.main import main
 from rltemp.data.tasks import load_task
-from rltemp.experiments.methods_compared import Row
+from rltemp.experiments.method_results import Row
 from rltemp.experiments.showcase import SAMPLED, Showcase
 from rltemp.experiments.statistics import Paired
 from rltemp.report import plots as html_plots

@@ -15,16 +15,16 @@ from rltemp.errors import BadInputError
 from rltemp.experiments import statistics as stats
 from rltemp.experiments.grid import Overall
 from rltemp.experiments.measures import MEASURES
-from rltemp.experiments.methods_compared import Arm, table_rows
+from rltemp.experiments.method_results import MethodResult, table_rows
 from rltemp.experiments.statistics import holm
 from rltemp.report.markdown import Section, write_report
 from rltemp.report.picture import TemperatureTrace, figure, picture
 from rltemp.report.tables import console_table, markdown_table, measures_table, write_csv
 
-FIXED = Arm("fixed:4", np.array([0.90, 0.94]), np.array([0.91, 0.95]))
+FIXED = MethodResult("fixed:4", np.array([0.90, 0.94]), np.array([0.91, 0.95]))
 TASK = load_task("digits", teacher="mlp", student="64-8-10")
-BETTER = Arm("dtkd:reference=4,warmup=0.1", np.array([0.91, 0.96]), np.array([0.92, 0.97]), note="tuned")
-WORSE = Arm("none", np.array([0.80, 0.83]), np.array([0.80, 0.83]))
+BETTER = MethodResult("dtkd:reference=4,warmup=0.1", np.array([0.91, 0.96]), np.array([0.92, 0.97]), note="tuned")
+WORSE = MethodResult("none", np.array([0.80, 0.83]), np.array([0.80, 0.83]))
 ARMS = [FIXED, BETTER, WORSE]
 
 
@@ -78,16 +78,16 @@ def test_the_same_rule_twice_and_no_rule_at_all_are_refused():
 
 
 UNLIKE = {
-    "n differs (1, of fixed:4 2)": (Arm("odd", np.array([0.93]), np.array([0.93])), "+3.00"),
+    "n differs (1, of fixed:4 2)": (MethodResult("odd", np.array([0.93]), np.array([0.93])), "+3.00"),
     "seeds differ from those of fixed:4": (
-        Arm("odd", np.array([0.93, 0.5]), np.ones(2), seeds=(0, 7)),
+        MethodResult("odd", np.array([0.93, 0.5]), np.ones(2), seeds=(0, 7)),
         "+3.00",
     ),
     "versions differ (torch 2.4 and torch 2.5)": (
-        Arm("odd", np.array([0.91, 0.96]), np.ones(2), versions=("torch 2.4", "torch 2.5")),
+        MethodResult("odd", np.array([0.91, 0.96]), np.ones(2), versions=("torch 2.4", "torch 2.5")),
         "+1.50 [+1.00, +2.00]",
     ),
-    "odd is degraded": (Arm("odd", np.array([0.91, 0.96]), np.ones(2), degraded=True), "+1.50 [+1.00, +2.00]"),
+    "odd is degraded": (MethodResult("odd", np.array([0.91, 0.96]), np.ones(2), degraded=True), "+1.50 [+1.00, +2.00]"),
 }
 
 
@@ -110,7 +110,7 @@ def test_arms_that_are_not_alike_are_not_compared_unless_asked_to_and_marked(rea
 
 
 def test_a_baseline_that_is_degraded_is_compared_with_nobody():
-    base = Arm("fixed:4", FIXED.test_accuracy, FIXED.validation_accuracy, degraded=True)
+    base = MethodResult("fixed:4", FIXED.test_accuracy, FIXED.validation_accuracy, degraded=True)
     rows = table_rows([base, BETTER], ["fixed:4"])
     assert [row.note for row in rows] == [
         "not compared: fixed:4 is degraded",
@@ -121,7 +121,7 @@ def test_a_baseline_that_is_degraded_is_compared_with_nobody():
 
 def test_an_arm_needs_as_many_validation_as_test_accuracies():
     with pytest.raises(BadInputError, match="arm 'none' needs two accuracies a seed"):
-        Arm("none", np.ones(3), np.ones(2))
+        MethodResult("none", np.ones(3), np.ones(2))
 
 
 def test_the_markdown_table_is_this_one():
@@ -139,17 +139,20 @@ def test_the_markdown_table_is_this_one():
 
 
 def test_an_interval_that_holds_zero_is_not_bold():
-    arms = [FIXED, Arm("same", np.array([0.89, 0.96]), np.array([0.9, 0.9]))]
+    arms = [FIXED, MethodResult("same", np.array([0.89, 0.96]), np.array([0.9, 0.9]))]
     assert "| +0.50 [-1.00, +2.00] |" in markdown_table(table_rows(arms, ["fixed:4"]))
 
 
 def test_a_bar_in_a_rule_name_does_not_split_the_markdown_row():
-    table = markdown_table(table_rows([Arm("mine:a|b", np.ones(2), np.ones(2))], []))
+    table = markdown_table(table_rows([MethodResult("mine:a|b", np.ones(2), np.ones(2))], []))
     assert table.splitlines()[2] == r"| `mine:a\|b` | 100.00 | 0.00 | 2 |"
 
 
 def test_one_seed_has_no_error_and_no_interval():
-    arms = [Arm("fixed:4", np.array([0.5]), np.array([0.5])), Arm("none", np.array([0.25]), np.array([0.5]))]
+    arms = [
+        MethodResult("fixed:4", np.array([0.5]), np.array([0.5])),
+        MethodResult("none", np.array([0.25]), np.array([0.5])),
+    ]
     line = markdown_table(table_rows(arms, ["fixed:4"])).splitlines()[3]
     assert line == "| `none` | 25.00 | - | 1 | -25.00 | - | - | - |"
 
@@ -176,7 +179,7 @@ def test_a_narrow_console_folds_rules_and_breaks_no_number():
 
 def test_square_brackets_in_a_rule_are_shown_and_not_read_as_markup():
     console = Console(file=io.StringIO(), width=80)
-    console.print(console_table(table_rows([Arm("[red]x", np.ones(2), np.ones(2))], []), title="[bold]t"))
+    console.print(console_table(table_rows([MethodResult("[red]x", np.ones(2), np.ones(2))], []), title="[bold]t"))
     assert isinstance(console.file, io.StringIO)
     assert "[red]x" in console.file.getvalue()
     assert "[bold]t" in console.file.getvalue()
@@ -228,16 +231,18 @@ def test_the_forest_draws_each_interval_and_its_mean_where_they_are():
 
 
 def test_an_arm_far_below_gets_an_arrow_and_does_not_flatten_the_others():
-    near = [Arm(f"fixed:{t}", FIXED.test_accuracy + t / 1000, FIXED.test_accuracy) for t in (1, 2, 3)]
-    panel = figure([FIXED, *near, Arm("bad", FIXED.test_accuracy - 0.2, FIXED.test_accuracy)], "fixed:4").axes[0]
+    near = [MethodResult(f"fixed:{t}", FIXED.test_accuracy + t / 1000, FIXED.test_accuracy) for t in (1, 2, 3)]
+    panel = figure([FIXED, *near, MethodResult("bad", FIXED.test_accuracy - 0.2, FIXED.test_accuracy)], "fixed:4").axes[
+        0
+    ]
     assert "-20.0" in texts(panel)
     left, right = panel.get_xlim()
     assert -1.5 < left < 0.0 < 0.3 < right < 1.5
 
 
 def test_one_arm_alone_and_arms_of_one_seed_can_be_drawn():
-    single = Arm("fixed:4", np.array([0.5]), np.array([0.5]))
-    for arms in ([FIXED], [single], [single, Arm("none", np.array([0.25]), np.array([0.5]))]):
+    single = MethodResult("fixed:4", np.array([0.5]), np.array([0.5]))
+    for arms in ([FIXED], [single], [single, MethodResult("none", np.array([0.25]), np.array([0.5]))]):
         left, right = figure(arms, "fixed:4").axes[0].get_xlim()
         assert math.isfinite(left)
         assert left <= 0.0 < right
@@ -329,7 +334,7 @@ def test_a_report_without_a_picture_links_to_none(tmp_path):
 
 def test_the_report_of_few_seeds_says_what_their_intervals_are_worth(tmp_path):
     assert "With fewer than 32 seeds" in report(tmp_path)
-    many = Arm("fixed:4", np.linspace(0.8, 0.9, 32), np.ones(32))
+    many = MethodResult("fixed:4", np.linspace(0.8, 0.9, 32), np.ones(32))
     write_report(tmp_path, [Section("t", "a", 0.9, "b", table_rows([many], []))], command="")
     assert "With fewer than 32 seeds" not in (tmp_path / "report.md").read_text()
 
@@ -352,7 +357,7 @@ def test_what_else_was_measured_is_shown_as_mean_and_error_in_its_unit(tmp_path)
         "negative_log_likelihood": np.array([0.25, 0.75]),
         "calibration_error": np.array([0.5, math.nan]),
     }
-    arm = Arm("fixed:4", FIXED.test_accuracy, FIXED.validation_accuracy, measures=measures)
+    arm = MethodResult("fixed:4", FIXED.test_accuracy, FIXED.validation_accuracy, measures=measures)
     assert measures_table(table_rows([arm], [])) == (
         "| rule | selected (%) | ECE (%) | NLL (nats) |\n"
         "| --- | ---: | ---: | ---: |\n"
@@ -368,14 +373,14 @@ def test_what_else_was_measured_is_shown_as_mean_and_error_in_its_unit(tmp_path)
 
 def test_a_measure_has_one_value_a_seed():
     with pytest.raises(BadInputError, match=r"one agreement a seed, \(2,\); got \(3,\)"):
-        Arm("none", np.ones(2), np.ones(2), measures={"agreement": np.ones(3)})
+        MethodResult("none", np.ones(2), np.ones(2), measures={"agreement": np.ones(3)})
 
 
 def test_p_values_are_corrected_for_the_arms_of_one_baseline_and_the_baseline_is_no_test():
     rng = np.random.default_rng(0)
     base = rng.random(16)
-    arms = [Arm("fixed:4", base, base)]
-    arms += [Arm(f"fixed:{t}", base + 0.004 * t + 0.01 * rng.normal(size=16), base) for t in (1, 2, 3)]
+    arms = [MethodResult("fixed:4", base, base)]
+    arms += [MethodResult(f"fixed:{t}", base + 0.004 * t + 0.01 * rng.normal(size=16), base) for t in (1, 2, 3)]
     pairs = [row.differences["fixed:4"] for row in table_rows(arms, ["fixed:4"])]
     assert [pair.p_corrected for pair in pairs[1:]] == holm([pair.p for pair in pairs[1:]])
     alone = table_rows(arms[:2], ["fixed:4"])[1].differences["fixed:4"]

@@ -22,7 +22,7 @@ STUDY_SIZE = ("--seeds", "4", "--selection-seeds", "2", "--stack", "2")
 
 
 def cells_of(out: Path) -> dict[str, tuple[int, int]]:
-    """Every finished cell with what changes where it is written again."""
+    """Every cached result with what changes where it is written again."""
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (out / "cells").glob("*.json")}
 
 
@@ -40,8 +40,8 @@ def contents(out: Path) -> dict[str, object]:
 
 
 def shares(said: str) -> tuple[int, int]:
-    """How many cells a process found, and how many it trained, by its own count."""
-    match = re.search(r"(\d+) of (\d+) cells were there; (\d+) were trained now", said)
+    """How many results a process found, and how many it trained, by its own count."""
+    match = re.search(r"(\d+) of (\d+) results were cached; (\d+) were trained now", said)
     assert match, said
     found, both, trained = map(int, match.groups())
     assert found + trained == both

@@ -1,0 +1,301 @@
+"""The results of a comparison's methods, and what is computed from them: the rows that every table and picture shows.
+
+Accuracies come in as fractions (0.954) and go out as percent (95.40), differences as percentage points:
+always paired by seed, with a 95 % interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rltemp.errors import BadInputError
+from rltemp.experiments.measures import MEASURES
+from rltemp.experiments.recorder import TemperatureTrace
+from rltemp.experiments.statistics import (
+    Paired,
+    holm,
+    interquartile_mean,
+    mean_and_error,
+    number,
+    paired_difference,
+    stored_pair,
+)
+from rltemp.kd.names import lookup
+
+Interval = tuple[float, float, float]
+"""A mean with its bounds."""
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """What a method's students came to: accuracies as fractions, `[n]`, in the order of seeds of every other method.
+
+    Args:
+        rule: The name of the method.
+        test_accuracy: 0..1.
+        validation_accuracy: 0..1.
+        note: What has to be said of it.
+        seeds: Of the students, where they are known.
+        diverged: How many students' numbers are not finite at the end.
+        guarded: The fraction of the samples for which a guard stood in for the rule's formula.
+        alternatives: From how many it was chosen on validation data; 1 where it was not.
+        degraded: Whether some were trained by more fallbacks than a rule's result may have.
+        versions: Each set of versions that some were trained with, in words.
+        measures: Of `rltemp.experiments.measures.MEASURES`, by name, `[n]` each; nan where a student has none.
+
+    Raises:
+        BadInputError: Where the accuracies and measures are not rows of one length.
+    """
+
+    rule: str
+    test_accuracy: NDArray[np.float64]
+    validation_accuracy: NDArray[np.float64]
+    note: str = ""
+    seeds: tuple[int, ...] = ()
+    diverged: int = 0
+    guarded: float = 0.0
+    alternatives: int = 1
+    degraded: bool = False
+    versions: tuple[str, ...] = ()
+    measures: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        shapes = np.shape(self.test_accuracy), np.shape(self.validation_accuracy)
+        if len(shapes[0]) != 1 or shapes[0] != shapes[1]:
+            raise BadInputError(f"method {self.rule!r} needs two accuracies a seed, shapes [n]; got {shapes}")
+        for name, row in self.measures.items():
+            if np.shape(row) != shapes[0]:
+                raise BadInputError(f"method {self.rule!r} needs one {name} a seed, {shapes[0]}; got {np.shape(row)}")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was found in one comparison.
+
+    Args:
+        results: One for each method, in the order given.
+        names: The rule that was reported, by the rule as written (`fixed:1|2` may be reported as `fixed:2`).
+        trace: Temperatures of the first policy among the rules, if there is one.
+        files: SHA-256 of the files of the rules that have one, by rule.
+        showcases: The files of the students that the page shows, by the rule that was reported.
+    """
+
+    results: list[MethodResult]
+    names: dict[str, str]
+    trace: TemperatureTrace | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    showcases: Mapping[str, Path] = field(default_factory=dict)
+
+    def of(self, rule: str) -> MethodResult:
+        """The result of a rule as it was written."""
+        return next(result for result in self.results if result.rule == self.names[rule])
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: accuracy and standard error in percent, differences in points by baseline.
+
+    A difference that is refused (see `unlike`) has nan for all its numbers, and n = 0. `measures` has mean and standard
+    error of every measure, in the unit that it is shown in; nan where a student has none.
+    """
+
+    rule: str
+    accuracy: float
+    error: float
+    differences: Mapping[str, Paired]
+    n: int
+    note: str = ""
+    measures: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+def table_rows(results: Sequence[MethodResult], against: Sequence[str], allow_mixed: bool = False) -> list[Row]:
+    """Return one row a method, in the order given, with its paired differences to every method named in `against`.
+
+    The p values of the differences to one baseline are corrected for their number, and so is the least difference that
+    could have been shown; the intervals are for one comparison by itself.
+
+    Results that are not alike have no difference, and a note that says why; with `allow_mixed` they have one, and the
+    same note.
+
+    Raises:
+        BadInputError: Where there is no result, a method is there twice, or a baseline is not among them.
+    """
+    by_rule = {result.rule: result for result in results}
+    if not results or len(by_rule) != len(results):
+        raise BadInputError(f"a comparison needs methods of different names; got {[result.rule for result in results]}")
+    baselines = [lookup(by_rule, name, "baseline") for name in against]
+    columns = {base.rule: _column(results, base, allow_mixed) for base in baselines}
+    rows = []
+    for place, result in enumerate(results):
+        accuracy, error = mean_and_error(100 * np.asarray(result.test_accuracy))
+        differences = {name: column[place] for name, column in columns.items()}
+        note = "; ".join(filter(None, [result.note, *_marks(result, baselines, allow_mixed)]))
+        measures = {name: _shown(name, row) for name, row in result.measures.items() if name in MEASURES}
+        rows.append(Row(result.rule, accuracy, error, differences, len(result.test_accuracy), note, measures))
+    return rows
+
+
+def _column(results: Sequence[MethodResult], base: MethodResult, allow_mixed: bool) -> list[Paired]:
+    """The difference of every method to one baseline."""
+    tests = len(results) - 1
+    pairs = [difference(result, base, allow_mixed, tests if result is not base else 1) for result in results]
+    tested = [place for place, result in enumerate(results) if result is not base]
+    corrected = dict(zip(tested, holm([pairs[place].p for place in tested]), strict=True))
+    return [replace(pair, p_corrected=corrected.get(place, pair.p)) for place, pair in enumerate(pairs)]
+
+
+def _shown(name: str, row: NDArray[np.float64]) -> tuple[float, float]:
+    scaled = MEASURES[name].scale * np.asarray(row, dtype=np.float64)
+    return mean_and_error(scaled) if np.isfinite(scaled).all() else (math.nan, math.nan)
+
+
+def difference(result: MethodResult, base: MethodResult, allow_mixed: bool = False, tests: int = 1) -> Paired:
+    """The paired difference of two methods' test accuracies, in points; nan and n = 0 where they are not alike.
+
+    With `allow_mixed` it is taken in spite of that, over the seeds that both have. `tests` as for `paired_difference`.
+    """
+    ours, theirs = common_seeds(result, base, allow_mixed)
+    if not len(ours):
+        return Paired(math.nan, math.nan, math.nan, 0)
+    return paired_difference(100 * ours, 100 * theirs, tests=tests)
+
+
+def common_seeds(
+    result: MethodResult, base: MethodResult, allow_mixed: bool = False
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Both test accuracies over the seeds that both results have, in one order; none where they are not alike."""
+    ours, theirs = _by_seed(result), _by_seed(base)
+    common = [seed for seed in ours if seed in theirs]
+    if unlike(result, base) and not allow_mixed:
+        common = []
+    return np.array([ours[seed] for seed in common]), np.array([theirs[seed] for seed in common])
+
+
+def unlike(result: MethodResult, base: MethodResult) -> str:
+    """Why the difference of two results would not be that of the methods alone; empty where it is."""
+    n, others, versions = len(result.test_accuracy), len(base.test_accuracy), sorted({*result.versions, *base.versions})
+    reasons = []
+    if n != others:
+        reasons.append(f"n differs ({n}, of {base.rule} {others})")
+    elif list(_by_seed(result)) != list(_by_seed(base)):
+        reasons.append(f"seeds differ from those of {base.rule}")
+    if len(versions) > 1:
+        reasons.append(f"versions differ ({' and '.join(versions)})")
+    reasons += dict.fromkeys(f"{one.rule} is degraded" for one in (result, base) if one.degraded)
+    return ", ".join(reasons)
+
+
+def _by_seed(result: MethodResult) -> dict[int, float]:
+    return dict(zip(result.seeds or range(len(result.test_accuracy)), result.test_accuracy.tolist(), strict=True))
+
+
+def _marks(result: MethodResult, baselines: Sequence[MethodResult], allow_mixed: bool) -> list[str]:
+    """Why the differences of a result are refused, or what they are worth."""
+    reasons = dict.fromkeys(filter(None, (unlike(result, base) for base in baselines)))
+    return [f"{'compared although' if allow_mixed else 'not compared:'} {reason}" for reason in reasons]
+
+
+def side(pair: Paired) -> int:
+    """1 or -1 where the interval lies above or below zero, else 0."""
+    return int(pair.low > 0) - int(pair.high < 0)
+
+
+def seeds(rows: Sequence[Row]) -> str:
+    """How many seeds each method has, in words: `n = 32 seeds`, `n = 16 to 32 seeds`."""
+    least, most = min(row.n for row in rows), max(row.n for row in rows)
+    return f"n = {most} {'seed' if most == 1 else 'seeds'}" if least == most else f"n = {least} to {most} seeds"
+
+
+def short(name: str, most: int = 30) -> str:
+    """`name` without its middle where it is longer than `most` characters."""
+    return name if len(name) <= most else f"{name[: most // 2 - 1]}...{name[-(most // 2 - 2) :]}"
+
+
+@dataclass(frozen=True)
+class Overall:
+    """A rule over all points of a grid: interquartile means, accuracy in percent, differences in points.
+
+    A difference that cannot be taken in every point is nan, and the note says why.
+    """
+
+    rule: str
+    accuracy: Interval
+    differences: Mapping[str, Interval] = field(default_factory=dict)
+    note: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """As `result.json` holds it."""
+        names = ("mean", "low", "high")
+        pairs = {base: dict(zip(names, pair, strict=True)) for base, pair in self.differences.items()}
+        accuracy = dict(zip(names, self.accuracy, strict=True))
+        return {"rule": self.rule, "accuracy_percent": accuracy, "differences_points": pairs, "note": self.note}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Overall:
+        """The same, read back."""
+
+        def interval(found: Mapping[str, Any]) -> Interval:
+            return number(found["mean"]), number(found["low"]), number(found["high"])
+
+        differences = {base: interval(found) for base, found in stored["differences_points"].items()}
+        return cls(stored["rule"], interval(stored["accuracy_percent"]), differences, stored["note"])
+
+
+def overall(
+    found: Sequence[Comparison], rules: Sequence[str], against: Sequence[str], allow_mixed: bool = False
+) -> list[Overall]:
+    """Sum every rule up over the points of a grid.
+
+    Args:
+        found: What was compared, one a point.
+        rules: As they were written; where alternatives were chosen from, each point has its own choice.
+        against: Baselines, likewise.
+        allow_mixed: As for `rltemp.experiments.method_results.table_rows`.
+    """
+    return [_overall(found, rule, against, allow_mixed) for rule in dict.fromkeys(rules)]
+
+
+def _overall(found: Sequence[Comparison], rule: str, against: Sequence[str], allow_mixed: bool) -> Overall:
+    results = [one.of(rule) for one in found]
+    differences, reasons = {}, []
+    for base in dict.fromkeys(against):
+        bases = [one.of(base) for one in found]
+        reasons += [reason for pair in zip(results, bases, strict=True) if (reason := unlike(*pair))]
+        differences[base] = _middle(
+            [_points(result, other, allow_mixed) for result, other in zip(results, bases, strict=True)]
+        )
+    word = "compared although" if allow_mixed else "not compared:"
+    accuracy = _middle([100 * result.test_accuracy for result in results])
+    return Overall(rule, accuracy, differences, "; ".join(f"{word} {reason}" for reason in dict.fromkeys(reasons)))
+
+
+def _middle(rows: Sequence[NDArray[np.float64]]) -> Interval:
+    return interquartile_mean(rows) if all(map(len, rows)) else (math.nan, math.nan, math.nan)
+
+
+def _points(result: MethodResult, base: MethodResult, allow_mixed: bool) -> NDArray[np.float64]:
+    ours, theirs = common_seeds(result, base, allow_mixed)
+    differences: NDArray[np.float64] = 100 * (ours - theirs)
+    return differences
+
+
+def stored_rows(point: Mapping[str, Any], seeds: int) -> list[Row]:
+    """The rows of a point as `result.json` holds it; results of before have no `n` and had one row a seed."""
+    return [
+        Row(
+            stored["rule"],
+            stored["accuracy_percent"],
+            number(stored["standard_error_percent"]),
+            {name: stored_pair(pair) for name, pair in stored["differences_points"].items()},
+            stored.get("n", seeds),
+            stored["note"],
+        )
+        for stored in point["arms"]
+    ]

@@ -1,0 +1,126 @@
+"""Options of the commands that train many students; the text under a field is its help on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from rltemp.training.identity import refuse_other_files
+from rltemp.training.options import TaskOptions
+
+DEFAULT_RULES = ("none", "fixed:1", "fixed:2", "fixed:4", "fixed:8", "dtkd:reference=1|2|4|8")
+
+SELECTION_SEED = 500_000
+"""Students that choose between a rule's alternatives have seeds from here up; reported ones smaller seeds."""
+
+
+@dataclass(frozen=True)
+class ComparisonOptions(TaskOptions):
+    """What `compare` and `study` have in common."""
+
+    rules: tuple[str, ...] = ()
+    """What to compare."""
+    seeds: int = 32
+    """Students for each rule."""
+    first_seed: int = 0
+    """The seeds are this one and those that follow it."""
+    against: tuple[str, ...] | None = None
+    """Rules that differences are taken to; by default fixed:4 where it is among the rules, else the first."""
+    selection_seeds: int = 32
+    """Further students for each alternative of a rule that has some."""
+    stack: int | None = None
+    """Students that train side by side; by default what suits their size."""
+    allow_mixed: bool = False
+    """Compare although versions mix, n differs or a method is degraded; notes say so."""
+    workers: int = 1
+    """Processes that train, each with --threads; as many as there are cores."""
+    only_missing: bool = True
+    """Train only what has no cached result, whoever trained the rest; --no-only-missing trains everything anew."""
+    ray: str | None = None
+    """Address of a Ray cluster (auto, HOST:PORT) that trains instead."""
+    html: bool = True
+    """Write report.html, with pictures of temperatures, sharpness and features; takes some seconds."""
+    time: bool = False
+    """Measure how long a training step of each rule takes; up to ten seconds for each task."""
+
+    def open(self) -> dict[str, Any] | None:
+        """As for every run; a result of policies whose files were changed since is refused."""
+        result = super().open()
+        if result is not None:
+            refuse_other_files(result, self.rules, self.folder())
+        return result
+
+    def reported_seeds(self) -> range:
+        """The seeds of the students that are reported."""
+        return range(self.first_seed, self.first_seed + self.seeds)
+
+    def baselines(self) -> Sequence[str]:
+        """The rules that differences are taken to, as they were written."""
+        if self.against:
+            return self.against
+        return ["fixed:4" if "fixed:4" in self.rules else self.rules[0]]
+
+
+@dataclass(frozen=True)
+class CompareOptions(ComparisonOptions):
+    """Train students under several rules, paired by seed, and report the differences."""
+
+    rules: tuple[str, ...] = DEFAULT_RULES
+    """What to compare; `dtkd:reference=1|2|4|8` reports the alternative that is best on validation data."""
+    tasks: tuple[str, ...] | None = None
+    """Several tasks, in place of --task; with --teachers and --students a grid: a table a point, and one over all."""
+    teachers: tuple[str, ...] | None = None
+    """Several teacher networks, in place of --teacher."""
+    students: tuple[str, ...] | None = None
+    """Several student networks, in place of --student."""
+
+    command = "compare"
+
+    def folder(self) -> Path:
+        """The run's folder."""
+        return replace(self, task="-".join(self.tasks), tasks=None).folder() if self.tasks else super().folder()
+
+
+@dataclass(frozen=True)
+class StudyOptions(ComparisonOptions):
+    """Compare policies with every method, tuned, and with controls that tell what it is about them that helps."""
+
+    rules: tuple[str, ...] = ()
+    """The policies: files, or any rules; options list no alternatives."""
+    seeds: int = 128
+    """Students for each method."""
+    first_seed: int = 1000
+    """The seeds are this one and those that follow it."""
+    against: tuple[str, ...] | None = None
+    """Methods that differences are taken to; by default the policies, and at matched weight where those are there."""
+    only: tuple[Literal["closed-form", "matched", "controls"], ...] = ("closed-form", "matched", "controls")
+    """Which methods: as published, at matched loss weight, controls made from the policies."""
+
+    command = "study"
+
+    def baselines(self) -> Sequence[str]:
+        """The methods that differences are taken to, as they were written."""
+        if self.against:
+            return self.against
+        both = self.only != ("closed-form",)
+        return [*self.rules, *(f"matched:{policy}" for policy in self.rules if both)]
+
+
+@dataclass(frozen=True)
+class ExplainOptions(TaskOptions):
+    """Show why a policy sets the temperatures it sets: what they go with, and which features decide them."""
+
+    rules: tuple[str, ...] = ()
+    """One policy file."""
+    seeds: int = 16
+    """Students whose temperatures are recorded; 2 or more."""
+    importance_seeds: int = 64
+    """Students for each feature that is shuffled, and as many without; 0 leaves their accuracy out."""
+    first_seed: int = 0
+    """The seeds are this one and those that follow it."""
+    stack: int | None = None
+    """Students that train side by side; by default what suits their size."""
+
+    command = "explain"

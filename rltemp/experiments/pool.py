@@ -1,0 +1,297 @@
+"""Worker pools: other processes that train, `--workers` of this machine or those of a Ray cluster.
+
+A worker is given the work once, then one order after another. What a worker had when it was lost is given to another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import fields, replace
+from multiprocessing.connection import wait
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rltemp.data.dataset import Dataset, Split
+from rltemp.data.problem import Problem
+from rltemp.errors import BadInputError, TrainingStoppedError
+from rltemp.io.interruption import kept_handlers
+from rltemp.optional_imports import import_library
+
+RETRIES = 2
+"""How often an order is tried again after its worker was lost."""
+KNOCK = 10.0
+"""Seconds in which a cluster's address has to answer."""
+
+Work = Callable[..., Any]
+"""What a worker does with an order; it reaches each worker once, and may be large."""
+Order = tuple[Any, ...]
+"""The arguments of the work, which are small."""
+
+_work: Work | None = None  # in a process of `ProcessPool`: what it was started with
+
+
+class WorkerPool:
+    """Workers behind `_submit`."""
+
+    def run(self, work: Work, orders: Sequence[Order]) -> Iterator[tuple[int, Any]]:
+        """Yield the place of each order and what the work made of it, as they are done.
+
+        Raises:
+            BadInputError: As the work raises it.
+            TrainingStoppedError: Likewise; or where a worker raised anything else, or was lost with the same order
+                again and again. The text says what the worker said.
+        """
+        waiting, lost = dict(enumerate(orders)), 0
+        while waiting:
+            before = len(waiting)
+            futures = {self._submit(work, order): place for place, order in waiting.items()}
+            try:
+                for future in as_completed(futures):
+                    if not (future.cancelled() or isinstance(future.exception(), BrokenProcessPool)):
+                        place = futures[future]
+                        del waiting[place]
+                        yield place, _outcome(future, orders[place])
+            finally:
+                for future in futures:
+                    future.cancel()
+            lost = lost + 1 if len(waiting) == before else 0
+            if lost > RETRIES:
+                name = _name(next(iter(waiting.values())))
+                raise TrainingStoppedError(
+                    f"{name} could not be trained in {lost} tries: each time its worker was lost"
+                )
+
+    def _submit(self, work: Work, order: Order) -> Future[Any]:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End all workers at once."""
+        raise NotImplementedError
+
+
+class ProcessPool(WorkerPool):
+    """Processes on this machine, started when there is work for them, each with the threads of this one.
+
+    Args:
+        count: 1 or more.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._executor: ProcessPoolExecutor | None = None
+        self._work: Work | None = None
+        self._others = {*multiprocessing.active_children()}
+
+    def _submit(self, work: Work, order: Order) -> Future[Any]:
+        if self._work != work:
+            self.close()
+        for _ in range(2):
+            if self._executor is None:
+                start = work, torch.get_num_threads()
+                context = multiprocessing.get_context("spawn")
+                self._work = work
+                self._executor = ProcessPoolExecutor(self._count, context, initializer=_begin, initargs=start)
+            try:
+                with _deaf():
+                    return self._executor.submit(_done, order)
+            except BrokenProcessPool:  # a process was lost; all others of its executor have ended
+                self.close()
+        raise TrainingStoppedError("the workers end as soon as they are started; try --workers 1")
+
+    def close(self) -> None:
+        """End all workers at once; they write nothing."""
+        if self._executor is not None:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+            for process in {*multiprocessing.active_children()} - self._others:
+                process.terminate()
+        self._executor = self._work = None
+
+
+class RayPool(WorkerPool):
+    """The tasks of a Ray cluster, which gives those of a lost node to another one.
+
+    Args:
+        address: As `ray.init` takes it: `auto`, `HOST:PORT` of the head, or `ray://HOST:PORT`.
+        gpus: That an order needs.
+
+    Raises:
+        BadInputError: Where Ray is missing, or nothing answers there.
+    """
+
+    def __init__(self, address: str, gpus: float = 0) -> None:
+        self._ray = import_library("ray", "--ray", extra="ray")
+        try:
+            _knock(address)
+            with kept_handlers():  # Ray has one of its own for SIGTERM, which would leave without a word
+                self._ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        except (OSError, OverflowError, RuntimeError, ValueError) as error:
+            raise BadInputError(f"--ray {address}: no Ray cluster can be reached there ({error})") from error
+        settings = {"num_cpus": torch.get_num_threads(), "num_gpus": gpus}
+        self._done = self._ray.remote(**settings, max_retries=RETRIES)(_done_on_node)
+        self._shipped: tuple[Work, Any] | None = None
+
+    def _submit(self, work: Work, order: Order) -> Future[Any]:
+        if self._shipped is None or self._shipped[0] != work:
+            self._shipped = work, self._ray.put(work)
+        # Within a list it stays a reference, which a node's process follows once and not for every order.
+        task = self._done.remote([self._shipped[1]], order, torch.get_num_threads())
+        future: Future[Any] = task.future()
+        return future
+
+    def close(self) -> None:
+        """Leave the cluster, which ends what it does for this process."""
+        self._ray.shutdown()
+
+
+def open_pool(workers: int, ray: str | None, gpus: float) -> contextlib.AbstractContextManager[WorkerPool | None]:
+    """The pool that `--workers` or `--ray` asks for; None where this process does the work.
+
+    The workers end with the context.
+    """
+    if ray is not None:
+        return contextlib.closing(RayPool(ray, gpus))
+    return contextlib.closing(ProcessPool(workers)) if workers > 1 else contextlib.nullcontext()
+
+
+def _outcome(future: Future[Any], order: Order) -> Any:
+    error = future.exception()  # raised here, a rule's SystemExit would end this process without a word
+    if error is not None:
+        first, _, rest = str(error).partition("\n")
+        said = f"{type(error).__name__}: {first}. Its worker said: {error.__cause__ or rest or first}"
+        raise TrainingStoppedError(f"{_name(order)} could not be trained: {said}") from error
+    outcome = future.result()
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def _name(order: Order) -> str:
+    return " ".join(map(str, order[:2]))
+
+
+def _carry_out(work: Work, order: Order) -> Any:
+    """In a worker; errors that are meant for people come back as they are."""
+    try:
+        return work(*order)
+    except (BadInputError, TrainingStoppedError) as error:
+        return error
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Ctrl-C reaches every process of a terminal; those that are started within leave it to this one."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin(work: Work, threads: int) -> None:
+    """In a process of `ProcessPool`, which ends with its parent, however that ends."""
+    global _work
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    _work = work
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def _done(order: Order) -> Any:
+    assert _work is not None
+    return _carry_out(_work, order)
+
+
+def _done_on_node(shipped: list[Any], order: Order, threads: int) -> Any:
+    torch.set_num_threads(threads)
+    return _carry_out(_unpacked(shipped[0]), order)
+
+
+@functools.lru_cache(maxsize=1)
+def _unpacked(reference: Any) -> Work:
+    work: Work = import_library("ray", "a Ray cluster's node", extra="ray").get(reference)
+    return work
+
+
+def _knock(address: str) -> None:
+    """Ray itself knocks for minutes, and then ends the process."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=KNOCK).close()
+
+
+class Parcel:
+    """A problem on its way to another process: tensors as arrays, which any transport takes as they are.
+
+    Torch's own way would put every tensor into shared memory, of which a container may have no more than 64 MiB.
+
+    Args:
+        problem: As it is in memory.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self._device = problem.device.type
+        self._weights = [_array(value) for value in _tensors(problem.teacher)]
+        # Without numbers, but with the order in memory, which decides how a convolution is computed.
+        teacher = copy.deepcopy(problem.teacher).to("meta")
+        self._packed = _replaced(replace(problem, teacher=teacher), Tensor, _array)
+
+    def opened(self) -> Problem:
+        """The problem, on the same kind of device."""
+        problem: Problem = _replaced(self._packed, np.ndarray, _tensor)
+        teacher = copy.deepcopy(problem.teacher).to_empty(device="cpu").eval().requires_grad_(False)
+        with torch.no_grad():
+            for value, array in zip(_tensors(teacher), self._weights, strict=True):
+                value.copy_(_tensor(array))
+        logits = problem.teacher_logits
+        return replace(
+            problem,
+            dataset=problem.dataset.to(self._device),
+            teacher=teacher.to(self._device),
+            teacher_logits=None if logits is None else logits.to(self._device),
+        )
+
+
+def _replaced(value: Any, kind: type[Any], by: Callable[[Any], Any]) -> Any:
+    """A problem, dataset or split with everything of a kind within it replaced."""
+    if isinstance(value, kind):
+        return by(value)
+    if isinstance(value, (Problem, Dataset, Split)):
+        return replace(
+            value, **{field.name: _replaced(getattr(value, field.name), kind, by) for field in fields(value)}
+        )
+    return value
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
+
+
+def _array(tensor: Tensor) -> np.ndarray[Any, Any]:
+    found: np.ndarray[Any, Any] = tensor.detach().cpu().contiguous().numpy()
+    return found
+
+
+def _tensor(array: np.ndarray[Any, Any]) -> Tensor:
+    return torch.from_numpy(array.copy())  # one's own: what came may lie in memory that is not to be written

@@ -1,0 +1,230 @@
+"""Trains the students of one method, one stack at a time, and measures them; and how long a step takes."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rltemp.data.problem import Problem, predict
+from rltemp.errors import BadInputError
+from rltemp.experiments.measures import MEASURES, Selection, accuracy, measure
+from rltemp.experiments.method_results import MethodResult
+from rltemp.experiments.recorder import Recorder
+from rltemp.experiments.result_cache import MOST_STUDENTS, CachedResult, in_words
+from rltemp.kd.method import GuardCount, Method, watch
+from rltemp.kd.signals import Signals
+from rltemp.loading import load_method
+from rltemp.models.networks import build_model
+from rltemp.training.distill import Distillation
+
+PLAIN = "fixed:4"
+ROUNDS, LEAST_ROUNDS, SECONDS = 20, 3, 10.0
+"""Rounds, of one step of every rule each; fewer, but not below the least, where the seconds are over before."""
+
+Maker = Callable[[Distillation], Method]
+"""Makes the method of a run."""
+
+
+def train_method(
+    problem: Problem,
+    name: str,
+    seeds: Sequence[int],
+    stack: int,
+    told: Callable[[], None] = lambda: None,
+    maker: Maker | None = None,
+    recorders: Sequence[Recorder] = (),
+) -> MethodResult:
+    """Train a student for every seed, `stack` at a time, and measure them.
+
+    Args:
+        problem: The task, loaded.
+        name: Of the method, as `load_method` reads it where there is no maker.
+        seeds: Of the students.
+        stack: How many train side by side.
+        told: Called after each step.
+        maker: Makes the method of each stack's run, where no name stands for it.
+        recorders: Are told every step.
+    """
+    make = maker or by_name(name)
+    found = [train_stack(problem, chunk, make, told, recorders) for chunk in chunks(seeds, stack)]
+    return gather(name, found, seeds)
+
+
+def train_stack(
+    problem: Problem,
+    seeds: int | Sequence[int],
+    make: Maker,
+    told: Callable[[], None] = lambda: None,
+    recorders: Sequence[Recorder] = (),
+) -> CachedResult:
+    """Train one stack of students, or one student, and measure them; arguments as for `train_method`.
+
+    A student whose numbers stop being finite does not stop the others; it counts as it is.
+    """
+    run, guards, dataset = Distillation(problem, seeds), GuardCount(), problem.dataset
+    method, selection = watch(make(run), guards), Selection(run)
+    for recorder in recorders:
+        recorder.begin()
+    while not run.done:
+        guards.last = None
+        signals = take_step(run, method)
+        for recorder in recorders:
+            recorder.keep(signals, guards.last)
+        selection.evaluate()
+        told()
+    for recorder in recorders:
+        recorder.end(run)
+    logits, test = predict(run.student, dataset, dataset.validation), predict(run.student, dataset, dataset.test)
+    found = measure(test, dataset.test.labels, predict(problem.teacher, dataset, dataset.test)) | selection.measure()
+    return CachedResult(
+        test_accuracy=_row(accuracy(test, dataset.test.labels)),
+        validation_accuracy=_row(accuracy(logits, dataset.validation.labels)),
+        measures={name: [None if math.isnan(one) else one for one in _row(row)] for name, row in found.items()},
+        diverged=int((~logits.flatten(-2).isfinite().all(-1)).sum()),
+        guarded=guards.guarded,
+        answered=guards.samples,
+    )
+
+
+def take_step(run: Distillation, method: Method) -> Signals:
+    """Take one training step of a stack in which some students may have diverged; return what the method saw."""
+    signals = shielded(run.observe())
+    run.update(method.loss(signals))
+    return signals
+
+
+def shielded(signals: Signals) -> Signals:
+    """The signals, with the logits of samples that are not finite as zeros, which every rule can take.
+
+    A student's numbers reach nobody else's weights, but one nan among the temperatures would stop the stack.
+    """
+    good = signals.student_logits.isfinite().all(-1, keepdim=True)
+    if bool(good.all()):
+        return signals
+    return replace(signals, student_logits=torch.where(good, signals.student_logits, 0.0))
+
+
+def gather(name: str, results: Sequence[CachedResult], seeds: Sequence[int]) -> MethodResult:
+    """The result of a method whose stacks came to these; its note tells of students that diverged."""
+    diverged, guarded = sum(one.diverged for one in results), sum(one.guarded for one in results)
+    fraction = guarded / max(sum(one.answered for one in results), 1)
+    notes = [f"{diverged} of {len(seeds)} diverged"] if diverged else []
+    if fraction >= 0.0005:
+        notes.append(f"guarded {100 * fraction:.1f} % of samples")
+    return MethodResult(
+        name,
+        np.concatenate([one.test_accuracy for one in results]),
+        np.concatenate([one.validation_accuracy for one in results]),
+        "; ".join(notes),
+        measures={
+            name: np.array([value for one in results for value in one.measures[name]], dtype=np.float64)
+            for name in MEASURES  # in this order, wherever the results come from
+            if name in results[0].measures
+        },
+        seeds=tuple(seeds),
+        diverged=diverged,
+        guarded=fraction,
+        degraded=any(one.degraded for one in results),
+        versions=tuple(sorted({in_words(one.versions) for one in results})),
+    )
+
+
+def step_times(
+    problem: Problem,
+    rules: Sequence[str],
+    stack: int | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Any]:
+    """Measure a training step of every rule, all rules in turn so that a busy machine slows all of them.
+
+    Args:
+        problem: The task, loaded.
+        rules: As `load_method` reads them.
+        stack: How many students take the step side by side; by default what suits the student's size.
+        clock: In seconds.
+
+    Returns:
+        `students` in a step, `rounds`, and for every rule in `rules` `milliseconds`, the median, and `ratio`, the
+        median over rounds of its time by that of plain distillation at T = 4.
+    """
+    size = stack or default_stack(problem)
+    seeds: int | list[int] = list(range(size)) if size > 1 else 0
+    steps = {rule: _stepper(problem, rule, seeds, clock) for rule in dict.fromkeys([PLAIN, *rules])}
+    for step in steps.values():
+        step()  # the first takes longer than all others
+    taken: dict[str, list[float]] = {rule: [] for rule in steps}
+    since = clock()
+    for done in range(ROUNDS):
+        if done >= LEAST_ROUNDS and clock() - since > SECONDS:
+            break
+        for rule, step in steps.items():
+            taken[rule].append(step())
+    by_rule = {
+        rule: {
+            "milliseconds": round(1000 * statistics.median(taken[rule]), 4),
+            "ratio": round(statistics.median(map(_ratio, taken[rule], taken[PLAIN])), 4),
+        }
+        for rule in rules
+    }
+    return {"students": size, "rounds": len(taken[PLAIN]), "rules": by_rule}
+
+
+def _stepper(problem: Problem, rule: str, seeds: int | list[int], clock: Callable[[], float]) -> Callable[[], float]:
+    """Takes a step whenever it is called, from the first batch again after the last, and returns its seconds."""
+    run = Distillation(problem, seeds)
+    method = run.attach(load_method(rule))
+
+    def step() -> float:
+        if run.done:
+            run.step = 0
+        since = clock()
+        take_step(run, method)
+        if problem.device.type == "cuda":
+            torch.cuda.synchronize(problem.device)
+        return clock() - since
+
+    return step
+
+
+def _ratio(one: float, plain: float) -> float:
+    return one / max(plain, 1e-9)
+
+
+def by_name(name: str) -> Maker:
+    """Makes the method that `load_method` knows by this name."""
+    method = load_method(name)
+    return lambda run: run.attach(method)
+
+
+def default_stack(problem: Problem) -> int:
+    """64 for small perceptrons; 1 for networks that fill the machine (a stacked convolution is slow)."""
+    student = build_model(problem.task.student, problem.dataset.image_shape, problem.dataset.num_classes)
+    convolves = any(isinstance(module, nn.Conv2d) for module in student.modules())
+    return 1 if convolves or sum(value.numel() for value in student.parameters()) >= 100_000 else 64
+
+
+def steps_of_a_run(problem: Problem) -> int:
+    """How many training steps a student takes."""
+    return problem.task.recipe.steps(len(problem.dataset.train))
+
+
+def chunks(seeds: Sequence[int], stack: int) -> list[int | list[int]]:
+    """The seeds of each stack; where one student makes a stack, it is trained by itself."""
+    if stack > MOST_STUDENTS:
+        raise BadInputError(f"a stack holds at most {MOST_STUDENTS} students; got --stack {stack}")
+    if stack == 1:
+        return list(seeds)
+    return [list(seeds[start : start + stack]) for start in range(0, len(seeds), stack)]
+
+
+def _row(values: Tensor) -> list[float]:
+    row: list[float] = values.double().reshape(-1).tolist()
+    return row
