@@ -13,7 +13,7 @@ from rltemp.agents.courier import Courier
 from rltemp.agents.online import Centre, Runs
 from rltemp.data.problem import Problem, evaluate
 from rltemp.envs.episode import FIRST_TRAINING_SEED
-from rltemp.io.console import Bar
+from rltemp.io.progress import Bar
 from rltemp.kd.method import Method
 from rltemp.models.networks import build_model
 from rltemp.models.stack import StackedStudent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,9 +12,9 @@ from typing import Any, Literal
 
 from torch import nn
 
+from rltemp.cli.console import say, show_next
 from rltemp.data.problem import Problem, evaluate
 from rltemp.errors import BadInputError
-from rltemp.io.console import say, show_next, warn
 from rltemp.io.run_folders import showing
 from rltemp.kd.method import Method
 from rltemp.kd.names import shareable
@@ -23,6 +24,8 @@ from rltemp.remote.addresses import Server
 from rltemp.training.ddp import Team, assembled, started_together
 from rltemp.training.options import TaskOptions, at_least
 from rltemp.training.tracked_run import TrackedRun
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ class Distill(TaskOptions):
 
         out, fallback, problem = self.folder(), load_method(self.fallback or "fixed:4"), self.problem()
         runs = Runs(problem, self.replicas)
-        carrier = courier(str(self.controller), self.rule, self.controller_token_file, warn)
+        carrier = courier(str(self.controller), self.rule, self.controller_token_file, log.warning)
         self.open()
         started = time.monotonic()
         say(f"Training {self.runs} runs of {self.replicas} {problem.task.student} for {self.rule}.")
@@ -165,7 +168,7 @@ class Distill(TaskOptions):
             fallback=self.fallback,
             deadline=self.controller_deadline,
             strict=self.strict,
-            tell=warn,
+            tell=log.warning,
         )
         return kept.enter_context(rule).method(self.rule)
 
