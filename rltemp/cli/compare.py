@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rltemp.cli.console import say, show, show_next
 from rltemp.data.problem import Problem
 from rltemp.errors import BadInputError
 from rltemp.experiments.options import (
@@ -17,8 +18,7 @@ from rltemp.experiments.options import (
     ExplainOptions,
     StudyOptions,
 )
-from rltemp.io.console import Bar, say, show, show_next
-from rltemp.io.progress import Progress
+from rltemp.io.progress import Bar, Progress
 from rltemp.io.run_folders import TIMING, read_json, showing
 from rltemp.training.options import at_least
 

@@ -7,7 +7,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 FILE_WIDTH = 160
 """Columns where the output is no terminal."""
@@ -49,6 +52,13 @@ def say(line: str) -> None:
 def complain(line: str) -> None:
     """Print one line on stderr, after the program's name."""
     _write(f"rltemp: {' '.join(line.splitlines())}", sys.stderr)
+
+
+def show(table: Table) -> None:
+    """Print a table, as wide as the terminal."""
+    from rich.console import Console  # `rltemp --help` prints no table
+
+    Console(width=None if sys.stdout.isatty() else FILE_WIDTH).print(table)
 
 
 def show_next(folder: Path, *commands: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from rltemp.remote.http_client import HttpClient, checked_url
 from rltemp.training.ddp import Team, assembled, started_together
 from rltemp.training.options import TaskOptions, at_least
 from rltemp.training.tracked_run import TrackedRun
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

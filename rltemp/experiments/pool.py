@@ -132,7 +132,7 @@ class RayPool(WorkerPool):
     """
 
     def __init__(self, address: str, gpus: float = 0) -> None:
-        self._ray = import_library("ray", "--ray (pip install 'rltemp[ray]')")
+        self._ray = import_library("ray", "--ray", extra="ray")
         try:
             _knock(address)
             with kept_handlers():  # Ray has one of its own for SIGTERM, which would leave without a word
@@ -230,7 +230,7 @@ def _done_on_node(shipped: list[Any], order: Order, threads: int) -> Any:
 
 @functools.lru_cache(maxsize=1)
 def _unpacked(reference: Any) -> Work:
-    work: Work = import_library("ray", "a Ray cluster's node").get(reference)
+    work: Work = import_library("ray", "a Ray cluster's node", extra="ray").get(reference)
     return work
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -21,11 +22,12 @@ from rltemp.experiments.recorded_controls import GREEDY, POINTS, RECORDED, maker
 from rltemp.experiments.recorder import Recorder
 from rltemp.experiments.statistics import Paired, points
 from rltemp.experiments.students import Maker, default_stack, steps_of_a_run, train_method
-from rltemp.io.console import say
 from rltemp.kd.method import Objective
 from rltemp.loading import load_method, with_teacher
 from rltemp.training.distill import Distillation
 from rltemp.training.identity import fingerprints, rule_identity
+
+log = logging.getLogger(__name__)
 
 CLOSED_FORM = (
     "none",
@@ -124,7 +126,7 @@ class Recorded:
     def __call__(self, name: str, run: Distillation) -> Objective:
         """The method of the control `name` for a run."""
         if self._makers is None:
-            say(f"Recording {self.policy}.")
+            log.info(f"Recording {self.policy}.")
             recording = record(run.problem, self.policy, self.seeds, self.stack)
             self._makers = makers(self.policy, with_teacher(load_method(self.policy), "a control"), recording)
         return self._makers[name](run)

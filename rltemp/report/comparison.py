@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 import time
 from collections import Counter
@@ -30,7 +31,6 @@ from rltemp.experiments.pool import open_pool
 from rltemp.experiments.result_cache import ResultCache
 from rltemp.experiments.showcase import Showcase
 from rltemp.experiments.students import step_times
-from rltemp.io.console import say
 from rltemp.loading import is_policy
 from rltemp.report.hparams import write_sessions
 from rltemp.report.html_page import SHOWN, write_page
@@ -38,6 +38,8 @@ from rltemp.report.markdown import Section, write_report
 from rltemp.report.plots import save_picture
 from rltemp.report.tables import write_csv
 from rltemp.training.options import command_line, configuration
+
+log = logging.getLogger(__name__)
 
 Point = tuple[Problem, Comparison]
 """A point of a grid, and what was found there."""
@@ -57,7 +59,7 @@ def run_comparison(options: CompareOptions, progress: ShowProgress = silent) -> 
     check_rules(options.rules, options.reported_seeds())
     check_baselines(options.baselines(), options.rules)
     for name in filter(to_choose, options.baselines()):
-        say(f"Differences are taken to what is chosen from {name}.")
+        log.info(f"Differences are taken to what is chosen from {name}.")
     tasks = grid_tasks(options)
     data = grid_data(options, tasks)
     check_grid(tasks, data, options.rules, options.stack)
@@ -105,7 +107,9 @@ def train_points(
                 )
             points.append((problem, found))
     if cache.found:
-        say(f"{cache.found} of {cache.found + cache.trained} results were cached; {cache.trained} were trained now.")
+        log.info(
+            f"{cache.found} of {cache.found + cache.trained} results were cached; {cache.trained} were trained now."
+        )
     return points
 
 

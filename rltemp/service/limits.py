@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from rltemp.errors import RltempError
 from rltemp.service.refusals import Refusal, busy
 
 LINGER_SECONDS = 2.0
@@ -45,7 +46,7 @@ class Limits:
     """For requests that are under way when the server is asked to stop; uvicorn's."""
 
 
-class SlowReaderError(Exception):
+class SlowReaderError(RltempError, RuntimeError):
     """The client did not take its answer in time; the server closes the connection."""
 
 

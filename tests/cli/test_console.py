@@ -13,9 +13,9 @@ from rltemp.cli.console import messages_shown
 
 LIBRARY = """
 import logging
-from rltemp.io.console import say, warn
-say("information")
-warn("a warning")
+log = logging.getLogger("rltemp.somewhere")
+log.info("information")
+log.warning("a warning")
 """
 
 
