@@ -14,7 +14,7 @@ from rltemp.agents.online import Centre, Runs
 from rltemp.data.problem import Problem, evaluate
 from rltemp.envs.episode import FIRST_TRAINING_SEED
 from rltemp.io.console import Bar
-from rltemp.kd.method import Method
+from rltemp.kd.method import Objective
 from rltemp.models.networks import build_model
 from rltemp.models.stack import StackedStudent
 from rltemp.training.checkpoints import Checkpoints, State
@@ -47,7 +47,7 @@ class Follower:
         problem: Problem,
         runs: Runs,
         courier: Courier,
-        fallback: Method,
+        fallback: Objective,
         out: Path,
         checkpoints: Checkpoints,
         patience: float = PATIENCE,

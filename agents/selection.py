@@ -20,6 +20,7 @@ from rltemp.envs.variety import Variety
 from rltemp.kd.method import Method
 from rltemp.kd.names import lookup
 from rltemp.kd.signals import Signals, Temperatures
+from rltemp.kd.temperature_rule import TemperatureRule, per_batch
 from rltemp.policy.features import featurize
 from rltemp.training.distill import Distillation, train
 
@@ -118,9 +119,10 @@ class SelectionCallback(BaseCallback):
         return self.trial(replace(self.decision.method, rule=rule))
 
 
-def network_rule(network: SampleNetwork, weights: Tensor, decision: Decision) -> Callable[[Signals], Temperatures]:
+def network_rule(network: SampleNetwork, weights: Tensor, decision: Decision) -> TemperatureRule:
     """The temperature rule of a network under weights `[P]`, or `[S, P]`, each student's own, for a stack `[S, B]`."""
 
+    @per_batch
     def rule(signals: Signals) -> Temperatures:
         with torch.no_grad():
             observation = featurize(signals, decision.features)

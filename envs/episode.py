@@ -20,8 +20,9 @@ from rltemp.envs.rewards import POTENTIALS, WORST, influence
 from rltemp.errors import BadInputError
 from rltemp.kd.method import Method
 from rltemp.kd.names import lookup
-from rltemp.kd.signals import Signals, TemperatureRule, Temperatures
-from rltemp.loading import load_method
+from rltemp.kd.signals import Signals, Temperatures
+from rltemp.kd.temperature_rule import per_batch
+from rltemp.loading import load_method, with_teacher
 from rltemp.policy.actions import ActionScale
 from rltemp.policy.features import DEFAULT_FEATURES, FEATURES, featurize
 from rltemp.rules.curriculum import LearnedRule
@@ -56,11 +57,11 @@ class Decision:
         scale: ActionScale | None = None,
     ) -> Decision:
         """Check and build: the method by name, at least one known feature."""
-        made = load_method(method) if isinstance(method, str) else method
+        made = with_teacher(load_method(method), "an environment") if isinstance(method, str) else method
         for name in features:
             lookup(FEATURES, name, "feature")
-        if made.rule is None or not features:
-            raise BadInputError("an environment needs a reference with temperatures and at least one feature")
+        if not features:
+            raise BadInputError("an environment needs at least one feature")
         return cls(made, tuple(features), scale or ActionScale())
 
     def loss(
@@ -69,6 +70,7 @@ class Decision:
         """The objective `[...]` of a step under actions `[..., A]`; who asks is told its temperatures."""
 
         # Called by the method, where it calls any rule: gradients then add up in the plain loop's order.
+        @per_batch
         def rule(signals: Signals) -> Temperatures:
             temperatures = self.temperatures(signals, action)
             if on_temperatures is not None:
@@ -79,9 +81,7 @@ class Decision:
 
     def temperatures(self, signals: Signals, action: Tensor) -> Temperatures:
         """Temperatures `[...]` under actions `[..., A]`."""
-        rule: TemperatureRule | None = self.method.rule
-        assert rule is not None  # checked in `make`
-        return self.scale.apply(signals, rule(signals), action)
+        return self.scale.apply(signals, self.method.rule(signals), action)
 
 
 class Episode:

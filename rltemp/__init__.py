@@ -12,7 +12,8 @@ This package needs torch alone; `rltemp.envs` adds Gymnasium and `rltemp.agents`
 from rltemp.errors import ArtifactRefusedError, BadInputError, TrainingDivergedError
 from rltemp.kd.losses import kd_loss
 from rltemp.kd.method import Method
-from rltemp.kd.signals import Signals, TemperatureRule, Temperatures
+from rltemp.kd.signals import Signals, Temperatures
+from rltemp.kd.temperature_rule import TemperatureRule
 from rltemp.loading import load_method, load_rule
 
 __version__ = "0.1.0"

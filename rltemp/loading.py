@@ -11,12 +11,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from rltemp.errors import BadInputError
-from rltemp.kd.method import Method
+from rltemp.kd.method import Method, Objective
 from rltemp.kd.names import call_with_options, import_attribute, lookup, split_spec
-from rltemp.kd.signals import TemperatureRule
+from rltemp.kd.temperature_rule import TemperatureRule, as_rule
 from rltemp.rules.controls import WRAPPERS
 from rltemp.rules.published_methods import METHODS
-from rltemp.rules.table import masked
 
 PIN = "@sha256:"
 """Between a policy file's name and the SHA-256 that the file must have."""
@@ -25,47 +24,47 @@ SHIPPED = {"universal": Path(__file__).parent / "policies" / "universal.safetens
 """Policies that come with the package. `universal` is `rltemp train-policy --task variety --preset universal`."""
 
 
-def load_method(spec: str) -> Method:
+def load_method(spec: str) -> Objective:
     """Build the method that `spec` names.
 
     Args:
         spec: `name`, `name:value` or `name:key=value,...` of `rltemp.rules.published_methods.METHODS`; the path of a
             policy file or the name of a shipped one (`universal`), which bring the objective that they were trained
             with, pinned as in `policy.safetensors@sha256:9f86d0...` where no other file will do; `module:attribute`, a
-            `Method` or a rule (at plain KD's coefficients); or any of these after `matched:` or a control's name
-            (`rltemp.rules.controls`).
+            `Method` or a rule (at plain distillation's coefficients); or any of these after `matched:` or the name of
+            a control (`rltemp.rules.controls`).
 
     Raises:
         BadInputError: For a name nobody knows, with the closest match, and for an option that cannot be.
         ArtifactRefusedError: For a policy file that fails its checks or is not the pinned one.
 
-    >>> load_method("dtkd:reference=2").plain_temperature
-    2
-    >>> load_method("matched:ttm").ce_weight
-    0.1
+    >>> load_method("dtkd:reference=2")
+    Method('dtkd:reference=2', <temperature rule dtkd>, ce_weight=1, kd_weight=3, plain_kd_weight=1, warmup=0.08333)
+    >>> load_method("none")
+    NoTeacher(name='none', ce_weight=1.0)
     """
     name, options = split_spec(spec)
     if name in METHODS:
         return replace(call_with_options(METHODS[name], options, spec), name=spec)
     if name in WRAPPERS and options:
-        return replace(WRAPPERS[name](load_method(options)), name=spec)
+        return replace(WRAPPERS[name](with_teacher(load_method(options), name)), name=spec)
     if is_policy(spec):
         from rltemp.policy.rule import Policy  # the reader of strangers' files, loaded by those who need it
 
         return Policy.load(*named_policy(spec)).method(spec)
     if options and not _misspelt(name, [*METHODS, *WRAPPERS, *SHIPPED]):
         found = import_attribute(spec)
-        if not callable(found) and not isinstance(found, Method):
+        if not callable(found) and not isinstance(found, Objective):
             raise BadInputError(
                 f"{spec!r} is a {type(found).__name__}; needed: a Method, or a rule to call with Signals"
             )
-        return replace(found, name=spec) if isinstance(found, Method) else Method(spec, found)
+        return replace(found, name=spec) if isinstance(found, Objective) else Method(spec, as_rule(found))
     lookup(dict.fromkeys([*METHODS, *WRAPPERS, *SHIPPED]), name, "rule")
     raise BadInputError(f"{spec!r} needs a method behind it, as in {name}:dtkd")
 
 
 def load_rule(spec: str) -> TemperatureRule:
-    """Build the temperature rule that `spec` names: the rule of `load_method(spec)`, without its loss weights.
+    """Build the temperature rule that `spec` names: the rule of `load_method(spec)`, without its coefficients.
 
     A mask among the signals is kept: T = 1 and weight 0 stand where there is no sample.
 
@@ -75,10 +74,19 @@ def load_rule(spec: str) -> TemperatureRule:
     >>> load_rule("dtkd:reference=4")(signals).teacher
     tensor([5.3333])
     """
-    rule = load_method(spec).rule
-    if rule is None:
-        raise BadInputError(f"{spec!r} trains without a teacher and has no temperature rule")
-    return masked(rule)
+    return with_teacher(load_method(spec), "a temperature rule").rule
+
+
+def with_teacher(objective: Objective, needed_by: str) -> Method:
+    """Return what has temperatures as a `Method`, and refuse training without a teacher in the name of who needs them.
+
+    >>> with_teacher(load_method("none"), "matched")
+    Traceback (most recent call last):
+    rltemp.errors.BadInputError: matched needs temperatures, and 'none' trains without a teacher
+    """
+    if not isinstance(objective, Method):
+        raise BadInputError(f"{needed_by} needs temperatures, and {objective.name!r} trains without a teacher")
+    return objective
 
 
 def _misspelt(name: str, known: Iterable[str]) -> bool:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rltemp import Signals, TemperatureRule, kd_loss
+from rltemp import Signals, kd_loss
 from rltemp.data.dataset import Dataset, Split
 from rltemp.data.problem import Problem
 from rltemp.data.tasks import Recipe, Task, load_task
@@ -33,14 +33,15 @@ from rltemp.envs.distill_env import DistillEnv
 from rltemp.envs.episode import LOOKS
 from rltemp.integrations import Controller
 from rltemp.io.run_folders import processor
-from rltemp.kd.method import Method
-from rltemp.loading import load_method
+from rltemp.kd.method import Objective
+from rltemp.kd.temperature_rule import RuleFunction
+from rltemp.loading import load_method, load_rule
 from rltemp.models.networks import seeded_model
 from rltemp.policy.features import DEFAULT_FEATURES, FEATURES
 from rltemp.policy.manifest import PolicyAction, PolicyFeature
 from rltemp.policy.policy_file import write_policy
 from rltemp.policy.rule import Policy
-from rltemp.rules.table import RULES
+from rltemp.rules import RULES
 from rltemp.training.distill import Distillation
 from rltemp.training.teachers import prepare
 
@@ -98,18 +99,18 @@ def policies_to_dtkd(quick: bool) -> dict[str, tuple[float, float]]:
     generator = torch.Generator().manual_seed(0)
     student = (2 * torch.randn(128, 100, generator=generator)).requires_grad_()
     signals = Signals(student, 3 * torch.randn(128, 100, generator=generator), progress=0.3)
-    policy = load_method("universal").rule
+    policy = load_rule("universal")
     assert isinstance(policy, Policy)
     unbalanced = copy.copy(policy)
     unbalanced.scale = replace(policy.scale, balanced=False)
     compiled = torch.compile(policy, fullgraph=True)
-    rules: dict[str, TemperatureRule] = {
+    rules: dict[str, RuleFunction] = {
         "universal": policy,
         "universal, not balanced": unbalanced,
         "universal, compiled": compiled,
     }
 
-    def ratio(rule: TemperatureRule, rounds: int, calls: int) -> float:
+    def ratio(rule: RuleFunction, rounds: int, calls: int) -> float:
         return _ratio(lambda: rule(signals), lambda: dtkd(signals), rounds, calls)
 
     dtkd = RULES["dtkd"]()
@@ -129,7 +130,7 @@ def plug_step(kind: str, rounds: int) -> float:
         def loss(progress: Tensor) -> Tensor:
             with torch.no_grad():
                 teacher_logits = problem.teacher(images)
-            return controller.objective(student(images), teacher_logits, labels, progress).mean()
+            return controller.loss(student(images), teacher_logits, labels, progress).mean()
 
         forward = torch.compile(loss) if "compiled" in kind else loss
 
@@ -164,8 +165,8 @@ def plug_memory(shape: tuple[int, ...]) -> list[tuple[str, float]]:
     plain = peak(lambda: plain_kd(student, teacher, 4.0))
     calls = {
         "divergence": lambda: controller.kd(student, teacher, None, 0.3).mean(),
-        "objective": lambda: controller.objective(student, teacher, labels, 0.3).mean(),
-        "objective with a mask": lambda: controller.objective(student, teacher, labels, 0.3, mask).mean(),
+        "objective": lambda: controller.loss(student, teacher, labels, 0.3).mean(),
+        "objective with a mask": lambda: controller.loss(student, teacher, labels, 0.3, mask).mean(),
     }
     return [(name, peak(call) / plain) for name, call in calls.items()]
 
@@ -282,7 +283,7 @@ def alone_to_stacked(problem: Problem, rounds: int, steps: int = 50) -> tuple[fl
     return statistics.median(ratios), statistics.median(rates)
 
 
-def _stepper(problem: Problem, method: Method, seeds: int | list[int] = 0) -> Callable[[], object]:
+def _stepper(problem: Problem, method: Objective, seeds: int | list[int] = 0) -> Callable[[], object]:
     run = Distillation(problem, seeds)
     return lambda: run.update(method.loss(run.observe()))
 

@@ -15,7 +15,7 @@ from rltemp.data.problem import Problem, evaluate
 from rltemp.errors import BadInputError
 from rltemp.io.console import say, show_next, warn
 from rltemp.io.run_folders import showing
-from rltemp.kd.method import Method
+from rltemp.kd.method import Objective
 from rltemp.kd.names import shareable
 from rltemp.loading import load_method
 from rltemp.models.weight_files import save_weights
@@ -149,7 +149,7 @@ class Distill(TaskOptions):
         if not self.learn and self.runs > 1:
             raise BadInputError("--runs goes with --learn; without it, `rltemp compare` trains many students")
 
-    def _method(self, team: Team, kept: contextlib.ExitStack) -> Method:
+    def _method(self, team: Team, kept: contextlib.ExitStack) -> Objective:
         """What the run minimises; threads of a controller's rule end with `kept`."""
         if self.controller is None:
             return load_method(self.rule)

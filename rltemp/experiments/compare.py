@@ -28,7 +28,7 @@ from rltemp.experiments.parcel import Parcel
 from rltemp.experiments.recorder import Recorder
 from rltemp.experiments.result_cache import Cells, Job, fill
 from rltemp.experiments.showcase import Showing
-from rltemp.kd.method import GuardCount, Method, watch
+from rltemp.kd.method import GuardCount, Method, Objective, watch
 from rltemp.kd.signals import Signals
 from rltemp.loading import load_method
 from rltemp.models.networks import build_model
@@ -46,7 +46,7 @@ OnProgress = Callable[[str, int, int], None]
 """Called after each step with the rule in training, the steps taken and all steps of the comparison; after a cell that
 was there, or that another process has trained, with "" for the rule."""
 
-Maker = Callable[[Distillation], Method]
+Maker = Callable[[Distillation], Objective]
 """Makes the method of a run, for one that no name stands for."""
 
 
@@ -346,8 +346,8 @@ def _by_name(spec: str) -> Maker:
 
 
 def _policy(spec: str) -> Policy | None:
-    rule = load_method(spec).rule
-    return rule if isinstance(rule, Policy) else None
+    method = load_method(spec)
+    return method.rule if isinstance(method, Method) and isinstance(method.rule, Policy) else None
 
 
 class _Counter:

@@ -18,8 +18,8 @@ from rltemp.kd.divergences import log_softmax
 from rltemp.kd.losses import cross_entropy
 from rltemp.kd.method import Method
 from rltemp.kd.signals import Signals, Temperatures, full_precision
+from rltemp.kd.temperature_rule import TemperatureRule, per_batch
 from rltemp.policy.features import featurize
-from rltemp.policy.policy_file import forward, read_policy
 from rltemp.policy.rule import Policy
 from rltemp.rules.difficulty import random
 from rltemp.training.distill import Distillation
@@ -58,7 +58,6 @@ class Probe:
     def __init__(self, path: Path, sha256: str | None = None) -> None:
         self.policy = Policy.load(path, sha256)
         self.features = [feature.name for feature in self.policy.manifest.features]
-        self._weights = read_policy(path, sha256=sha256).weights
 
     def answer(self, signals: Signals, reference: Temperatures, feature: str | None = None) -> Temperatures:
         """What the policy answers, `[...]`, where `feature` comes from another sample of the batch.
@@ -70,24 +69,18 @@ class Probe:
         if feature is not None:
             place = self.features.index(feature)
             seen[..., place] = _moved(signals, seen[..., place], place, across_run=feature == "progress")
-        manifest = self.policy.manifest
-        mean, std = (seen.new_tensor([getattr(f, name) for f in manifest.features]) for name in ("mean", "std"))
-        weights = {name: value.to(seen.device) for name, value in self._weights.items()}
-        action = forward(weights, manifest.activation, (seen - mean) / std)
-        return self.policy.scale.apply(signals, reference, action)
+        return self.policy.scale.apply(signals, reference, self.policy.action_of(seen))
 
     def shuffled(self, feature: str) -> Method:
         """The policy's method, with one feature shuffled in all that it sees."""
         return replace(
             self.policy.method(f"{feature} shuffled"),
-            rule=lambda signals: self.answer(signals, self.reference(signals), feature),
+            rule=per_batch(lambda signals: self.answer(signals, self.reference(signals), feature)),
         )
 
     def reference(self, signals: Signals) -> Temperatures:
         """What the reference rule answers, `[...]`."""
-        rule = self.policy.reference.rule
-        assert rule is not None  # checked where a policy is loaded
-        return rule(signals)
+        return self.policy.reference.rule(signals)
 
     @torch.no_grad()
     def changes(self, signals: Signals) -> Tensor:
@@ -98,7 +91,7 @@ class Probe:
         return torch.stack([(one - intact).abs().flatten(0, -2).mean(0) for one in moved]).cpu()
 
 
-class Watch:
+class Watch(TemperatureRule):
     """A rule that answers as the policy does and keeps a part of what it saw and answered; see `Trace`.
 
     Args:
@@ -120,7 +113,7 @@ class Watch:
         method = self.probe.policy.method("watched")
         return replace(method, rule=self)
 
-    def __call__(self, signals: Signals) -> Temperatures:
+    def answer(self, signals: Signals) -> Temperatures:
         """What the policy answers."""
         found = self.probe.policy(signals)
         values = observed(signals) | self._answers(signals, found.detach())

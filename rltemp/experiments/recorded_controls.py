@@ -17,7 +17,9 @@ from torch.nn import functional as F
 from rltemp.experiments.compare import Maker
 from rltemp.kd.divergences import forward_kl
 from rltemp.kd.method import PLAIN_TEMPERATURE, Method, matched, uniform
-from rltemp.kd.signals import Signals, TemperatureRule, Temperatures, full_precision
+from rltemp.kd.signals import Signals, Temperatures, full_precision
+from rltemp.kd.temperature_rule import TemperatureRule, WrappedRule, over_time, per_batch, per_sample
+from rltemp.loading import with_teacher
 from rltemp.models.stack import StackedStudent
 from rltemp.rules.controls import LEAST_LENGTH, gradient_lengths, with_lengths
 from rltemp.rules.difficulty import random
@@ -51,15 +53,13 @@ class Recording:
 
     def watch(self, method: Method) -> Method:
         """The same method, whose answers are recorded."""
-        rule = method.rule
-        assert rule is not None  # a control without a rule could not be built
 
-        def watched(signals: Signals) -> Temperatures:
+        def watched(signals: Signals, rule: TemperatureRule) -> Temperatures:
             found = rule(signals)
             self._keep(float(signals.progress), torch.stack([found.student, found.teacher, found.weight], -1).detach())
             return found
 
-        return replace(method, rule=watched)
+        return replace(method, rule=WrappedRule(method.rule, watched))
 
     def triples(self) -> Tensor:
         """Student, teacher and weight of the samples that were kept, `[N, 3]`."""
@@ -86,19 +86,22 @@ class Recording:
 def constant(recording: Recording) -> TemperatureRule:
     """One pair of temperatures and one weight for all samples and steps: the recording's mean."""
     values = recording.mean().tolist()
-    return lambda signals: Temperatures(*map(signals.full, values))
+    return per_sample(lambda signals: Temperatures(*map(signals.full, values)))
 
 
 def scheduled(recording: Recording) -> TemperatureRule:
     """One pair of temperatures and one weight for all samples of a step: the recording's mean of that step."""
     means = recording.schedule().tolist()
-    return lambda signals: Temperatures(*map(signals.full, means[round(float(signals.progress) * len(means))]))
+    return over_time(
+        lambda signals: Temperatures(*map(signals.full, means[round(float(signals.progress) * len(means))]))
+    )
 
 
 def marginal(recording: Recording) -> TemperatureRule:
     """Temperatures and weight of a recorded sample, drawn for each sample and step as `random` draws: by a hash."""
     triples = recording.triples()
 
+    @per_sample
     def rule(signals: Signals) -> Temperatures:
         place = _DRAW(signals).student.double().log() * len(triples)
         drawn = triples.to(place.device)[place.long().clamp(0, len(triples) - 1)]
@@ -122,6 +125,7 @@ def greedy(method: Method, held: bool) -> Maker:
     def make(run: Distillation) -> Method:
         answers: dict[int, Temperatures] = {}
 
+        @per_batch
         def rule(signals: Signals) -> Temperatures:
             if run.step not in answers:  # a matched method asks twice a step
                 answers.clear()
@@ -191,7 +195,7 @@ def always(method: Method) -> Maker:
 
 
 def _matched(maker: Maker) -> Maker:
-    return lambda run: matched(maker(run))
+    return lambda run: matched(with_teacher(maker(run), "matched"))
 
 
 def _natural(means: Tensor) -> Tensor:

@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 
 from rltemp.experiments.cached_result import MOST_POINTS, StoredTrace
-from rltemp.kd.method import Method
-from rltemp.kd.signals import Signals, TemperatureRule, Temperatures
+from rltemp.kd.method import AnyObjective, Method
+from rltemp.kd.signals import Signals, Temperatures
+from rltemp.kd.temperature_rule import TemperatureRule
 from rltemp.policy.features import featurize
 from rltemp.policy.rule import Policy
 
 TRACE_POINTS = MOST_POINTS
 
 
-class Recorder:
+class Recorder(TemperatureRule):
     """A rule that answers as its policy does and remembers a part of what it answered.
 
     Args:
@@ -33,12 +34,14 @@ class Recorder:
         self._kept: list[Tensor] = []
         self._references: list[float] = []
 
-    def watch(self, method: Method) -> Method:
+    def watch(self, method: AnyObjective) -> AnyObjective:
         """The same method, whose temperatures are kept as they are given; others may watch its rule too."""
-        self._rule = method.rule or self.policy
+        if not isinstance(method, Method):
+            return method
+        self._rule = method.rule
         return replace(method, rule=self)
 
-    def __call__(self, signals: Signals) -> Temperatures:
+    def answer(self, signals: Signals) -> Temperatures:
         """What the policy answers."""
         temperatures = self._rule(signals)
         self._keep(signals, temperatures.detach())
@@ -59,6 +62,4 @@ class Recorder:
         student, teacher = temperatures.student.flatten()[drawn], temperatures.teacher.flatten()[drawn]
         progress = torch.full_like(student, float(signals.progress))
         self._kept.append(torch.stack([progress, margin, student, teacher], -1).cpu())
-        reference = self.policy.reference.rule
-        assert reference is not None  # a policy's reference has temperatures, checked where it is loaded
-        self._references.append(float(reference(signals).teacher.mean()))
+        self._references.append(float(self.policy.reference.rule(signals).teacher.mean()))

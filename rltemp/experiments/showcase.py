@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from rltemp.data.dataset import Dataset
 from rltemp.data.problem import channels_last
 from rltemp.io.files import atomic_write
-from rltemp.kd.method import Method, watch
+from rltemp.kd.method import Method, NoTeacher, Objective, watch
 from rltemp.kd.signals import Signals, Temperatures, full_precision
 from rltemp.models.stack import StackedStudent
 from rltemp.policy.features import featurize
@@ -99,10 +99,10 @@ class Showing:
         self._run: Distillation | None = None
         self._started = self._watching = 0.0
 
-    def begin(self, maker: Callable[[Distillation], Method]) -> Callable[[Distillation], Method]:
+    def begin(self, maker: Callable[[Distillation], Objective]) -> Callable[[Distillation], Objective]:
         """The same maker of methods, whose run is watched."""
 
-        def make(run: Distillation) -> Method:
+        def make(run: Distillation) -> Objective:
             method = self._watched(maker(run))
             self._run, self._started = run, self._clock()
             return method
@@ -123,10 +123,11 @@ class Showing:
         atomic_write(self.path.with_suffix(".clock"), f"{epoch:.6g}\n".encode())
         atomic_write(self.path, encoded)
 
-    def _watched(self, method: Method) -> Method:
+    def _watched(self, method: Objective) -> Objective:
         """The same method, which shows each step's signals and tells its temperatures, where it asks for some."""
         told = watch(method, self._tell)
-        return _Shown(**{field.name: getattr(told, field.name) for field in fields(told)}, show=self._keep)
+        shown = _Shown if isinstance(told, Method) else _ShownAlone
+        return shown(**{field.name: getattr(told, field.name) for field in fields(told)}, show=self._keep)
 
     def _tell(self, temperatures: Temperatures) -> None:
         self._given = temperatures
@@ -154,6 +155,17 @@ class _Shown(Method):
         loss = super().loss(signals)
         self.show(signals)
         return loss
+
+
+@dataclass(frozen=True)
+class _ShownAlone(NoTeacher):
+    """The same, without a teacher."""
+
+    show: Callable[[Signals], None] = lambda _: None
+
+    def loss(self, signals: Signals) -> Tensor:
+        self.show(signals)
+        return super().loss(signals)
 
 
 def _rows(signals: Signals, temperatures: Temperatures | None, drawn: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ import torch
 
 from rltemp.data.problem import Problem
 from rltemp.experiments.compare import default_stack, shielded
-from rltemp.kd.method import Method
 from rltemp.loading import load_method
 from rltemp.training.distill import Distillation
 
@@ -63,7 +62,7 @@ def step_times(
 def _stepper(problem: Problem, rule: str, seeds: int | list[int], clock: Callable[[], float]) -> Callable[[], float]:
     """Takes a step whenever it is called, from the first batch again after the last, and returns its seconds."""
     run = Distillation(problem, seeds)
-    method: Method = run.attach(load_method(rule))
+    method = run.attach(load_method(rule))
 
     def step() -> float:
         if run.done:

@@ -28,8 +28,8 @@ from rltemp.experiments.compare import (
 from rltemp.experiments.methods_compared import Arm, difference, side
 from rltemp.experiments.recorded_controls import GREEDY, RECORDED, Recording, makers
 from rltemp.experiments.statistics import Paired
-from rltemp.kd.method import Method
-from rltemp.loading import load_method
+from rltemp.kd.method import Objective
+from rltemp.loading import load_method, with_teacher
 from rltemp.report.comparison import (
     check_baselines,
     crew,
@@ -172,12 +172,12 @@ class Recorded:
         self.policy, self.seeds, self.stack, self.tell = policy, seeds, stack, tell
         self._makers: Mapping[str, Maker] | None = None
 
-    def __call__(self, name: str, run: Distillation) -> Method:
+    def __call__(self, name: str, run: Distillation) -> Objective:
         """The method of the control `name` for a run."""
         if self._makers is None:
             self.tell(f"Recording {self.policy}.")
             recording = record(run.problem, self.policy, self.seeds, self.stack)
-            self._makers = makers(self.policy, load_method(self.policy), recording)
+            self._makers = makers(self.policy, with_teacher(load_method(self.policy), "a control"), recording)
         return self._makers[name](run)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -187,7 +187,7 @@ class Recorded:
 def record(problem: Problem, policy: str, seeds: Sequence[int], stack: int) -> Recording:
     """Record what a policy answers to a student for every seed, `stack` at a time."""
     recording = Recording(problem.task.recipe.steps(len(problem.dataset.train)))
-    watched = recording.watch(load_method(policy))
+    watched = recording.watch(with_teacher(load_method(policy), "a control"))
     train_arm(problem, policy, seeds, stack, maker=lambda _: watched)
     return recording
 

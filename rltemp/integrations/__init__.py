@@ -3,7 +3,7 @@
     from rltemp.integrations import Controller
 
     controller = Controller("universal")                         # or "dtkd", "runs/p/policy.safetensors", a Method
-    loss = controller.objective(student_logits, teacher_logits, labels, progress).mean()
+    loss = controller.loss(student_logits, teacher_logits, labels, progress).mean()
 
 Importing this package imports no host: each has a module of its own.
 """

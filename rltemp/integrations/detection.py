@@ -28,7 +28,8 @@ from rltemp.errors import BadInputError
 from rltemp.integrations.contract import Controller, tested_with
 from rltemp.kd.checks import not_negative
 from rltemp.kd.method import Method, watch
-from rltemp.kd.signals import TemperatureRule, Temperatures
+from rltemp.kd.signals import Temperatures
+from rltemp.kd.temperature_rule import TemperatureRule
 
 LOSS = "loss_kd"
 """The distillation loss in the detector's dict."""
@@ -137,7 +138,7 @@ class DetectorDistillation:
         if not len(student):
             return 0.0 * student.float().sum()  # with a graph, as a step's backward needs
         labels = torch.cat(self._labels(heads))
-        return self._controller.objective(student, teacher, labels, self.progress).mean()
+        return self._controller.loss(student, teacher, labels, self.progress).mean()
 
     def _labels(self, heads: RoIHeads) -> list[Tensor]:
         """The class of every proposal, 0 for the background: torchvision keeps them to itself."""

@@ -22,7 +22,7 @@ from rltemp.errors import BadInputError
 from rltemp.integrations.contract import Controller
 from rltemp.io.files import atomic_write
 from rltemp.kd.method import Method
-from rltemp.kd.signals import TemperatureRule
+from rltemp.kd.temperature_rule import TemperatureRule
 
 Format = Literal["torch", "onnx"]
 SUFFIXES: dict[Format, str] = {"torch": ".pt2", "onnx": ".onnx"}

@@ -65,7 +65,7 @@ class Distillation:
             tested_with(_distribution(type(self)), TESTED)
             self._controller = RecordingController(self.method)
         seen = student_logits, teacher_logits, labels, trainer_progress(self.trainer) if progress is None else progress
-        losses = self._controller.objective(*seen, mask)
+        losses = self._controller.loss(*seen, mask)
         # Numbers for a log wait for the device, so they are made in those steps alone that the Trainer writes down.
         due = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0
         if self.training and due and (last := self._controller.kept(mask)) is not None:

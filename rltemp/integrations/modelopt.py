@@ -23,7 +23,7 @@ from rltemp.integrations.contract import Controller, tested_with
 from rltemp.integrations.trainers import IGNORED, AskedTrainer, controller_of
 from rltemp.kd.method import Method
 from rltemp.kd.names import lookup
-from rltemp.kd.signals import TemperatureRule
+from rltemp.kd.temperature_rule import TemperatureRule
 
 HOST, TESTED = "nvidia-modelopt", ">=0.47,<0.48"
 

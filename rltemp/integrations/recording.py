@@ -9,7 +9,8 @@ from torch import Tensor
 from rltemp.errors import BadInputError
 from rltemp.integrations.contract import Controller, without_parameters
 from rltemp.kd.method import Method, watch
-from rltemp.kd.signals import TemperatureRule, Temperatures
+from rltemp.kd.signals import Temperatures
+from rltemp.kd.temperature_rule import TemperatureRule
 
 
 class RecordingController(Controller):

@@ -17,7 +17,7 @@ from rltemp.errors import BadInputError
 from rltemp.integrations.contract import Controller, tested_with
 from rltemp.integrations.recording import RecordingController, soft_part
 from rltemp.kd.method import Method
-from rltemp.kd.signals import TemperatureRule
+from rltemp.kd.temperature_rule import TemperatureRule
 
 TESTED = ">=0.2.1,<0.3"
 OWN_LOSSES = ("ce", "mse")
@@ -43,7 +43,7 @@ class Scheduled:
 
     def loss(self, logits_S: Tensor, logits_T: Tensor, temperature: Any = None) -> Tensor:  # noqa: N803
         """The method's weighted divergences with warm-up, mean over the samples, `[]`, in nats."""
-        return self.controller.objective(logits_S, logits_T, progress=self.progress).mean()
+        return self.controller.loss(logits_S, logits_T, progress=self.progress).mean()
 
     def weight(self, done: float) -> float:
         """The weight as it is; `done` says how far the run is, and what follows a run that is done is a new one."""

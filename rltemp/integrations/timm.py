@@ -23,7 +23,7 @@ from rltemp.errors import ArtifactRefusedError, BadInputError
 from rltemp.integrations.contract import Controller, tested_with
 from rltemp.integrations.recording import RecordingController, soft_part
 from rltemp.kd.method import Method
-from rltemp.kd.signals import TemperatureRule
+from rltemp.kd.temperature_rule import TemperatureRule
 
 TESTED = ">=1.0.28,<1.1"
 
@@ -79,7 +79,7 @@ class TemperatureMixin(nn.Module):
             teacher = self.teacher(self.teacher.normalize_input(input, self.student_mean, self.student_std))
         labels = target if target.shape == student.shape[:-1] else None  # mix-up's targets are [B, C]
         seen = student, teacher, labels, min(self.updates / self.total_updates, 1.0)
-        task_loss, kd_loss = self.criterion(student, target), self.controller.objective(*seen).mean()
+        task_loss, kd_loss = self.criterion(student, target), self.controller.loss(*seen).mean()
         return {
             "loss": self.task_loss_weight * task_loss + self.distill_loss_weight * kd_loss,
             "output": student,

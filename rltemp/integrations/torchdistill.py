@@ -75,7 +75,7 @@ class TemperatureKDLoss(nn.Module):
             io[path][key]
             for io, (path, key) in zip((student_io_dict, teacher_io_dict), (self.student, self.teacher), strict=True)
         )
-        return self.controller.objective(student, teacher, targets, self.progress.now()).mean()
+        return self.controller.loss(student, teacher, targets, self.progress.now()).mean()
 
     def __str__(self) -> str:
         return f"TemperatureKDLoss({self.controller.method.name})"

@@ -11,7 +11,8 @@ from torch import Tensor
 from rltemp.errors import BadInputError
 from rltemp.integrations.contract import Controller, tested_with, without_parameters
 from rltemp.kd.method import Method, watch
-from rltemp.kd.signals import TemperatureRule, Temperatures
+from rltemp.kd.signals import Temperatures
+from rltemp.kd.temperature_rule import TemperatureRule
 
 IGNORED = -100
 """The label of what is no sample, in these trainers and in torch's own cross-entropy."""

@@ -73,7 +73,7 @@ class TrainerMixin(ControlledTrainer):
         if self._loss_shifts_labels:
             student, teacher, labels = student[..., :-1, :], teacher[..., :-1, :], labels[..., 1:]
         mask = labels != IGNORED
-        losses = self.watched(mask).objective(student, teacher, labels, self.progress, mask)
+        losses = self.watched(mask).loss(student, teacher, labels, self.progress, mask)
         loss = self.over_items(losses, mask, num_items_in_batch)
         self.loss_is_scaled_for_ga = num_items_in_batch is not None
         return (loss, outputs) if return_outputs else loss

@@ -65,6 +65,7 @@ def check_temperatures(temperatures: Temperatures, source: str, bounds: Bounds |
 
     A negative temperature gives a finite loss and finite gradients of the wrong ranking, so nothing downstream sees it;
     the same goes for a negative weight. (A weight that is not finite makes the loss so, which is its student's alone.)
+    One number is read from the device.
 
     Args:
         temperatures: A rule's answer.
@@ -74,33 +75,39 @@ def check_temperatures(temperatures: Temperatures, source: str, bounds: Bounds |
     Raises:
         BadInputError: Naming the field, the value, what it must be, the sample and `source`.
     """
-    if (found := broken(temperatures, bounds)) is not None:
-        raise BadInputError(f"{found} from {source}")
+    if bool(unlawful(temperatures, bounds).any()):
+        raise BadInputError(f"{fault(temperatures, bounds)} from {source}")
 
 
-def broken(temperatures: Temperatures, bounds: Bounds | None, words_for: Bounds | None = None) -> str | None:
-    """The first value that breaks the law, in words; None where all keep it, which is found out in microseconds.
+def unlawful(temperatures: Temperatures, bounds: Bounds | None) -> Tensor:
+    """Tell which samples break the law, bool `[...]`; nothing is read from the device.
 
     Args:
         temperatures: A rule's answer.
-        bounds: What is checked beside the law for all: finite and above 0.
+        bounds: What is checked in place of the law for all, which is finite and above 0.
+    """
+    good = lawful(temperatures.student, bounds)
+    if temperatures.teacher is not temperatures.student:
+        good = good & lawful(temperatures.teacher, bounds)
+    return ~good | (temperatures.weight < 0)
+
+
+def fault(temperatures: Temperatures, bounds: Bounds | None, words_for: Bounds | None = None) -> str:
+    """The first value that breaks the law, in words, where there is one.
+
+    Args:
+        temperatures: A rule's answer.
+        bounds: As `unlawful` has it.
         words_for: Bounds to name where there are none to check.
     """
-    if not temperatures.student.numel():
-        return None
     for name in ("student", "teacher", "weight"):
         values = getattr(temperatures, name).detach()
-        low, high = (value.item() for value in torch.aminmax(values))  # of nan: nan
-        if name == "weight":
-            good, words = not low < 0, "weight must be at least 0"
-        else:
-            good = low > 0 and high < math.inf if bounds is None else bounds[0] <= low and high <= bounds[1]
-            words = f"{name} temperature must be {law(bounds or words_for)}"
-        if not good:
-            bad = values < 0 if name == "weight" else ~lawful(values, bounds)
+        bad = values < 0 if name == "weight" else ~lawful(values, bounds)
+        if bool(bad.any()):
+            needed = "must be at least 0" if name == "weight" else f"temperature must be {law(bounds or words_for)}"
             sample = int(torch.nonzero(bad.flatten())[0])
-            return f"{words}; got {float(values.flatten()[sample])} for sample {sample}"
-    return None
+            return f"{name} {needed}; got {float(values.flatten()[sample])} for sample {sample}"
+    raise ValueError("these temperatures break no law")
 
 
 def lawful(values: Tensor, bounds: Bounds | None) -> Tensor:

@@ -1,10 +1,10 @@
-"""A method is what a training step minimises: a temperature rule, a divergence, loss weights and a warm-up.
+"""A method is what a training step minimises: a temperature rule, a divergence, coefficients and a warm-up.
 
     loss = ce_weight * CE + min(progress / warmup, 1) * (kd_weight * D(rule) + plain_kd_weight * D(fixed))
 
-Published methods differ by a factor of ten in these weights, and a weight acts as a learning rate: so they are options
-by name (`dtkd:reference=2,kd_weight=0.9,plain_kd_weight=0,ce_weight=0.1,warmup=0` is DTKD's rule at the usual weights),
-and `matched:NAME` is the method NAME at the weight at which it pulls as hard as plain distillation does.
+Published methods differ by a factor of ten in these coefficients, and a coefficient acts as a learning rate: so they
+are options by name (`dtkd:reference=2,kd_weight=0.9,plain_kd_weight=0,ce_weight=0.1,warmup=0` is DTKD's rule at the
+usual ones), and `matched:NAME` is the method NAME with its gradient as long as plain distillation's.
 `rltemp.rules.published_methods` holds the published ones.
 """
 
@@ -12,44 +12,78 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from rltemp.errors import BadInputError
-from rltemp.kd.checks import bounds_of, check_shape, check_temperatures, fraction, not_negative, positive
+from rltemp.kd.checks import check_shape, check_temperatures, fraction, not_negative, positive
 from rltemp.kd.divergences import forward_kl
 from rltemp.kd.losses import cross_entropy, kd_loss
-from rltemp.kd.signals import TAKES_MASKS, Divergence, Signals, TemperatureRule, Temperatures, full_precision, scatter
+from rltemp.kd.signals import Divergence, Signals, Temperatures, full_precision
+from rltemp.kd.temperature_rule import TemperatureRule, WrappedRule, as_rule
 
 PLAIN_TEMPERATURE, PLAIN_CE_WEIGHT, PLAIN_KD_WEIGHT = 4.0, 0.1, 0.9
 """Plain distillation as CIFAR-100 recipes have it; what `matched:` matches."""
 
-CHECKED = "checked"
-"""Attribute of a rule whose answers have been checked where they come from."""
+
+class StepLoss(NamedTuple):
+    """A step's loss for every sample, `[...]`, and its temperatures; None in a step that asks for none."""
+
+    loss: Tensor
+    temperatures: Temperatures | None
 
 
 @dataclass(frozen=True)
+class NoTeacher:
+    """Training on the labels alone: a run's objective that has no temperatures.
+
+    Args:
+        name: As it was asked for.
+        ce_weight: Coefficient of the cross-entropy with the labels, >= 0.
+    """
+
+    name: str = "none"
+    ce_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        not_negative(self.ce_weight, self.name, "ce_weight")
+
+    @property
+    def uses_progress(self) -> bool:
+        """It does not."""
+        return False
+
+    def loss(self, signals: Signals) -> Tensor:
+        """Return the cross-entropy of every sample, `[...]`, in nats; 0 where the mask has no sample."""
+        return self.ce_weight * cross_entropy(signals)
+
+    def step_loss(self, signals: Signals) -> StepLoss:
+        """Return the loss, and no temperatures."""
+        return StepLoss(self.loss(signals), None)
+
+
+@dataclass(frozen=True, repr=False)
 class Method:
     """What one distillation run minimises.
 
     Args:
         name: As it was asked for; shown in tables and error messages.
-        rule: Temperatures per sample, or None for training without a teacher.
-        ce_weight: Weight of the cross-entropy with the labels, >= 0; at 0 no labels are needed for it.
-        kd_weight: Weight of the divergence under `rule`, >= 0.
-        plain_kd_weight: Weight of a second divergence at one fixed temperature (DTKD's objective has one), >= 0.
+        rule: Temperatures per sample; a plain function is made a `TemperatureRule`.
+        ce_weight: Coefficient of the cross-entropy with the labels, >= 0; at 0 no labels are needed for it.
+        kd_weight: Coefficient of the divergence under `rule`, >= 0.
+        plain_kd_weight: Coefficient of a second divergence at one fixed temperature (DTKD's objective has one), >= 0.
         plain_temperature: That temperature, > 0.
         warmup: Fraction of the run over which both divergences grow linearly from 0, 0..1.
         divergence: Of softened logits; see `rltemp.kd.divergences`.
         switch: Fraction of the run that sees the divergences alone; what follows sees the labels alone
             (Annealing-KD's two phases). None: both all the time.
         matched: Scale the divergences, step by step, so that their gradient on the student's logits is on average as
-            long as that of plain distillation (T = 4, weight 0.9) on the same logits; warm-up has no effect then.
+            long as that of plain distillation (T = 4, kd_weight 0.9) on the same logits; warm-up has no effect then.
     """
 
     name: str
-    rule: TemperatureRule | None
+    rule: TemperatureRule
     ce_weight: float = PLAIN_CE_WEIGHT
     kd_weight: float = PLAIN_KD_WEIGHT
     plain_kd_weight: float = 0.0
@@ -60,6 +94,7 @@ class Method:
     matched: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "rule", as_rule(self.rule))
         for option in ("ce_weight", "kd_weight", "plain_kd_weight"):
             not_negative(getattr(self, option), self.name, option)
         positive(self.plain_temperature, self.name, "plain_temperature")
@@ -67,50 +102,90 @@ class Method:
         if self.switch is not None:
             fraction(self.switch, self.name, "switch")
 
+    def __repr__(self) -> str:
+        """The name, the rule, and the coefficients that are not 0."""
+        options = ("ce_weight", "kd_weight", "plain_kd_weight", "warmup", "switch", "matched")
+        told = "".join(f", {name}={getattr(self, name):.4g}" for name in options if getattr(self, name))
+        return f"Method({self.name!r}, {self.rule!r}{told})"
+
+    @property
+    def uses_progress(self) -> bool:
+        """Whether the loss depends on how much of the run is done; a call without it is refused then."""
+        return self.rule.uses_progress or self.warmup > 0 or self.switch is not None
+
     def loss(self, signals: Signals) -> Tensor:
         """Return the whole objective for every sample, `[...]`, in nats; 0 where the mask has no sample.
 
+        At most one number is read from the device: whether the temperatures are lawful, of a rule that does not say so
+        itself (`TemperatureRule.checked`).
+
         Raises:
             BadInputError: Where the rule answers a temperature that is not positive and finite, or out of the bounds
-                that it states, or not one value a sample; or where labels are needed and missing.
+                that it states, or not one value a sample; or where labels, or the progress, are needed and missing.
         """
-        if (mask := signals.mask) is not None:
-            if self.rule is not None and not getattr(self.rule, TAKES_MASKS, False):
-                return scatter(self.loss(signals.samples()), mask, 0.0)
-            return self._objective(signals.made_safe()).masked_fill(~mask, 0.0)
-        return self._objective(signals)
+        loss, temperatures = self.step_loss(signals)
+        # A compiled step reads no value.
+        if temperatures is not None and not self.rule.checked and not torch.compiler.is_compiling():
+            check_temperatures(temperatures, self.name, self.rule.bounds)
+        return loss
 
-    def _objective(self, signals: Signals) -> Tensor:
+    def step_loss(self, signals: Signals) -> StepLoss:
+        """Return what `loss` does and the temperatures, whose values are not checked: nothing is read from the device.
+
+        `rltemp.kd.checks.unlawful(temperatures, method.rule.bounds)` is the check as a tensor.
+        """
+        if self.uses_progress:
+            signals.need_progress(self.name)
+        if (mask := signals.mask) is None:
+            return self._step_loss(signals)
+        loss, temperatures = self._step_loss(signals.made_safe())
+        return StepLoss(loss.masked_fill(~mask, 0.0), temperatures)
+
+    def _step_loss(self, signals: Signals) -> StepLoss:
         hard, soft = self._shares(signals.progress)
-        if isinstance(soft, Tensor):  # nobody looks at it
-            divergences = (self._match(signals) if self.matched else soft) * self.soft(signals)
-            return divergences + hard * cross_entropy(signals)
+        if isinstance(soft, Tensor):  # nobody reads it
+            found = self._divergences(signals, soft)
+            return found._replace(loss=found.loss + hard * cross_entropy(signals))
         if not hard and not soft:  # a warm-up's first step without labels: zero, with a graph to go back through
-            return 0.0 * full_precision(signals.student_logits).sum(-1)
+            return StepLoss(0.0 * full_precision(signals.student_logits).sum(-1), None)
         if not soft:
-            return hard * cross_entropy(signals)
-        divergences = (self._match(signals) if self.matched else soft) * self.soft(signals)
-        return hard * cross_entropy(signals) + divergences if hard else divergences
+            return StepLoss(hard * cross_entropy(signals), None)
+        found = self._divergences(signals, soft)
+        return found._replace(loss=hard * cross_entropy(signals) + found.loss) if hard else found
 
-    def soft(self, signals: Signals) -> Tensor:
-        """Return the weighted divergences alone, `[...]`, as they are after the warm-up."""
-        if self.rule is None:
-            raise BadInputError(f"{self.name} trains without a teacher and has no divergence")
+    def _divergences(self, signals: Signals, share: float | Tensor) -> StepLoss:
+        """The divergences at their share of the loss, or matched."""
+        if not self.matched:
+            loss, temperatures = self._soft(signals)
+            return StepLoss(share * loss, temperatures)
+        student = full_precision(signals.student_logits)
+        if not (trains := torch.is_grad_enabled() and student.requires_grad):
+            student = student.detach().requires_grad_()
+        seen = replace(signals, student_logits=student)
+        with torch.enable_grad():
+            loss, temperatures = self._soft(seen)
+            plain = PLAIN_KD_WEIGHT * kd_loss(seen, uniform(seen, PLAIN_TEMPERATURE))
+            wanted, own = (
+                seen.means(torch.autograd.grad(each.sum(), student, retain_graph=True)[0].norm(dim=-1)).squeeze(-1)
+                for each in (plain, loss)
+            )
+        # Where the method's gradient is zero, nothing can be matched.
+        factor = torch.where(own > 0, wanted / own.clamp(min=1e-30), 0.0)
+        factor = factor.view(-1, *[1] * (len(seen.shape) - 1)) if seen.stacked else factor.squeeze(0)
+        return StepLoss(factor * (loss if trains else loss.detach()), temperatures)
+
+    def _soft(self, signals: Signals) -> StepLoss:
+        """The divergences with their coefficients, `[...]`, as they are after the warm-up."""
         temperatures = self.rule(signals)
-        if not getattr(self.rule, CHECKED, False):
-            check_shape(temperatures, signals.shape, self.name)
-            if not torch.compiler.is_compiling():  # a compiled step looks at no value
-                check_temperatures(temperatures, self.name, bounds_of(self.rule))
+        check_shape(temperatures, signals.shape, self.name)
         soft = self.kd_weight * kd_loss(signals, temperatures, self.divergence)
         if self.plain_kd_weight:
             plain = uniform(signals, self.plain_temperature)
             soft = soft + self.plain_kd_weight * kd_loss(signals, plain, self.divergence)
-        return soft
+        return StepLoss(soft, temperatures)
 
     def _shares(self, progress: float | Tensor) -> tuple[float | Tensor, float | Tensor]:
         """What the cross-entropy and the divergences are multiplied by at this point of the run."""
-        if self.rule is None:
-            return self.ce_weight, 0.0
         if isinstance(progress, Tensor) and (self.warmup or self.switch is not None):
             if self.switch is None:
                 return self.ce_weight, (progress / self.warmup).clamp(max=1.0)
@@ -120,35 +195,24 @@ class Method:
             return (0.0, 1.0) if progress < self.switch else (self.ce_weight, 0.0)
         return self.ce_weight, min(progress / self.warmup, 1.0) if self.warmup else 1.0
 
-    def _match(self, signals: Signals) -> Tensor:
-        """The factor that matches, `[]` or, for a stack, `[S, 1, ...]`."""
-        logits = full_precision(signals.student_logits).detach().requires_grad_()
-        seen = replace(signals, student_logits=logits)
-        with torch.enable_grad():
-            plain = PLAIN_KD_WEIGHT * kd_loss(seen, uniform(seen, PLAIN_TEMPERATURE))
-            lengths = [
-                signals.means(torch.autograd.grad(loss.sum(), logits)[0].norm(dim=-1)).squeeze(-1)
-                for loss in (plain, self.soft(seen))
-            ]
-        # Where the method does not pull at all, nothing can be matched.
-        factor = torch.where(lengths[1] > 0, lengths[0] / lengths[1].clamp(min=1e-30), 0.0)
-        return factor.view(-1, *[1] * (len(signals.shape) - 1)) if signals.stacked else factor.squeeze(0)
+
+Objective = Method | NoTeacher
+"""What a run minimises. Whoever needs temperatures asks for a `Method`."""
+
+AnyObjective = TypeVar("AnyObjective", bound=Objective)
 
 
-def watch(method: Method, on_temperatures: Callable[[Temperatures], None]) -> Method:
-    """Return the method with a rule that answers the same and tells `on_temperatures` what it answered."""
-    if (inner := method.rule) is None:
-        return method
+def watch(objective: AnyObjective, on_temperatures: Callable[[Temperatures], None]) -> AnyObjective:
+    """Return the same objective, which tells `on_temperatures` what its rule answers, if it has one."""
+    if not isinstance(objective, Method):
+        return objective
 
-    def rule(signals: Signals) -> Temperatures:
-        temperatures = inner(signals)
+    def told(signals: Signals, rule: TemperatureRule) -> Temperatures:
+        temperatures = rule(signals)
         on_temperatures(temperatures.detach())
         return temperatures
 
-    for name in ("bounds", CHECKED, TAKES_MASKS):
-        if hasattr(inner, name):
-            setattr(rule, name, getattr(inner, name))
-    return replace(method, rule=rule)
+    return replace(objective, rule=WrappedRule(objective.rule, told))
 
 
 class GuardCount:
@@ -192,7 +256,5 @@ def uniform(signals: Signals, temperature: float) -> Temperatures:
 
 
 def matched(method: Method) -> Method:
-    """Return the method with plain distillation's weights: its soft term as strong, its cross-entropy at 0.1."""
-    if method.rule is None:
-        raise BadInputError(f"{method.name} has no divergence whose weight could be matched")
+    """Return the method with plain distillation's gradient length and its cross-entropy at 0.1."""
     return replace(method, matched=True, ce_weight=PLAIN_CE_WEIGHT, warmup=0.0, switch=None)

@@ -1,4 +1,4 @@
-"""The three types that everything here is made of: what a training step sees, what a rule answers, and a rule.
+"""What a training step sees, and what a temperature rule answers: the two types that everything here is made of.
 
 Shapes: C is the number of classes and always the last axis of logits; `...` is any leading shape, `[B]` for a batch,
 `[S, B]` for S students that are trained as one stack. Every field of `Temperatures` has exactly the leading shape.
@@ -6,9 +6,10 @@ Shapes: C is the number of classes and always the last axis of logits; `...` is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -24,8 +25,9 @@ class Signals:
         student_logits: `[..., C]`, with the student's graph attached.
         teacher_logits: `[..., C]`, no graph.
         labels: `[...]` integers in 0..C-1, or None where the loop has none (rules that need them say so).
-        progress: How much of the run is done, 0 (first step) to 1 (after the last): a number, or a tensor of one, whose
-            value is not looked at, so that no step waits for it and no compiled step is compiled anew.
+        progress: How much of the run is done, 0 (first step) to 1 (after the last): a number; or a tensor of one, which
+            is kept within 0 and 1 and never read, so that no step waits for it and no compiled step is compiled anew.
+            nan where the loop does not know it: whatever needs it says so.
         mask: `[...]` bool, False where there is no sample (padding of a token batch); None: all are samples. What
             stands in such a place, nan among it, reaches neither a loss nor a gradient.
         stacked: The first axis counts students of a stack that know nothing of each other: a rule that compares a
@@ -39,7 +41,7 @@ class Signals:
     student_logits: Tensor
     teacher_logits: Tensor
     labels: Tensor | None = None
-    progress: float | Tensor = 0.0
+    progress: float | Tensor = math.nan
     mask: Tensor | None = None
     stacked: bool = False
     safe: bool = field(default=False, repr=False)
@@ -69,7 +71,8 @@ class Signals:
         if isinstance(self.progress, Tensor):
             if self.progress.numel() != 1:
                 raise BadInputError(f"progress must be one number; got shape {tuple(self.progress.shape)}")
-        elif not 0.0 <= self.progress <= 1.0:
+            object.__setattr__(self, "progress", self.progress.clamp(0.0, 1.0))
+        elif not (0.0 <= self.progress <= 1.0 or math.isnan(self.progress)):
             raise BadInputError(f"progress must be between 0 and 1; got {self.progress}")
 
     @property
@@ -87,6 +90,31 @@ class Signals:
         """What temperatures and losses are computed in: float32, or float64 where either network's logits are."""
         exact = self.student_logits.dtype == torch.float64 or self.teacher_logits.dtype == torch.float64
         return torch.float64 if exact else torch.float32
+
+    def need_progress(self, owner: str) -> None:
+        """Refuse signals that do not say how much of the run is done, in the name of who needs it."""
+        if not isinstance(self.progress, Tensor) and math.isnan(self.progress):
+            raise BadInputError(f"{owner} uses the progress of the run: give progress, 0 to 1, as in step / steps")
+
+    @contextmanager
+    def labels_named(self) -> Iterator[None]:
+        """Turn torch's refusal of a label that is no class into one line that names it and its place.
+
+        Nothing is read unless torch refuses; on an accelerator its own error ends the process.
+        """
+        try:
+            yield
+        except (IndexError, RuntimeError):
+            if self.labels is None or not self.labels.is_cpu:
+                raise
+            wrong = ((self.labels < 0) | (self.labels >= self.num_classes)).nonzero().tolist()
+            if not wrong:
+                raise
+            place = wrong[0]
+            raise BadInputError(
+                f"label {int(self.labels[tuple(place)])} at {place} is no class; needed: 0 to {self.num_classes - 1}, "
+                "and a mask (mask=labels >= 0) for samples without a label"
+            ) from None
 
     def full(self, value: float | Tensor) -> Tensor:
         """`value` once per sample, float32 (float64 for float64 logits), on the logits' device."""
@@ -170,20 +198,8 @@ class Temperatures:
         return Temperatures(student, teacher, self.weight.masked_fill(out, 0.0), guarded)
 
 
-TemperatureRule = Callable[[Signals], Temperatures]
 Divergence = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
-
-
-TAKES_MASKS = "takes_masks"
-"""Attribute of a rule that may be called with a mask: it looks at each sample alone, or at those of the mask alone."""
-
-Rule = TypeVar("Rule", bound=TemperatureRule)
-
-
-def per_sample(rule: Rule) -> Rule:
-    """Say of a rule that its answer for a sample depends on no other: then no mask has to take samples out."""
-    setattr(rule, TAKES_MASKS, True)
-    return rule
+"""Of softened logits of student and teacher, `[..., C]`, and labels: one value a sample, `[...]`."""
 
 
 def full_precision(logits: Tensor) -> Tensor:
@@ -193,6 +209,21 @@ def full_precision(logits: Tensor) -> Tensor:
     (torch.float32, torch.float64)
     """
     return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+
+
+def bounded(values: Tensor) -> Tensor:
+    """The same in full precision, within -1e12 and 1e12: then no rule, divergence or gradient of one overflows.
+
+    What is not finite becomes nan: whoever watches for it (a gradient scaler, a run's guards) still sees it.
+
+    >>> bounded(torch.tensor([2.5, -3e38, torch.inf]))
+    tensor([ 2.5000e+00, -1.0000e+12,         nan])
+    """
+    exact = full_precision(values)
+    return exact.clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT).add_(exact, alpha=0)
+
+
+_LARGEST_LOGIT = 1e12
 
 
 def scatter(values: Tensor, mask: Tensor, fill: float) -> Tensor:

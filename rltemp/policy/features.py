@@ -2,9 +2,8 @@
 
 Every feature is invariant to a shift of the logits and to what a new task changes (the number of classes, where that
 makes sense), lies roughly between -1 and 1 and is clipped to `LIMIT`. Features are computed in float32 on detached
-logits. To add one: one function of `Statistics` in operations of its `arrays`, which are torch's or NumPy's, one entry
-in `FEATURES`, one hand-worked test. Raise the version of an entry whenever its numbers change: policy files carry it,
-and a policy of another version is refused.
+logits. To add one: one function of `Statistics`, one entry in `FEATURES`, one hand-worked test. Raise the version of an
+entry whenever its numbers change: policy files carry it, and a policy of another version is refused.
 """
 
 from __future__ import annotations
@@ -12,9 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +20,6 @@ from rltemp.errors import BadInputError
 from rltemp.kd.names import lookup
 from rltemp.kd.rowwise import rowwise
 from rltemp.kd.signals import Signals
-from rltemp.policy.arrays import NUMPY, TORCH, Arrays, arrays_for
 
 LIMIT = 10.0
 """Observations lie in [-LIMIT, LIMIT]."""
@@ -56,136 +53,138 @@ class Statistics:
     costs little more on both than on one.
     """
 
-    def __init__(self, arrays: Arrays, pair: Any, labels: Any, progress: float | Tensor) -> None:
-        self.arrays = arrays
-        self.pair = pair
+    def __init__(self, student: Tensor, teacher: Tensor, labels: Tensor | None, progress: float | Tensor) -> None:
+        self.pair = torch.stack([student.detach().float(), teacher.detach().float()])
         self.progress = progress
         self._labels = labels
 
     @_Once
-    def below(self) -> Any:
+    def largest(self) -> tuple[Tensor, Tensor]:
+        """The largest logits of both and where they stand, the first where several are equal, `[2, ..., 1]` each."""
+        values, places = self.pair.max(-1, keepdim=True)
+        return values, places
+
+    @_Once
+    def below(self) -> Tensor:
         """The logits of both less their largest, `[2, ..., C]`: at most 0, and finite where the logits are."""
-        return self.arrays.at_least(self.pair - self.arrays.at(self.pair, self.chosen)[..., None], LOWEST)
+        return (self.pair - self.largest[0]).clamp_min_(LOWEST)
 
     @_Once
-    def chosen(self) -> Any:
-        """Where the largest logits of both stand, the first where several are equal, `[2, ..., 1]`."""
-        return self.arrays.place(self.pair)
-
-    @_Once
-    def gaps(self) -> Any:
+    def gaps(self) -> Tensor:
         """The largest minus the second logit, of both, `[2, ...]`."""
-        return -self.arrays.largest_but(self.below, self.chosen)
+        return -self.below.scatter(-1, self.largest[1], -math.inf).amax(-1)
 
     @_Once
-    def margins(self) -> Any:
+    def margins(self) -> Tensor:
         """The largest minus the second logit, in standard deviations, minus 1, of both, `[2, ...]`."""
         return self.gaps / self.stds - 1
 
     @_Once
-    def spreads(self) -> Any:
+    def log_stds(self) -> Tensor:
         """Natural logarithm of the standard deviation of the logits, halved, of both, `[2, ...]`."""
-        return self.arrays.log(self.stds) * 0.5
+        return self.stds.log() * 0.5
 
     @_Once
-    def stds(self) -> Any:
+    def stds(self) -> Tensor:
         """Standard deviation of the logits, of both, `[2, ...]`."""
         # Not torch's `std`, which takes ten times as long. The floor keeps constant logits finite: their margin is 0
-        # and their spread a very negative, clipped number.
+        # and the logarithm of their deviation a very negative, clipped number.
         classes = self.pair.shape[-1]
-        centred = self.below - (self.arrays.total(self.below) / classes)[..., None]
-        return self.arrays.clip(self.arrays.length(centred) * classes**-0.5, 1e-6, -LOWEST)
+        centred = self.below - self.below.sum(-1, keepdim=True).div_(classes)
+        norm: Tensor = torch.linalg.vector_norm(centred, dim=-1)
+        return norm.mul_(classes**-0.5).clamp_(1e-6, -LOWEST)
 
     @_Once
-    def terms(self) -> Any:
+    def terms(self) -> Tensor:
         """The numerators of the softmax at T = 1, the largest of which is 1, of both, `[2, ..., C]`."""
-        return self.arrays.exp(self.below)
+        return self.below.exp()
 
     @_Once
-    def totals(self) -> Any:
+    def totals(self) -> Tensor:
         """The denominators of the softmax at T = 1, of both, `[2, ...]`."""
-        return self.arrays.total(self.terms)
+        return self.terms.sum(-1)
 
     @_Once
-    def log_totals(self) -> Any:
+    def log_totals(self) -> Tensor:
         """Their logarithms: minus the log-probability of the largest logit, of both, `[2, ...]`."""
-        return self.arrays.log(self.totals)
+        return self.totals.log()
 
-    @property
-    def labels(self) -> Any:
-        """Labels, `[...]`; an error where the signals carry none."""
+    def log_probability_of_label(self, network: int) -> Tensor:
+        """Of the student (0) or the teacher (1), `[...]`; an error where the signals carry no labels."""
         if self._labels is None:
             raise BadInputError("this policy's features need labels; the signals carry none")
-        return self._labels
+        return self.below[network].gather(-1, self._labels.unsqueeze(-1)).squeeze(-1) - self.log_totals[network]
 
 
-def progress(s: Statistics) -> Any:
+def progress(s: Statistics) -> Tensor:
     """How much of the run is done, from -1 (first step) to 1 (end)."""
-    return s.arrays.full(s.pair[0], 2 * s.progress - 1)
+    moved = 2 * s.progress - 1
+    shape = s.pair.shape[1:-1]
+    return moved.to(s.pair).reshape(()).expand(shape) if isinstance(moved, Tensor) else s.pair.new_full(shape, moved)
 
 
-def student_margin(s: Statistics) -> Any:
+def student_margin(s: Statistics) -> Tensor:
     """The student's largest logit minus its second, in standard deviations of its logits, minus 1."""
     return s.margins[0]
 
 
-def teacher_margin(s: Statistics) -> Any:
+def teacher_margin(s: Statistics) -> Tensor:
     """The teacher's largest logit minus its second, in standard deviations of its logits, minus 1."""
     return s.margins[1]
 
 
-def student_spread(s: Statistics) -> Any:
+def student_spread(s: Statistics) -> Tensor:
     """Natural logarithm of the standard deviation of the student's logits, halved."""
-    return s.spreads[0]
+    return s.log_stds[0]
 
 
-def teacher_spread(s: Statistics) -> Any:
+def teacher_spread(s: Statistics) -> Tensor:
     """Natural logarithm of the standard deviation of the teacher's logits, halved."""
-    return s.spreads[1]
+    return s.log_stds[1]
 
 
-def relative_spread(s: Statistics) -> Any:
+def relative_spread(s: Statistics) -> Tensor:
     """Natural logarithm of the student's over the teacher's standard deviation of logits, halved.
 
-    Unlike the two spreads themselves it does not tell which task it is: what scales both leaves it alone.
+    Unlike the two deviations themselves it does not tell which task it is: what scales both leaves it alone.
     """
-    return s.arrays.log(s.stds[0] / s.stds[1]) / 2
+    return (s.stds[0] / s.stds[1]).log() / 2
 
 
-def student_entropy(s: Statistics) -> Any:
+def student_entropy(s: Statistics) -> Tensor:
     """Entropy of the student's prediction over its maximum log C, from -1 (certain) to 1 (uniform)."""
     return _entropy(s, 0)
 
 
-def teacher_entropy(s: Statistics) -> Any:
+def teacher_entropy(s: Statistics) -> Tensor:
     """Entropy of the teacher's prediction over its maximum log C, from -1 (certain) to 1 (uniform)."""
     return _entropy(s, 1)
 
 
-def divergence(s: Statistics) -> Any:
+def divergence(s: Statistics) -> Tensor:
     """log(1 + KL(teacher || student)) at T = 1, minus 1; the KL in nats."""
-    mean = s.arrays.dot(s.terms[1], s.below[1] - s.below[0]) / s.totals[1]
+    mean = (s.terms[1] * (s.below[1] - s.below[0])).sum(-1) / s.totals[1]
     kl = mean + s.log_totals[0] - s.log_totals[1]
-    return s.arrays.log1p(s.arrays.clip(kl, 0.0, math.inf)) - 1
+    return kl.clamp(min=0.0).log1p() - 1
 
 
-def agreement(s: Statistics) -> Any:
+def agreement(s: Statistics) -> Tensor:
     """Where the teacher's choice stands in the student: its logit minus the student's best other, in deviations."""
-    behind = s.arrays.at(s.below[0], s.chosen[1])
-    return s.arrays.where(behind < 0, behind, s.gaps[0]) / s.stds[0]  # its own choice has the second as best other
+    behind = s.below[0].gather(-1, s.largest[1][1]).squeeze(-1)
+    return torch.where(behind < 0, behind, s.gaps[0]) / s.stds[0]  # its own choice has the second as best other
 
 
-def student_loss(s: Statistics) -> Any:
+def student_loss(s: Statistics) -> Tensor:
     """log(1 + cross-entropy of the student with the label), minus 1; needs labels."""
-    return s.arrays.log1p(_nll(s, 0)) - 1
+    return (-s.log_probability_of_label(0)).log1p() - 1
 
 
-def teacher_loss(s: Statistics) -> Any:
+def teacher_loss(s: Statistics) -> Tensor:
     """log(1 + cross-entropy of the teacher with the label), minus 1; needs labels."""
-    return s.arrays.log1p(_nll(s, 1)) - 1
+    return (-s.log_probability_of_label(1)).log1p() - 1
 
 
-def student_top_probability(s: Statistics) -> Any:
+def student_top_probability(s: Statistics) -> Tensor:
     """The student's largest probability at T = 1.
 
     With the two below the state of RLKD, Zhang et al. (2024), https://arxiv.org/abs/2407.00115, as the authors' code
@@ -194,77 +193,60 @@ def student_top_probability(s: Statistics) -> Any:
     return 1 / s.totals[0]
 
 
-def teacher_top_probability(s: Statistics) -> Any:
+def teacher_top_probability(s: Statistics) -> Tensor:
     """The teacher's largest probability at T = 1."""
     return 1 / s.totals[1]
 
 
-def student_probability_margin(s: Statistics) -> Any:
+def student_probability_margin(s: Statistics) -> Tensor:
     """The student's largest probability minus its second largest, at T = 1: near 0 where it is unsure.
 
     RLKD's released code subtracts the second *smallest*, which repeats the largest as soon as classes are many.
     """
-    return s.arrays.expm1(-s.gaps[0]) / -s.totals[0]
+    return (-s.gaps[0]).expm1() / -s.totals[0]
 
 
-def small_statistics(signals: Signals) -> Statistics | None:
-    """By NumPy, where that is the faster one; None elsewhere."""
-    student, teacher, labels = signals.student_logits, signals.teacher_logits, signals.labels
-    if arrays_for(student, teacher, labels) is not NUMPY:
-        return None
-    pair = NUMPY.pair(student, teacher)
-    return Statistics(NUMPY, pair, None if labels is None else labels.numpy(), signals.progress)
-
-
-def featurize(signals: Signals, names: Sequence[str], small: Statistics | None = None) -> Tensor:
+def featurize(signals: Signals, names: Sequence[str]) -> Tensor:
     """Compute the named features of every sample.
 
     Args:
         signals: Logits `[..., C]`.
         names: Entries of `FEATURES`, in the order of the columns.
-        small: `small_statistics(signals)`, where somebody else needs them too.
 
     Returns:
         `[..., F]`, float32, no graph, within [-LIMIT, LIMIT].
 
     Raises:
-        BadInputError: Where a feature needs labels and there are none, or a name is unknown.
+        BadInputError: Where a feature needs labels or the progress and the signals carry none, where a label is no
+            class, or where a name is unknown.
     """
     computes = [lookup(FEATURES, name, "feature").compute for name in names]
-    if (small := small or small_statistics(signals)) is not None:
-        with np.errstate(all="ignore"):  # as torch does
-            found = np.empty((*signals.shape, len(computes)), np.float32)
-            for index, compute in enumerate(computes):
-                found[..., index] = compute(small)
-            return torch.from_numpy(NUMPY.clip(found, -LIMIT, LIMIT))
+    if "progress" in names:
+        signals.need_progress("the feature 'progress'")
 
-    def columns(student: Tensor, teacher: Tensor, labels: Any = None) -> tuple[Any, ...]:
-        statistics = Statistics(TORCH, TORCH.pair(student, teacher), labels, signals.progress)
+    def columns(student: Tensor, teacher: Tensor, labels: Tensor | None = None) -> tuple[Tensor, ...]:
+        statistics = Statistics(student, teacher, labels, signals.progress)
         return tuple(compute(statistics) for compute in computes)
 
-    with torch.no_grad():
-        labels = [] if signals.labels is None else [signals.labels]
+    labels = [] if signals.labels is None else [signals.labels]
+    with torch.no_grad(), signals.labels_named():
         of_samples = rowwise(columns, signals.student_logits, signals.teacher_logits, *labels)
         return torch.stack(of_samples, -1).clamp_(-LIMIT, LIMIT)
 
 
-def _entropy(s: Statistics, network: int) -> Any:
-    mean = s.arrays.dot(s.terms[network], s.below[network]) / s.totals[network]
+def _entropy(s: Statistics, network: int) -> Tensor:
+    mean = (s.terms[network] * s.below[network]).sum(-1) / s.totals[network]
     negative, classes = mean - s.log_totals[network], s.pair.shape[-1]
     if torch.compiler.is_compiling():  # the number of classes may be a variable, of which `math` would make a constant
         return negative * (-2 / s.pair.new_full((), classes).log()) - 1
     return negative * (-2 / math.log(classes)) - 1
 
 
-def _nll(s: Statistics, network: int) -> Any:
-    return s.log_totals[network] - s.arrays.at(s.below[network], s.labels[..., None])
-
-
 @dataclass(frozen=True)
 class Feature:
     """An entry of the feature table: how to compute it, its unit and the version of its definition."""
 
-    compute: Callable[[Statistics], Any]
+    compute: Callable[[Statistics], Tensor]
     unit: str
     version: int = 1
 

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rltemp.errors import BadInputError, ExchangeFailedError
-from rltemp.kd.signals import Signals, TemperatureRule, Temperatures
-from rltemp.policy.features import Statistics, featurize
+from rltemp.kd.signals import Signals, Temperatures
+from rltemp.kd.temperature_rule import TemperatureRule, per_batch
+from rltemp.policy.features import featurize
 from rltemp.policy.manifest import PolicyManifest
 from rltemp.policy.rule import Policy
 
@@ -45,9 +46,9 @@ class AskedPolicy(Policy):
         self._ask = ask
 
     @torch.no_grad()
-    def action(self, signals: Signals, small: Statistics | None = None) -> Tensor:
+    def action(self, signals: Signals) -> Tensor:
         """The network's answer `[..., 2]` or `[..., 3]`: student, teacher, weight, clipped."""
-        features = featurize(signals, self._names, small)
+        features = featurize(signals, self._names)
         rows = features.reshape(-1, len(self._names)).cpu().numpy()
         if not len(rows):
             return features.new_zeros(*signals.shape, self.scale.size)
@@ -63,6 +64,7 @@ def asked_rule(ask: Ask) -> TemperatureRule:
         ask: Asks for `TEMPERATURES` of logits.
     """
 
+    @per_batch
     def rule(signals: Signals) -> Temperatures:
         if signals.stacked:
             raise BadInputError("a rule at a controller takes no stack of students (a policy does); use it in process")

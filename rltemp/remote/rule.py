@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from rltemp.errors import BadInputError, ExchangeFailedError, RequestRefusedError, TrainingStoppedError
 from rltemp.kd.checks import Bounds, positive
 from rltemp.kd.method import Method
-from rltemp.kd.signals import Signals, TemperatureRule, Temperatures
+from rltemp.kd.signals import Signals, Temperatures
+from rltemp.kd.temperature_rule import TemperatureRule
 from rltemp.loading import load_method
 from rltemp.remote.addresses import read_token
 from rltemp.remote.answers import Controller
@@ -32,7 +33,6 @@ from rltemp.remote.followed import Followed, Follower, Mode
 from rltemp.remote.wire import Shape
 from rltemp.rules.curriculum import LearnedRule
 from rltemp.rules.published_methods import reference_method
-from rltemp.rules.table import masked
 
 Tell = Callable[[str], None]
 
@@ -44,7 +44,7 @@ PLAIN = "fixed:4"
 """What stands in where nothing is known of the policy."""
 
 
-class RemoteRule:
+class RemoteRule(TemperatureRule):
     """The temperatures that a controller's model gives, or a closed-form rule's while it is away.
 
     Args:
@@ -110,7 +110,7 @@ class RemoteRule:
     def limits(self) -> Bounds | None:
         """Lowest and highest temperature of the policy, where it is known."""
         known = self._followed.known
-        return None if known is None else getattr(known.method.rule, "limits", None)
+        return None if known is None else known.method.rule.limits
 
     @property
     def fallback(self) -> Method:
@@ -125,21 +125,21 @@ class RemoteRule:
         known = self._followed.known
         return replace(self.fallback if known is None else known.method, rule=self, name=name)
 
-    def __call__(self, signals: Signals) -> Temperatures:
+    def answer(self, signals: Signals) -> Temperatures:
         """Temperatures `[...]` for signals of any leading shape."""
         self._follower.here()
         self.seen.steps += 1
         known = self._followed.known  # read once: a new version comes between steps
         if known is not None and not known.asks:
             self._used(known.version)
-            return _of(known.method)(signals)
+            return known.method.rule(signals)
         if known is not None and self.breaker.closed:
             with contextlib.suppress(ExchangeFailedError):
-                return _of(known.method)(signals)
+                return known.method.rule(signals)
         if self.strict:
             raise TrainingStoppedError(f"{self._name}: {self._why} (strict: no fallback)")
         self.seen.fallback_steps += 1
-        return _of(self.fallback)(signals)
+        return self.fallback.rule(signals)
 
     def counts(self) -> dict[str, Any]:
         """What `result.json` says."""
@@ -285,13 +285,8 @@ def remote_method(url: str, model: str, **options: Any) -> Method:
     return RemoteRule(url, model, **options).method(model)
 
 
-def _of(method: Method) -> TemperatureRule:
-    assert method.rule is not None  # checked where the method came from
-    return masked(method.rule)
-
-
 def _closed_form(spec: str) -> Method:
     method = load_method(spec)
-    if method.rule is None or isinstance(method.rule, LearnedRule):
+    if not isinstance(method, Method) or isinstance(method.rule, LearnedRule):
         raise BadInputError(f"a fallback needs temperatures that it does not learn; {spec!r} has none such")
     return method

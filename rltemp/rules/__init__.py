@@ -1,5 +1,43 @@
-"""Temperature rules, one file a family, and the published methods made of them.
+"""Temperature rules, one file a family, and the published methods made of them; `RULES` at the foot names the rules.
 
-To add a rule: write a factory, enter it into `RULES` and give it one hand-worked test (docs/add-a-rule.md). Imports
-`kd` and below; everyone above may import it.
+A rule maps `Signals` to `Temperatures`. To add one: write a factory whose parameters are the rule's options, enter it
+into `RULES`, and give it one hand-worked test (docs/add-a-rule.md). The lines `Formula:` to `Guard:` of its docstring
+are what `rltemp rules` shows and what the contract in tests/rules/test_rules.py holds it to.
+
+Rules do not detach: where the published code lets gradient through the student's temperature, so does the rule;
+whoever wants constants calls `Temperatures.detach()`. Imports `kd` and below; everyone above may import it.
 """
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rltemp.kd.temperature_rule import TemperatureRule
+from rltemp.rules.constant import fixed, ttm, wttm
+from rltemp.rules.curriculum import ctkd, ctkd_instance
+from rltemp.rules.difficulty import cswt, energy, idts, random
+from rltemp.rules.schedules import annealing, cosine_schedule, linear_schedule, step_schedule
+from rltemp.rules.sharpness import dtkd, dtkd_exact, dtkd_logsumexp
+from rltemp.rules.standard_deviation import atkd, lskd, normkd
+
+RULES: dict[str, Callable[..., TemperatureRule]] = {
+    "fixed": fixed,
+    "dtkd": dtkd,
+    "dtkd_logsumexp": dtkd_logsumexp,
+    "dtkd_exact": dtkd_exact,
+    "ttm": ttm,
+    "wttm": wttm,
+    "atkd": atkd,
+    "normkd": normkd,
+    "lskd": lskd,
+    "ctkd": ctkd,
+    "ctkd_instance": ctkd_instance,
+    "idts": idts,
+    "energy": energy,
+    "cswt": cswt,
+    "annealing": annealing,
+    "linear_schedule": linear_schedule,
+    "cosine_schedule": cosine_schedule,
+    "step_schedule": step_schedule,
+    "random": random,
+}

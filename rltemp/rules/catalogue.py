@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rltemp.kd.divergences import DIVERGENCES
-from rltemp.kd.method import Method
+from rltemp.kd.method import Objective
+from rltemp.rules import RULES
+from rltemp.rules.published_constants import DKD
 from rltemp.rules.published_methods import METHODS, summary
-from rltemp.rules.table import RULES
 
 _LINE = re.compile(r"^(?P<key>[A-Z][a-z]+): (?P<text>.*?)(?=^[A-Z][a-z]+:|^\s*$|\Z)", re.MULTILINE | re.DOTALL)
 
@@ -71,12 +72,10 @@ def _entry(name: str, factory: Callable[..., Any]) -> Entry:
     return Entry(name, first, options_of(factory), facts(factory))
 
 
-def _method(name: str, factory: Callable[..., Method]) -> Entry:
+def _method(name: str, factory: Callable[..., Objective]) -> Entry:
     rule = facts(RULES[name]) if name in RULES else facts(DIVERGENCES[name]) if name in DIVERGENCES else {}
     known: dict[str, str] = {key: rule[key] for key in ("Source", "Labels", "Guard") if key in rule}
     if (pairs := getattr(factory, "by_pair", None)) or name == "dkd":
-        from rltemp.rules.published_constants import DKD
-
         known["Pairs"] = ", ".join(pairs or DKD)
     return Entry(name, summary(name), options_of(factory), known)
 

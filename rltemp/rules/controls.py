@@ -1,9 +1,9 @@
 """Controls: a method with a part of what its temperatures do taken away, to see which part it is that helps.
 
 Each wraps a method whose rule answers temperatures by a formula or a policy, and is used by name: `shuffled:SPEC` is
-SPEC under the control `shuffled`, as `matched:SPEC` is SPEC at a matched weight, and both nest. Loss weights, warm-up,
-divergence and DTKD's second divergence stay as they are; only the rule's answer changes. A batch is each student's own
-in a stack, and without the samples that a mask leaves out.
+SPEC under the control `shuffled`, as `matched:SPEC` is SPEC with a matched gradient, and both nest. Coefficients,
+warm-up, divergence and DTKD's second divergence stay as they are; only the rule's answer changes. In a stack each
+student has a batch of its own, and a mask takes samples out of it.
 
 Temperatures under a control are constants of the graph. Some rules (DTKD's, and a policy around it) let gradient
 through the student's temperature; `detached` is the control that takes this and nothing else away.
@@ -20,10 +20,10 @@ from torch import Tensor
 from rltemp.errors import BadInputError
 from rltemp.kd.losses import kd_loss
 from rltemp.kd.method import PLAIN_TEMPERATURE, Method, matched, uniform
-from rltemp.kd.signals import Divergence, Signals, TemperatureRule, Temperatures, full_precision
+from rltemp.kd.signals import Divergence, Signals, Temperatures, full_precision
+from rltemp.kd.temperature_rule import Ask, RuleFunction, TemperatureRule, WrappedRule
 from rltemp.rules.curriculum import LearnedRule
 from rltemp.rules.difficulty import random
-from rltemp.rules.table import masked
 
 LEAST_LENGTH = 1e-6
 """A gradient shorter than this per unit of weight counts as this long: two equal networks have no direction."""
@@ -34,7 +34,7 @@ _ORDER = random(seed=2_041)
 
 def detached(method: Method) -> Method:
     """The same temperatures as constants of the graph."""
-    return _controlled(method, lambda signals, rule: rule(signals).detach())
+    return _controlled(method, lambda signals, rule: rule(signals))
 
 
 def shuffled(method: Method) -> Method:
@@ -49,7 +49,7 @@ def shuffled(method: Method) -> Method:
         source = order.scatter(-1, order, order.roll(1, -1))  # the neighbour's in the random order
         return _in_groups(signals, rule(signals), lambda values: values.gather(-1, source))
 
-    return _controlled(method, answer)
+    return _controlled(method, answer, uses_progress=True)
 
 
 def averaged(method: Method) -> Method:
@@ -87,7 +87,7 @@ def softness(method: Method) -> Method:
     return _controlled(method, answer)
 
 
-def gradient_lengths(signals: Signals, rule: TemperatureRule, divergence: Divergence) -> Tensor:
+def gradient_lengths(signals: Signals, rule: RuleFunction, divergence: Divergence) -> Tensor:
     """Length of the gradient on the student's logits, `[...]`, of each sample's divergence under the rule.
 
     For KL at constant temperatures it is w / T_s |softmax(v / T_s) - softmax(u / T_t)|; where the rule lets gradient
@@ -111,13 +111,27 @@ def with_lengths(signals: Signals, temperatures: Temperatures, lengths: Tensor, 
     return replace(unit, weight=lengths / own.clamp(min=LEAST_LENGTH), guarded=own < LEAST_LENGTH)
 
 
-def _controlled(method: Method, answer: Callable[[Signals, TemperatureRule], Temperatures]) -> Method:
+class _ControlledRule(WrappedRule):
+    """A rule under a control, which looks at the batch."""
+
+    per_sample = False
+
+    def __init__(self, inner: TemperatureRule, ask: Ask, uses_progress: bool) -> None:
+        super().__init__(inner, lambda signals, rule: ask(signals, rule).detach())
+        self._uses_progress = uses_progress
+
+    @property
+    def uses_progress(self) -> bool:
+        return self._uses_progress or self.inner.uses_progress
+
+
+def _controlled(method: Method, ask: Ask, uses_progress: bool = False) -> Method:
     """The method with the control's answer in place of its rule's."""
-    rule = method.rule
-    if rule is None or isinstance(rule, LearnedRule):
-        lacks = "trains without a teacher" if rule is None else "learns its own in every run anew"
-        raise BadInputError(f"a control needs temperatures by a formula or a policy; {method.name} {lacks}")
-    return replace(method, rule=masked(lambda signals: answer(signals, rule).detach()))
+    if isinstance(method.rule, LearnedRule):
+        raise BadInputError(
+            f"a control needs temperatures by a formula or a policy; {method.name} learns its own in every run anew"
+        )
+    return replace(method, rule=_ControlledRule(method.rule, ask, uses_progress))
 
 
 def _in_groups(signals: Signals, found: Temperatures, change: Callable[[Tensor], Tensor]) -> Temperatures:

@@ -14,20 +14,20 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from rltemp.errors import BadInputError
 from rltemp.kd.checks import fraction, positive
-from rltemp.kd.signals import Signals, TemperatureRule, Temperatures, full_precision
+from rltemp.kd.signals import Signals, Temperatures, full_precision
+from rltemp.kd.temperature_rule import TemperatureRule
 
 HIDDEN = 32
 """Hidden units of the per-sample network."""
 
 
-class LearnedRule(nn.Module):
+class LearnedRule(nn.Module, TemperatureRule):
     """A rule with parameters of its own: T = start + span sigmoid(logit), the logit learned by gradient reversal.
 
     Args:
@@ -36,7 +36,7 @@ class LearnedRule(nn.Module):
         ramp: Fraction of the run over which the reversed gradient grows from nothing to its full size.
     """
 
-    takes_masks = True
+    per_sample = checked = True
 
     def __init__(self, name: str, start: float, span: float, ramp: float) -> None:
         super().__init__()
@@ -57,21 +57,30 @@ class LearnedRule(nn.Module):
         """One number a sample, `[...]`, with the graph of the parameters."""
         raise NotImplementedError
 
-    def reversal(self, progress: float) -> float:
+    @property
+    def uses_progress(self) -> bool:
+        """Only while the factor of the gradient grows."""
+        return self.ramp > 0
+
+    def reversal(self, progress: float | Tensor) -> float | Tensor:
         """The factor of the gradient, from 0 down to -1 over the ramp.
 
         Li et al. (2023), https://arxiv.org/abs/2211.16231: -1 + (1 + cos(pi e / E)) / 2 at epoch e of E.
         """
-        done = min(progress / self.ramp, 1.0) if self.ramp else 1.0
-        return -1 + (1 + math.cos(math.pi * done)) / 2
+        if not self.ramp:
+            return -1.0
+        if isinstance(progress, Tensor):
+            return -1 + (1 + (math.pi * (progress / self.ramp).clamp(max=1.0)).cos()) / 2
+        return -1 + (1 + math.cos(math.pi * min(progress / self.ramp, 1.0))) / 2
 
-    def forward(self, signals: Signals) -> Temperatures:
-        """Temperatures `[...]`; T = 1 and weight 0 where the mask has no sample."""
-        if (mask := signals.mask) is not None:
-            return self.forward(replace(signals.made_safe(), mask=None)).within(mask)
+    forward = TemperatureRule.__call__
+
+    def answer(self, signals: Signals) -> Temperatures:
+        """Temperatures `[...]`."""
         logit = self.logits(signals).to(signals.dtype)
+        factor = self.reversal(signals.progress)
         # Same value, gradient times the factor: what a gradient-reversal layer is.
-        reversed_logit = torch.lerp(logit.detach(), logit, self.reversal(float(signals.progress)))
+        reversed_logit = torch.lerp(logit.detach(), logit, factor.to(logit) if isinstance(factor, Tensor) else factor)
         temperature = torch.sigmoid(reversed_logit).mul(self.span).add(self.start)
         return Temperatures(temperature, temperature, temperature.square())
 

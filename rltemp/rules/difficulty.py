@@ -15,7 +15,8 @@ from torch.linalg import vector_norm
 from rltemp.errors import BadInputError
 from rltemp.kd.checks import fraction, positive
 from rltemp.kd.rowwise import logsumexp, rowwise
-from rltemp.kd.signals import Signals, TemperatureRule, Temperatures, full_precision, per_sample
+from rltemp.kd.signals import Signals, Temperatures, full_precision
+from rltemp.kd.temperature_rule import TemperatureRule, over_time, per_batch
 
 _LEAST_DISTANCE = 1e-6
 """Distances below count as this: two equal distributions are as far apart as any other two equal ones."""
@@ -40,6 +41,7 @@ def idts(reference: float = 1.0, strength: float = 0.5) -> TemperatureRule:
     """
     value, reach = positive(reference, "idts", "reference"), positive(strength, "idts", "strength")
 
+    @per_batch
     def rule(signals: Signals) -> Temperatures:
         distance = rowwise(_hellinger, signals.student_logits.detach(), signals.teacher_logits.detach())
         if not distance.numel():  # a batch that is all mask has no median
@@ -77,6 +79,7 @@ def energy(reference: float = 4.0, step: float = 2.0, share: float = 0.3) -> Tem
             f"energy: share must be at most 0.5 and step below the reference; got {share}, {step} and {reference}"
         )
 
+    @per_batch
     def rule(signals: Signals) -> Temperatures:
         sureness = logsumexp(signals.teacher_logits.detach())
         grouped = signals.groups(sureness)
@@ -113,6 +116,7 @@ def cswt(minimum: float = 2.0, maximum: float = 6.0) -> TemperatureRule:
     """
     lowest, highest = _range("cswt", minimum, maximum)
 
+    @per_batch
     def rule(signals: Signals) -> Temperatures:
         cosine = rowwise(_cosine, signals.student_logits.detach(), signals.teacher_logits.detach())
         if not cosine.numel():  # a batch that is all mask has no range
@@ -149,7 +153,7 @@ def random(minimum: float = 1.0, maximum: float = 10.0, seed: int = 0) -> Temper
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise BadInputError(f"random: seed must be an integer of 0 or more; got {seed!r}")
 
-    @per_sample
+    @over_time
     def rule(signals: Signals) -> Temperatures:
         exponent = _hashed_uniform(signals, seed).mul_(math.log(highest / lowest))
         return _same(exponent.exp_().mul_(lowest).to(full_precision(signals.teacher_logits).dtype))
@@ -177,8 +181,10 @@ def _hashed_uniform(signals: Signals, seed: int) -> Tensor:
     bits = signals.teacher_logits.detach()[..., :_HASHED_CLASSES].float().view(torch.int32)
     # Every word has a factor of its own; int64 wraps around.
     hashed = bits.long().mul_(_FACTORS[: bits.shape[-1]].to(bits.device)).sum(-1)
-    for salt in (seed * 2_654_435_761 % 2**31, round(float(signals.progress) * 2**40)):
-        hashed = _mixed(hashed.bitwise_xor_(salt) if salt else hashed)
+    done = signals.progress
+    moment = (done.double() * 2**40).round().long() if isinstance(done, Tensor) else round(done * 2**40)
+    for salt in (seed * 2_654_435_761 % 2**31, moment):
+        hashed = _mixed(hashed.bitwise_xor_(salt))
     return hashed.bitwise_right_shift_(11).bitwise_and_(2**48 - 1).double().mul_(2.0**-48)
 
 

@@ -1,6 +1,6 @@
 """What papers tune for each pair of networks, `teacher-student`, on CIFAR-100 (ImageNet where the name says so).
 
-Numbers as published or as in the authors' configurations; see `rltemp.rules.table` for the sources.
+Numbers as published or as in the authors' configurations; see the rules for the sources.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The published recipes: which rule with which divergence, weights and warm-up; `METHODS` at the foot names them.
+"""The published recipes: which rule with which divergence, coefficients and warm-up; `METHODS` names them.
 
-Every rule of `RULES` is a method by its own name: with the weights of its paper where it stands in `_PUBLISHED`, with
-plain distillation's otherwise. A method's options are its rule's, the loss weights, the warm-up and the divergence.
+Every rule of `RULES` is a method by its own name: with the coefficients of its paper where it stands in `_PUBLISHED`,
+with plain distillation's otherwise. A method's options are its rule's, the coefficients, the warm-up, the divergence.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from typing import Any
 
 from rltemp.errors import BadInputError
 from rltemp.kd import divergences
-from rltemp.kd.method import PLAIN_CE_WEIGHT, PLAIN_KD_WEIGHT, Method
+from rltemp.kd.method import PLAIN_CE_WEIGHT, PLAIN_KD_WEIGHT, Method, NoTeacher, Objective
 from rltemp.kd.names import call_with_options, lookup, split_spec
-from rltemp.kd.signals import TemperatureRule
+from rltemp.kd.temperature_rule import TemperatureRule, as_rule, entry
+from rltemp.rules import RULES
 from rltemp.rules import published_constants as pairs
+from rltemp.rules.constant import fixed
 from rltemp.rules.curriculum import LearnedRule
-from rltemp.rules.table import RULES, fixed
 
-_WEIGHTS = ("ce_weight", "kd_weight", "plain_kd_weight", "warmup")
+_COEFFICIENTS = ("ce_weight", "kd_weight", "plain_kd_weight", "warmup")
 _WARMUP = 20 / 240  # of DKD's code: 20 of 240 epochs
 
 
@@ -32,13 +33,13 @@ class PublishedMethod:
         name: In `METHODS`.
         rule: Factory of the rule, whose options are the method's too.
         summary: What the whole objective is, in a line.
-        defaults: Published values of weights, of the divergence, and of options of the rule.
+        defaults: Published coefficients, divergence, and options of the rule.
         by_pair: Values that the paper tunes by pair of networks, by option; see `rltemp.rules.published_constants`.
     """
 
     name: str
     rule: Callable[..., TemperatureRule]
-    summary: str = "the rule at plain distillation's weights"
+    summary: str = "the rule at plain distillation's coefficients"
     defaults: Mapping[str, Any] = field(default_factory=dict)
     by_pair: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
@@ -48,11 +49,12 @@ class PublishedMethod:
         constants = {} if pair is None else lookup(self.by_pair, pair, f"pair of {self.name}")
         values = {**self._defaults(), **constants, **options}
         divergence = lookup(divergences.DIVERGENCES, values.pop("divergence"), "divergence")()
-        weights = {name: values.pop(name) for name in _WEIGHTS}
+        coefficients = {name: values.pop(name) for name in _COEFFICIENTS}
         # DTKD's second divergence is at its reference; Annealing-KD's second phase begins where its rule ends.
         more = {"plain_temperature": values["reference"]} if "reference" in values else {}
         more |= {"switch": values["until"]} if "until" in values else {}
-        return Method(self.name, self.rule(**values), divergence=divergence, **weights, **more)
+        rule = entry(as_rule(self.rule(**values)), self.name, checked=not values.get("published"))
+        return Method(self.name, rule, divergence=divergence, **coefficients, **more)
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -63,13 +65,13 @@ class PublishedMethod:
 
     def _defaults(self) -> dict[str, Any]:
         rule = {name: parameter.default for name, parameter in inspect.signature(self.rule).parameters.items()}
-        weights = (PLAIN_CE_WEIGHT, PLAIN_KD_WEIGHT, 0.0, 0.0)
-        return {**rule, **dict(zip(_WEIGHTS, weights, strict=True)), "divergence": "kl", **self.defaults}
+        plain = (PLAIN_CE_WEIGHT, PLAIN_KD_WEIGHT, 0.0, 0.0)
+        return {**rule, **dict(zip(_COEFFICIENTS, plain, strict=True)), "divergence": "kl", **self.defaults}
 
 
-def none(ce_weight: float = 1.0) -> Method:
+def none(ce_weight: float = 1.0) -> NoTeacher:
     """Train on the labels alone: what a student reaches without its teacher."""
-    return Method("none", rule=None, ce_weight=ce_weight)
+    return NoTeacher("none", ce_weight)
 
 
 def dkd(
@@ -88,7 +90,7 @@ def dkd(
     """
     beta = 8.0 if pair is None else lookup(pairs.DKD, pair, "pair of dkd")["non_target"]
     divergence = divergences.dkd(target, beta if non_target is None else non_target, published)
-    return Method("dkd", fixed(temperature), ce_weight, kd_weight, warmup=warmup, divergence=divergence)
+    return Method("dkd", entry(fixed(temperature), "fixed"), ce_weight, kd_weight, warmup=warmup, divergence=divergence)
 
 
 _PUBLISHED = (
@@ -113,7 +115,7 @@ _PUBLISHED = (
     ),
 )
 
-METHODS: dict[str, Callable[..., Method]] = {
+METHODS: dict[str, Callable[..., Objective]] = {
     "none": none,
     **{name: PublishedMethod(name, rule) for name, rule in RULES.items()},
     **{recipe.name: recipe for recipe in _PUBLISHED},
@@ -141,7 +143,7 @@ def reference_method(spec: str) -> Method:
     """
     name, options = split_spec(spec)
     method = call_with_options(lookup(METHODS, name, "reference"), options, spec)
-    if method.rule is None or isinstance(method.rule, LearnedRule):
-        lacks = "has none" if method.rule is None else "learns them in every run anew"
+    if not isinstance(method, Method) or isinstance(method.rule, LearnedRule):
+        lacks = "learns them in every run anew" if isinstance(method, Method) else "has none"
         raise BadInputError(f"a policy's reference needs temperatures by a formula; {spec!r} {lacks}")
     return replace(method, name=spec)

@@ -1,13 +1,19 @@
-"""Rules that look at nothing but how far the run is: linear, cosine, step, and Annealing-KD's."""
+"""Rules of the progress of the run alone: linear, cosine, step, and Annealing-KD's."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 
+from torch import Tensor
+
 from rltemp.errors import BadInputError
 from rltemp.kd.checks import fraction, positive
-from rltemp.kd.signals import Signals, TemperatureRule, Temperatures, per_sample
+from rltemp.kd.signals import Signals, Temperatures
+from rltemp.kd.temperature_rule import TemperatureRule, over_time
+
+Progress = float | Tensor
+"""A number, or a tensor of one that is never read."""
 
 
 def linear_schedule(start: float = 8.0, end: float = 1.0) -> TemperatureRule:
@@ -43,7 +49,7 @@ def cosine_schedule(start: float = 8.0, end: float = 1.0) -> TemperatureRule:
         end: T at the end, > 0.
     """
     first, last = positive(start, "cosine_schedule", "start"), positive(end, "cosine_schedule", "end")
-    return _scheduled(lambda progress: last + (first - last) * (1 + math.cos(math.pi * progress)) / 2)
+    return _scheduled(lambda progress: last + (first - last) * (1 + _cosine(math.pi * progress)) / 2)
 
 
 def step_schedule(start: float = 8.0, end: float = 1.0, levels: int = 4) -> TemperatureRule:
@@ -64,9 +70,8 @@ def step_schedule(start: float = 8.0, end: float = 1.0, levels: int = 4) -> Temp
     first, last = positive(start, "step_schedule", "start"), positive(end, "step_schedule", "end")
     _whole(levels, 2, "step_schedule", "levels")
 
-    def temperature(progress: float) -> float:
-        level = min(int(progress * levels), levels - 1)
-        return first * math.pow(last / first, level / (levels - 1))
+    def temperature(progress: Progress) -> Progress:
+        return first * (last / first) ** (_part(progress, levels) / (levels - 1))
 
     return _scheduled(temperature)
 
@@ -92,23 +97,34 @@ def annealing(maximum: int = 10, until: float = 10 / 13) -> TemperatureRule:
     if fraction(until, "annealing", "until") == 0:
         raise BadInputError("annealing: until must be above 0; got 0")
 
-    @per_sample
+    @over_time
     def rule(signals: Signals) -> Temperatures:
-        stage = min(int(float(signals.progress) / until * maximum) + 1, maximum)
+        stage = _part(signals.progress / until, maximum) + 1
         one = signals.full(1.0)
         return Temperatures(student=one, teacher=signals.full(maximum / stage), weight=one)
 
     return rule
 
 
-def _scheduled(temperature: Callable[[float], float]) -> TemperatureRule:
-    @per_sample
+def _scheduled(temperature: Callable[[Progress], Progress]) -> TemperatureRule:
+    @over_time
     def rule(signals: Signals) -> Temperatures:
-        value = temperature(float(signals.progress))
+        value = temperature(signals.progress)
         same = signals.full(value)
         return Temperatures(student=same, teacher=same, weight=signals.full(value * value))
 
     return rule
+
+
+def _cosine(angle: Progress) -> Progress:
+    return angle.cos() if isinstance(angle, Tensor) else math.cos(angle)
+
+
+def _part(progress: Progress, parts: int) -> Progress:
+    """Which of so many equal parts of the run it is, from 0; the last one after its end, too."""
+    if isinstance(progress, Tensor):
+        return (progress * parts).floor().clamp(max=parts - 1)
+    return min(int(progress * parts), parts - 1)
 
 
 def _whole(value: int, lowest: int, owner: str, option: str) -> None:

@@ -26,7 +26,7 @@ from rltemp.data.dataset import Split, augmentation_generator, epoch_order
 from rltemp.data.problem import Problem, channels_last
 from rltemp.data.tasks import Recipe
 from rltemp.errors import BadInputError, of_this_run
-from rltemp.kd.method import Method
+from rltemp.kd.method import AnyObjective, Method, Objective
 from rltemp.kd.signals import Signals
 from rltemp.models.networks import seeded_model
 from rltemp.models.stack import StackedStudent
@@ -142,9 +142,9 @@ class Distillation:
         stacked = not isinstance(self.seeds, int)
         return Signals(student_logits, teacher_logits, self.part.labels[index], step / self.steps, stacked=stacked)
 
-    def attach(self, method: Method) -> Method:
+    def attach(self, method: AnyObjective) -> AnyObjective:
         """Return the method for this run: a rule that learns gets parameters of its own, in this run's optimizer."""
-        if not isinstance(method.rule, LearnedRule):
+        if not isinstance(method, Method) or not isinstance(method.rule, LearnedRule):
             return method
         self._learned = self._new_rule(method.rule)
         self.optimizer.add_param_group({"params": list(self._learned.parameters())})
@@ -313,12 +313,12 @@ class Distillation:
 class Step(Protocol):
     """One step of a run by a method: what `train` repeats."""
 
-    def __call__(self, run: Distillation, method: Method) -> tuple[Signals, Tensor]:
+    def __call__(self, run: Distillation, method: Objective) -> tuple[Signals, Tensor]:
         """Take it, and return what it saw and the per-sample losses."""
         ...
 
 
-def plain_step(run: Distillation, method: Method) -> tuple[Signals, Tensor]:
+def plain_step(run: Distillation, method: Objective) -> tuple[Signals, Tensor]:
     """Take a step as it comes; `rltemp.training.guards` has one that looks at the numbers first."""
     signals = run.observe()
     loss = method.loss(signals)
@@ -328,7 +328,7 @@ def plain_step(run: Distillation, method: Method) -> tuple[Signals, Tensor]:
 
 def train(
     run: Distillation,
-    method: Method,
+    method: Objective,
     on_step: Callable[[Distillation, Signals, Tensor], None] | None = None,
     step: Step = plain_step,
 ) -> nn.Module:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rltemp.errors import BadInputError, TrainingDivergedError
 from rltemp.io.files import atomic_write
-from rltemp.kd.method import Method, watch
+from rltemp.kd.method import AnyObjective, Objective, watch
 from rltemp.kd.signals import Signals
 from rltemp.training.distill import Distillation
 from rltemp.training.safe_temperatures import BoundWatch, TemperatureGuard
@@ -72,12 +72,12 @@ class RunGuard:
         self._buffers: list[Tensor] = []
         self._sound_teacher = False
 
-    def watch(self, method: Method) -> Method:
+    def watch(self, method: AnyObjective) -> AnyObjective:
         """The method with its rule's answers checked, and replaced where they must not be used."""
         guarded = self.temperatures.guard(method)
         return watch(guarded, self.bounds) if self.bounds.begin(method) else guarded
 
-    def step(self, run: Distillation, method: Method) -> tuple[Signals, Tensor]:
+    def step(self, run: Distillation, method: Objective) -> tuple[Signals, Tensor]:
         """Take a step, or pass the batch over; returns what it saw and the per-sample losses, nan where there are none.
 
         Raises:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from rltemp.errors import BadInputError
-from rltemp.kd.checks import Bounds, bounds_of, broken, check_shape, lawful
-from rltemp.kd.method import CHECKED, PLAIN_TEMPERATURE, Method
+from rltemp.kd.checks import Bounds, check_shape, fault, lawful, unlawful
+from rltemp.kd.method import PLAIN_TEMPERATURE, AnyObjective, Method, Objective
 from rltemp.kd.signals import Signals, Temperatures
+from rltemp.kd.temperature_rule import TemperatureRule, WrappedRule
 
 OVERSHOOT = 1e-6
 """How far, as a fraction, an answer may lie beyond a bound and be put onto it: what rounding does."""
@@ -43,27 +44,26 @@ class TemperatureGuard:
         self.strict = strict
         self.steps = self.clamped_samples = self.fallback_samples = self.fallback_steps = 0
 
-    def guard(self, method: Method) -> Method:
+    def guard(self, method: AnyObjective) -> AnyObjective:
         """The method with a rule that answers nothing unsafe."""
-        rule = method.rule
-        if rule is None:
+        if not isinstance(method, Method):
             return method
-        bounds, limits = bounds_of(rule), getattr(rule, "limits", None)
+        bounds, limits = method.rule.bounds, method.rule.limits
 
-        def safe(signals: Signals) -> Temperatures:
+        def safe(signals: Signals, rule: TemperatureRule) -> Temperatures:
             found = rule(signals)
             check_shape(found, signals.shape, method.name)
             self.steps += 1
-            if (fault := broken(found, bounds, limits)) is None:
+            if not bool(unlawful(found, bounds).any()):
                 return found
+            line = f"{fault(found, bounds, limits)} from {method.name}"
             if self.strict:
-                raise BadInputError(f"{fault} from {method.name}")
+                raise BadInputError(line)
             low, high = bounds or limits or (PLAIN_TEMPERATURE, PLAIN_TEMPERATURE)
             plain = min(max(PLAIN_TEMPERATURE, low), high)
-            return self._mended(found.detach(), bounds, plain, f"{fault} from {method.name}")
+            return self._mended(found.detach(), bounds, plain, line)
 
-        setattr(safe, CHECKED, True)
-        return replace(method, rule=safe)
+        return replace(method, rule=_GuardedRule(method.rule, safe))
 
     def counts(self) -> dict[str, Any]:
         """What `result.json` says: samples and steps, and whether the run is marked."""
@@ -83,7 +83,7 @@ class TemperatureGuard:
         for name in _COUNTS:
             setattr(self, name, int(state[name]))
 
-    def _mended(self, found: Temperatures, bounds: Bounds | None, plain: float, fault: str) -> Temperatures:
+    def _mended(self, found: Temperatures, bounds: Bounds | None, plain: float, line: str) -> Temperatures:
         """An answer without its faults, all constants: no gradient goes through a value that is not finite."""
         student, teacher = found.student, found.teacher
         if bounds is not None:
@@ -92,13 +92,19 @@ class TemperatureGuard:
         clamped = (student != found.student) | (teacher != found.teacher)
         what = f"T = {plain:g} stands in (fallback)" if bool(bad.any()) else "it is put onto the bound (clamped)"
         if not self.fallback_steps and (bool(bad.any()) or not self.clamped_samples):
-            self.tell(f"alarm: {fault}: {what}; result.json counts how often")
+            self.tell(f"alarm: {line}: {what}; result.json counts how often")
         self.clamped_samples += int((clamped & ~bad).sum())
         self.fallback_samples += int(bad.sum())
         self.fallback_steps += bool(bad.any())
         student, teacher = (torch.where(bad, plain, values) for values in (student, teacher))
         weight = torch.where(bad, plain * plain, found.weight)
         return Temperatures(student, teacher, weight, bad if found.guarded is None else found.guarded | bad)
+
+
+class _GuardedRule(WrappedRule):
+    """A rule that answers nothing unsafe."""
+
+    checked = True
 
 
 _COUNTS = ("steps", "clamped_samples", "fallback_samples", "fallback_steps")
@@ -134,9 +140,9 @@ class BoundWatch:
         self._at_bounds: int | Tensor = 0
         self._sum: float | Tensor = 0.0
 
-    def begin(self, method: Method) -> bool:
+    def begin(self, method: Objective) -> bool:
         """Whether there is something to watch: the rule's `limits`, (lowest, highest), which a formula has not."""
-        self.limits = getattr(method.rule, "limits", None)
+        self.limits = method.rule.limits if isinstance(method, Method) else None
         return self.limits is not None
 
     def __call__(self, temperatures: Temperatures) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rltemp.data.problem import Problem, predict
 from rltemp.errors import TrainingDivergedError
 from rltemp.io.console import Bar, warn
-from rltemp.kd.method import GuardCount, Method, watch
+from rltemp.kd.method import GuardCount, Method, Objective, watch
 from rltemp.kd.signals import Signals
 from rltemp.remote.rule import RemoteRule
 from rltemp.training.checkpoints import INEXACT, Checkpoints, State
@@ -40,7 +40,7 @@ class TrackedRun:
     def __init__(
         self,
         problem: Problem,
-        method: Method,
+        method: Objective,
         seed: int,
         out: Path,
         log_every: int,
@@ -51,7 +51,8 @@ class TrackedRun:
         self.run = Distillation(problem, seed, team=team)
         self.guard = RunGuard(out, warn, strict=strict)
         self.guards = GuardCount()
-        self.controller = method.rule if isinstance(method.rule, RemoteRule) else None
+        rule = method.rule if isinstance(method, Method) else None
+        self.controller = rule if isinstance(rule, RemoteRule) else None
         self.method = watch(self.guard.watch(self.run.attach(method)), self.guards)
         self.log_every = log_every
         self.checkpoints = checkpoints

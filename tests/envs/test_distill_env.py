@@ -26,8 +26,8 @@ from rltemp.envs.distill_env import DistillEnv
 from rltemp.envs.episode import FIRST_TRAINING_SEED
 from rltemp.envs.rewards import WORST
 from rltemp.kd.method import Method
+from rltemp.rules import dtkd
 from rltemp.rules.published_methods import METHODS
-from rltemp.rules.table import dtkd
 from rltemp.training.distill import Distillation, train
 
 Record = tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]

@@ -13,7 +13,7 @@ import torch
 from rltemp import BadInputError, Signals, Temperatures, kd_loss
 from rltemp.kd.divergences import DIVERGENCES
 from rltemp.kd.losses import cross_entropy
-from rltemp.rules.table import fixed
+from rltemp.rules import fixed
 
 
 def test_the_divergence_at_one_is_worked_by_hand() -> None:

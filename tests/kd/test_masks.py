@@ -11,10 +11,10 @@ from torch import Tensor
 from rltemp import BadInputError, Method, Signals, kd_loss, load_method, load_rule
 from rltemp.kd.divergences import DIVERGENCES
 from rltemp.kd.losses import cross_entropy
-from rltemp.kd.signals import TAKES_MASKS
+from rltemp.kd.method import Objective
+from rltemp.rules import RULES
 from rltemp.rules.curriculum import LearnedRule
 from rltemp.rules.published_methods import METHODS
-from rltemp.rules.table import RULES
 
 # Images [B, C], tokens [B, T, V], proposals [B, A, C]: leading shape and classes.
 SHAPES = {"images": ((12,), 10), "tokens": ((3, 6), 32), "proposals": ((2, 9), 4)}
@@ -40,10 +40,10 @@ def mask_of(signals: Signals) -> Tensor:
     return signals.mask
 
 
-def made(name: str, kind: str) -> Method:
+def made(name: str, kind: str) -> Objective:
     """The method; its rule, if it learns, as it starts."""
     method = load_method(name)
-    if isinstance(method.rule, LearnedRule):
+    if isinstance(method, Method) and isinstance(method.rule, LearnedRule):
         method.rule.initialise(SHAPES[kind][1], 0)
     return method
 
@@ -116,7 +116,7 @@ def test_a_divergence_and_the_cross_entropy_under_a_mask_are_those_of_the_sample
 
 def test_the_rules_that_take_masks_are_those_that_compare_no_samples() -> None:
     compared = {name for name, factory in RULES.items() if "Batch: compared" in (factory.__doc__ or "")}
-    assert compared == {name for name, factory in RULES.items() if not getattr(factory(), TAKES_MASKS, False)}
+    assert compared == {name for name, factory in RULES.items() if not factory().per_sample}
 
 
 def test_what_stands_under_the_mask_changes_nothing_for_a_rule_that_compares_samples() -> None:
@@ -132,7 +132,7 @@ def test_what_stands_under_the_mask_changes_nothing_for_a_rule_that_compares_sam
 
 def test_a_mask_of_trues_is_no_mask() -> None:
     student, teacher = torch.randn(2, 3, 4, 5)
-    signals = Signals(student, teacher, torch.zeros(3, 4, dtype=torch.long))
+    signals = Signals(student, teacher, torch.zeros(3, 4, dtype=torch.long), 0.5)
     masked = replace(signals, mask=torch.ones(3, 4, dtype=torch.bool))
     torch.testing.assert_close(load_method("dtkd").loss(masked), load_method("dtkd").loss(signals))
 

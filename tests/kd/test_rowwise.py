@@ -14,7 +14,7 @@ from torch import Tensor
 from rltemp import Signals, Temperatures, kd_loss
 from rltemp.kd import rowwise as blocks
 from rltemp.kd.divergences import forward_kl
-from rltemp.rules.table import RULES
+from rltemp.rules import RULES
 
 SHAPES = [(), (1,), (7,), (2, 5), (2, 3, 4)]
 CLASSES = 20

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rltemp import BadInputError, Method, Signals, Temperatures, load_method, load_rule
 from rltemp.kd.losses import kd_loss
-from rltemp.kd.signals import TemperatureRule
+from rltemp.kd.temperature_rule import TemperatureRule
 from rltemp.rules.controls import CONTROLS, LEAST_LENGTH, averaged, detached, shuffled, softness, weighting
 
 every_control = pytest.mark.parametrize("name", CONTROLS)
@@ -189,7 +189,7 @@ def test_names_nest(name: str):
         ("shuffled:dtdk", "did you mean 'dtkd'"),
         ("matched:averaged:dtdk", "did you mean 'dtkd'"),
         ("shuffled", "needs a method behind it, as in shuffled:dtkd"),
-        ("averaged:none", "none trains without a teacher"),
+        ("averaged:none", "averaged needs temperatures, and 'none' trains without a teacher"),
         ("softness:ctkd", "ctkd learns its own in every run anew"),
         ("weighting:fixed:0", "temperature"),
     ],

@@ -12,8 +12,8 @@ from torch import Tensor
 from rltemp import BadInputError, Signals, kd_loss, load_method, load_rule
 from rltemp.data.problem import Problem
 from rltemp.data.tasks import Recipe
+from rltemp.rules import RULES
 from rltemp.rules.curriculum import Ctkd, CtkdInstance, LearnedRule
-from rltemp.rules.table import RULES
 from rltemp.training.distill import Distillation
 
 SHORT = Recipe(epochs=1, batch_size=100, learning_rate=0.1, momentum=0.9, weight_decay=0.01)

@@ -22,8 +22,8 @@ from torch import Tensor
 from rltemp import Signals, TemperatureRule, Temperatures, kd_loss
 from rltemp.kd.divergences import DIVERGENCES, log_softmax
 from rltemp.kd.losses import cross_entropy
+from rltemp.rules import RULES
 from rltemp.rules.curriculum import Ctkd, CtkdInstance, LearnedRule
-from rltemp.rules.table import RULES
 
 Vector = tuple[Tensor, Tensor, Tensor]
 Build = Callable[[], TemperatureRule]
@@ -43,7 +43,7 @@ def double(rows: Any) -> Tensor:
 
 def batch(*vectors: Vector) -> Signals:
     teacher, student, label = (torch.stack(column) for column in zip(*vectors, strict=True))
-    return Signals(student.clone().requires_grad_(), teacher, label)
+    return Signals(student.clone().requires_grad_(), teacher, label, 0.5)
 
 
 def of(student: list[float], teacher: list[float]) -> Signals:

@@ -1,18 +1,6 @@
-"""Closed-form and learned temperature rules; `RULES` at the foot names them.
-
-A rule maps `Signals` to `Temperatures`. To add one: write a factory whose parameters are the rule's options, put it
-into `RULES`, and give it one hand-worked test (docs/add-a-rule.md). The lines `Formula:` to `Guard:` of its docstring
-are what `rltemp rules` shows and what the contract in tests/rules/test_rules.py holds it to.
-
-A rule that looks at each sample alone says so by `@per_sample`: then a mask costs no wait for the device.
-
-Rules do not detach: where the published code lets gradient through the student's temperature, so does the rule;
-whoever wants constants calls `Temperatures.detach()`.
-"""
+"""Rules with the same temperatures for all samples: plain distillation's, TTM and WTTM."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 from torch import Tensor
 
@@ -20,12 +8,8 @@ from rltemp.errors import BadInputError
 from rltemp.kd.checks import positive
 from rltemp.kd.divergences import log_softmax
 from rltemp.kd.rowwise import rowwise
-from rltemp.kd.signals import TAKES_MASKS, Signals, TemperatureRule, Temperatures, full_precision, per_sample, scatter
-from rltemp.rules.curriculum import LearnedRule, ctkd, ctkd_instance
-from rltemp.rules.difficulty import cswt, energy, idts, random
-from rltemp.rules.schedules import annealing, cosine_schedule, linear_schedule, step_schedule
-from rltemp.rules.sharpness import dtkd, dtkd_exact, dtkd_logsumexp
-from rltemp.rules.standard_deviation import atkd, lskd, normkd
+from rltemp.kd.signals import Signals, Temperatures, full_precision
+from rltemp.kd.temperature_rule import TemperatureRule, per_sample
 
 
 def fixed(temperature: float = 4.0) -> TemperatureRule:
@@ -101,52 +85,8 @@ def wttm(gamma: float = 0.25) -> TemperatureRule:
     return rule
 
 
-def masked(rule: TemperatureRule) -> TemperatureRule:
-    """Return the rule made to look at the samples of a mask alone; T = 1 and weight 0 stand where there is none.
-
-    A rule that does not say that it takes masks may compare samples: those of the mask are gathered for it, whose
-    number the host has to wait for.
-    """
-    if isinstance(rule, LearnedRule):
-        return rule  # does so itself, and must stay the module whose parameters an optimizer has
-
-    def over_samples(signals: Signals) -> Temperatures:
-        if (mask := signals.mask) is None:
-            return rule(signals)
-        if getattr(rule, TAKES_MASKS, False):
-            return rule(signals.made_safe()).within(mask)
-        found = rule(signals.samples())
-        student, teacher = (scatter(value, mask, 1.0) for value in (found.student, found.teacher))
-        return Temperatures(student, teacher, scatter(found.weight, mask, 0.0))
-
-    return per_sample(over_samples)
-
-
 def _power(gamma: float, owner: str) -> float:
     value = positive(gamma, owner, "gamma")
     if value > 1:
         raise BadInputError(f"{owner}: gamma must be above 0 and at most 1; got {gamma}")
     return value
-
-
-RULES: dict[str, Callable[..., TemperatureRule]] = {
-    "fixed": fixed,
-    "dtkd": dtkd,
-    "dtkd_logsumexp": dtkd_logsumexp,
-    "dtkd_exact": dtkd_exact,
-    "ttm": ttm,
-    "wttm": wttm,
-    "atkd": atkd,
-    "normkd": normkd,
-    "lskd": lskd,
-    "ctkd": ctkd,
-    "ctkd_instance": ctkd_instance,
-    "idts": idts,
-    "energy": energy,
-    "cswt": cswt,
-    "annealing": annealing,
-    "linear_schedule": linear_schedule,
-    "cosine_schedule": cosine_schedule,
-    "step_schedule": step_schedule,
-    "random": random,
-}

@@ -1,0 +1,188 @@
+"""A temperature rule: from what a step sees to two temperatures and a weight for every sample.
+
+Rules of this project are made by `@per_sample` or `@per_batch` from a function, or derive from `TemperatureRule` and
+define `answer`. A plain function of a user's becomes one where a `Method` is made of it (`as_rule`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+from rltemp.errors import BadInputError
+from rltemp.kd.checks import Bounds, bounds_of
+from rltemp.kd.signals import Signals, Temperatures, scatter
+
+RuleFunction = Callable[[Signals], Temperatures]
+"""What a user may write: any callable; its attributes `bounds`, `per_sample` and `uses_progress` are read once."""
+
+
+class TemperatureRule:
+    """Maps `Signals` to `Temperatures`; `answer` is what a rule defines, everything else has a default.
+
+    A call takes signals with a mask too: the answer is T = 1 and weight 0 where the mask has no sample.
+    """
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return type(self).__name__
+
+    @property
+    def per_sample(self) -> bool:
+        """Whether the answer for a sample depends on no other, but those that the mask leaves.
+
+        Then a mask costs no wait for the device. The samples of a mask are gathered for any other rule.
+        """
+        return False
+
+    @property
+    def uses_progress(self) -> bool:
+        """Whether the answer depends on the progress of the run; a call without it is refused then."""
+        return False
+
+    @property
+    def bounds(self) -> Bounds | None:
+        """Lowest and highest temperature that the rule promises, which is checked; None where it promises none."""
+        return None
+
+    @property
+    def limits(self) -> Bounds | None:
+        """Between which temperatures a policy chooses; None for a formula. A run warns where it sees one alone."""
+        return None
+
+    @property
+    def checked(self) -> bool:
+        """Whether the answers are lawful (finite, above 0) for all finite logits, so that no step has to check them."""
+        return False
+
+    def answer(self, signals: Signals) -> Temperatures:
+        """Temperatures `[...]`; of signals with a mask, which a rule may ignore, if it is `per_sample`."""
+        raise NotImplementedError
+
+    def __call__(self, signals: Signals) -> Temperatures:
+        """Temperatures `[...]`.
+
+        Raises:
+            BadInputError: Where the rule needs the progress, or labels, and the signals carry none.
+        """
+        if self.uses_progress:
+            signals.need_progress(self.name)
+        if (mask := signals.mask) is None:
+            return self.answer(signals)
+        if self.per_sample:
+            return self.answer(signals.made_safe()).within(mask)
+        found = self.answer(signals.samples())
+        student, teacher = (scatter(value, mask, 1.0) for value in (found.student, found.teacher))
+        return Temperatures(student, teacher, scatter(found.weight, mask, 0.0))
+
+    def __repr__(self) -> str:
+        return f"<temperature rule {self.name}>"
+
+
+@dataclass(eq=False, repr=False)
+class FunctionRule(TemperatureRule):
+    """A function as a rule; the fields are the members of `TemperatureRule`."""
+
+    function: RuleFunction
+    name: str = ""
+    per_sample: bool = False
+    uses_progress: bool = False
+    bounds: Bounds | None = None
+    checked: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.name:  # of a factory's inner function, the factory's
+            named = getattr(self.function, "__qualname__", type(self.function).__name__)
+            self.name = named.partition(".<locals>")[0]
+
+    def answer(self, signals: Signals) -> Temperatures:
+        """What the function answers."""
+        return self.function(signals)
+
+
+per_batch = FunctionRule
+"""Decorator: makes a rule of a function that compares the samples of a batch."""
+
+per_sample = partial(FunctionRule, per_sample=True)
+"""Decorator: makes a rule of a function whose answer for a sample depends on that sample alone."""
+
+over_time = partial(FunctionRule, per_sample=True, uses_progress=True)
+"""Decorator: the same, of a function that uses the progress of the run."""
+
+
+@dataclass(eq=False, repr=False)
+class WrappedRule(TemperatureRule):
+    """A rule that asks another one, and promises what that one promises.
+
+    Args:
+        inner: The other one.
+        ask: From the signals and the other one to the answer.
+    """
+
+    inner: TemperatureRule
+    ask: Ask
+
+    @property
+    def name(self) -> str:
+        """The inner rule's."""
+        return self.inner.name
+
+    @property
+    def per_sample(self) -> bool:
+        """The inner rule's."""
+        return self.inner.per_sample
+
+    @property
+    def uses_progress(self) -> bool:
+        """The inner rule's."""
+        return self.inner.uses_progress
+
+    @property
+    def bounds(self) -> Bounds | None:
+        """The inner rule's."""
+        return self.inner.bounds
+
+    @property
+    def limits(self) -> Bounds | None:
+        """The inner rule's."""
+        return self.inner.limits
+
+    @property
+    def checked(self) -> bool:
+        """The inner rule's."""
+        return self.inner.checked
+
+    def answer(self, signals: Signals) -> Temperatures:
+        """What is made of the other one's answer."""
+        return self.ask(signals, self.inner)
+
+
+Ask = Callable[[Signals, TemperatureRule], Temperatures]
+"""What a wrapped rule does with the rule that it wraps."""
+
+
+def as_rule(rule: TemperatureRule | RuleFunction) -> TemperatureRule:
+    """Return a rule as it is, and any other callable as a rule, with the attributes that its author gave it.
+
+    >>> def mine(signals):
+    ...     return Temperatures(*(signals.full(value) for value in (2.0, 2.0, 4.0)))
+    >>> mine.bounds = (1, 8)
+    >>> as_rule(mine), as_rule(mine).bounds, as_rule(mine).per_sample
+    (<temperature rule mine>, (1.0, 8.0), False)
+
+    Raises:
+        BadInputError: Where it cannot be called, or its bounds are not two numbers, 0 < lowest < highest.
+    """
+    if isinstance(rule, TemperatureRule):
+        return rule
+    if not callable(rule):
+        raise BadInputError(f"a {type(rule).__name__} is no temperature rule; needed: a function of rltemp.Signals")
+    alone, over_time = (bool(getattr(rule, name, False)) for name in ("per_sample", "uses_progress"))
+    return FunctionRule(rule, getattr(rule, "__name__", ""), alone, over_time, bounds_of(rule))
+
+
+def entry(rule: TemperatureRule, name: str, checked: bool = True) -> TemperatureRule:
+    """Return a rule of a table under its name there; a test holds it to lawful answers, so that no step has to."""
+    return replace(rule, name=name, checked=checked) if isinstance(rule, FunctionRule) else rule
