@@ -15,7 +15,7 @@ from rltemp.errors import BadInputError
 from rltemp.kd.names import split_spec
 from rltemp.kd.signals import Signals, Temperatures
 from rltemp.policy.features import LIMIT
-from rltemp.policy.policy_file import check_policy, forward
+from rltemp.policy.policy_file import check_policy
 from rltemp.policy.rule import KNOWN_FEATURES, Policy
 from rltemp.rules.published_methods import reference_method
 from rltemp.service.refusals import wrong_content
@@ -78,12 +78,10 @@ class RuleModel:
     version = "1"
 
     def __init__(self, spec: str) -> None:
-        rule = reference_method(spec).rule
-        assert rule is not None  # checked by `reference_method`
         self.name = spec
         self.kind = split_spec(spec)[0]
         self.parameters = {"kind": "rule", "spec": spec}
-        self._rule = rule
+        self._rule = reference_method(spec).rule
 
     def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None) -> Inference:
         """Answer the temperatures of the samples whose logits are given.
@@ -130,10 +128,6 @@ class PolicyModel:
         self.inputs = (_port("features", -1, self._columns), _port("reference", -1, 3), *LOGITS)
         self.outputs = (*ANSWERS, _port("action", -1, file.manifest.action.size))
         self._policy = Policy.of(file, path.name)
-        self._weights = file.weights
-        self._mean, self._std = (
-            torch.tensor([getattr(one, field) for one in file.manifest.features]) for field in ("mean", "std")
-        )
 
     def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None) -> Inference:
         """Answer as `RuleModel.infer` does, from logits or from `features` (with `reference`, where it is needed).
@@ -153,7 +147,7 @@ class PolicyModel:
     def _of_logits(self, signals: Signals, outputs: Sequence[str] | None) -> Inference:
         if signals.shape.numel():
             action = _asked(self._policy.action, signals)
-            reference = _asked(self._reference, signals)
+            reference = _asked(self._policy.reference.rule, signals)
             found = self._policy.scale.apply(signals, reference, action)
         else:
             action, found = torch.zeros(*signals.shape, self.manifest.action.size), _no_temperatures(signals)
@@ -161,7 +155,7 @@ class PolicyModel:
 
     def _of_features(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None) -> Inference:
         features = _tensor(self._checked_features(inputs["features"])).float()
-        action = forward(self._weights, self.manifest.activation, (features - self._mean) / self._std)
+        action = self._policy.action_of(features)
         if outputs is not None and set(outputs) <= {"action"}:
             inside, clamped = _clamped(action)
             return Inference({"action": inside}, len(features), clamped)
@@ -184,7 +178,7 @@ class PolicyModel:
         spec = self.manifest.reference
         raw = inputs.get("reference")
         if raw is None and split_spec(spec)[0] in CONSTANT_REFERENCES:
-            return self._reference(unseen)
+            return self._policy.reference.rule(unseen)
         if raw is None:
             raise wrong_content(
                 f"this policy moves around {spec}, which needs the logits; send reference [samples, 3], its "
@@ -201,11 +195,6 @@ class PolicyModel:
             found = f"{place('reference', index, raw.shape)} is {float(raw.flat[index]):g}"
             raise wrong_content(f"{found}; temperatures are above 0, weights at least 0")
         return Temperatures(*torch.from_numpy(reference).unbind(-1))
-
-    def _reference(self, signals: Signals) -> Temperatures:
-        rule = self._policy.reference.rule
-        assert rule is not None  # checked by `reference_method`
-        return rule(signals)
 
 
 Model = RuleModel | PolicyModel

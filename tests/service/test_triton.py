@@ -109,7 +109,7 @@ def test_every_floating_point_type_is_read(client: Any, datatype: str) -> None:
     )
     found = client.infer("universal", inputs)  # with no outputs asked for, all of them as bytes
     arrays = (torch.from_numpy(array.astype(KINDS[datatype])) for array in (student, teacher))
-    expected = load_rule("universal")(Signals(*arrays, torch.from_numpy(labels)))
+    expected = load_rule("universal")(Signals(*arrays, torch.from_numpy(labels), 0.0))
     assert found.as_numpy("weight").shape == (2, 3)
     np.testing.assert_allclose(found.as_numpy("weight"), expected.weight.float().numpy(), rtol=1e-6)
 
