@@ -1,5 +1,6 @@
 """Comparisons, studies and explanations: which students are trained, what is kept of them, and statistics.
 
-Results are cached, one small file for a stack of students, so that nothing is trained twice. Imports `remote` and
-below; `report` writes what comes out.
+`compare` trains every method on the same students (`students`, `pool`); results are cached (`result_cache`), so that
+nothing is trained twice. A control of a study is added in `recorded_controls`, a measure in `measures`. Imports
+`remote` and below; `report` writes what comes out.
 """
