@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import signal
 import sys
@@ -35,6 +36,14 @@ LOGITS = [
     for name in ("student_logits", "teacher_logits")
 ]
 FEATURES = {"name": "features", "shape": [1, 8], "datatype": "FP32", "data": [[0.1] * 8]}
+
+
+@pytest.fixture(autouse=True)
+def log_handlers() -> Iterator[None]:
+    """What `rltemp serve` logs in this process ends with the test."""
+    before = logging.getLogger().handlers[:]
+    yield
+    logging.getLogger().handlers[:] = before
 
 
 @pytest.fixture(scope="module")

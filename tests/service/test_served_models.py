@@ -105,7 +105,7 @@ def test_features_are_answered_as_in_process(
     assert answer.clamped == int((raw.abs() > 1).sum()) > 0
 
 
-def test_the_weights_of_a_balanced_policy_are_those_before_its_balance_from_features_and_balanced_from_logits() -> None:
+def test_weights_from_features_lack_the_balance_that_logits_give() -> None:
     model = REPOSITORY.find("universal")
     assert isinstance(model, PolicyModel)
     assert model.manifest.action.balanced

@@ -162,7 +162,7 @@ def test_an_input_that_is_given_twice_is_refused() -> None:
     assert (refusal.status, refusal.message) == (422, "input 'features' is there twice")
 
 
-def test_each_output_says_whether_it_comes_as_bytes_and_the_request_says_so_for_the_rest() -> None:
+def test_an_output_or_the_request_says_whether_it_comes_as_bytes() -> None:
     wanted = [{"name": "weight", "parameters": {"binary_data": False}}, {"name": "action"}]
     body = json.dumps({"inputs": [], "outputs": wanted, "parameters": {"binary_data_output": True}}).encode()
     assert decode(body).outputs == {"weight": False, "action": True}
