@@ -93,7 +93,7 @@ class Signals:
 
     def need_progress(self, owner: str) -> None:
         """Refuse signals that do not say how much of the run is done, in the name of who needs it."""
-        if not isinstance(self.progress, Tensor) and math.isnan(self.progress):
+        if not isinstance(self.progress, Tensor) and not 0.0 <= self.progress <= 1.0:  # as torch.compile can follow
             raise BadInputError(f"{owner} uses the progress of the run: give progress, 0 to 1, as in step / steps")
 
     @contextmanager
