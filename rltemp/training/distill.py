@@ -1,6 +1,6 @@
-"""The distillation step and its loop, for one student or a stack of them: `observe`, `update`, `evaluate`, `train`.
+"""The distillation of one student or a stack of them, step by step: `observe`, `update`.
 
-The plain loop, the environment and the comparison all drive the same `Distillation`:
+The loop (`rltemp.training.steps`), the environment and the comparison all drive the same `Distillation`:
 
     run = Distillation(problem, seeds=3)
     while not run.done:
@@ -123,7 +123,7 @@ class Distillation:
 
     def signals_at(self, step: int, parameters: dict[str, Tensor] | None = None) -> Signals:
         """The signals of the batch of any step, from the student's own parameters or from given ones."""
-        index = self._index(step)
+        index = self.positions(step)
         images = self._images(step, index)
         with self._autocast():
             if parameters is None:
@@ -152,7 +152,7 @@ class Distillation:
     def update(self, loss: Tensor, watched: Sequence[Tensor] | None = None) -> bool:
         """Take one optimizer step along the mean over the batch of a per-sample loss, `[B]` or `[S, B]`.
 
-        An empty batch is passed over, and so is, with precision float16, one whose gradient overflows.
+        A batch is passed over where it is empty, or, with precision float16, its gradient overflows.
 
         Args:
             loss: With its graph.
@@ -177,17 +177,9 @@ class Distillation:
         """Make a step that was passed over the next one again."""
         self.step -= 1
 
-    def positions(self, step: int) -> Tensor:
-        """Which samples of `split` the batch of a step holds, `[B]` or `[S, B]`."""
-        return self._index(step)
-
     def state(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on beside its arguments: tensors and numbers by name."""
-        found = {"step": self.step, "student": self.student.state_dict(), "optimizer": self.optimizer.state_dict()}
-        for name, part in (("learned", self._learned), ("scaler", self.scaler)):
-            if part is not None:
-                found[name] = part.state_dict()
-        return found
+        return {"step": self.step, **{name: part.state_dict() for name, part in self._parts().items()}}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state of a run with the same arguments, whose rule, where it learns, is attached already.
@@ -196,12 +188,8 @@ class Distillation:
             ArtifactRefusedError: Where it is another run's.
         """
         with of_this_run(f"student than {self.problem.task.student}"):
-            self.student.load_state_dict(state["student"])
-            if self._learned is not None:
-                self._learned.load_state_dict(state["learned"])
-            if self.scaler is not None:
-                self.scaler.load_state_dict(state["scaler"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            for name, part in self._parts().items():
+                part.load_state_dict(state[name])
             self.step = int(state["step"])
 
     def restart(self, students: Tensor) -> None:
@@ -230,6 +218,11 @@ class Distillation:
         self.optimizer.step()
         return True
 
+    def _parts(self) -> dict[str, Any]:
+        """What has a state of its own, by name."""
+        parts = {"student": self.student, "learned": self._learned, "scaler": self.scaler, "optimizer": self.optimizer}
+        return {name: part for name, part in parts.items() if part is not None}
+
     def _check_batch(self) -> None:
         if self.recipe.batch_size == self._team.size and normalises_batches(self.student):
             raise BadInputError(
@@ -241,7 +234,8 @@ class Distillation:
     def _new_rule(self, rule: LearnedRule) -> LearnedRule:
         return rule.fresh(self.problem.dataset.num_classes, self.seeds).to(self.problem.device)
 
-    def _index(self, step: int) -> Tensor:
+    def positions(self, step: int) -> Tensor:
+        """Which samples of `split` the batch of a step holds, `[B]` or `[S, B]`."""
         epoch, within = divmod(step, self.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
             self._order = epoch, self._epoch_order(epoch)
@@ -249,11 +243,7 @@ class Distillation:
 
     def _epoch_order(self, epoch: int) -> Tensor:
         """Batches of one epoch as positions in the split: `[steps, B]` or `[steps, S, B]`."""
-        alone = isinstance(self.seeds, int)
-        seeds = [self.seeds] if isinstance(self.seeds, int) else self.seeds
-        orders = {seed: epoch_order(seed, epoch, self._size, self.recipe.batch_size) for seed in seeds}
-        order = orders[seeds[0]] if alone else torch.stack([orders[seed] for seed in seeds], 1)
-        order = order.to(self.split.labels.device)
+        order = epoch_order(self.seeds, epoch, self._size, self.recipe.batch_size).to(self.split.labels.device)
         if self.subset is None:
             return order
         if self.subset.dim() == 1:

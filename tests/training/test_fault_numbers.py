@@ -405,8 +405,8 @@ def test_one_class_against_ten_is_refused_with_both_shapes() -> None:
 class Emptied(Distillation):
     """A run whose second batch has no samples."""
 
-    def _index(self, step: int) -> Tensor:
-        index = super()._index(step)
+    def positions(self, step: int) -> Tensor:
+        index = super().positions(step)
         return index[:0] if step == 1 else index
 
 
