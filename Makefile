@@ -23,9 +23,9 @@ test: install
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not slow and not faults' -n 2 --dist loadfile
 
-# The same tests with the lowest versions that pyproject.toml declares.
+# The same tests with the lowest versions that pyproject.toml declares, which warn of what has changed since.
 minimum: $(OLD)/installed
-	OMP_NUM_THREADS=1 $(OLD)/bin/pytest -m 'not slow and not faults' -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(OLD)/bin/pytest -m 'not slow and not faults' -n 2 --dist loadfile -W default
 
 $(OLD)/installed: .venv/installed
 	test -d $(OLD) || $(PYTHON) -m venv $(OLD)
