@@ -240,3 +240,17 @@ def test_the_links_lead_to_the_folders() -> None:
 @pytest.mark.parametrize("file", SOURCE, ids=lambda file: f"{file.parent.name}/{file.name}")
 def test_no_path_of_somebodys_machine_is_in_the_source(file: Path) -> None:
     assert re.findall(r"""["'\s](?:/(?:home|root|work|tmp|Users|mnt|data)/|[A-Z]:\\)""", file.read_text("utf-8")) == []
+
+
+TESTS = sorted(ROOT.glob("tests/*/test_*.py"))
+
+
+def test_no_test_imports_a_test_and_folders_are_named_as_packages() -> None:
+    assert [f"{file.name} imports {name}" for file in TESTS for name in imported(file) if "test_" in name] == []
+    assert {file.parent.name for file in TESTS} - {"project"} <= PACKAGES.keys()
+
+
+def test_names_of_tests_have_at_most_70_characters() -> None:
+    nodes = (node for file in TESTS for node in ast.walk(ast.parse(file.read_text("utf-8"))))
+    names = [node.name for node in nodes if isinstance(node, ast.FunctionDef)]
+    assert [name for name in names if len(name) > 70] == []
