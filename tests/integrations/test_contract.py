@@ -63,7 +63,7 @@ def test_losses_are_those_of_the_method(name: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_kit_with_one_temperature_divides_rescaled_logits_by_every_samples_own(name: str) -> None:
+def test_a_loss_of_one_temperature_divides_by_every_samples_own(name: str) -> None:
     student, teacher, _ = drawn("tokens")
     controller, base = Controller(name), 3.0
     found = controller(student, teacher, progress=0.3)
@@ -73,7 +73,7 @@ def test_a_kit_with_one_temperature_divides_rescaled_logits_by_every_samples_own
     torch.testing.assert_close(scaled[0] / base, student / found.student.unsqueeze(-1))
 
 
-def test_at_the_kits_own_temperature_rescaled_logits_are_the_same_to_the_bit() -> None:
+def test_at_the_losss_own_temperature_rescaled_logits_are_the_same() -> None:
     student, teacher, _ = drawn()
     for found, logits in zip(Controller("fixed:4").rescaled(student, teacher, 4.0), (student, teacher), strict=True):
         assert torch.equal(found, logits)

@@ -146,7 +146,7 @@ def test_the_loss_is_the_methods_on_the_proposals_that_torchvision_sampled(metho
     assert all(abs(loss.item() - other) > 1e-3 for other in others), "no other method gives this number"
 
 
-def test_every_proposal_has_temperatures_of_its_own_which_weigh_its_gradient(
+def test_every_proposal_has_its_own_temperatures_and_gradient(
     networks: tuple[FasterRCNN, FasterRCNN],
 ) -> None:
     student, teacher = networks
@@ -211,7 +211,7 @@ def test_the_detectors_own_losses_stay_as_they_are_and_removal_is_complete(
     assert found["loss_kd"].item() == pytest.approx(2 * losses(student)["loss_kd"].item(), rel=0.05)  # other BN state
 
 
-def test_steps_of_a_plain_torchvision_loop_bring_the_student_nearer_to_its_teacher(
+def test_a_plain_torchvision_loop_brings_the_student_nearer_to_its_teacher(
     networks: tuple[FasterRCNN, FasterRCNN],
 ) -> None:
     student, teacher = networks

@@ -83,7 +83,7 @@ torch.save([[torch.from_numpy(value) for value in one] for one in found], "found
             torch.testing.assert_close(value, getattr(wanted, field), rtol=1e-5, atol=1e-5)
 
 
-def test_a_rule_that_is_no_program_is_refused_in_one_line_and_leaves_no_file(tmp_path: Path) -> None:
+def test_a_rule_that_is_no_program_is_refused_and_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match=r"'random' cannot be exported: .* A policy or a closed-form rule can"):
         write("random", tmp_path / "policy.pt2", "torch")
     assert list(tmp_path.iterdir()) == []

@@ -68,7 +68,7 @@ def test_progress_counts_optimizer_steps_under_accumulation() -> None:
     assert differs(found, own_loop("universal", epochs=2, accumulate=4, progress=lambda done: min(1.0, 4 * done)))
 
 
-def test_under_bfloat16_temperatures_are_those_of_full_precision_for_the_same_logits() -> None:
+def test_under_bfloat16_temperatures_are_those_of_full_precision() -> None:
     module, method = train("universal", precision="bf16-mixed"), load_method("universal")
     for step, (student, teacher, labels, last) in enumerate(module.seen):
         assert student.dtype == teacher.dtype == torch.bfloat16

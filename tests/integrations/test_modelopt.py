@@ -101,7 +101,7 @@ def fixed(method: Method, temperature: int) -> Method:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_run_has_the_losses_of_our_own_loop_and_not_those_of_a_fixed_temperature(name: str) -> None:
+def test_a_run_has_the_losses_of_our_own_loop_and_not_of_a_fixed_rule(name: str) -> None:
     method = rltemp.load_method(name)
     wanted = plain_losses(method)
     assert host_losses(DistillationLoss(name)) == pytest.approx(wanted, abs=1e-5)
@@ -192,7 +192,7 @@ def plain_token_losses(order: list[int], method: Method, accumulate: int) -> lis
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("name", METHODS)
-def test_kd_trainer_has_the_losses_of_our_own_loop_over_the_tokens_of_the_accumulated_batch(
+def test_kd_trainer_has_the_losses_of_our_own_loop_over_accumulated_tokens(
     name: str, accumulate: int, tmp_path: Path
 ) -> None:
     trainer = trainer_of(tmp_path, accumulate=accumulate, controller=name)
@@ -205,7 +205,7 @@ def test_kd_trainer_has_the_losses_of_our_own_loop_over_the_tokens_of_the_accumu
     assert len(logged(trainer, "temperature/teacher_mean")) == STEPS
 
 
-def test_kd_trainer_evaluates_on_the_same_loss_and_on_its_own_cross_entropy(tmp_path: Path) -> None:
+def test_kd_trainer_evaluates_on_the_loss_and_on_its_cross_entropy(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, controller="dtkd")
     found = trainer.evaluate(texts(8, prompt=0))
     assert {"eval_loss", "eval_ce_loss"} <= set(found)

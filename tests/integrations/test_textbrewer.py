@@ -96,7 +96,7 @@ def test_its_own_loss_gets_one_temperature_a_sample_and_no_weight(
     assert differs(found, own_loop(rule, epochs=2))
 
 
-def test_a_rule_of_one_temperature_is_the_same_through_its_own_loss_as_textbrewers_constant(
+def test_one_temperature_through_its_loss_is_textbrewers_constant(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours = trained(tmp_path, monkeypatch, named("fixed:4", ', loss="ce"'))

@@ -112,7 +112,7 @@ def test_a_version_that_was_not_tested_is_named(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_torchdistills_own_loss_of_one_temperature_divides_each_sample_by_its_own(rule: str) -> None:
+def test_torchdistills_loss_divides_each_sample_by_its_own_temperature(rule: str) -> None:
     """The page on kits with one temperature, step by step, against KL at a temperature for each sample."""
     (code,) = blocks("one-temperature")
 

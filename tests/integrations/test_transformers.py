@@ -61,7 +61,7 @@ def signals_of(student: nn.Module, teacher: nn.Module, batch: dict[str, Tensor],
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("kind", sorted(KINDS))
 @pytest.mark.parametrize("name", METHODS)
-def test_a_run_has_the_losses_of_our_own_loop_and_not_those_of_a_fixed_temperature(
+def test_a_run_has_the_losses_of_our_own_loop_and_not_of_a_fixed_rule(
     name: str, kind: str, accumulate: int, tmp_path: Path
 ) -> None:
     trainer, batches = trained(kind, tmp_path, accumulate, controller=name)
@@ -75,7 +75,7 @@ def test_a_run_has_the_losses_of_our_own_loop_and_not_those_of_a_fixed_temperatu
         assert all(abs(ours - theirs) > 1e-3 for ours, theirs in zip(wanted[1:], other[1:], strict=True))
 
 
-def test_means_of_the_temperatures_are_logged_and_those_of_evaluation_are_not_among_them(tmp_path: Path) -> None:
+def test_means_of_training_temperatures_are_logged_without_evaluation(tmp_path: Path) -> None:
     trainer, batches = trained("tokens", tmp_path, controller="universal")
     rule = rltemp.load_rule("universal")
     first = signals_of(llama(0), llama(1, 32), batches[0], 0.0)
@@ -114,7 +114,7 @@ def test_classes_that_differ_are_one_clear_error(tmp_path: Path) -> None:
         trained("images", tmp_path, teacher=classifier(1, classes=7))
 
 
-def test_a_batch_without_labels_or_with_labels_of_another_shape_is_one_clear_error(tmp_path: Path) -> None:
+def test_labels_that_are_missing_or_of_another_shape_are_one_clear_error(tmp_path: Path) -> None:
     trainer, batches = trained("tokens", tmp_path)
     batch = batches[0]
     with pytest.raises(BadInputError, match=r"no `labels`.*attention_mask"):

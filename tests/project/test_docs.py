@@ -44,9 +44,7 @@ def test_every_stop_on_the_way_exists(way: str) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_run_passes_every_stop_and_no_more_files_than_the_page_says(
-    way: str, tmp_path: Path, teacher_cache: Path
-) -> None:
+def test_a_run_passes_every_stop_and_no_more_files_than_it_says(way: str, tmp_path: Path, teacher_cache: Path) -> None:
     found = follow(way, tmp_path / "run")
     calls = {(file, function.rpartition(".")[2]) for file, function in stops(way)}
     classes = {(file, function) for file, function in calls if function[0].isupper()}
