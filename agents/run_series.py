@@ -17,7 +17,8 @@ from rltemp.kd.method import Objective
 from rltemp.models.networks import build_model
 from rltemp.models.stack import StackedStudent
 from rltemp.training.checkpoints import Checkpoints, State
-from rltemp.training.distill import Distillation, train
+from rltemp.training.distill import Distillation
+from rltemp.training.steps import train
 from rltemp.training.tensorboard import Tracker
 
 START_SECONDS, RUN_SECONDS, END_SECONDS = 2.0, 0.25, 2.0

@@ -29,11 +29,11 @@ from rltemp.data.dataset import Split
 from rltemp.data.problem import Problem, predict
 from rltemp.envs.episode import FIRST_TRAINING_SEED, Decision
 from rltemp.errors import BadInputError
-from rltemp.experiments.compare import shielded
 from rltemp.kd.checks import positive
 from rltemp.kd.names import lookup, shareable
 from rltemp.optional_imports import import_library
 from rltemp.training.distill import Distillation
+from rltemp.training.steps import train
 
 SCORED = {"test": "the test part: a ceiling, not a result", "probe": "the probe part"}
 """What a search is scored on, in words."""
@@ -124,9 +124,7 @@ def scores(
     weights = candidates.repeat_interleave(len(seeds), 0)
     method = replace(decision.method, rule=network_rule(network, weights, decision))
     run = Distillation(problem, [*seeds] * len(candidates))
-    while not run.done:
-        run.update(method.loss(shielded(run.observe())))
-    values = potentials(problem, predict(run.student, problem.dataset, part), part.labels)
+    values = potentials(problem, predict(train(run, method), problem.dataset, part), part.labels)
     return values.view(len(candidates), -1).double().mean(1).cpu()
 
 

@@ -22,7 +22,8 @@ from rltemp.kd.names import lookup
 from rltemp.kd.signals import Signals, Temperatures
 from rltemp.kd.temperature_rule import TemperatureRule, per_batch
 from rltemp.policy.features import featurize
-from rltemp.training.distill import Distillation, train
+from rltemp.training.distill import Distillation
+from rltemp.training.steps import train
 
 FIRST_VALIDATION_SEED = 600_000
 """Students that a policy is selected on: neither those it is trained with nor those of a comparison."""

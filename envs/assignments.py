@@ -29,8 +29,8 @@ class OneTask:
 
     Args:
         problem: The task, loaded.
-        redraw: Draw each group's training and probe samples afresh, from both parts together: a probe that stays the
-            same is overfitted by the policy. The validation and test parts are never touched.
+        redraw: Draw each group's training and probe samples afresh, from both splits together: a probe that stays the
+            same is overfitted by the policy. The validation and test splits are never touched.
     """
 
     def __init__(self, problem: Problem, redraw: bool) -> None:
@@ -49,7 +49,7 @@ class OneTask:
 
 
 def training_pool(problem: Problem) -> tuple[Split, Tensor | None]:
-    """Training and then probe samples as one part, and its teacher logits where views are fixed."""
+    """Training and then probe samples as one split, and its teacher logits where views are fixed."""
     train, probe = problem.dataset.train, problem.dataset.probe
     pool = Split(torch.cat([train.images, probe.images]), torch.cat([train.labels, probe.labels]))
     return pool, None if problem.dataset.augment else predict(problem.teacher, problem.dataset, pool)

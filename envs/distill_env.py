@@ -46,7 +46,7 @@ class DistillEnv(gym.Env[Array, Array]):
         method: The reference, as a name or a `Method`.
         features: Names of the observation's columns, in order.
         scale: What an action means.
-        redraw: Draw training and probe samples afresh, every run, from both parts together.
+        redraw: Draw training and probe samples afresh, every run, from both splits together.
         reward_interval: Steps from one look at the probe to the next, by default a twentieth of the run; rewards in
             between are zero, their sum the same.
         render_mode: None; there is nothing to see.
@@ -92,7 +92,7 @@ class DistillEnv(gym.Env[Array, Array]):
             teacher_logits=self._pool_logits,
         )
         self.episode = Episode(run, self.decision, positions[size:], self.reward_interval)
-        return self._observation(self.episode), {"potential": float(self.episode.potential)}
+        return self.episode.seen.observation, {"potential": float(self.episode.seen_potential)}
 
     def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """Train on the batch at the temperatures of `action`.
@@ -102,23 +102,15 @@ class DistillEnv(gym.Env[Array, Array]):
             ResetNeeded: Before the first reset, and after a run's end.
         """
         episode = self.episode
-        if episode is None or episode.run.done or bool(episode.diverged):
+        if episode is None or episode.run.done or episode.seen.diverged:
             raise gym.error.ResetNeeded("there is no run under way: call reset() first")
-        reward = float(episode.step(self._checked(action)))
-        terminated = bool(episode.diverged)
-        info = {
-            "potential": float(episode.potential),
-            "student_temperature_mean": float(episode.temperatures.student.mean()),
-            "teacher_temperature_mean": float(episode.temperatures.teacher.mean()),
-            "loss": float(episode.loss.mean()),
-        }
-        return self._observation(episode), reward, terminated, episode.run.done and not terminated, info
+        episode.step(self._checked(action))
+        terminated = bool(episode.seen.diverged)
+        names = ("potential", "student_temperature_mean", "teacher_temperature_mean", "loss")
+        values = (float(episode.seen_potential), *episode.seen.means.tolist())
+        info = dict(zip(names, values, strict=True))
+        return episode.seen.observation, float(episode.reward), terminated, episode.run.done and not terminated, info
 
     def _checked(self, action: Array) -> Tensor:
         size = self.problem.task.recipe.batch_size, self.decision.scale.size
         return checked_actions(action, size).to(self.problem.device)
-
-    def _observation(self, episode: Episode) -> Array:
-        # A copy: on the CPU, the array would share its memory with the episode's tensor.
-        observation: Array = episode.observation.cpu().numpy().copy()
-        return observation

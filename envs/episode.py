@@ -11,13 +11,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from rltemp.envs.finite import check_observation, check_potential, check_teacher
+from rltemp.envs.finite import broken_potentials, explain, explain_potential, sound
 from rltemp.envs.mixup import mixed_loss
 from rltemp.envs.rewards import POTENTIALS, WORST, influence
 from rltemp.errors import BadInputError
+from rltemp.kd.checks import check_temperatures, unlawful
 from rltemp.kd.method import Method
 from rltemp.kd.names import lookup
 from rltemp.kd.signals import Signals, Temperatures
@@ -67,21 +68,42 @@ class Decision:
     def loss(
         self, signals: Signals, action: Tensor, on_temperatures: Callable[[Temperatures], None] | None = None
     ) -> Tensor:
-        """The objective `[...]` of a step under actions `[..., A]`; who asks is told its temperatures."""
+        """The objective `[...]` of a step under actions `[..., A]`; who asks is told its temperatures, unchecked."""
 
         # Called by the method, where it calls any rule: gradients then add up in the plain loop's order.
         @per_batch
         def rule(signals: Signals) -> Temperatures:
-            temperatures = self.temperatures(signals, action)
-            if on_temperatures is not None:
-                on_temperatures(temperatures)
-            return temperatures
+            return self.temperatures(signals, action)
 
-        return mixed_loss(replace(self.method, rule=rule).loss, signals)
+        def objective(signals: Signals) -> Tensor:
+            loss, temperatures = method.step_loss(signals)
+            if temperatures is not None and on_temperatures is not None:
+                on_temperatures(temperatures)
+            return loss
+
+        method = replace(self.method, rule=rule)
+        return mixed_loss(objective, signals)
 
     def temperatures(self, signals: Signals, action: Tensor) -> Temperatures:
         """Temperatures `[...]` under actions `[..., A]`."""
         return self.scale.apply(signals, self.method.rule(signals), action)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What leaves a step, on the host.
+
+    Args:
+        observation: `[..., B, F]`; of a student that diverged, its last finite one.
+        diverged: Which students diverged, `[]` or `[S]`.
+        sound: Whether all that is no student's fault is finite.
+        means: Over the batch of the step before: the student's and the teacher's temperature, and the loss.
+    """
+
+    observation: NDArray[np.float32]
+    diverged: NDArray[np.bool_]
+    sound: bool
+    means: NDArray[np.float32]
 
 
 class Episode:
@@ -90,10 +112,17 @@ class Episode:
     Args:
         run: Fresh, of one student or a stack.
         decision: What actions mean.
-        probe: Samples that rewards are measured on: positions in the run's own part, `[P]` or `[S, P]`.
+        probe: Samples that rewards are measured on: positions in the run's own split, `[P]` or `[S, P]`.
         reward_interval: Steps from one look at the probe to the next, by default a twentieth of the run; rewards in
             between are zero, their sum the same.
         keep_tape: Keep the weights of every step, for `influence`.
+
+    Attributes:
+        seen: What the last step let out, on the host.
+        potential: Of each student when the probe was evaluated last, `[]` or `[S]`; `seen_potential` on the host.
+        reward: The change of the potential in the last step, on the host.
+
+    A step waits for the device once, to copy what leaves it, and where it evaluates the probe a second time.
     """
 
     def __init__(
@@ -115,16 +144,14 @@ class Episode:
         self.reward_interval = reward_interval or max(1, run.steps // LOOKS)
         self.tape: list[list[Tensor]] | None = [] if keep_tape else None
         self.actions: list[Tensor] = []
+        self.potential: Tensor
+        self.seen_potential: NDArray[np.float32]
         self._metric = lookup(POTENTIALS, run.problem.task.metric, "metric")
         self._worst = WORST[run.problem.task.metric]
-        self.signals = run.observe()
-        check_teacher(self.signals, run.step)
-        self.observation = featurize(self.signals, decision.features)
-        check_observation(self.observation, self.signals, decision.features, run.step)
-        students = self.observation.shape[:-2]
-        self.diverged = torch.zeros(students, dtype=torch.bool, device=self.observation.device)
-        self.lost = self.diverged.clone()
-        self.potential = self._measure()
+        self.observation = torch.zeros((), device=run.problem.device)
+        self._observe()
+        self.lost = torch.zeros_like(self.diverged)
+        self._measure()
 
     def step(self, action: Tensor) -> Tensor:
         """Train on the current batch at the temperatures of `action`, `[B, A]` or `[S, B, A]`.
@@ -145,18 +172,25 @@ class Episode:
             self.actions.append(action)
         self.run.update(loss)
         self.loss = loss.detach()
-        self._observe()
+        self._observe(self.temperatures, self.loss)
+        before, self.reward = self.potential, np.zeros_like(self.seen_potential)
         due = self.run.step % self.reward_interval == 0 and bool(loss.numel())
-        look = due or self.run.done or bool(self.diverged.any())
-        return self._reward() if look else torch.zeros_like(self.potential)
+        if due or self.run.done or self.seen.diverged.any():
+            known = self.seen_potential
+            self._measure()
+            self.reward = self.seen_potential - known
+        return self.potential - before
 
     def recover(self) -> None:
         """Put fresh copies in the place of the students of a stack that diverged, and observe again."""
-        fresh = self.diverged
+        fresh, before = self.diverged, (self.potential, self.seen_potential)
         self.run.restart(fresh)
         self.lost |= fresh
+        was = self.seen.diverged
         self._observe()
-        self.potential = torch.where(fresh, self._measure(), self.potential)
+        self._measure()
+        self.potential = torch.where(fresh, self.potential, before[0])
+        self.seen_potential = np.where(was, self.seen_potential, before[1])
 
     def influence(self) -> Tensor:
         """Each action's credit for the potential at the end of a finished run, `[steps, ..., A]`.
@@ -172,39 +206,64 @@ class Episode:
         lost = (self.lost | self.diverged).view(*self.lost.shape, *[1] * (credits.dim() - 1 - self.lost.dim()))
         return torch.where(lost | ~credits.isfinite(), 0.0, credits)
 
-    def _observe(self) -> None:
-        """Look at the next batch; a student that diverged keeps its last finite observation."""
+    def _observe(self, temperatures: Temperatures | None = None, loss: Tensor | None = None) -> None:
+        """See the next batch; a student that diverged keeps its last finite observation.
+
+        Args:
+            temperatures: Of the step before, with its `loss`; None where there was none.
+            loss: `[...]`.
+        """
         run = self.run
         if run.done:
             # A batch after the last, on copies of the buffers: the student stays as its training left it.
             self.signals = run.signals_at(run.step, dict(run.student.named_parameters()))
         else:
             self.signals = run.observe()
-        check_teacher(self.signals, run.step)
-        observation = featurize(self.signals, self.decision.features)
-        check_observation(observation, self.signals, self.decision.features, run.step)
-        finite = self.signals.student_logits.isfinite().all(-1) & observation.isfinite().all(-1)
+        found = featurize(self.signals, self.decision.features)
+        finite = self.signals.student_logits.isfinite().all(-1) & found.isfinite().all(-1)
         self.diverged = ~finite.all(-1)
-        if bool(self.diverged.any()):
-            observation = torch.where(self.diverged[..., None, None], self.observation, observation)
-        self.observation = observation
-
-    def _reward(self) -> Tensor:
-        before, self.potential = self.potential, self._measure()
-        return self.potential - before
+        kept = self.observation if self.observation.shape == found.shape else found  # a first one, or an empty batch
+        self.observation = torch.where(self.diverged[..., None, None], kept, found)
+        good, means = sound(found, self.signals), list[Tensor]()
+        if temperatures is not None and loss is not None:
+            good = good & ~unlawful(temperatures, None).any()
+            means = [value.mean() for value in (temperatures.student, temperatures.teacher, loss)]
+        self.seen = _read(self.observation, self.diverged, good, means)
+        if not self.seen.sound:
+            if temperatures is not None:
+                check_temperatures(temperatures, self.decision.method.name)
+            explain(found, self.signals, self.decision.features, run.step)
 
     @torch.no_grad()
-    def _measure(self) -> Tensor:
+    def _measure(self) -> None:
+        """Evaluate each student on its probe samples."""
         logits, labels = self._probe_logits()
         value = self._metric(logits, labels)
-        check_potential(value, logits, self.run.problem.task.metric, self.run.step)
-        return torch.where(value.isfinite() & ~self.diverged, value, self._worst)
+        bad = broken_potentials(value, logits)
+        self.potential = torch.where(value.isfinite() & ~self.diverged, value, self._worst)
+        host = torch.cat([self.potential.flatten(), bad.any()[None]]).numpy(force=True)
+        if host[-1]:
+            explain_potential(value, bad, self.run.problem.task.metric, self.run.step)
+        self.seen_potential = host[:-1].reshape(value.shape)
 
     def _probe_logits(self) -> tuple[Tensor, Tensor]:
         run = self.run
         run.student.eval()
-        images = run.problem.dataset.batch(run.part, self.probe)
-        return run.student(images).float(), run.part.labels[self.probe]
+        images = run.problem.dataset.batch(run.split, self.probe)
+        return run.student(images).float(), run.split.labels[self.probe]
+
+
+def _read(observation: Tensor, diverged: Tensor, good: Tensor, means: Sequence[Tensor]) -> Seen:
+    """Copy all of it to the host at once: each copy waits for the device."""
+    ends = observation.numel(), observation.numel() + diverged.numel()
+    parts = [observation.flatten(), diverged.flatten(), good[None], *(mean[None] for mean in means)]
+    host = torch.cat([part.float() for part in parts]).numpy(force=True)
+    return Seen(
+        host[: ends[0]].reshape(observation.shape),
+        host[ends[0] : ends[1]].reshape(diverged.shape).astype(bool),
+        bool(host[ends[1]]),
+        host[ends[1] + 1 :],
+    )
 
 
 def checked_actions(actions: ArrayLike, shape: tuple[int, ...]) -> Tensor:

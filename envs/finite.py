@@ -2,11 +2,15 @@
 
 SB3's own check (`VecCheckNan`) does not look at terminal observations, and one nan there turns all weights of a policy
 into nan. A student that diverges is no error: its run ends, with its last finite observation.
+
+Whether all is sound stays on the device until the step reads all that leaves it, in one copy; only where it is not does
+anybody look at what is not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -18,31 +22,30 @@ HUGE = 1e15
 """Logits beyond this are a diverging student's: features square them, which float32 cannot hold much further."""
 
 
-def check_teacher(signals: Signals, step: int) -> None:
-    """Refuse teacher logits that are not finite.
+def sane(logits: Tensor) -> Tensor:
+    """Which samples' logits `[..., C]` are not those of a student that diverges, bool `[...]`."""
+    return (logits.detach().abs() < HUGE).all(-1)
+
+
+def sound(observation: Tensor, signals: Signals) -> Tensor:
+    """Whether the teacher's logits are finite, and the observation wherever the student's are sane: one bool."""
+    broken = ~observation.isfinite().all(-1) & sane(signals.student_logits)
+    return signals.teacher_logits.isfinite().all() & ~broken.any()
+
+
+def explain(observation: Tensor, signals: Signals, features: Sequence[str], step: int) -> None:
+    """Say what is not `sound` about an observation `[..., F]` or the teacher's logits.
 
     Raises:
-        TrainingDivergedError: Naming the sample and the step.
+        TrainingDivergedError: Naming the teacher, or the feature, the sample and the step.
     """
-    good = signals.teacher_logits.isfinite().all(-1)
-    if not bool(good.all()):
+    bad = ~signals.teacher_logits.isfinite().all(-1)
+    if bool(bad.any()):
         raise TrainingDivergedError(
-            f"non-finite teacher logits: {int((~good).sum())} of {good.numel()} samples (first {_place(~good)}) at "
+            f"non-finite teacher logits: {int(bad.sum())} of {bad.numel()} samples (first {_place(bad)}) at "
             f"step {step}. Check the teacher's weights and the data"
         )
-
-
-def check_observation(observation: Tensor, signals: Signals, features: Sequence[str], step: int) -> None:
-    """Refuse an observation `[..., F]` that is not finite though the student's logits are sound.
-
-    Raises:
-        TrainingDivergedError: Naming the feature, the sample and the step.
-    """
-    good = observation.isfinite()
-    if bool(good.all()):
-        return
-    sound = (signals.student_logits.detach().abs() < HUGE).all(-1)
-    bad = ~good & sound.unsqueeze(-1)
+    bad = ~observation.isfinite() & sane(signals.student_logits).unsqueeze(-1)
     if bool(bad.any()):
         column = int(bad.nonzero()[0, -1])
         value, marked = observation[..., column], bad[..., column]
@@ -52,22 +55,22 @@ def check_observation(observation: Tensor, signals: Signals, features: Sequence[
         )
 
 
-def check_potential(value: Tensor, logits: Tensor, metric: str, step: int) -> None:
-    """Refuse a potential, `[]` or `[S]`, that is not finite though the student's logits `[..., N, C]` are sound.
+def broken_potentials(value: Tensor, logits: Tensor) -> Tensor:
+    """Which potentials, `[]` or `[S]`, are not finite though the student's logits `[..., N, C]` are sane, bool."""
+    return ~value.isfinite() & sane(logits).all(-1)
+
+
+def explain_potential(value: Tensor, bad: Tensor, metric: str, step: int) -> NoReturn:
+    """Say which of the potentials `[]` or `[S]` is broken.
 
     Raises:
         TrainingDivergedError: Naming the potential, the student and the step.
     """
-    good = value.isfinite()
-    if bool(good.all()):
-        return
-    bad = ~good & (logits.abs() < HUGE).flatten(-2).all(-1)
-    if bool(bad.any()):
-        student = f" of student {int(bad.nonzero()[0, 0])}" if bad.dim() else ""
-        raise TrainingDivergedError(
-            f"reward: the potential {metric}{student} is {_first(value, bad)} at step {step}, though the student's "
-            "logits are finite: its formula breaks down there. Use another metric"
-        )
+    student = f" of student {int(bad.nonzero()[0, 0])}" if bad.dim() else ""
+    raise TrainingDivergedError(
+        f"reward: the potential {metric}{student} is {_first(value, bad)} at step {step}, though the student's "
+        "logits are finite: its formula breaks down there. Use another metric"
+    )
 
 
 def _first(values: Tensor, bad: Tensor) -> float:

@@ -21,7 +21,8 @@ from rltemp.data.sources import load_dataset
 from rltemp.data.tasks import Recipe, Task
 from rltemp.optional_imports import import_library
 from rltemp.rules.published_methods import none
-from rltemp.training.distill import Distillation, train
+from rltemp.training.distill import Distillation
+from rltemp.training.steps import train
 
 STEPS = 200
 """Of every run; how far a student gets in them is up to its learning rate."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
-from torch import Tensor
 
 from rltemp.data.problem import Problem
 from rltemp.envs.assignments import OneTask, TaskSource
@@ -34,6 +33,8 @@ from rltemp.kd.method import Method
 from rltemp.policy.actions import ActionScale
 from rltemp.policy.features import DEFAULT_FEATURES, LIMIT
 from rltemp.training.distill import Distillation
+
+Number = TypeVar("Number", bound=np.generic)
 
 
 class DistillVecEnv(VecEnv):
@@ -118,10 +119,11 @@ class DistillVecEnv(VecEnv):
         """Run the step; at an end, begin anew and put what ended into the infos, as SB3 expects."""
         episode = self.episode
         action = self._action.view(self.students, self.batch_size, -1).to(self.problem.device)
-        rewards = self._per_sample(episode.step(action))
+        episode.step(action)
+        rewards = self._per_sample(episode.reward)
         self._returns += rewards
         self._lengths += 1
-        ended = self._per_sample(episode.diverged).astype(bool) | episode.run.done
+        ended = self._per_sample(episode.seen.diverged) | episode.run.done
         if not ended.any():
             return self._observation(), rewards, ended, self._nothing
         infos = self._final_infos(ended, truncated=episode.run.done)
@@ -192,15 +194,15 @@ class DistillVecEnv(VecEnv):
         self._started = time.monotonic()
 
     def _observation(self) -> NDArray[np.float32]:
-        return self.episode.observation.reshape(self.num_envs, -1).cpu().numpy()
+        return self.episode.seen.observation.reshape(self.num_envs, -1)
 
-    def _per_sample(self, per_student: Tensor) -> NDArray[np.float32]:
-        return per_student.float().cpu().numpy().repeat(self.batch_size)
+    def _per_sample(self, per_student: NDArray[Number]) -> NDArray[Number]:
+        return per_student.repeat(self.batch_size)
 
     def _final_infos(self, ended: NDArray[np.bool_], truncated: bool) -> list[dict[str, Any]]:
         infos: list[dict[str, Any]] = list(self._nothing)
         last = self._observation()
-        diverged = self._per_sample(self.episode.diverged).astype(bool)
+        diverged = self._per_sample(self.episode.seen.diverged)
         seconds = round(time.monotonic() - self._started, 6)
         for i in np.flatnonzero(ended):
             infos[i] = {

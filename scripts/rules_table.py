@@ -32,7 +32,8 @@ from rltemp.io.files import atomic_write
 from rltemp.io.versions import processor
 from rltemp.loading import load_method
 from rltemp.rules.published_methods import METHODS
-from rltemp.training.distill import Distillation, train
+from rltemp.training.distill import Distillation
+from rltemp.training.steps import train
 from rltemp.training.teachers import prepare
 
 NAMES = ("teacher", "student", "teacher_weights")

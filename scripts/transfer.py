@@ -28,13 +28,14 @@ from tqdm import tqdm
 from rltemp.data.dataset import Split
 from rltemp.data.problem import Problem, predict
 from rltemp.data.tasks import load_task
-from rltemp.experiments.compare import default_stack, shielded, train_arm
+from rltemp.experiments.compare import default_stack, train_arm
 from rltemp.experiments.statistics import Paired, paired_difference
 from rltemp.io.files import atomic_write
 from rltemp.io.versions import processor
 from rltemp.loading import load_method
 from rltemp.rules.published_methods import METHODS
 from rltemp.training.distill import Distillation
+from rltemp.training.steps import plain_step
 from rltemp.training.teachers import prepare
 
 TASKS: dict[str, tuple[str, dict[str, Any], int]] = {
@@ -133,7 +134,7 @@ def train_on_splits(problems: Sequence[Problem], rule: str, seeds: Sequence[int]
     )
     method = run.attach(load_method(rule))
     while not run.done:
-        run.update(method.loss(shielded(run.observe())))
+        plain_step(run, method)
     student, measured = run.student.eval(), dict[str, Accuracy]()
     for part in ("test", "validation"):
         images, labels = _stacked(problems, part)

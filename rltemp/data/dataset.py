@@ -6,6 +6,7 @@ reported numbers alone. Where data sets come from is `rltemp.data.sources`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -48,7 +49,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Four disjoint parts of one data set, and how their images become a network's input.
+    """Four disjoint splits of one data set, and how their images become a network's input.
 
     Args:
         name: As asked for, with its option.
@@ -57,7 +58,7 @@ class Dataset:
         validation: What temperatures, rules and checkpoints are chosen on.
         test: What results are reported on.
         num_classes: C.
-        mean: `[channels]`, of the training part, in the units of `images`.
+        mean: `[channels]`, of the training split, in the units of `images`.
         std: `[channels]`, likewise; above 0.
         augment: Whether training images are cropped and flipped at random.
     """
@@ -87,18 +88,18 @@ class Dataset:
         """Map images `[..., C, H, W]` to float32 with mean 0 and deviation 1 per channel."""
         return (images.float() - self.mean[:, None, None]) / self.std[:, None, None]
 
-    def batch(self, part: Split, index: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Gather images of `part` as a network's input.
+    def batch(self, split: Split, index: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Gather images of `split` as a network's input.
 
         Args:
-            part: One of the four, or any other of the same kind of images.
-            index: Positions in `part`, of any shape: `[B]`, or `[S, B]` for a stack of students.
+            split: One of the four, or any other of the same kind of images.
+            index: Positions in `split`, of any shape: `[B]`, or `[S, B]` for a stack of students.
             generator: On the CPU; it draws the augmentation. None leaves the images as they are.
 
         Returns:
-            `[*index.shape, C, H, W]`, float32, on the device of `part`.
+            `[*index.shape, C, H, W]`, float32, on the device of `split`.
         """
-        images = part.images[index.to(part.images.device)]
+        images = split.images[index.to(split.images.device)]
         if self.augment and generator is not None:
             images = augment(images.flatten(0, -4), generator).view_as(images)
         return self.normalise(images)
@@ -128,14 +129,21 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     return padded.gather(2, pixels.to(images.device).expand(-1, channels, -1)).view_as(images)
 
 
-def epoch_order(seed: int, epoch: int, size: int, batch_size: int) -> Tensor:
+def epoch_order(seeds: int | Sequence[int], epoch: int, size: int, batch_size: int) -> Tensor:
     """Shuffle one epoch into batches; the same arguments always give the same batches.
 
-    >>> epoch_order(seed=0, epoch=0, size=7, batch_size=2).shape
-    torch.Size([3, 2])
+    >>> epoch_order(0, epoch=0, size=7, batch_size=2).shape, epoch_order([0, 1], 0, 7, 2).shape
+    (torch.Size([3, 2]), torch.Size([3, 2, 2]))
+
+    Args:
+        seeds: A student's seed, or one for each student of a stack.
+        epoch: Which one, from 0.
+        size: How many samples there are.
+        batch_size: B.
 
     Returns:
-        `[steps, batch_size]` positions below `size`, each at most once; an incomplete last batch is dropped.
+        `[steps, B]` or `[steps, S, B]` positions below `size`, each at most once for a student; an incomplete last
+        batch is dropped.
 
     Raises:
         BadInputError: Where `size` samples do not fill one batch.
@@ -145,7 +153,10 @@ def epoch_order(seed: int, epoch: int, size: int, batch_size: int) -> Tensor:
             f"batch size must be between 1 and the {size} training samples; got {batch_size}. "
             "Give a smaller batch size or more data"
         )
-    order = torch.randperm(size, generator=random_stream(seed, "order", epoch))
+    if not isinstance(seeds, int):
+        orders = {seed: epoch_order(seed, epoch, size, batch_size) for seed in seeds}
+        return torch.stack([orders[seed] for seed in seeds], 1)
+    order = torch.randperm(size, generator=random_stream(seeds, "order", epoch))
     return order[: size - size % batch_size].view(-1, batch_size)
 
 

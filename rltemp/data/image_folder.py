@@ -51,17 +51,17 @@ def image_folder(option: str, split_seed: int, root: Path | None) -> Dataset:
     return split_pool(f"imagefolder:{option}", pool, held_out, len(counts), split_seed)
 
 
-def _scan(folder: Path, part: str) -> Any:
-    """List the images of one part, as torchvision's `ImageFolder` does; nothing is decoded."""
+def _scan(folder: Path, split: str) -> Any:
+    """List the images of one split, as torchvision's `ImageFolder` does; nothing is decoded."""
     datasets = import_library("torchvision.datasets", "task 'imagefolder'")
-    for needed in (folder, folder / part):
+    for needed in (folder, folder / split):
         if not needed.is_dir():
             raise BadInputError(f"no folder {needed}; needed: PATH/train/<class>/* and PATH/test/<class>/*")
-    _refuse_loops(folder / part)
+    _refuse_loops(folder / split)
     try:
-        return datasets.ImageFolder(folder / part)
+        return datasets.ImageFolder(folder / split)
     except OSError as error:
-        raise BadInputError(f"{folder / part} cannot be used as a folder of images: {error}") from error
+        raise BadInputError(f"{folder / split} cannot be used as a folder of images: {error}") from error
 
 
 def _refuse_loops(folder: Path) -> None:
@@ -90,7 +90,7 @@ def _decode(samples: list[tuple[str, int]], shape: tuple[int, ...]) -> Split:
             raise BadInputError(f"image {position} of {len(samples)}: {error}") from error
 
     # Threads suffice: Pillow gives up the interpreter's lock while it decodes. No process can die or hang unnoticed.
-    with ThreadPoolExecutor(os.cpu_count()) as workers:
+    with ThreadPoolExecutor(torch.get_num_threads()) as workers:  # as many as --threads says
         done = workers.map(decode, range(len(samples)))
         try:
             for _ in tqdm(done, "decoding images", len(samples), leave=False, disable=None):

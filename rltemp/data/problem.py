@@ -1,4 +1,4 @@
-"""A task in memory, and what a network answers on its parts."""
+"""A task in memory, and what a network answers on its splits."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Problem:
 
     Args:
         task: Its description.
-        dataset: Its four parts, on the device where everything runs.
+        dataset: Its four splits, on the device where everything runs.
         teacher: In eval mode, without gradients.
-        teacher_logits: `[N, C]` of the training part, where its views are fixed (no augmentation); else None, and the
+        teacher_logits: `[N, C]` of the training split, where its views are fixed (no augmentation); else None, and the
             teacher runs on every batch.
-        teacher_accuracy: On the test part, 0..1.
+        teacher_accuracy: On the test split, 0..1.
         teacher_mark: What a result that says how good the teacher is has to say of its training, by name.
     """
 
@@ -40,22 +40,22 @@ class Problem:
 
 
 @torch.no_grad()
-def predict(student: nn.Module, dataset: Dataset, part: Split, batch_size: int = 500) -> Tensor:
-    """Logits of a part in eval mode: `[N, C]`, or `[S, N, C]` for a stack of students; float32."""
+def predict(student: nn.Module, dataset: Dataset, split: Split, batch_size: int = 500) -> Tensor:
+    """Logits of a split in eval mode: `[N, C]`, or `[S, N, C]` for a stack of students; float32."""
     student.eval()
     logits = []
-    for start in range(0, len(part), batch_size):
-        index = torch.arange(start, min(start + batch_size, len(part)), device=part.labels.device)
-        images = channels_last(dataset.batch(part, index))
+    for start in range(0, len(split), batch_size):
+        index = torch.arange(start, min(start + batch_size, len(split)), device=split.labels.device)
+        images = channels_last(dataset.batch(split, index))
         if isinstance(student, StackedStudent):
             images = images.expand(student.size, *images.shape)
         logits.append(student(images).float())
     return torch.cat(logits, -2)
 
 
-def evaluate(student: nn.Module, dataset: Dataset, part: Split) -> Tensor:
-    """Accuracy on a part, 0..1: a scalar, or `[S]` for a stack of students."""
-    return (predict(student, dataset, part).argmax(-1) == part.labels).float().mean(-1)
+def evaluate(student: nn.Module, dataset: Dataset, split: Split) -> Tensor:
+    """Accuracy on a split, 0..1: a scalar, or `[S]` for a stack of students."""
+    return (predict(student, dataset, split).argmax(-1) == split.labels).float().mean(-1)
 
 
 def channels_last(images: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ def load_dataset(spec: str, split_seed: int = 0, root: Path | None = None) -> Da
     Args:
         spec: `digits`, `wine`, `breast_cancer`, `iris`, `synthetic`, `synthetic:classes=20,noise=0.1`, `toy`,
             `cifar10`, `cifar100` or `imagefolder:PATH`.
-        split_seed: Draws which samples are in which part, >= 0; CIFAR and folders come with a test part.
+        split_seed: Draws which samples are in which split, >= 0; CIFAR and folders come with a test split.
             `synthetic` and `toy` draw the samples themselves by it.
         root: Where downloads are kept; by default `$RLTEMP_DATA`, else `~/.cache/rltemp/data`.
 
@@ -83,7 +83,7 @@ class Synthetic:
         classes: C, 2 to 100.
         features: F, the columns of a row, up to 1,000: half carry the class, a quarter are mixtures of those, and the
             rest is noise.
-        noise: Share of labels that are drawn anew, 0 to 1, in every part (scikit-learn's `flip_y`).
+        noise: Share of labels that are drawn anew, 0 to 1, in every split (scikit-learn's `flip_y`).
         separation: Half the side of the cube at whose corners the classes lie, above 0 (`class_sep`).
 
     Raises:
@@ -140,7 +140,7 @@ def synthetic(option: str, split_seed: int, root: Path | None) -> Dataset:
 def cifar(kind: str, option: str, split_seed: int, root: Path | None) -> Dataset:
     """Load torchvision's `CIFAR10` or `CIFAR100`; downloaded once.
 
-    Probe and validation are 2,500 images each of the official training part, equally many of each class.
+    Probe and validation are 2,500 images each of the official training split, equally many of each class.
     """
     name = kind.lower()
     _refuse_option(name, option)

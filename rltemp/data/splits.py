@@ -1,4 +1,4 @@
-"""Parts of data sets: a pool split class by class, and what its samples are centred and scaled by."""
+"""Splits of data sets: a pool split class by class, and what its samples are centred and scaled by."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def split_pool(name: str, pool: Split, test: Split, num_classes: int, split_seed
     The shares are taken class by class, and are at least one sample; so a class needs 3 samples in the pool.
     """
     index = split_by_class(pool.labels, split_seed, POOL_SHARES)
-    probe, validation, train = (take(pool, part) for part in index)
+    probe, validation, train = (take(pool, split) for split in index)
     return Dataset(name, train, probe, validation, test, num_classes, *mean_and_std(train.images), augment=True)
 
 
 def split_by_class(labels: Tensor, seed: int, shares: tuple[float, ...]) -> list[Tensor]:
-    """Return the positions of one part for each share, then those of the rest, each in random order.
+    """Return the positions of one split for each share, then those of the rest, each in random order.
 
     The shares are taken class by class, rounded, and are at least one sample.
     """
@@ -37,8 +37,8 @@ def split_by_class(labels: Tensor, seed: int, shares: tuple[float, ...]) -> list
     rank[by_class] = torch.arange(len(labels))
     rank -= (counts.cumsum(0) - counts)[labels[shuffled]]
     ends = torch.stack([(counts * share).round().long().clamp(min=1) for share in shares]).cumsum(0)
-    part = (rank >= ends[:, labels[shuffled]]).sum(0)
-    return [shuffled[part == number] for number in range(len(shares) + 1)]
+    split = (rank >= ends[:, labels[shuffled]]).sum(0)
+    return [shuffled[split == number] for number in range(len(shares) + 1)]
 
 
 def rows_as_images(rows: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> Split:
@@ -47,9 +47,9 @@ def rows_as_images(rows: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> 
     return Split(images, torch.from_numpy(labels.astype(np.int64)))
 
 
-def take(part: Split, index: Tensor) -> Split:
-    """The samples of a part at some positions."""
-    return Split(part.images[index], part.labels[index])
+def take(split: Split, index: Tensor) -> Split:
+    """The samples of a split at some positions."""
+    return Split(split.images[index], split.labels[index])
 
 
 def mean_and_std(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ class Recipe:
     """How one network is trained: SGD with momentum and a learning rate that falls over the run.
 
     Args:
-        epochs: Passes over the training part, >= 1.
+        epochs: Passes over the training split, >= 1.
         batch_size: Samples a step; the last incomplete batch of an epoch is dropped.
         learning_rate: At the first step.
         momentum: Of SGD, 0 <= momentum < 1.
@@ -85,7 +85,7 @@ class Task:
         recipe: How the student is trained.
         teacher_recipe: How the teacher is trained, where it is not given.
         metric: What rewards measure on probe data: `margin` (a smooth accuracy), its `log_odds`, or `log_likelihood`.
-        split_seed: Draws the four parts of the data.
+        split_seed: Draws the four splits of the data.
         teacher_seed: Draws the teacher's initial weights and batches.
         teacher_weights: A file of weights for the teacher (safetensors or a torch file); without one it is trained.
     """

@@ -18,7 +18,7 @@ _COORDINATES = 6
 
 
 def toy_parts(split_seed: int, sizes: tuple[int, ...]) -> list[Split]:
-    """Draw parts of the given sizes: images float32 `[N, 7, 1, 1]`, and labels."""
+    """Draw splits of the given sizes: images float32 `[N, 7, 1, 1]`, and labels."""
     generator = random_stream(split_seed, "toy samples")
     return [_draw(size, generator) for size in sizes]
 

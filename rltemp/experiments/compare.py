@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from rltemp.data.problem import Problem, predict
@@ -29,12 +28,12 @@ from rltemp.experiments.recorder import Recorder
 from rltemp.experiments.result_cache import Cells, Job, fill
 from rltemp.experiments.showcase import Showing
 from rltemp.kd.method import GuardCount, Method, Objective, watch
-from rltemp.kd.signals import Signals
 from rltemp.loading import load_method
 from rltemp.models.networks import build_model
 from rltemp.policy.rule import Policy
 from rltemp.training.distill import Distillation
 from rltemp.training.identity import fingerprints, problem_identity, refuse_changed, rule_identity
+from rltemp.training.steps import plain_step
 
 if TYPE_CHECKING:
     from rltemp.report.picture import TemperatureTrace
@@ -198,7 +197,7 @@ def train_stack(
     method, selection = make(run), Selection(run)
     watched = watch(recorder.watch(method) if recorder else method, guards)
     while not run.done:
-        run.update(watched.loss(shielded(run.observe())))
+        plain_step(run, watched)
         selection.look()
         told()
     logits, test = predict(run.student, dataset, dataset.validation), predict(run.student, dataset, dataset.test)
@@ -369,17 +368,6 @@ class _Counter:
         self._taken += steps
         if self._report is not None:
             self._report(spec, self._taken, self._steps)
-
-
-def shielded(signals: Signals) -> Signals:
-    """The signals, with the logits of samples that are not finite as zeros, which every rule can take.
-
-    A student's numbers reach nobody else's weights, but one nan among the temperatures would stop the stack.
-    """
-    good = signals.student_logits.isfinite().all(-1, keepdim=True)
-    if bool(good.all()):
-        return signals
-    return replace(signals, student_logits=torch.where(good, signals.student_logits, 0.0))
 
 
 def _row(accuracy: Tensor) -> list[float]:

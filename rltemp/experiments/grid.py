@@ -17,12 +17,13 @@ from rltemp.data.sources import load_dataset
 from rltemp.data.tasks import Task, load_task
 from rltemp.errors import BadInputError
 from rltemp.experiments.alternatives import alternatives
-from rltemp.experiments.compare import Comparison, default_stack, shielded
+from rltemp.experiments.compare import Comparison, default_stack
 from rltemp.experiments.methods_compared import Arm, common_seeds, unlike
 from rltemp.experiments.statistics import interquartile_mean
 from rltemp.loading import load_method
 from rltemp.training.distill import Distillation
 from rltemp.training.options import OF_THE_TASK
+from rltemp.training.steps import plain_step
 from rltemp.training.teachers import stand_in
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def check_grid(tasks: Sequence[Task], data: Mapping[str, Dataset], rules: Sequen
 
 def _try(problem: Problem, rule: str, seeds: int | list[int]) -> None:
     run = Distillation(problem, seeds)
-    run.attach(load_method(rule)).loss(shielded(run.observe()))
+    plain_step(run, run.attach(load_method(rule)))
 
 
 def point_name(task: Task) -> str:

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from rltemp.data.problem import Problem
-from rltemp.experiments.compare import default_stack, shielded
+from rltemp.experiments.compare import default_stack
 from rltemp.loading import load_method
 from rltemp.training.distill import Distillation
+from rltemp.training.steps import plain_step
 
 PLAIN = "fixed:4"
 ROUNDS, LEAST_ROUNDS, SECONDS = 20, 3, 10.0
@@ -68,7 +69,7 @@ def _stepper(problem: Problem, rule: str, seeds: int | list[int], clock: Callabl
         if run.done:
             run.step = 0
         since = clock()
-        run.update(method.loss(shielded(run.observe())))
+        plain_step(run, method)
         if problem.device.type == "cuda":
             torch.cuda.synchronize(problem.device)
         return clock() - since

@@ -112,7 +112,8 @@ class Controller:
         mask: Tensor | None = None,
     ) -> Tensor:
         """Deprecated: `loss` under the name that it had in version 0.1."""
-        warnings.warn("Controller.objective is called Controller.loss now", DeprecationWarning, stacklevel=2)
+        if not torch.compiler.is_compiling():  # which cannot follow a warning
+            warnings.warn("Controller.objective is called Controller.loss now", DeprecationWarning, stacklevel=2)
         return self.loss(student_logits, teacher_logits, labels, progress, mask)
 
     def rescaled(

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from rltemp.errors import BadInputError
 from rltemp.kd.checks import not_negative, switch
 from rltemp.kd.rowwise import Formula, Slopes, rowwise
-from rltemp.kd.signals import Divergence, full_precision
+from rltemp.kd.signals import Divergence, bounded
 
 _VECTOR_LANES = 16
 """Float32 numbers in one AVX-512 register."""
@@ -152,8 +152,8 @@ def softened_kl(student: Tensor, teacher: Tensor, student_t: Tensor, teacher_t: 
 
 
 def _weighted_kl(student: Tensor, teacher: Tensor, student_t: Tensor, teacher_t: Tensor, weight: Tensor) -> Tensor:
-    log_q = log_softmax(full_precision(student) / student_t.unsqueeze(-1))
-    log_p = log_softmax(full_precision(teacher) / teacher_t.unsqueeze(-1))
+    log_q = log_softmax(bounded(student) / student_t.unsqueeze(-1))
+    log_p = log_softmax(bounded(teacher) / teacher_t.unsqueeze(-1))
     return weight * ((log_p - log_q) * log_p.exp()).sum(-1)
 
 
@@ -165,7 +165,7 @@ def _kl_slopes(
     By v / T_s the divergence's derivative is q - p, so by v it is (q - p) / T_s and by T_s it is - sum (q - p) v /
     T_s^2; by T_t it is - sum p (log p - log q - KL) u / T_t^2.
     """
-    student, teacher = full_precision(student), full_precision(teacher)
+    student, teacher = bounded(student), bounded(teacher)
     log_q, log_p = log_softmax(student / student_t.unsqueeze(-1)), log_softmax(teacher / teacher_t.unsqueeze(-1))
     p, terms = log_p.exp(), log_p.sub_(log_q)
     divergence = (terms * p if needed[3] else terms.mul_(p)).sum(-1)

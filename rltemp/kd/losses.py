@@ -9,7 +9,7 @@ from torch import Tensor
 from rltemp.errors import BadInputError
 from rltemp.kd.checks import check_shape
 from rltemp.kd.divergences import forward_kl, log_softmax, softened_kl
-from rltemp.kd.signals import Divergence, Signals, Temperatures, full_precision
+from rltemp.kd.signals import Divergence, Signals, Temperatures, bounded, full_precision
 
 
 def kd_loss(signals: Signals, temperatures: Temperatures, divergence: Divergence = forward_kl) -> Tensor:
@@ -45,9 +45,8 @@ def kd_loss(signals: Signals, temperatures: Temperatures, divergence: Divergence
     student, teacher = signals.student_logits, signals.teacher_logits
     if divergence is forward_kl:
         return softened_kl(student, teacher, temperatures.student, temperatures.teacher, temperatures.weight)
-    student, teacher = full_precision(student), full_precision(teacher)
-    student = student / temperatures.student.unsqueeze(-1)
-    teacher = teacher / temperatures.teacher.unsqueeze(-1)
+    student = bounded(student) / temperatures.student.unsqueeze(-1)
+    teacher = bounded(teacher) / temperatures.teacher.unsqueeze(-1)
     with signals.labels_named():
         return temperatures.weight * divergence(student, teacher, signals.labels)
 

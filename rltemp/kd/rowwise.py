@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rltemp.kd.signals import full_precision
+from rltemp.kd.signals import bounded, full_precision
 
 Values = Sequence[Tensor]
 Slopes = tuple[Any, tuple["Tensor | None", ...], tuple[Tensor, ...]]
@@ -210,7 +210,7 @@ def _largest_slopes(needed: Sequence[bool], logits: Tensor) -> Slopes:
     found = logits.amax(-1)
     # 1 where a logit is the largest, 0 elsewhere: three times as fast as by way of bool.
     reached = torch.eq(logits, found.unsqueeze(-1), out=torch.empty_like(logits))
-    return found, (reached,), (reached.sum(-1).reciprocal_(),)
+    return bounded(found), (reached,), (reached.sum(-1).reciprocal_(),)
 
 
 def _logsumexp_slopes(needed: Sequence[bool], logits: Tensor) -> Slopes:
@@ -218,9 +218,9 @@ def _logsumexp_slopes(needed: Sequence[bool], logits: Tensor) -> Slopes:
     largest = logits.amax(-1)
     terms = (logits - largest.unsqueeze(-1)).exp_()
     total = terms.sum(-1)
-    return total.log().add_(largest), (terms,), (total.reciprocal_(),)
+    return bounded(total.log().add_(largest)), (terms,), (total.reciprocal_(),)
 
 
-LARGEST = Formula(lambda logits: full_precision(logits).amax(-1), _largest_slopes)
+LARGEST = Formula(lambda logits: bounded(full_precision(logits).amax(-1)), _largest_slopes)
 """The largest logit of every sample, `[..., C]` to `[...]`; equal ones share the gradient, as torch has it."""
-LOGSUMEXP = Formula(lambda logits: full_precision(logits).logsumexp(-1), _logsumexp_slopes)
+LOGSUMEXP = Formula(lambda logits: bounded(full_precision(logits).logsumexp(-1)), _logsumexp_slopes)

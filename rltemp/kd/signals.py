@@ -211,6 +211,21 @@ def full_precision(logits: Tensor) -> Tensor:
     return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
 
 
+def bounded(values: Tensor) -> Tensor:
+    """The same in full precision, within -1e12 and 1e12: then no rule, divergence or gradient of one overflows.
+
+    What is not finite becomes nan: whoever watches for it (a gradient scaler, a run's guards) still sees it.
+
+    >>> bounded(torch.tensor([2.5, -3e38, torch.inf]))
+    tensor([ 2.5000e+00, -1.0000e+12,         nan])
+    """
+    exact = full_precision(values)
+    return exact.clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT).add_(exact, alpha=0)
+
+
+_LARGEST_LOGIT = 1e12
+
+
 def scatter(values: Tensor, mask: Tensor, fill: float) -> Tensor:
     """Put `values`, `[M]`, where the mask is true, and `fill` elsewhere: `[...]`, with the graph of the values."""
     return torch.full(mask.shape, fill, dtype=values.dtype, device=values.device).masked_scatter(mask, values)

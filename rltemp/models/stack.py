@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
+
+from rltemp.models.networks import ImageShape, seeded_model
 
 
 class StackedStudent(nn.Module):
@@ -59,3 +62,17 @@ class StackedStudent(nn.Module):
         self._skeleton[0].train(self.training)
         output: Tensor = functional_call(self._skeleton[0], state, (images,))
         return output
+
+
+def seeded_students(spec: str, image_shape: ImageShape, num_classes: int, seeds: int | Sequence[int]) -> nn.Module:
+    """The network of a seed, or the stack of one network for each seed; weights depend on spec and seed alone."""
+    if isinstance(seeds, int):
+        return seeded_model(spec, image_shape, num_classes, seeds).to(memory_format=torch.channels_last)
+    models = {seed: seeded_model(spec, image_shape, num_classes, seed) for seed in seeds}
+    return StackedStudent([models[seed] for seed in seeds])
+
+
+def normalises_batches(student: nn.Module) -> bool:
+    """Whether a network, or one that a stack is made of, has a batch norm."""
+    shown = student.skeleton if isinstance(student, StackedStudent) else student
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in shown.modules())

@@ -1,7 +1,7 @@
 """Torch's own files (`.pt`, `.pth`, `.bin`): tensors by name out of a pickle that may be a stranger's.
 
-`torch.load(weights_only=True)` runs no code of a file, yet a file can make it allocate any amount or never end. So the
-pickle's instructions are read first, without following them: what it may name is listed here.
+`torch.load(weights_only=True)` runs no code of a file. What it does not stop is stopped here: a file that unpacks to
+any amount, a `bytearray` as large as the file says, and tuples of tuples that take for ever to hash.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import pickletools
 import re
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,12 +26,6 @@ SAFE_TORCH_LOAD = "2.10"
 MAX_PICKLE_BYTES = 16 * 2**20  # a tensor's entry takes about 200 bytes
 MAX_DIRECTORY_BYTES = 4 * 2**20  # of a zip archive; Python's reader takes ten times as much to hold it
 SHARED_TUPLES = 32
-
-# What a file of tensors needs. torch also knows bytearray, which allocates and fills as much as the file says.
-HARMLESS = re.compile(
-    r"collections OrderedDict|torch\._utils _rebuild_(tensor(_v[23])?|parameter)|torch\.nn\.parameter Parameter|"
-    r"torch (\w+Storage|Size|device|float(16|32|64)|bfloat16|u?int(8|16|32|64)|bool)|torch\.storage \w+Storage"
-)
 
 
 def read_state_dict(file: BinaryIO, name: str) -> dict[str, Tensor]:
@@ -49,8 +44,7 @@ def read_state_dict(file: BinaryIO, name: str) -> dict[str, Tensor]:
             "later, or a .safetensors file"
         )
     try:
-        for pickled in _pickles(file):
-            _check_instructions(pickled)
+        _check_instructions(file)
         with warnings.catch_warnings():  # about pickle protocols and the like: the answer here is yes or no
             warnings.simplefilter("ignore")
             content = torch.load(file, map_location="cpu", weights_only=True)
@@ -77,7 +71,10 @@ def open_archive(file: BinaryIO) -> zipfile.ZipFile:
         ValueError: Where the directory is larger than `MAX_DIRECTORY_BYTES`.
         zipfile.BadZipFile: Where it is no archive.
     """
-    tail = _tail(file)
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(0, size - 2**17))  # as far as an archive's last records can reach
+    tail = file.read()
+    file.seek(0)
     # The size as the archive's last record has it, and as the record before it has it for large archives.
     for mark, begin, end in ((b"PK\x05\x06", 12, 16), (b"PK\x06\x06", 40, 48)):
         place = tail.rfind(mark)
@@ -107,62 +104,41 @@ def reason(error: Exception) -> str:
     return f"{type(error).__name__}: {text[:200]}"
 
 
-def _tail(file: BinaryIO) -> bytes:
-    """The end of a file, as far as a zip archive's last records can reach."""
-    size = file.seek(0, io.SEEK_END)
-    file.seek(max(0, size - 2**17))
-    tail = file.read(2**17)
-    file.seek(0)
-    return tail
-
-
-def _pickles(file: BinaryIO) -> list[bytes]:
-    """Every pickle that torch will follow: those named so in an archive, else all at the beginning of the file."""
-    mark = file.read(4)
-    file.seek(0)
-    if mark == b"PK\x03\x04":
-        with open_archive(file) as archive:
-            found = [_member(archive, entry) for entry in archive.infolist() if entry.filename.endswith("data.pkl")]
-        file.seek(0)
-        return found
-    head = file.read(MAX_PICKLE_BYTES)
-    file.seek(0)
-    rest, found = io.BytesIO(head), list[bytes]()
-    for _ in range(5):  # a magic number, the protocol, the system, the object, the names of its storages
-        begin = rest.tell()
-        for _ in pickletools.genops(rest):
-            pass
-        found.append(head[begin : rest.tell()])
-    return found
-
-
-def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
-    with archive.open(entry) as file:
-        data = file.read(MAX_PICKLE_BYTES + 1)
-    if len(data) > MAX_PICKLE_BYTES:
-        raise ValueError(f"its pickle has over {MAX_PICKLE_BYTES:,} bytes")
-    return data
-
-
-def _check_instructions(pickled: bytes) -> None:
-    """Raise ValueError where following the pickle could allocate what it likes or never end."""
+def _check_instructions(file: BinaryIO) -> None:
+    """Raise ValueError where following the file's pickles could allocate what it likes or never end."""
     tuples: set[int] = set()
     fetched, is_tuple = 0, False
     argument: Any
-    for instruction, argument, _ in pickletools.genops(pickled):
-        kind = instruction.name
-        if kind in ("GLOBAL", "STACK_GLOBAL", "INST") and not HARMLESS.fullmatch(str(argument)):
-            raise ValueError(f"GLOBAL {'.'.join(str(argument).split())}")
-        if kind in ("BINPUT", "LONG_BINPUT"):
-            (tuples.add if is_tuple else tuples.discard)(argument)
-        elif kind in ("BINGET", "LONG_BINGET") and argument in tuples:
-            # A tuple twice in a tuple, and that twice in the next, takes for ever to hash.
-            fetched += 1
-            if fetched > SHARED_TUPLES:
-                raise ValueError(f"it uses tuples again more than {SHARED_TUPLES} times")
-            is_tuple = True
-        else:
-            is_tuple = kind in ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")
+    for pickled in _pickles(file):
+        for instruction, argument, _ in pickletools.genops(pickled):
+            kind = instruction.name
+            if kind in ("GLOBAL", "STACK_GLOBAL", "INST") and "bytearray" in str(argument or "bytearray"):
+                raise ValueError(f"GLOBAL {'.'.join(str(argument).split())}")
+            if kind in ("BINPUT", "LONG_BINPUT"):
+                (tuples.add if is_tuple else tuples.discard)(argument)
+            elif kind in ("BINGET", "LONG_BINGET") and argument in tuples:
+                # A tuple twice in a tuple, and that twice in the next, takes for ever to hash.
+                fetched += 1
+                if fetched > SHARED_TUPLES:
+                    raise ValueError(f"it uses tuples again more than {SHARED_TUPLES} times")
+                is_tuple = True
+            else:
+                is_tuple = kind in ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")
+
+
+def _pickles(file: BinaryIO) -> Iterator[BinaryIO]:
+    """Every pickle that torch will follow: those named so in an archive, else the five at the beginning of the file."""
+    mark = file.read(4)
+    file.seek(0)
+    if mark == b"PK\x03\x04":  # as torch tells them apart
+        with open_archive(file) as archive:
+            for entry in archive.infolist():
+                if entry.filename.endswith("data.pkl"):
+                    yield io.BytesIO(archive.open(entry).read(MAX_PICKLE_BYTES))
+    else:
+        head = io.BytesIO(file.read(MAX_PICKLE_BYTES))
+        yield from [head] * 5  # a magic number, the protocol, the system, the object, the names of its storages
+    file.seek(0)
 
 
 def _is_weight(name: Any, value: Any) -> bool:

@@ -75,18 +75,16 @@ class ActionScale:
         if tuple(action.shape) != (needed := (*reference.student.shape, self.size)):
             raise BadInputError(f"actions have shape {tuple(action.shape)}, needed: {needed}")
         steps = action.clamp(-1.0, 1.0)
-        factors = (steps[..., :2] * math.log(self.ratio)).exp().unbind(-1)
-        student, student_factor = self._bounded(reference.student, factors[0])
-        teacher, teacher_factor = self._bounded(reference.teacher, factors[1])
-        weight = reference.weight * student_factor * teacher_factor
+        both = torch.stack([reference.student, reference.teacher], -1)
+        factor = (steps[..., :2] * math.log(self.ratio)).exp()
+        moved = both * factor
+        bounded = moved.clamp(both.clamp(max=self.minimum), both.clamp(min=self.maximum))
+        # A quotient of temperatures would round the reference's gradient.
+        factor = torch.where(bounded == moved, factor, bounded / both)
+        student, teacher = bounded.unbind(-1)
+        weight = reference.weight * factor[..., 0] * factor[..., 1]
         if self.balanced:
             weight = weight * matching_factor(signals, Temperatures(student, teacher, weight))
         if self.size == 3:
             weight = weight * (steps[..., 2] * math.log(self.weight_ratio)).exp()
         return Temperatures(student, teacher, weight, reference.guarded)
-
-    def _bounded(self, reference: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
-        """The temperature, and its factor; a quotient of temperatures would round the reference's gradient."""
-        moved = reference * factor
-        bounded = moved.clamp(reference.clamp(max=self.minimum), reference.clamp(min=self.maximum))
-        return bounded, torch.where(bounded == moved, factor, bounded / reference)

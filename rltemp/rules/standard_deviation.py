@@ -13,7 +13,7 @@ from torch.linalg import vector_norm
 from rltemp.kd.checks import positive, switch
 from rltemp.kd.names import lookup
 from rltemp.kd.rowwise import Formula, Slopes, rowwise
-from rltemp.kd.signals import Signals, Temperatures, full_precision
+from rltemp.kd.signals import Signals, Temperatures, bounded
 from rltemp.kd.temperature_rule import TemperatureRule, per_sample
 
 LOWEST_DEVIATION = 0.01
@@ -151,7 +151,7 @@ def _in_proportion(
     """
 
     def spread(logits: Tensor) -> tuple[Tensor, Tensor]:
-        logits = full_precision(logits)
+        logits = bounded(logits)
         freedom = logits.shape[-1] - correction
         centred = logits - logits.mean(-1, keepdim=True)
         if not torch.is_grad_enabled():

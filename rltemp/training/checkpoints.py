@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import io
 import os
+import re
 import shutil
 import struct
 import time
@@ -39,7 +40,9 @@ INEXACT = "inexact_resume"
 RETRY = 10.0
 """Seconds from one that could not be written to the next try."""
 TRIES = 3
-_MAGIC = b"rltemp checkpoint 1 sha256 "
+FORMAT = 2
+"""Number of what a checkpoint holds; 1 was version 0.1.0's."""
+_HEADER = re.compile(rb"rltemp checkpoint (\d+) sha256 ([0-9a-f]{64})")
 _REACHED = "reached"
 
 State = dict[str, Any]
@@ -103,13 +106,14 @@ class Checkpoints:
 
         Raises:
             ArtifactRefusedError: Where there are checkpoints and none can be used, or one was made under conditions
-                that differ and `inexact` is not set: a run never begins at step 0 in silence.
+                that differ and `inexact` is not set, or by a version with another format: a run never begins at step 0
+                in silence.
         """
         files = sorted(self.folder.glob(f"{self.unit}-*.ckpt"), reverse=True)
         for file in files:
             try:
                 content = _read(file)
-            except ArtifactRefusedError as error:
+            except _DamagedError as error:
                 warn(str(error))
                 continue
             self._check_conditions(content["conditions"], file)
@@ -147,7 +151,10 @@ class Checkpoints:
         data = buffer.getvalue()
         digest = hashlib.sha256(data).hexdigest().encode()
         try:
-            atomic_write(self.folder / f"{self.unit}-{step:09d}.ckpt", _MAGIC + digest + b"\n" + data)
+            atomic_write(
+                self.folder / f"{self.unit}-{step:09d}.ckpt",
+                b"rltemp checkpoint %d sha256 %s\n" % (FORMAT, digest) + data,
+            )
         except BadInputError as error:
             self._failed(step, error)
             return
@@ -224,21 +231,31 @@ class Checkpoints:
         return 0
 
 
+class _DamagedError(ArtifactRefusedError):
+    """A file that is not what was written: the one before it may be."""
+
+
 def _read(file: Path) -> State:
     """The content of a checkpoint, checked before it is parsed.
 
     Raises:
-        ArtifactRefusedError: Where it is not one, or not as it was written.
+        ArtifactRefusedError: Where it has another format, or is not one, or not as it was written (`_DamagedError`).
     """
     try:
         header, _, data = file.read_bytes().partition(b"\n")
     except OSError as error:
-        raise ArtifactRefusedError(f"cannot read the checkpoint {file}: {error}") from error
-    if not header.startswith(_MAGIC):
-        raise ArtifactRefusedError(f"{file} is not a checkpoint of this version of rltemp; the one before it is tried")
-    wanted, found = header.removeprefix(_MAGIC).decode("ascii", "replace"), hashlib.sha256(data).hexdigest()
-    if wanted != found:
+        raise _DamagedError(f"cannot read the checkpoint {file}: {error}") from error
+    if (stated := _HEADER.fullmatch(header)) is None:
+        raise _DamagedError(f"{file} is not a checkpoint; the one before it is tried")
+    if (number := int(stated[1])) != FORMAT:
+        version = "version 0.1.0" if number == 1 else f"another version (format {number}, needed: {FORMAT})"
         raise ArtifactRefusedError(
+            f"{file} was made by {version} of rltemp, whose runs this version cannot go on with. Finish the run with "
+            "that version, or begin at step 0 with --fresh"
+        )
+    wanted, found = stated[2].decode(), hashlib.sha256(data).hexdigest()
+    if wanted != found:
+        raise _DamagedError(
             f"{file} is damaged: SHA-256 mismatch (written {wanted:.8}, found {found:.8}); the one before it is tried"
         )
     try:
@@ -246,5 +263,5 @@ def _read(file: Path) -> State:
         if content.keys() != {"step", "conditions", "random", "state"}:
             raise ValueError(f"it has {sorted(content)}")
     except Exception as error:  # whatever a hostile file makes of the unpickler: no code of it runs
-        raise ArtifactRefusedError(f"{file} holds something else than a checkpoint does; nothing of it ran") from error
+        raise _DamagedError(f"{file} is not what a checkpoint holds; nothing of it ran") from error
     return content

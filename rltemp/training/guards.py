@@ -1,8 +1,13 @@
-"""What watches over the numbers of one student's run: every step is looked at before it may change a weight.
+"""What watches over the numbers of one student's run: all of a step is judged before it may change a weight.
 
-`RunGuard.step` takes a step as `rltemp.training.distill.plain_step` does, but passes a batch over whose logits, loss or
+`RunGuard.step` takes a step as `rltemp.training.steps.plain_step` does, but passes a batch over whose logits, loss or
 gradient are not finite: it says so in a line, writes down which samples were in it, and after five such batches stops
-the run. Temperatures that a rule must not answer are `rltemp.training.safe_temperatures`'s part.
+the run. Temperatures that a rule must not answer are `rltemp.training.safe_temperatures`'s task.
+
+One number is read from the device in a step, right before the optimizer's update: whether logits, temperatures, loss
+and gradient are all sound. Only where they are not does anybody look at which is not. Reading it later, or every few
+steps, would save no more than a wait for work that the next step needs anyway, and weights and momentum of the steps
+in between would have to be kept to be put back.
 
 A sound run is the same to the last bit with a guard and without.
 """
@@ -11,7 +16,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +24,8 @@ from torch import Tensor
 
 from rltemp.errors import BadInputError, TrainingDivergedError
 from rltemp.io.files import atomic_write
-from rltemp.kd.method import AnyObjective, Objective, watch
-from rltemp.kd.signals import Signals
+from rltemp.kd.method import Objective, StepLoss
+from rltemp.kd.signals import Signals, Temperatures
 from rltemp.training.distill import Distillation
 from rltemp.training.safe_temperatures import BoundWatch, TemperatureGuard
 
@@ -42,6 +47,7 @@ class RunGuard:
         strict: Stop at the first fault instead.
         network: What is trained, for the messages: student or teacher.
         option: What sets its learning rate, likewise.
+        watchers: Told the temperatures of every step whose logits are sound.
 
     Attributes:
         skipped: How many steps were passed over because of numbers that are not finite.
@@ -59,6 +65,7 @@ class RunGuard:
         strict: bool = False,
         network: str = "student",
         option: str = "--learning-rate",
+        watchers: Sequence[Callable[[Temperatures], None]] = (),
     ) -> None:
         self.folder = folder
         self.tell = tell
@@ -68,38 +75,36 @@ class RunGuard:
         self.skipped = self.overflowed = self.empty = 0
         self.temperatures = TemperatureGuard(tell, strict)
         self.bounds = BoundWatch(tell)
+        self._watchers: list[Callable[[Temperatures], None]] = [*watchers, self.bounds]
         self._run: Distillation | None = None
         self._buffers: list[Tensor] = []
         self._sound_teacher = False
-
-    def watch(self, method: AnyObjective) -> AnyObjective:
-        """The method with its rule's answers checked, and replaced where they must not be used."""
-        guarded = self.temperatures.guard(method)
-        return watch(guarded, self.bounds) if self.bounds.begin(method) else guarded
 
     def step(self, run: Distillation, method: Objective) -> tuple[Signals, Tensor]:
         """Take a step, or pass the batch over; returns what it saw and the per-sample losses, nan where there are none.
 
         Raises:
+            BadInputError: Where a temperature is one that a rule must not answer, and the guard is strict.
             TrainingDivergedError: At the sixth step that is passed over because of its numbers.
         """
         if self._run is not run:
-            self._run, self._buffers = run, list(run.student.buffers())  # found once: the search is slow
-            stored = run.teacher_logits
-            self._sound_teacher = stored is not None and bool(stored.isfinite().all())
+            self._begin(run, method)
         kept = [buffer.clone() for buffer in self._buffers]
-        signals = run.observe()
-        fault = self._logits(signals)
-        if fault is None:
-            loss = method.loss(signals)
-            if not run.update(loss, guarded=True):
+        fault = None
+        signals, (loss, temperatures) = self._try(run, method)
+        if not run.healthy:
+            self._put_back(kept)  # a batch norm has taken in what this forward saw
+            fault = self._logits(signals)
+            if fault is None and (mended := self.temperatures.mended(method, temperatures)) is not None:
+                run.retry()
+                signals, (loss, temperatures) = self._try(run, mended)
+            if fault is not None:
+                loss, temperatures = signals.full(math.nan), None
+            elif not run.healthy:
+                self._put_back(kept)
                 fault = self._passed_over(run, loss)
-        else:
-            run.skip()
-            loss = signals.full(math.nan)
-        if not run.healthy:  # a batch norm has taken in what this forward saw
-            for buffer, value in zip(self._buffers, kept, strict=True):
-                buffer.copy_(value)
+        if temperatures is not None:
+            self._tell_watchers(temperatures.detach())
         if fault is not None:
             self._count(run, *fault)
         if run.step % run.steps_per_epoch == 0:
@@ -127,14 +132,33 @@ class RunGuard:
         self.temperatures.restore(state["temperatures"])
         self.bounds.restore(state["bounds"])
 
+    def _begin(self, run: Distillation, method: Objective) -> None:
+        """Find out about a run, once, what would be too slow in every step."""
+        self._run, self._buffers = run, list(run.student.buffers())
+        stored = run.teacher_logits
+        self._sound_teacher = stored is not None and bool(stored.isfinite().all())
+        self.bounds.begin(method)
+
+    def _try(self, run: Distillation, method: Objective) -> tuple[Signals, StepLoss]:
+        """Take the step, unless one of its numbers is not what it must be."""
+        signals = run.observe()
+        found = method.step_loss(signals)
+        watched = [signals.student_logits, *self.temperatures.doubts(method, found.temperatures)]
+        run.update(found.loss, watched if self._sound_teacher else [*watched, signals.teacher_logits])
+        return signals, found
+
+    def _put_back(self, kept: list[Tensor]) -> None:
+        for buffer, value in zip(self._buffers, kept, strict=True):
+            buffer.copy_(value)
+
+    def _tell_watchers(self, temperatures: Temperatures) -> None:
+        self.temperatures.steps += 1
+        for watcher in self._watchers:
+            watcher(temperatures)
+
     def _logits(self, signals: Signals) -> tuple[str, Tensor] | None:
         """Which network's logits are not finite, and for which samples of the batch, bool `[B]`."""
-        both = (self.network, signals.student_logits.detach()), ("teacher", signals.teacher_logits)
-        # One number for all; only where that is not finite, which a sum of finite ones can be too, a closer look.
-        sums = [logits.sum(dtype=signals.dtype) for _, logits in both[: 1 if self._sound_teacher else 2]]
-        if all(math.isfinite(value.item()) for value in sums):
-            return None
-        for name, logits in both:
+        for name, logits in ((self.network, signals.student_logits.detach()), ("teacher", signals.teacher_logits)):
             if bool((bad := ~logits.isfinite().all(-1)).any()):
                 return f"{name} logits", bad
         return None

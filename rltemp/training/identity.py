@@ -81,10 +81,10 @@ def problem_identity(problem: Problem) -> dict[str, Any]:
 
 
 def _data_digest(dataset: Dataset) -> str:
-    parts = {name: getattr(dataset, name) for name in ("train", "probe", "validation", "test")}
+    splits = {name: getattr(dataset, name) for name in ("train", "probe", "validation", "test")}
     tensors = {"mean": dataset.mean, "std": dataset.std}
-    for name, part in parts.items():
-        tensors |= {f"{name} images": part.images, f"{name} labels": part.labels}
+    for name, split in splits.items():
+        tensors |= {f"{name} images": split.images, f"{name} labels": split.labels}
     return _digest(tensors, f"{dataset.num_classes} classes, augment {dataset.augment}")
 
 

@@ -93,7 +93,7 @@ class TaskOptions(RunOptions):
     teacher_learning_rate: float | None = None
     """Learning rate of the teacher's first step."""
     split_seed: int | None = None
-    """Draws the parts of the data."""
+    """Draws the splits of the data."""
     data_root: Path | None = None
     """Where data sets are kept; by default $RLTEMP_DATA, else ~/.cache/rltemp/data."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

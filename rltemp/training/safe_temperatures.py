@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,10 +11,10 @@ import torch
 from torch import Tensor
 
 from rltemp.errors import BadInputError
-from rltemp.kd.checks import Bounds, check_shape, fault, lawful, unlawful
-from rltemp.kd.method import PLAIN_TEMPERATURE, AnyObjective, Method, Objective
-from rltemp.kd.signals import Signals, Temperatures
-from rltemp.kd.temperature_rule import TemperatureRule, WrappedRule
+from rltemp.kd.checks import Bounds, fault, lawful, unlawful
+from rltemp.kd.method import PLAIN_TEMPERATURE, Method, Objective
+from rltemp.kd.signals import Temperatures
+from rltemp.kd.temperature_rule import FunctionRule
 
 OVERSHOOT = 1e-6
 """How far, as a fraction, an answer may lie beyond a bound and be put onto it: what rounding does."""
@@ -34,9 +35,15 @@ class TemperatureGuard:
     not above 0 or out of the bounds that the rule states gets plain distillation's: T = 4, or the nearest bound, and
     weight T^2. An answer of a wrong shape is a mistake of the rule and always an error.
 
+    No step waits for the device to say whether its temperatures are lawful: it is taken as if they were, up to the
+    optimizer, and where the number that is read there says otherwise, once more with mended ones.
+
     Args:
         tell: Told a line, the first time a fallback is used.
         strict: Raise instead.
+
+    Attributes:
+        steps: How many steps had temperatures.
     """
 
     def __init__(self, tell: Tell = lambda _: None, strict: bool = False) -> None:
@@ -44,26 +51,31 @@ class TemperatureGuard:
         self.strict = strict
         self.steps = self.clamped_samples = self.fallback_samples = self.fallback_steps = 0
 
-    def guard(self, method: AnyObjective) -> AnyObjective:
-        """The method with a rule that answers nothing unsafe."""
-        if not isinstance(method, Method):
-            return method
+    def doubts(self, method: Objective, temperatures: Temperatures | None) -> list[Tensor]:
+        """What must be finite for the temperatures to be lawful: nothing, where the rule promises it for itself."""
+        if not isinstance(method, Method) or temperatures is None or method.rule.checked:
+            return []
+        return [torch.where(unlawful(temperatures, method.rule.bounds), math.inf, 0.0)]
+
+    def mended(self, method: Objective, temperatures: Temperatures | None) -> Objective | None:
+        """The method with these temperatures of its rule, without their faults; None where they have none.
+
+        Raises:
+            BadInputError: Where there is a fault, and none may be.
+        """
+        if temperatures is None or not isinstance(method, Method):
+            return None
         bounds, limits = method.rule.bounds, method.rule.limits
-
-        def safe(signals: Signals, rule: TemperatureRule) -> Temperatures:
-            found = rule(signals)
-            check_shape(found, signals.shape, method.name)
-            self.steps += 1
-            if not bool(unlawful(found, bounds).any()):
-                return found
-            line = f"{fault(found, bounds, limits)} from {method.name}"
-            if self.strict:
-                raise BadInputError(line)
-            low, high = bounds or limits or (PLAIN_TEMPERATURE, PLAIN_TEMPERATURE)
-            plain = min(max(PLAIN_TEMPERATURE, low), high)
-            return self._mended(found.detach(), bounds, plain, line)
-
-        return replace(method, rule=_GuardedRule(method.rule, safe))
+        if not bool(unlawful(temperatures, bounds).any()):
+            return None
+        line = f"{fault(temperatures, bounds, limits)} from {method.name}"
+        if self.strict:
+            raise BadInputError(line)
+        low, high = bounds or limits or (PLAIN_TEMPERATURE, PLAIN_TEMPERATURE)
+        plain = min(max(PLAIN_TEMPERATURE, low), high)
+        safe, bad, clamped = _mended(temperatures.detach(), bounds, plain)
+        self._count(int(bad.sum()), int(clamped.sum()), plain, line)
+        return replace(method, rule=FunctionRule(lambda _: safe, method.rule.name, checked=True))
 
     def counts(self) -> dict[str, Any]:
         """What `result.json` says: samples and steps, and whether the run is marked."""
@@ -83,31 +95,37 @@ class TemperatureGuard:
         for name in _COUNTS:
             setattr(self, name, int(state[name]))
 
-    def _mended(self, found: Temperatures, bounds: Bounds | None, plain: float, line: str) -> Temperatures:
-        """An answer without its faults, all constants: no gradient goes through a value that is not finite."""
-        student, teacher = found.student, found.teacher
-        if bounds is not None:
-            student, teacher = (_onto_bounds(values, bounds) for values in (student, teacher))
-        bad = ~(lawful(student, bounds) & lawful(teacher, bounds)) | (found.weight < 0)
-        clamped = (student != found.student) | (teacher != found.teacher)
-        what = f"T = {plain:g} stands in (fallback)" if bool(bad.any()) else "it is put onto the bound (clamped)"
-        if not self.fallback_steps and (bool(bad.any()) or not self.clamped_samples):
+    def _count(self, bad: int, clamped: int, plain: float, line: str) -> None:
+        what = f"T = {plain:g} stands in (fallback)" if bad else "it is put onto the bound (clamped)"
+        if not self.fallback_steps and (bad or not self.clamped_samples):
             self.tell(f"alarm: {line}: {what}; result.json counts how often")
-        self.clamped_samples += int((clamped & ~bad).sum())
-        self.fallback_samples += int(bad.sum())
-        self.fallback_steps += bool(bad.any())
-        student, teacher = (torch.where(bad, plain, values) for values in (student, teacher))
-        weight = torch.where(bad, plain * plain, found.weight)
-        return Temperatures(student, teacher, weight, bad if found.guarded is None else found.guarded | bad)
-
-
-class _GuardedRule(WrappedRule):
-    """A rule that answers nothing unsafe."""
-
-    checked = True
+        self.clamped_samples += clamped
+        self.fallback_samples += bad
+        self.fallback_steps += bad > 0
 
 
 _COUNTS = ("steps", "clamped_samples", "fallback_samples", "fallback_steps")
+
+
+def _mended(found: Temperatures, bounds: Bounds | None, plain: float) -> tuple[Temperatures, Tensor, Tensor]:
+    """An answer without its faults, all constants: no gradient goes through a value that is not finite.
+
+    Args:
+        found: The answer, `[...]`.
+        bounds: That the rule states.
+        plain: The temperature for a sample that has none.
+
+    Returns:
+        The temperatures, which samples got `plain`, and which others were put onto a bound, bool `[...]`.
+    """
+    student, teacher = found.student, found.teacher
+    if bounds is not None:
+        student, teacher = (_onto_bounds(values, bounds) for values in (student, teacher))
+    bad = ~(lawful(student, bounds) & lawful(teacher, bounds)) | (found.weight < 0)
+    clamped = ((student != found.student) | (teacher != found.teacher)) & ~bad
+    student, teacher = (torch.where(bad, plain, values) for values in (student, teacher))
+    weight = torch.where(bad, plain * plain, found.weight)
+    return Temperatures(student, teacher, weight, bad if found.guarded is None else found.guarded | bad), bad, clamped
 
 
 def _onto_bounds(values: Tensor, bounds: Bounds) -> Tensor:
@@ -140,14 +158,14 @@ class BoundWatch:
         self._at_bounds: int | Tensor = 0
         self._sum: float | Tensor = 0.0
 
-    def begin(self, method: Objective) -> bool:
-        """Whether there is something to watch: the rule's `limits`, (lowest, highest), which a formula has not."""
+    def begin(self, method: Objective) -> None:
+        """Watch this method, if its rule has `limits`, (lowest, highest), as a policy has; a formula has none."""
         self.limits = method.rule.limits if isinstance(method, Method) else None
-        return self.limits is not None
 
     def __call__(self, temperatures: Temperatures) -> None:
         """Count a step's."""
-        assert self.limits is not None  # nobody else is watched
+        if self.limits is None:
+            return
         values = temperatures.student
         self._samples += values.numel()
         self._at_bounds = self._at_bounds + at_bounds(values, self.limits).sum()  # on its device: no step waits for it
@@ -155,8 +173,9 @@ class BoundWatch:
 
     def end_epoch(self, epoch: int) -> None:
         """Judge an epoch, and begin the next."""
+        if self.limits is None:
+            return
         if self._samples and float(self._at_bounds) > AT_BOUND * self._samples and not self.collapsed_epoch:
-            assert self.limits is not None  # nothing is counted without them
             self.collapsed_epoch = epoch
             self.tell(
                 f"alarm: the policy has collapsed to a bound: {100 * float(self._at_bounds) / self._samples:.1f} % of "

@@ -30,8 +30,9 @@ from rltemp.models.networks import build_model
 from rltemp.models.weight_files import load_weights, save_weights
 from rltemp.rules.published_methods import none
 from rltemp.training.checkpoints import INEXACT, Checkpoints
-from rltemp.training.distill import Distillation, train
+from rltemp.training.distill import Distillation
 from rltemp.training.guards import RunGuard
+from rltemp.training.steps import train
 
 OnStep = Callable[[int, int], None]
 """Called with the step just taken and the number of steps: a progress bar."""
@@ -94,7 +95,7 @@ def stand_in(task: Task, dataset: Dataset) -> Problem:
 def train_teacher(
     task: Task, dataset: Dataset, on_step: OnStep | None = None, checkpoints: Checkpoints | None = None
 ) -> nn.Module:
-    """Train the task's teacher on the labels of the training part, by `task.teacher_recipe`.
+    """Train the task's teacher on the labels of the training split, by `task.teacher_recipe`.
 
     Args:
         task: The description.
@@ -194,7 +195,7 @@ def _only_one(lock: Path) -> Iterator[None]:
             lock.unlink(missing_ok=True)
 
 
-def _digest(part: Split) -> str:
-    digest = hashlib.sha256(part.images.cpu().contiguous().numpy().tobytes())
-    digest.update(part.labels.cpu().numpy().tobytes())
+def _digest(split: Split) -> str:
+    digest = hashlib.sha256(split.images.cpu().contiguous().numpy().tobytes())
+    digest.update(split.labels.cpu().numpy().tobytes())
     return digest.hexdigest()

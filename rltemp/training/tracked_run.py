@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from rltemp.data.problem import Problem, predict
 from rltemp.errors import TrainingDivergedError
 from rltemp.io.console import Bar, warn
-from rltemp.kd.method import GuardCount, Method, Objective, watch
+from rltemp.kd.method import GuardCount, Method, Objective
 from rltemp.kd.signals import Signals
 from rltemp.training.checkpoints import INEXACT, Checkpoints, State
 from rltemp.training.ddp import ALONE, Team
-from rltemp.training.distill import Distillation, train
+from rltemp.training.distill import Distillation
 from rltemp.training.guards import RunGuard
 from rltemp.training.safe_temperatures import DEGRADED
+from rltemp.training.steps import train
 from rltemp.training.tensorboard import Tracker, step_scalars, validation_scalars
 
 
@@ -77,11 +78,11 @@ class TrackedRun:
         team: Team = ALONE,
     ) -> None:
         self.run = Distillation(problem, seed, team=team)
-        self.guard = RunGuard(out, warn, strict=strict)
         self.guards = GuardCount()
+        self.guard = RunGuard(out, warn, strict=strict, watchers=[self.guards])
         rule = method.rule if isinstance(method, Method) else None
         self.controller = rule if isinstance(rule, ReportingRule) else None
-        self.method = watch(self.guard.watch(self.run.attach(method)), self.guards)
+        self.method = method
         self.log_every = log_every
         self.checkpoints = checkpoints
         saved = checkpoints.resume()

@@ -26,7 +26,8 @@ from rltemp.kd.signals import Temperatures
 from rltemp.policy.actions import ActionScale
 from rltemp.policy.features import featurize
 from rltemp.policy.policy_file import read_policy
-from rltemp.training.distill import Distillation, train
+from rltemp.training.distill import Distillation
+from rltemp.training.steps import train
 from rltemp.training.teachers import prepare
 
 QUICK = PolicyConfig(updates=2, students=4, replicas=2, validate_every=1, validation_students=2)

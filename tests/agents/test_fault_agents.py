@@ -218,8 +218,8 @@ def test_an_empty_batch_is_rewarded_with_nothing(short: Problem, monkeypatch: py
     env.reset(seed=0)
     episode = env.episode
     assert episode is not None
-    index = Distillation._index
-    monkeypatch.setattr(Distillation, "_index", lambda run, step: index(run, step)[: 0 if step == 1 else None])
+    index = Distillation.positions
+    monkeypatch.setattr(Distillation, "positions", lambda run, step: index(run, step)[: 0 if step == 1 else None])
     episode.step(torch.zeros(50, 2))
     potential = episode.potential
     assert float(episode.step(torch.zeros(0, 2))) == 0.0

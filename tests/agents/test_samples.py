@@ -27,7 +27,8 @@ from rltemp.envs.vector import DistillVecEnv
 from rltemp.kd.signals import Temperatures
 from rltemp.policy.actions import ActionScale
 from rltemp.policy.features import RLKD_FEATURES, featurize
-from rltemp.training.distill import Distillation, train
+from rltemp.training.distill import Distillation
+from rltemp.training.steps import train
 from rltemp.training.teachers import prepare
 
 RLKD = PolicyConfig(**preset("rlkd"))
@@ -139,7 +140,7 @@ def test_an_action_of_zero_is_the_reference_at_every_step(short_digits: Problem)
     run = env.episode.run
     for _ in range(run.steps):
         env.step(np.zeros((env.num_envs, 2), np.float32))
-    again = Distillation(short_digits, run.seeds, train=run.part, subset=run.subset, teacher_logits=run.teacher_logits)
+    again = Distillation(short_digits, run.seeds, train=run.split, subset=run.subset, teacher_logits=run.teacher_logits)
     for mine, theirs in zip(run.student.parameters(), train(again, load_method("fixed:5")).parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-7)
 

@@ -22,7 +22,8 @@ from rltemp.data.tasks import load_task
 from rltemp.envs.rewards import POTENTIALS, WORST
 from rltemp.loading import load_method
 from rltemp.policy.policy_file import read_policy
-from rltemp.training.distill import Distillation, train
+from rltemp.training.distill import Distillation
+from rltemp.training.steps import train
 from rltemp.training.teachers import prepare
 
 ROOT = Path(__file__).parents[2]

@@ -107,7 +107,7 @@ def test_augmentation_is_the_same_on_every_device() -> None:
 
 
 def test_an_epoch_visits_each_sample_at_most_once_and_drops_the_incomplete_batch() -> None:
-    order = epoch_order(seed=0, epoch=0, size=107, batch_size=10)
+    order = epoch_order(seeds=0, epoch=0, size=107, batch_size=10)
     assert order.shape == (10, 10)
     assert len(set(order.flatten().tolist())) == 100
     assert 0 <= order.min() <= order.max() < 107

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from rltemp.data import image_folder
 from rltemp.data.dataset import Dataset, Split
 from rltemp.data.sources import DATASETS, load_dataset
 from rltemp.data.splits import split_pool
@@ -252,6 +255,28 @@ def test_a_folder_of_images_is_read_whole(tmp_path: Path) -> None:
 def test_grey_images_are_read_as_rgb(tmp_path: Path) -> None:
     data = load_dataset(f"imagefolder:{write_folder(tmp_path, SMALL, mode='L')}")
     assert torch.equal(data.test.images[:, 0], data.test.images[:, 2])
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_folder_is_decoded_by_as_many_threads_as_torch_may_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    workers, meeting, read = set[str](), threading.Barrier(threads), image_folder._read
+
+    def watched(path: str, expected: tuple[int, ...] | None = None) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            workers.add(threading.current_thread().name.rpartition("_")[2])
+            meeting.wait(30)  # for ever, with fewer threads
+        return read(path, expected)
+
+    monkeypatch.setattr(image_folder, "_read", watched)
+    counts, before = {"train": {"ape": 3, "bat": 3}, "test": {"ape": 1, "bat": 2}}, torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        load_dataset(f"imagefolder:{write_folder(tmp_path, counts)}")
+    finally:
+        torch.set_num_threads(before)
+    assert workers == {str(number) for number in range(threads)}
 
 
 def test_a_folder_that_cannot_be_used_is_answered_with_its_path(tmp_path: Path) -> None:

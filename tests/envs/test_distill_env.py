@@ -28,7 +28,8 @@ from rltemp.envs.rewards import WORST
 from rltemp.kd.method import Method
 from rltemp.rules import dtkd
 from rltemp.rules.published_methods import METHODS
-from rltemp.training.distill import Distillation, train
+from rltemp.training.distill import Distillation
+from rltemp.training.steps import train
 
 Record = tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]
 Act = Callable[[DistillEnv], NDArray[np.float32]]
@@ -62,7 +63,7 @@ def trained(env: DistillEnv, method: Method) -> nn.Module:
     assert env.episode is not None
     run = env.episode.run
     return train(
-        Distillation(env.problem, run.seeds, train=run.part, subset=run.subset, teacher_logits=run.teacher_logits),
+        Distillation(env.problem, run.seeds, train=run.split, subset=run.subset, teacher_logits=run.teacher_logits),
         method,
     )
 

@@ -147,7 +147,7 @@ def test_influence_is_zero_where_a_loss_ignores_its_actions(toy: Problem) -> Non
 
 def episode(problem: Problem, seeds: int | list[int] = 0) -> Episode:
     run = Distillation(problem, seeds)
-    probe = torch.arange(len(run.part))
+    probe = torch.arange(len(run.split))
     probe = probe if isinstance(seeds, int) else probe.expand(len(seeds), -1)
     return Episode(run, Decision.make("fixed:2"), probe, keep_tape=True)
 

@@ -18,7 +18,8 @@ from rltemp.envs.episode import FIRST_TRAINING_SEED
 from rltemp.envs.rewards import WORST
 from rltemp.envs.vector import DistillVecEnv
 from rltemp.rules.published_methods import METHODS
-from rltemp.training.distill import Distillation, train
+from rltemp.training.distill import Distillation
+from rltemp.training.steps import train
 
 STEPS, BATCH = 20, 50
 Array = NDArray[np.float32]
@@ -139,7 +140,7 @@ def test_zero_actions_are_the_reference_method(short: Problem, method: str) -> N
     run = env.episode.run
     play(env)
     plain = train(
-        Distillation(short, run.seeds, train=run.part, subset=run.subset, teacher_logits=run.teacher_logits),
+        Distillation(short, run.seeds, train=run.split, subset=run.subset, teacher_logits=run.teacher_logits),
         load_method(method),
     )
     for mine, theirs in zip(run.student.parameters(), plain.parameters(), strict=True):
@@ -233,7 +234,7 @@ def test_an_action_that_is_not_finite_is_refused(short: Problem, value: float) -
 def test_neither_validation_nor_test_samples_are_ever_met(short: Problem) -> None:
     env = DistillVecEnv(short, students=8)
     own = torch.cat([short.dataset.train.images, short.dataset.probe.images])
-    assert torch.equal(env.episode.run.part.images, own)
+    assert torch.equal(env.episode.run.split.images, own)
     for _ in range(3):
         env.reset()
         subset, probe = env.episode.run.subset, env.episode.probe
@@ -247,7 +248,7 @@ def test_neither_validation_nor_test_samples_are_ever_met(short: Problem) -> Non
 def test_without_redrawing_the_probe_is_the_tasks_own(short: Problem) -> None:
     env = DistillVecEnv(short, students=2, redraw=False)
     env.reset()
-    part, probe = env.episode.run.part, env.episode.probe
+    part, probe = env.episode.run.split, env.episode.probe
     assert all(torch.equal(part.images[rows], short.dataset.probe.images) for rows in probe)
 
 

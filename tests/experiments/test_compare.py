@@ -8,7 +8,8 @@ from rltemp.errors import BadInputError
 from rltemp.experiments.alternatives import alternatives
 from rltemp.experiments.compare import SELECTION_SEED, check_rules, compare, default_stack, train_arm
 from rltemp.loading import load_method
-from rltemp.training.distill import Distillation, train
+from rltemp.training.distill import Distillation
+from rltemp.training.steps import train
 from rltemp.training.teachers import prepare
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from support.device_reads import DeviceReads
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import rltemp.integrations as integrations
 from rltemp import BadInputError, Method, Signals, kd_loss, load_method, load_rule
@@ -55,7 +55,7 @@ def test_losses_are_those_of_the_method(name: str, kind: str) -> None:
     kd = method.kd_weight * kd_loss(signals, load_rule(name)(signals).detach())
     for found, wanted in (
         (controller.kd(student, teacher, labels, 0.3), kd),
-        (controller.objective(student, teacher, labels, 0.3), method.loss(signals)),
+        (controller.loss(student, teacher, labels, 0.3), method.loss(signals)),
     ):
         assert torch.equal(found, wanted)
         gradients = [torch.autograd.grad(each.sum(), student, retain_graph=True)[0] for each in (found, wanted)]
@@ -66,8 +66,8 @@ def test_losses_are_those_of_the_method(name: str, kind: str) -> None:
 def test_a_kit_with_one_temperature_divides_rescaled_logits_by_every_samples_own(name: str) -> None:
     student, teacher, _ = drawn("tokens")
     controller, base = Controller(name), 3.0
-    found = controller(student, teacher)
-    scaled = controller.rescaled(student, teacher, base)
+    found = controller(student, teacher, progress=0.3)
+    scaled = controller.rescaled(student, teacher, base, progress=0.3)
     kit = F.kl_div((scaled[0] / base).log_softmax(-1), (scaled[1] / base).softmax(-1), reduction="none").sum(-1)
     torch.testing.assert_close(kit, kd_loss(Signals(student, teacher), replace(found, weight=torch.ones_like(kit))))
     torch.testing.assert_close(scaled[0] / base, student / found.student.unsqueeze(-1))
@@ -86,11 +86,54 @@ def test_a_controller_is_made_from_a_name_a_rule_or_a_method() -> None:
     made = Controller(rule).method
     assert isinstance(made, Method)
     assert made.rule is rule
-    with pytest.raises(BadInputError, match="'none' trains without a teacher and has no temperatures"):
+    with pytest.raises(BadInputError, match="a controller needs temperatures, and 'none' trains without a teacher"):
         Controller("none")
 
 
-@pytest.mark.parametrize("call", ["__call__", "kd", "objective"])
+@pytest.mark.parametrize("call", ["__call__", "temperatures", "kd", "loss", "rescaled"])
+@pytest.mark.parametrize("name", ["universal", "linear_schedule"])
+def test_a_forgotten_progress_is_refused_where_the_answer_uses_it(name: str, call: str) -> None:
+    student, teacher, labels = drawn()
+    arguments = {"student_logits": student, "teacher_logits": teacher, "labels": labels}
+    more = {"base_temperature": 4.0} if call == "rescaled" else {}
+    with pytest.raises(BadInputError, match="uses the progress of the run: give progress, 0 to 1"):
+        getattr(Controller(name), call)(**arguments, **more)
+    assert getattr(Controller("fixed:4"), call)(**arguments, **more) is not None
+
+
+def test_only_dtkds_warm_up_uses_the_progress_and_its_temperatures_do_not() -> None:
+    controller, arguments = Controller("dtkd"), drawn()
+    assert controller.temperatures(*arguments).student.isfinite().all()
+    assert controller.kd(*arguments).isfinite().all()
+    with pytest.raises(BadInputError, match=r"^dtkd uses the progress"):
+        controller.loss(*arguments)
+
+
+def test_the_old_name_of_the_loss_still_answers_it_and_says_so() -> None:
+    arguments = drawn()
+    with pytest.warns(DeprecationWarning, match=r"Controller.objective is called Controller.loss now"):
+        found = Controller("fixed:4").objective(*arguments)
+    assert torch.equal(found, Controller("fixed:4").loss(*arguments))
+
+
+def test_a_controller_tells_its_method() -> None:
+    assert repr(Controller("fixed:2")) == f"Controller({load_method('fixed:2')!r})"
+
+
+def test_the_bounds_that_a_function_states_are_checked() -> None:
+    def mine(signals: Signals) -> Any:
+        return load_rule("fixed:4")(signals)
+
+    mine.bounds = (1, 3)  # type: ignore[attr-defined]
+    for call in (Controller(mine), Controller(mine).kd, Controller(mine).loss):
+        with pytest.raises(BadInputError, match=r"student temperature must be finite and in \[1, 3\]; got 4.0 .* mine"):
+            call(*drawn())
+    mine.bounds = (3, 1)  # type: ignore[attr-defined]
+    with pytest.raises(BadInputError, match=r"bounds must be two numbers, 0 < lowest < highest; got \(3, 1\)"):
+        Controller(mine)
+
+
+@pytest.mark.parametrize("call", ["__call__", "kd", "loss"])
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
@@ -102,7 +145,7 @@ def test_a_controller_is_made_from_a_name_a_rule_or_a_method() -> None:
 )
 def test_what_does_not_fit_is_refused_in_one_line(call: str, changed: dict[str, Tensor], named: str) -> None:
     student, teacher, labels = drawn()
-    arguments = {"student_logits": student, "teacher_logits": teacher, "labels": labels} | changed
+    arguments = {"student_logits": student, "teacher_logits": teacher, "labels": labels, "progress": 0.3} | changed
     with pytest.raises(BadInputError, match=named) as error:
         getattr(Controller("universal"), call)(**arguments)
     assert "\n" not in str(error.value)
@@ -116,21 +159,6 @@ def test_a_host_of_another_version_is_named_and_a_missing_one_refused() -> None:
         integrations.tested_with("torch", ">=2.0")
     with pytest.raises(BadInputError, match=r"needs no-such-host .* not installed"):
         integrations.tested_with("no-such-host", ">=1")
-
-
-WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "masked_scatter", "index.Tensor", "is_nonzero", "_to_copy")
-"""Operations whose result's shape or value the host has to wait for; a copy to another type on one device is none."""
-
-
-class NoWait(TorchDispatchMode):
-    """Fails where an operation makes the host wait for the logits' device."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = str(func)
-        moved = (kwargs or {}).get("device") if "_to_copy" in name else "cpu"
-        assert not any(f".{wait}" in name for wait in WAITS if wait != "_to_copy"), name
-        assert moved is None or torch.device(moved).type == "cpu", name
-        return func(*args, **(kwargs or {}))
 
 
 def with_nothing_off_the_mask(kind: str) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
@@ -147,13 +175,14 @@ def with_nothing_off_the_mask(kind: str) -> tuple[tuple[Tensor, ...], tuple[Tens
 def test_what_stands_off_the_mask_reaches_nothing_and_no_step_waits(name: str, kind: str) -> None:
     whole, alone, mask = with_nothing_off_the_mask(kind)
     controller = Controller(name)
-    with NoWait():
+    with DeviceReads() as reads:
         found = controller(*whole, 0.5, mask)
-        losses = [controller.kd(*whole, 0.5, mask), controller.objective(*whole, 0.5, mask)]
+        losses = [controller.kd(*whole, 0.5, mask), controller.loss(*whole, 0.5, mask)]
+    assert reads.places == []
     assert (found.student[~mask] == 1).all()
     assert (found.weight[~mask] == 0).all()
     torch.testing.assert_close(found.weight[mask], controller(*alone, 0.5).weight, rtol=1e-5, atol=1e-5)
-    for loss, wanted in zip(losses, (controller.kd(*alone, 0.5), controller.objective(*alone, 0.5)), strict=True):
+    for loss, wanted in zip(losses, (controller.kd(*alone, 0.5), controller.loss(*alone, 0.5)), strict=True):
         assert (loss[~mask] == 0).all()
         torch.testing.assert_close(loss[mask], wanted, rtol=1e-5, atol=1e-5)
         (gradient,), (expected,) = (
@@ -163,15 +192,7 @@ def test_what_stands_off_the_mask_reaches_nothing_and_no_step_waits(name: str, k
         assert (gradient[~mask] == 0).all()
 
 
-def test_a_wait_would_be_noticed() -> None:
-    _, _, labels = drawn()
-    with NoWait(), pytest.raises(AssertionError):
-        labels.max().item()
-    with NoWait(), pytest.raises(AssertionError):
-        labels[labels > 3]
-
-
-@pytest.mark.parametrize(("name", "what"), [("universal", "objective"), ("dtkd", "objective"), ("ttm", "kd")])
+@pytest.mark.parametrize(("name", "what"), [("universal", "loss"), ("dtkd", "loss"), ("ttm", "kd")])
 def test_a_compiled_loss_has_no_graph_break_and_is_not_compiled_anew_as_the_run_goes_on(name: str, what: str) -> None:
     student, teacher, labels = drawn()
     controller, counter = Controller(name), CompileCounter()
@@ -197,10 +218,10 @@ def test_a_compiled_loss_has_no_graph_break_and_is_not_compiled_anew_as_the_run_
 def test_autocast_changes_no_number(name: str, dtype: torch.dtype) -> None:
     student, teacher, labels = drawn("tokens", dtype)
     controller = Controller(name)
-    wanted = controller(student, teacher, labels, 0.3), controller.objective(student, teacher, labels, 0.3)
+    wanted = controller(student, teacher, labels, 0.3), controller.loss(student, teacher, labels, 0.3)
     single = controller(student.float(), teacher.float(), labels, 0.3)
     with torch.autocast("cpu", dtype=dtype):
-        found = controller(student, teacher, labels, 0.3), controller.objective(student, teacher, labels, 0.3)
+        found = controller(student, teacher, labels, 0.3), controller.loss(student, teacher, labels, 0.3)
     for field in ("student", "teacher", "weight"):
         assert torch.equal(getattr(found[0], field), getattr(wanted[0], field))
         torch.testing.assert_close(getattr(found[0], field), getattr(single, field))
@@ -214,7 +235,7 @@ def test_temperatures_stay_within_the_policys_bounds_whatever_the_logits() -> No
     low, high = controller.method.rule.limits
     for scale in (1e-4, 1.0, 1e3):
         student, teacher, _ = drawn("tokens")
-        found = controller(scale * student, scale * teacher)
+        found = controller(scale * student, scale * teacher, progress=0.3)
         for value in (found.student, found.teacher):
             assert low <= value.min() <= value.max() <= high
 
@@ -232,7 +253,7 @@ def test_a_rule_of_ones_own_that_compares_samples_sees_those_of_the_mask_and_is_
         found = load_rule("fixed:4")(signals)
         return replace(found, student=-found.student)
 
-    for call in (Controller(negative), Controller(negative).kd, Controller(negative).objective):
+    for call in (Controller(negative), Controller(negative).kd, Controller(negative).loss):
         with pytest.raises(
             BadInputError, match=r"student temperature must be finite and above 0; got -4.0 for sample 0"
         ):

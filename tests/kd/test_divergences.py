@@ -245,3 +245,28 @@ def test_jensen_shannon_stays_below_log_two_and_is_the_same_both_ways() -> None:
 def test_log_softmax_is_torchs_whichever_axis_it_runs_along(classes: int, shape: tuple[int, ...]) -> None:
     logits = torch.randn(*shape, classes) * 5
     torch.testing.assert_close(log_softmax(logits), torch.log_softmax(logits, -1))
+
+
+@every_divergence
+@pytest.mark.parametrize("scale", [1e19, 1e37, 3e38])
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_every_divergence_and_its_gradient_is_finite_for_every_finite_logit(
+    name: str, scale: float, temperature: float
+) -> None:
+    student, teacher, labels = drawn((8,), 6, 0)
+    largest = max(student.abs().max().item(), teacher.abs().max().item())
+    signals = Signals((scale / largest) * student, (scale / largest) * teacher, labels)
+    loss = kd_loss(signals, fixed(temperature)(signals), DIVERGENCES[name]())
+    assert loss.isfinite().all()
+    assert torch.autograd.grad(loss.sum(), student)[0].isfinite().all()
+
+
+@every_divergence
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_what_is_not_finite_reaches_the_loss_of_its_sample_alone(name: str, value: float) -> None:
+    student, teacher, labels = drawn((4,), 6, 0)
+    student = student.detach().clone()
+    student[1, 2] = value
+    signals = Signals(student, teacher, labels)
+    loss = kd_loss(signals, fixed()(signals), DIVERGENCES[name]())
+    assert loss.isfinite().tolist() == [True, False, True, True]

@@ -11,6 +11,7 @@ from torch import Tensor
 from rltemp import BadInputError, Method, Signals, kd_loss, load_method, load_rule
 from rltemp.kd.divergences import DIVERGENCES
 from rltemp.kd.losses import cross_entropy
+from rltemp.kd.method import Objective
 from rltemp.rules import RULES
 from rltemp.rules.curriculum import LearnedRule
 from rltemp.rules.published_methods import METHODS
@@ -39,10 +40,10 @@ def mask_of(signals: Signals) -> Tensor:
     return signals.mask
 
 
-def made(name: str, kind: str) -> Method:
+def made(name: str, kind: str) -> Objective:
     """The method; its rule, if it learns, as it starts."""
     method = load_method(name)
-    if isinstance(method.rule, LearnedRule):
+    if isinstance(method, Method) and isinstance(method.rule, LearnedRule):
         method.rule.initialise(SHAPES[kind][1], 0)
     return method
 
@@ -131,7 +132,7 @@ def test_what_stands_under_the_mask_changes_nothing_for_a_rule_that_compares_sam
 
 def test_a_mask_of_trues_is_no_mask() -> None:
     student, teacher = torch.randn(2, 3, 4, 5)
-    signals = Signals(student, teacher, torch.zeros(3, 4, dtype=torch.long))
+    signals = Signals(student, teacher, torch.zeros(3, 4, dtype=torch.long), 0.5)
     masked = replace(signals, mask=torch.ones(3, 4, dtype=torch.bool))
     torch.testing.assert_close(load_method("dtkd").loss(masked), load_method("dtkd").loss(signals))
 

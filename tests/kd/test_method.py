@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.device_reads import DeviceReads
 from torch import Tensor
 
 from rltemp import BadInputError, Method, Signals, Temperatures, kd_loss, load_method, load_rule
+from rltemp.kd.checks import unlawful
 from rltemp.kd.divergences import DIVERGENCES
 from rltemp.kd.losses import cross_entropy
+from rltemp.kd.method import watch
+from rltemp.kd.temperature_rule import as_rule
 from rltemp.rules import RULES, fixed
 from rltemp.rules.published_methods import METHODS, reference_method
 
@@ -342,3 +346,64 @@ def test_the_published_dtkd_formula_can_be_named(more: str) -> None:
     bounded, published = (load_rule(spec)(signals) for spec in ("dtkd:reference=4", f"dtkd:reference=4,{more}"))
     assert bounded.student.item() == pytest.approx(0.5)
     assert published.student.item() == pytest.approx(0.08, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_no_method_reads_the_device_and_a_rule_of_ones_own_reads_one_number(name: str) -> None:
+    student, teacher = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0))
+    signals = Signals(student.requires_grad_(), teacher, torch.zeros(6, dtype=torch.long), torch.tensor(0.3))
+    method = load_method(name)
+    allowed = [(method, 0)]
+    if isinstance(method, Method):
+        allowed.append((replace(method, rule=as_rule(lambda seen: method.rule(seen))), 1))
+    for each, reads_allowed in allowed:
+        with DeviceReads() as reads:
+            each.loss(signals).sum().backward()
+        assert reads.count == reads_allowed, reads.places
+
+
+@pytest.mark.parametrize("name", ["dtkd", "annealing", "linear_schedule", "universal"])
+def test_a_method_that_uses_progress_says_so_and_refuses_a_step_without_it(name: str) -> None:
+    student, teacher = torch.randn(2, 6, 5)
+    signals = Signals(student, teacher, torch.zeros(6, dtype=torch.long))
+    assert load_method(name).uses_progress
+    with pytest.raises(BadInputError, match=r"uses the progress of the run: give progress, 0 to 1, as in step / st"):
+        load_method(name).loss(signals)
+    for other in ("fixed:4", "none", "dtkd:warmup=0"):
+        assert not load_method(other).uses_progress
+        assert load_method(other).loss(signals).isfinite().all()
+
+
+def test_a_matched_method_asks_its_rule_once_a_step() -> None:
+    asked = []
+    method = watch(load_method("matched:dtkd"), asked.append)
+    student, teacher = torch.randn(2, 6, 5)
+    method.loss(Signals(student.requires_grad_(), teacher, torch.zeros(6, dtype=torch.long), 0.5))
+    assert len(asked) == 1
+
+
+def test_the_loss_of_a_step_comes_with_its_temperatures_unchecked(vector_a: Vector) -> None:
+    cold = Method("cold", lambda signals: Temperatures(*(signals.full(value) for value in (-1.0, 4.0, 16.0))))
+    loss, temperatures = cold.step_loss(at(vector_a, 0.5))
+    assert loss.isfinite().all()
+    assert temperatures is not None
+    assert unlawful(temperatures, cold.rule.bounds).tolist() == [True]
+    assert load_method("none").step_loss(at(vector_a, 0.5)).temperatures is None
+    with pytest.raises(BadInputError, match=r"student temperature .*; got -1.0 for sample 0 from cold"):
+        cold.loss(at(vector_a, 0.5))
+
+
+@pytest.mark.parametrize("spec", ["fixed:4", "fixed:divergence=dkd,ce_weight=0", "none"])
+@pytest.mark.parametrize("label", [-100, 5])
+def test_a_label_that_is_no_class_is_named_with_its_place(spec: str, label: int) -> None:
+    signals = Signals(*torch.randn(2, 3, 5), torch.tensor([0, 1, label]))
+    with pytest.raises(BadInputError, match=rf"^label {label} at \[2\] is no class; needed: 0 to 4, and a mask"):
+        load_method(spec).loss(signals)
+
+
+def test_a_method_tells_what_it_is() -> None:
+    assert repr(load_method("ttm:gamma=0.5")) == (
+        "Method('ttm:gamma=0.5', <temperature rule ttm>, ce_weight=1, kd_weight=7)"
+    )
+    assert repr(load_method("none:2")) == "NoTeacher(name='none:2', ce_weight=2)"
+    assert repr(load_rule("universal")) == "<temperature rule universal.safetensors>"

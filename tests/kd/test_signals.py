@@ -81,7 +81,7 @@ def test_labels_of_another_shape_are_refused(labels: tuple[int, ...]) -> None:
         Signals(torch.zeros(5, 4), torch.zeros(5, 4), torch.zeros(labels, dtype=torch.long))
 
 
-@pytest.mark.parametrize("progress", [-0.01, 1.01, float("nan")])
+@pytest.mark.parametrize("progress", [-0.01, 1.01, float("inf")])
 def test_progress_outside_the_run_is_refused(progress: float) -> None:
     with pytest.raises(BadInputError, match="progress must be between 0 and 1"):
         Signals(torch.zeros(5, 4), torch.zeros(5, 4), progress=progress)

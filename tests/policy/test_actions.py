@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rltemp import BadInputError, Signals, Temperatures, kd_loss
-from rltemp.kd.gradient_norm import balance, gradient_length
+from rltemp.kd.gradient_norm import gradient_norm, matching_factor
 from rltemp.policy.actions import ActionScale
 from rltemp.rules import RULES, dtkd, fixed
 
@@ -28,7 +28,7 @@ def reference_of(temperature: float = 4.0, *shape: int) -> Temperatures:
 @settings(max_examples=30)
 def test_an_action_of_zero_is_every_rule_to_the_last_bit(name: str, seed: int, scale: float, ratio: float) -> None:
     student, teacher = torch.randn(2, 2, 16, 10, generator=torch.Generator().manual_seed(seed)) * scale
-    signals = Signals(student, teacher, torch.zeros(2, 16, dtype=torch.long))
+    signals = Signals(student, teacher, torch.zeros(2, 16, dtype=torch.long), 0.5)
     reference = RULES[name]()(signals)
     same = ActionScale(ratio, 1.0, 5.0).apply(signals, reference, torch.zeros(2, 16, 2))
     for field in ("student", "teacher", "weight"):
@@ -145,7 +145,7 @@ def test_the_third_number_comes_on_top_of_a_balance() -> None:
 
 def test_a_balance_at_plain_distillations_temperature_changes_nothing() -> None:
     signals = Signals(torch.randn(6, 5), torch.randn(6, 5))
-    torch.testing.assert_close(balance(signals, fixed(4.0)(signals)), torch.ones(6))
+    torch.testing.assert_close(matching_factor(signals, fixed(4.0)(signals)), torch.ones(6))
 
 
 def test_a_balance_leaves_out_what_the_mask_leaves_out() -> None:
@@ -153,14 +153,14 @@ def test_a_balance_leaves_out_what_the_mask_leaves_out() -> None:
     mask = torch.arange(8).expand(2, 8) < 5
     masked = Signals(student.masked_fill(~mask[..., None], math.nan), teacher, mask=mask)
     ones = torch.ones(2, 8)
-    found = balance(masked, Temperatures(ones, ones, ones))
-    alone = balance(masked.samples(), Temperatures(*torch.ones(3, 10)))
+    found = matching_factor(masked, Temperatures(ones, ones, ones))
+    alone = matching_factor(masked.samples(), Temperatures(*torch.ones(3, 10)))
     torch.testing.assert_close(found[mask], alone)
 
 
 def test_where_nothing_pulls_there_is_nothing_to_balance() -> None:
     logits = torch.randn(4, 3)
-    assert balance(Signals(logits, logits), Temperatures(*torch.full((3, 4), 2.0))).tolist() == [0.0] * 4
+    assert matching_factor(Signals(logits, logits), Temperatures(*torch.full((3, 4), 2.0))).tolist() == [0.0] * 4
 
 
 def test_the_length_of_a_gradient_is_what_autograd_says() -> None:
@@ -168,4 +168,4 @@ def test_the_length_of_a_gradient_is_what_autograd_says() -> None:
     signals = Signals(student, 3 * torch.randn(9, 6, dtype=torch.float64))
     temperatures = Temperatures(*(0.5 + 5 * torch.rand(3, 9, dtype=torch.float64)))
     (gradient,) = torch.autograd.grad(kd_loss(signals, temperatures).sum(), student)
-    torch.testing.assert_close(gradient_length(signals, temperatures), gradient.norm(dim=-1))
+    torch.testing.assert_close(gradient_norm(signals, temperatures), gradient.norm(dim=-1))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.device_reads import DeviceReads
 from torch import Tensor
 
 from rltemp import BadInputError, Signals
@@ -136,11 +139,18 @@ def test_features_are_finite_and_bounded_for_any_logits(
     assert values.abs().max() <= LIMIT
 
 
+@pytest.mark.parametrize("classes", [2, 10, 1000])
+def test_features_are_finite_at_the_largest_float(classes: int) -> None:
+    signals = random_signals((16,), classes)
+    student, teacher = (3.4e38 * each.sign() for each in (signals.student_logits, signals.teacher_logits))
+    assert featurize(Signals(student, teacher, signals.labels, 0.5), sorted(FEATURES)).isfinite().all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_features_are_float32_whatever_the_logits_are(dtype: torch.dtype) -> None:
     signals = random_signals((4,), 10)
     values = featurize(
-        Signals(signals.student_logits.to(dtype), signals.teacher_logits.to(dtype), signals.labels),
+        Signals(signals.student_logits.to(dtype), signals.teacher_logits.to(dtype), signals.labels, 0.25),
         sorted(FEATURES),
     )
     assert values.dtype == torch.float32
@@ -161,11 +171,11 @@ def test_constant_logits_are_uniform_and_without_a_margin(classes: int) -> None:
 @pytest.mark.parametrize("name", ["student_loss", "teacher_loss"])
 def test_a_feature_that_needs_labels_says_so(name: str) -> None:
     with pytest.raises(BadInputError, match="features need labels"):
-        featurize(Signals(torch.zeros(2, 3), torch.zeros(2, 3)), ["progress", name])
+        featurize(Signals(torch.zeros(2, 3), torch.zeros(2, 3), progress=0.5), ["progress", name])
 
 
 def test_the_default_features_need_no_labels() -> None:
-    assert featurize(Signals(torch.randn(2, 3), torch.randn(2, 3)), DEFAULT_FEATURES).shape == (2, 8)
+    assert featurize(Signals(torch.randn(2, 3), torch.randn(2, 3), progress=0.5), DEFAULT_FEATURES).shape == (2, 8)
 
 
 def test_an_unknown_feature_is_answered_with_the_closest() -> None:
@@ -177,3 +187,22 @@ def test_observations_carry_no_graph() -> None:
     signals = random_signals((4,), 3)
     signals.student_logits.requires_grad_()
     assert not featurize(signals, sorted(FEATURES)).requires_grad
+
+
+@pytest.mark.parametrize("label", [-100, 10])
+@pytest.mark.parametrize("shape", [(4,), (2, 2)])
+def test_a_label_that_is_no_class_is_refused_with_its_place(label: int, shape: tuple[int, ...]) -> None:
+    signals = random_signals(shape, 10)
+    assert signals.labels is not None
+    signals.labels.view(-1)[3] = label
+    place = "[3]" if len(shape) == 1 else "[1, 1]"
+    with pytest.raises(BadInputError, match=rf"^label {label} at {re.escape(place)} is no class; needed: 0 to 9, and"):
+        featurize(signals, ["student_loss"])
+
+
+def test_no_feature_reads_the_device() -> None:
+    signals = replace(random_signals((4,), 10), progress=torch.tensor(0.3))
+    with DeviceReads() as reads:
+        found = featurize(signals, sorted(FEATURES))
+    assert reads.places == []
+    torch.testing.assert_close(found, featurize(replace(signals, progress=0.3), sorted(FEATURES)))

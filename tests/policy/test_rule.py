@@ -187,7 +187,7 @@ def test_a_reference_that_is_no_rule_of_ours_is_refused(tmp_path: Path, referenc
 def test_importing_rltemp_and_using_a_policy_loads_nothing_that_they_do_not_need(known: str) -> None:
     code = (
         "import sys, torch, rltemp\n"
-        f"rltemp.load_rule({known!r})(rltemp.Signals(torch.zeros(1, 3), torch.zeros(1, 3)))\n"
+        f"rltemp.load_rule({known!r})(rltemp.Signals(torch.zeros(1, 3), torch.zeros(1, 3), progress=0.5))\n"
         f"print(sorted({HEAVY} & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -28,11 +28,12 @@ def test_the_page_adds_a_rule_that_every_command_knows(tmp_path: Path) -> None:
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, tmp_path)
-    function, entry, test = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    rules = tmp_path / "rltemp" / "rules" / "table.py"
-    head, table = rules.read_text("utf-8").split("\nRULES: ")
+    module, imported, entry, test = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    rules = tmp_path / "rltemp" / "rules"
+    (rules / "certainty.py").write_text(module, "utf-8")
+    head, table = (rules / "__init__.py").read_text("utf-8").split("\nRULES: ")
     opening, body = table.split("{\n", 1)
-    rules.write_text(f"{head}\n{function}\n\nRULES: {opening}{{\n{entry}{body}", "utf-8")
+    (rules / "__init__.py").write_text(f"{head}{imported}\nRULES: {opening}{{\n{entry}{body}", "utf-8")
     (tmp_path / "tests" / "test_certainty.py").write_text(test, "utf-8")
 
     contract = python(

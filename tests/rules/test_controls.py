@@ -189,7 +189,7 @@ def test_names_nest(name: str):
         ("shuffled:dtdk", "did you mean 'dtkd'"),
         ("matched:averaged:dtdk", "did you mean 'dtkd'"),
         ("shuffled", "needs a method behind it, as in shuffled:dtkd"),
-        ("averaged:none", "none trains without a teacher"),
+        ("averaged:none", "averaged needs temperatures, and 'none' trains without a teacher"),
         ("softness:ctkd", "ctkd learns its own in every run anew"),
         ("weighting:fixed:0", "temperature"),
     ],

@@ -43,7 +43,7 @@ def double(rows: Any) -> Tensor:
 
 def batch(*vectors: Vector) -> Signals:
     teacher, student, label = (torch.stack(column) for column in zip(*vectors, strict=True))
-    return Signals(student.clone().requires_grad_(), teacher, label)
+    return Signals(student.clone().requires_grad_(), teacher, label, 0.5)
 
 
 def of(student: list[float], teacher: list[float]) -> Signals:

@@ -14,7 +14,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.device_reads import DeviceReads
 from torch import Tensor
+from torch.nn import functional as F
 
 from rltemp import BadInputError, Signals, TemperatureRule, Temperatures, kd_loss
 from rltemp.kd.checks import check_temperatures
@@ -170,7 +172,9 @@ def test_cswt_gives_the_most_similar_sample_the_lowest_temperature() -> None:
 
 
 def test_random_temperatures_are_log_uniform_and_new_with_every_step_and_seed() -> None:
-    signals = Signals(torch.zeros(4000, 10), torch.randn(4000, 10, generator=torch.Generator().manual_seed(0)))
+    signals = Signals(
+        torch.zeros(4000, 10), torch.randn(4000, 10, generator=torch.Generator().manual_seed(0)), progress=0.0
+    )
     drawn = RULES["random"]()(signals).student
     place = drawn.log() / math.log(10)
     ordered = place.sort().values
@@ -301,7 +305,7 @@ def test_every_rule_takes_a_hundred_thousand_classes_and_no_sample_at_all(name: 
 @pytest.mark.parametrize("value", [0.0, 3.0, -3.0, 1e4, -1e4])
 def test_every_rule_takes_constant_logits(name: str, value: float) -> None:
     signals = Signals(
-        torch.full((3, 5), value, requires_grad=True), torch.full((3, 5), value), torch.zeros(3, dtype=torch.long)
+        torch.full((3, 5), value, requires_grad=True), torch.full((3, 5), value), torch.zeros(3, dtype=torch.long), 0.5
     )
     answer = made(name, 5)(signals)
     assert_answer_is_usable(name, answer, signals)
@@ -439,3 +443,46 @@ def test_every_rule_changes_nothing_that_it_is_given(name: str) -> None:
     first, second = columns(rule(signals)), columns(rule(signals))
     assert torch.equal(first, second)
     assert all(torch.equal(tensor, old) for tensor, old in zip(tensors, before, strict=True))
+
+
+@every_rule
+@pytest.mark.parametrize("scale", [1e19, 1e37, 3e38])
+@pytest.mark.parametrize("kind", ["spread", "signs", "one"])
+def test_every_rule_and_its_gradient_is_finite_for_every_finite_logit(name: str, scale: float, kind: str) -> None:
+    unit = torch.randn(2, 8, 6, generator=torch.Generator().manual_seed(3))
+    unit = {"spread": unit / unit.abs().max(), "signs": unit.sign(), "one": F.one_hot(unit.argmax(-1), 6).float()}[kind]
+    signals = Signals(scale * unit[0].requires_grad_(), scale * unit[1], torch.zeros(8, dtype=torch.long), 0.5)
+    found = made(name, 6)(signals)
+    check_temperatures(found, name)
+    assert columns(found).isfinite().all()
+    loss = kd_loss(signals, found)
+    assert loss.isfinite().all()
+    assert torch.autograd.grad((loss + columns(found).sum(-1)).sum(), signals.student_logits)[0].isfinite().all()
+
+
+@every_rule
+@pytest.mark.parametrize(("tensor", "number"), [(0.3, 0.3), (0.77, 0.77), (1.3, 1.0), (-0.2, 0.0)])
+def test_every_rule_takes_progress_as_a_tensor_within_the_run_and_never_reads_it(
+    name: str, tensor: float, number: float
+) -> None:
+    signals, rule = drawn((9,), 6, 0), made(name, 6)
+    wanted = columns(rule(replace(signals, progress=number)))
+    done = torch.tensor(tensor, dtype=torch.float64)
+    with DeviceReads() as reads:
+        found = columns(rule(replace(signals, progress=done)))
+    assert reads.places == []
+    torch.testing.assert_close(found, wanted)
+
+
+@every_rule
+def test_a_rule_that_uses_progress_says_so_and_refuses_a_call_without_it(name: str) -> None:
+    signals, rule = drawn((9,), 6, 0), made(name, 6)
+    early, late = (columns(rule(replace(signals, progress=done))) for done in (0.0, 1.0))
+    unknown = replace(signals, progress=math.nan)
+    if not rule.uses_progress:
+        assert torch.equal(early, late)
+        assert torch.equal(columns(rule(unknown)), late)
+        return
+    assert isinstance(rule, LearnedRule) or not torch.equal(early, late)  # of one that learns, the gradient does
+    with pytest.raises(BadInputError, match=f"^{rule.name} uses the progress of the run: give progress, 0 to 1"):
+        rule(unknown)

@@ -98,6 +98,22 @@ def test_with_no_checkpoint_that_can_be_used_it_stops_and_fresh_begins(tmp_path:
     assert not tmp_path.exists()
 
 
+@pytest.mark.parametrize(("number", "named"), [(1, "version 0.1.0"), (3, r"another version \(format 3, needed: 2\)")])
+@pytest.mark.parametrize("inexact", [False, True])
+def test_a_checkpoint_of_another_version_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], number: int, named: str, inexact: bool
+) -> None:
+    saved(tmp_path, 1, 2)
+    for file in tmp_path.iterdir():
+        file.write_bytes(file.read_bytes().replace(b"checkpoint 2 ", b"checkpoint %d " % number, 1))
+    before = names(tmp_path)
+    with pytest.raises(ArtifactRefusedError, match=f"{named} of rltemp.*Finish the run with that .*--fresh") as error:
+        resumed(tmp_path, inexact=inexact)
+    assert "\n" not in str(error.value)
+    assert (names(tmp_path), capsys.readouterr().err) == (before, "")
+    assert Checkpoints(tmp_path, fresh=True).resume() is None
+
+
 def test_a_hostile_checkpoint_with_the_right_hash_runs_nothing(tmp_path: Path) -> None:
     """The hash stops accidents; against a stranger stands that nothing is unpickled but tensors and numbers."""
     marker = tmp_path / "marker"

@@ -17,7 +17,8 @@ from rltemp.data.tasks import Recipe
 from rltemp.kd.losses import cross_entropy
 from rltemp.models.stack import StackedStudent
 from rltemp.rules.published_methods import METHODS
-from rltemp.training.distill import Distillation, train
+from rltemp.training.distill import Distillation
+from rltemp.training.steps import train
 
 ProblemMaker = Callable[..., Problem]
 SHORT = Recipe(epochs=2, batch_size=50, learning_rate=0.05)

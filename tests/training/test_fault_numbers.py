@@ -23,12 +23,14 @@ from rltemp.data.problem import Problem
 from rltemp.data.tasks import Recipe, load_task
 from rltemp.errors import TrainingDivergedError
 from rltemp.kd.method import Method
+from rltemp.kd.temperature_rule import TemperatureRule
 from rltemp.policy.features import DEFAULT_FEATURES, featurize
 from rltemp.rules.published_methods import METHODS
-from rltemp.training.distill import Distillation, plain_step, train
+from rltemp.training.distill import Distillation
 from rltemp.training.guards import MOST_SKIPPED, RunGuard
 from rltemp.training.loss_scaling import MOST_OVERFLOWS
-from rltemp.training.safe_temperatures import BoundWatch, TemperatureGuard
+from rltemp.training.safe_temperatures import BoundWatch
+from rltemp.training.steps import plain_step, train
 from rltemp.training.teachers import train_teacher
 
 ProblemMaker = Callable[..., Problem]
@@ -249,46 +251,56 @@ def test_a_temperature_that_must_not_be_never_reaches_a_loss(user: User, toy: Pr
     with pytest.raises(BadInputError, match=message):
         method.loss(Distillation(toy, 0).observe())
     with pytest.raises(BadInputError, match=message):
-        train(Distillation(toy, 0), RunGuard(strict=True).watch(method))
+        train(Distillation(toy, 0), method, step=RunGuard(strict=True).step)
 
 
+@pytest.mark.parametrize("matched", ["", "matched:"])  # a method that is matched asks its rule twice in a step
 @pytest.mark.parametrize("value", BROKEN)
 def test_in_distill_such_a_sample_gets_plain_distillations_temperature_and_is_counted(
-    user: User, toy: Problem, value: float
+    user: User, toy: Problem, value: float, matched: str
 ) -> None:
     """Case 16: the fallback is T = 4, weight 16; the others keep theirs, and the run is marked as degraded."""
     said: list[str] = []
-    guard = RunGuard(tell=said.append)
+    answers: list[Temperatures] = []
+    guard = RunGuard(tell=said.append, watchers=[answers.append])
     run = Distillation(toy, 0)
-    method = guard.watch(load_method(user.answers(at_nine(value), bounds=(0.5, 20.0))))
-    found = method.rule(run.observe())  # type: ignore[misc]
+    train(run, load_method(matched + user.answers(at_nine(value), bounds=(0.5, 20.0))), step=guard.step)
+    assert len(answers) == run.steps
+    found = answers[0]
     seen = found.student.tolist()
     assert (seen[9], found.weight[9].item(), seen[8]) == (4.0, 16.0, 3.0)
     assert found.guarded is not None
     assert found.guarded.nonzero().flatten().tolist() == [9]
-    train(run, method, step=guard.step)
     counts = guard.counts()
-    assert (counts["fallback_steps"], counts["fallback_samples"]) == (run.steps + 1, run.steps + 1)
+    assert (counts["fallback_steps"], counts["fallback_samples"]) == (run.steps, run.steps)
     assert (counts["clamped_samples"], counts["skipped_steps"], counts["degraded"]) == (0, 0, True)
     assert len(said) == 1
-    assert f"got {value} for sample 9 from my_temperatures:rule: T = 4 stands in" in said[0]
+    assert f"got {value} for sample 9 from {matched}my_temperatures:rule: T = 4 stands in" in said[0]
+
+
+def guarded_step(problem: Problem, method: Method) -> tuple[Temperatures, RunGuard]:
+    """The temperatures of a first step, which is taken, and the guard that took it."""
+    answers: list[Temperatures] = []
+    run, guard = Distillation(problem, 0), RunGuard(watchers=[answers.append])
+    guard.step(run, method)
+    assert run.healthy
+    return answers[0], guard
 
 
 def test_the_fallback_keeps_to_the_rules_own_bounds(user: User, toy: Problem) -> None:
     """Case 16: T = 4 where 4 may be, else the nearest bound."""
-    guarded = TemperatureGuard().guard(load_method(user.answers(at_nine(math.nan), bounds=(1.0, 3.5))))
-    assert guarded.rule(Distillation(toy, 0).observe()).student[9].item() == 3.5  # type: ignore[misc]
+    found = guarded_step(toy, load_method(user.answers(at_nine(math.nan), bounds=(1.0, 3.5))))[0]
+    assert found.student[9].item() == 3.5
 
 
 def test_an_overshoot_by_rounding_is_put_onto_the_bound_and_counted(user: User, toy: Problem) -> None:
     """Case 16: one part in a million; more than that is a fault."""
     for value, expected in ((20.00001, "clamped"), (20.001, "fallback")):
-        guard = TemperatureGuard()
-        method = guard.guard(load_method(user.answers(at_nine(value), bounds=(0.5, 20.0))))
-        found = method.rule(Distillation(toy, 0).observe())  # type: ignore[misc]
+        found, guard = guarded_step(toy, load_method(user.answers(at_nine(value), bounds=(0.5, 20.0))))
         assert found.student[9].item() == (20.0 if expected == "clamped" else 4.0)
-        assert guard.counts()[f"{expected}_samples"] == 1
-        assert guard.clamped_samples + guard.fallback_samples == 1
+        counts = guard.counts()
+        assert counts[f"{expected}_samples"] == 1
+        assert counts["clamped_samples"] + counts["fallback_samples"] == 1
 
 
 def test_gradient_goes_past_a_temperature_that_is_not_finite(toy: Problem) -> None:
@@ -299,9 +311,8 @@ def test_gradient_goes_past_a_temperature_that_is_not_finite(toy: Problem) -> No
         spread = spread / (torch.arange(50) != 9)
         return Temperatures(spread, spread, spread.square())
 
-    run, guard = Distillation(toy, 0), RunGuard()
-    guard.step(run, guard.watch(Method("mine", rule)))
-    assert (run.healthy, guard.skipped, guard.temperatures.fallback_samples) == (True, 0, 1)
+    _, guard = guarded_step(toy, Method("mine", rule))
+    assert (guard.skipped, guard.temperatures.fallback_samples) == (0, 1)
 
 
 def test_distill_goes_on_with_a_bad_rule_and_strict_does_not(user: User, tmp_path: Path, capsys: Any) -> None:
@@ -331,7 +342,7 @@ def test_a_negative_weight_is_refused_as_a_temperature_is(toy: Problem) -> None:
     signals = Distillation(toy, 0).observe()
     with pytest.raises(BadInputError, match=r"weight must be at least 0; got -1.0 for sample 9 from mine"):
         Method("mine", rule).loss(signals)
-    mended = TemperatureGuard().guard(Method("mine", rule)).rule(signals)  # type: ignore[misc]
+    mended, _ = guarded_step(toy, Method("mine", rule))
     assert (mended.student[9].item(), mended.weight[9].item(), mended.weight[8].item()) == (4.0, 16.0, 3.0)
 
 
@@ -348,10 +359,10 @@ def test_bounds_that_are_none_are_refused(user: User, toy: Problem, bounds: Any)
 def test_one_temperature_for_a_batch_is_never_broadcast(user: User, toy: Problem, shape: tuple[int, ...]) -> None:
     """Case 17: always an error in the first step, with both shapes; no fallback."""
     method = load_method(user.answers(lambda _: torch.full(shape, 3.0)))
-    for each in (method, RunGuard().watch(method)):
+    for step in (plain_step, RunGuard().step):
         run = Distillation(toy, 0)
         with pytest.raises(BadInputError) as error:
-            train(run, each, step=RunGuard().step)
+            train(run, method, step=step)
         assert f"temperatures have shape {shape}, the samples (50,)" in str(error.value)
         assert "my_temperatures:rule" in str(error.value)
         assert (run.step, error.value.exit_code) == (0, 2)
@@ -360,10 +371,9 @@ def test_one_temperature_for_a_batch_is_never_broadcast(user: User, toy: Problem
 @pytest.mark.parametrize("answer", [torch.ones(50), 4.0, None, (torch.ones(50), torch.ones(50))])
 def test_what_is_no_temperatures_is_refused_by_its_type(toy: Problem, answer: Any) -> None:
     """Case 17."""
-    method = Method("mine", lambda _: answer)
-    for each in (method, RunGuard().watch(method)):
+    for step in (plain_step, RunGuard().step):
         with pytest.raises(BadInputError, match=f"mine answered a {type(answer).__name__}; needed: rltemp.Temper"):
-            each.loss(Distillation(toy, 0).observe())
+            step(Distillation(toy, 0), Method("mine", lambda _: answer))
 
 
 def test_as_many_samples_as_classes_are_still_one_temperature_a_sample() -> None:
@@ -395,8 +405,8 @@ def test_one_class_against_ten_is_refused_with_both_shapes() -> None:
 class Emptied(Distillation):
     """A run whose second batch has no samples."""
 
-    def _index(self, step: int) -> Tensor:
-        index = super()._index(step)
+    def positions(self, step: int) -> Tensor:
+        index = super().positions(step)
         return index[:0] if step == 1 else index
 
 
@@ -424,7 +434,7 @@ def test_a_batch_of_one_and_constant_logits_give_finite_losses_and_features(name
         signals = Signals(student, teacher, labels, 0.5)
         assert method.loss(signals).isfinite().all()
         assert featurize(signals, DEFAULT_FEATURES).isfinite().all()
-        if method.rule is not None:
+        if isinstance(method, Method):
             found = load_rule(name)(signals)
             assert bool(((found.student > 0) & (found.student < math.inf)).all())
             assert bool(((found.teacher > 0) & (found.teacher < math.inf)).all())
@@ -531,11 +541,8 @@ def test_a_stack_in_float16_is_one_clear_error(toy: Problem, tmp_path: Path, cap
 def test_a_policy_at_its_bound_for_an_epoch_is_told_once() -> None:
     """Case 20: more than 95 % of an epoch's samples within 1 % of a bound."""
 
-    class AtBound:
+    class AtBound(TemperatureRule):
         limits = (0.5, 20.0)
-
-        def __call__(self, signals: Signals) -> Temperatures:
-            raise AssertionError("never asked")
 
     def answers(share: float) -> Temperatures:
         values = torch.where(torch.arange(100) < 100 * share, 19.9, 3.0)
@@ -543,7 +550,7 @@ def test_a_policy_at_its_bound_for_an_epoch_is_told_once() -> None:
 
     said: list[str] = []
     watch = BoundWatch(said.append)
-    assert watch.begin(Method("p", AtBound()))
+    watch.begin(Method("p", AtBound()))
     for epoch, share in enumerate((0.94, 0.96, 0.97), 1):
         watch(answers(share))
         watch.end_epoch(epoch)
@@ -556,7 +563,7 @@ def test_the_shipped_policy_has_not_collapsed_and_a_formula_has_no_bounds_to_col
     """Case 20."""
     for name in ("universal", "fixed:20"):
         guard, run = RunGuard(), Distillation(digits, 0, recipe=replace(digits.task.recipe, epochs=2))
-        train(run, guard.watch(load_method(name)), step=guard.step)
+        train(run, load_method(name), step=guard.step)
         assert guard.counts()["collapsed"] is False
 
 
@@ -569,7 +576,7 @@ def test_a_guard_costs_a_few_microseconds_a_step(digits: Problem) -> None:
         guard = RunGuard()
         method = load_method("fixed:4")
         started = time.process_time()
-        train(run, guard.watch(method) if guarded else method, step=guard.step if guarded else plain_step)
+        train(run, method, step=guard.step if guarded else plain_step)
         return time.process_time() - started
 
     rounds = [(seconds(False), seconds(True)) for _ in range(15)]

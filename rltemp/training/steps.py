@@ -1,0 +1,68 @@
+"""One step of a run by a method, and the loop that repeats it.
+
+`plain_step` shields the students of a stack from each other. `rltemp.training.guards` has a step for one student that
+passes a faulty batch over. Neither waits for the device except to read one number: whether all is sound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from rltemp.kd.method import Objective
+from rltemp.kd.signals import Signals
+from rltemp.training.distill import Distillation
+
+
+class Step(Protocol):
+    """One step of a run by a method: what `train` repeats."""
+
+    def __call__(self, run: Distillation, method: Objective) -> tuple[Signals, Tensor]:
+        """Take it, and return what it saw and the per-sample losses."""
+        ...
+
+
+def plain_step(run: Distillation, method: Objective) -> tuple[Signals, Tensor]:
+    """Take a step, whatever its numbers are; a student whose numbers are not finite stops nobody else."""
+    signals = run.observe()
+    loss = method.loss(shielded(signals))
+    run.update(loss)
+    return signals, loss
+
+
+def shielded(signals: Signals) -> Signals:
+    """The signals, with zeros for the student's logits of samples that are not finite, which every rule can take.
+
+    A student's numbers reach nobody else's weights, but one nan among the temperatures would stop the stack.
+    """
+    good = signals.student_logits.isfinite().all(-1, keepdim=True)
+    return replace(signals, student_logits=torch.where(good, signals.student_logits, 0.0))
+
+
+def train(
+    run: Distillation,
+    method: Objective,
+    on_step: Callable[[Distillation, Signals, Tensor], None] | None = None,
+    step: Step = plain_step,
+) -> nn.Module:
+    """Train to the end of the run by `method`.
+
+    Args:
+        run: A run, fresh or under way.
+        method: What each step minimises.
+        on_step: Called after each update with the run, the signals and the per-sample losses of that step.
+        step: How a step is taken.
+
+    Returns:
+        The trained student, or the stack of them.
+    """
+    method = run.attach(method)
+    while not run.done:
+        signals, loss = step(run, method)
+        if on_step is not None:
+            on_step(run, signals, loss)
+    return run.student
