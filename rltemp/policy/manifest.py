@@ -80,7 +80,7 @@ class PolicyManifest(_Strict):
     """Everything about a policy except its weights.
 
     `layers` are the (in, out) widths of an MLP. `reference` names the method whose temperatures the action
-    scales and whose loss weights it was trained with: one of `METHODS` in `rltemp.rules.published_methods`, never
+    scales and whose coefficients it was trained with: one of `METHODS` in `rltemp.rules.published_methods`, never
     something to import.
     """
 

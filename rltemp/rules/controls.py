@@ -112,7 +112,7 @@ def with_lengths(signals: Signals, temperatures: Temperatures, lengths: Tensor, 
 
 
 class _ControlledRule(WrappedRule):
-    """A rule under a control, which looks at the batch."""
+    """A rule under a control, which sees the batch."""
 
     per_sample = False
 

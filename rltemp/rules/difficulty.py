@@ -1,4 +1,4 @@
-"""Rules that look at how hard a sample is among its batch: IDTS, energy, cosine similarity; and random, their control.
+"""Rules of how hard a sample is among its batch: IDTS, energy, cosine similarity; and random, their control.
 
 Their temperatures are constants of the graph. The literature disagrees on the sign: a hard sample gets a lower
 temperature by IDTS and by energy, a higher one by cosine similarity.

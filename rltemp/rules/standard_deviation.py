@@ -1,4 +1,4 @@
-"""Rules that divide logits by their own spread over the classes: NormKD, logit standardization, ATKD."""
+"""Rules that divide logits by their own standard deviation over the classes: NormKD, logit standardization, ATKD."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _STANDARDIZATION_EPS = 1e-7  # what logit standardization and ATKD add to a devi
 
 
 def normkd(temperature: float = 2.0, published: bool = False) -> TemperatureRule:
-    """Give each network a temperature in proportion to the spread of its logits, and the teacher's square as weight.
+    """Give each network a temperature in proportion to the deviation of its logits, and the teacher's square as weight.
 
     Gradient flows through the student's deviation, as in the authors' code.
 
@@ -112,11 +112,11 @@ def atkd(
     eps = _STANDARDIZATION_EPS if switch(published, "atkd", "published") else 0.0
     floor = 0.0 if published else LOWEST_DEVIATION
 
-    def shared(student: Tensor, student_spread: Tensor, teacher: Tensor, teacher_spread: Tensor) -> Tensor:
+    def shared(student: Tensor, student_deviation: Tensor, teacher: Tensor, teacher_deviation: Tensor) -> Tensor:
         classes = student.shape[-1]
-        largest = (teacher if which == "teacher_signed" else teacher.abs()).amax(-1) / teacher_spread
+        largest = (teacher if which == "teacher_signed" else teacher.abs()).amax(-1) / teacher_deviation
         if which == "code":
-            largest = torch.maximum(largest, student.abs().amax(-1) / student_spread)
+            largest = torch.maximum(largest, student.abs().amax(-1) / student_deviation)
         least = 1 / math.sqrt(classes) if which == "teacher_signed" else math.sqrt((classes - 1) / classes)
         return (1 + math.sqrt(3)) / 2 * (largest if published else largest.clamp(min=least))
 
@@ -150,7 +150,7 @@ def _in_proportion(
         deviation was raised to it.
     """
 
-    def spread(logits: Tensor) -> tuple[Tensor, Tensor]:
+    def centred_and_deviation(logits: Tensor) -> tuple[Tensor, Tensor]:
         logits = bounded(logits)
         freedom = logits.shape[-1] - correction
         centred = logits - logits.mean(-1, keepdim=True)
@@ -163,12 +163,12 @@ def _in_proportion(
 
     def answer(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> tuple[tuple[Tensor, ...], Any]:
         guarded = [torch.minimum(student[1].detach(), teacher[1]) <= floor] if floor else []
-        spreads = (student[1] + eps, teacher[1] + eps) if eps else (student[1], teacher[1])
+        deviations = (student[1] + eps, teacher[1] + eps) if eps else (student[1], teacher[1])
         if isinstance(factor, float):
-            return (factor * spreads[0], factor * spreads[1], *guarded), factor
+            return (factor * deviations[0], factor * deviations[1], *guarded), factor
         with torch.no_grad():
-            times = factor(student[0], spreads[0], teacher[0], spreads[1])
-        return (times * spreads[0], times * spreads[1], times, *guarded), times
+            times = factor(student[0], deviations[0], teacher[0], deviations[1])
+        return (times * deviations[0], times * deviations[1], times, *guarded), times
 
     def slope(centred: Tensor, deviation: Tensor, times: Any) -> tuple[tuple[Tensor, None], tuple[Tensor]]:
         by_deviation = times / (centred.shape[-1] - correction) / deviation
@@ -177,11 +177,14 @@ def _in_proportion(
         return (centred, None), (by_deviation,)
 
     def slopes(needed: Sequence[bool], student_logits: Tensor, teacher_logits: Tensor) -> Slopes:
-        student = spread(student_logits)
-        found, times = answer(student, spread(teacher_logits))
+        student = centred_and_deviation(student_logits)
+        found, times = answer(student, centred_and_deviation(teacher_logits))
         return found, *slope(*student, times)
 
     def again(inputs: Sequence[Tensor], found: Sequence[Tensor]) -> tuple[tuple[Tensor, None], tuple[Tensor]]:
-        return slope(*spread(inputs[0]), factor if isinstance(factor, float) else found[2])
+        return slope(*centred_and_deviation(inputs[0]), factor if isinstance(factor, float) else found[2])
 
-    return Formula(lambda student, teacher: answer(spread(student), spread(teacher))[0], slopes, foreign=1, again=again)
+    def value(student: Tensor, teacher: Tensor) -> tuple[Tensor, ...]:
+        return answer(centred_and_deviation(student), centred_and_deviation(teacher))[0]
+
+    return Formula(value, slopes, foreign=1, again=again)
