@@ -14,10 +14,9 @@ from typing import Any
 from torch import Tensor
 
 from rltemp.errors import BadInputError
-from rltemp.integrations.contract import Controller, tested_with
+from rltemp.integrations.contract import Controller, MethodLike, tested_with
 from rltemp.integrations.recording import RecordingController, soft_part
 from rltemp.kd.method import Method
-from rltemp.kd.temperature_rule import TemperatureRule
 
 TESTED = ">=0.2.1,<0.3"
 OWN_LOSSES = ("ce", "mse")
@@ -52,7 +51,7 @@ class Scheduled:
 
 
 def register(
-    method: str | Method | TemperatureRule = "universal",
+    method: MethodLike = "universal",
     loss: str | None = None,
     kd_loss_weight: float | None = None,
     name: str = "rltemp",

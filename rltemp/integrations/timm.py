@@ -20,10 +20,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from rltemp.errors import ArtifactRefusedError, BadInputError
-from rltemp.integrations.contract import Controller, tested_with
+from rltemp.integrations.contract import Controller, MethodLike, tested_with
 from rltemp.integrations.recording import RecordingController, soft_part
-from rltemp.kd.method import Method
-from rltemp.kd.temperature_rule import TemperatureRule
 
 TESTED = ">=1.0.28,<1.1"
 
@@ -46,7 +44,7 @@ class TemperatureMixin(nn.Module):
         teacher_model: Any,
         criterion: nn.Module | None = None,
         *,
-        rule: str | Method | TemperatureRule = "universal",
+        rule: MethodLike = "universal",
         **options: Any,
     ) -> None:
         super().__init__(student_model, teacher_model, criterion, **options)
@@ -112,7 +110,7 @@ def distillation_task(
     teacher_model: Any,
     criterion: nn.Module | None = None,
     *,
-    rule: str | Method | TemperatureRule = "universal",
+    rule: MethodLike = "universal",
     **options: Any,
 ) -> Any:
     """Make timm's `LogitDistillationTask` at a rule's temperatures.

@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from rltemp.agents.reports import ConflictError, Receipt, Report
 from rltemp.errors import BadInputError
-from rltemp.service.learning import Learning, StoppedError
+from rltemp.service.learning import Learning
 from rltemp.service.refusals import Refusal, busy, wrong_content
 from rltemp.service.routes import (
     JSON,
@@ -72,10 +72,10 @@ def taken(learning: Learning, data: bytes) -> Receipt:
         Refusal: 400, 409, 413, 422 or 503, with the reason.
     """
     report = read_object(Report, data)
+    if learning.failure:
+        raise busy("nothing is learned any more; the log says why", 60)
     try:
-        return learning.take(report)
-    except StoppedError:
-        raise busy("nothing is learned any more; the log says why", 60) from None
+        return learning.ledger.take(report)
     except ConflictError as error:
         raise Refusal(409, str(error), "conflict") from None
     except BadInputError as error:
