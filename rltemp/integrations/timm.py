@@ -99,7 +99,6 @@ class TemperatureMixin(nn.Module):
 @functools.cache
 def task_class() -> type[TemperatureMixin]:
     """The class: timm's `LogitDistillationTask` with temperatures."""
-    tested_with("timm", TESTED)
     from timm.task import LogitDistillationTask
 
     return type("TemperatureDistillationTask", (TemperatureMixin, LogitDistillationTask), {})
@@ -126,6 +125,7 @@ def distillation_task(
     Returns:
         The task. `task.follow(optimizer, total_updates)` must be called before the first step.
     """
+    tested_with("timm", TESTED)
     return task_class()(student_model, teacher_model, criterion, rule=rule, **options)
 
 
@@ -134,6 +134,7 @@ def launch(script: str, arguments: Sequence[str], rule: str) -> None:
 
     The script's own call of `create_scheduler_v2` tells the length of the run.
     """
+    tested_with("timm", TESTED)
     import timm.scheduler
     import timm.task
 

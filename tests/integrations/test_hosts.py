@@ -7,12 +7,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from support.hosts import RULES, delicate, differs, modes, networks, own_loop
+from support.hosts import OF_HOSTS, RULES, delicate, differs, modes, networks, own_loop
 from support.kits import KITS
 
 from rltemp import BadInputError
 from rltemp.integrations import HostVersionWarning, contract
 
+pytestmark = OF_HOSTS
 Run = Callable[..., list[float]]
 
 

@@ -7,7 +7,19 @@ from typing import Any
 
 import pytest
 import torch
-from support.hosts import batches, delicate, differs, flat, host, modes, networks, own_loop, run_block, scalars
+from support.hosts import (
+    OF_HOSTS,
+    batches,
+    delicate,
+    differs,
+    flat,
+    host,
+    modes,
+    networks,
+    own_loop,
+    run_block,
+    scalars,
+)
 from support.kits import QUIET, lightning_module, loader
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
@@ -16,6 +28,7 @@ from rltemp.integrations.lightning import DistillationMixin
 from rltemp.training.tensorboard import TAGS
 
 lightning = host("lightning")
+pytestmark = OF_HOSTS
 LIGHTNING, FABRIC = 0, 1
 """The blocks of the page."""
 
