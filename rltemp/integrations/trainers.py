@@ -54,7 +54,7 @@ class ControlledTrainer:
     """
 
     host = "transformers"
-    tested = ">=5.23,<5.24"
+    tested = ">=5.23,<5.25"
     args: Any
     state: Any
     accelerator: Any

@@ -21,8 +21,11 @@ from rltemp.loading import with_teacher
 ROOT = Path(__file__).parents[2]
 RULES = ("universal", "dtkd")
 BATCH, STEPS, LEARNING_RATE = 24, 8, 0.05
-OF_HOSTS = [pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("FutureWarning", "UserWarning")]
+OF_HOSTS = pytest.mark.filterwarnings(
+    "ignore::FutureWarning", "ignore::UserWarning", "default::rltemp.integrations.HostVersionWarning"
+)
 """For `pytestmark`: hosts warn of each other, and of what is meant here."""
+
 
 Batches = list[tuple[Tensor, Tensor]]
 Loss = Callable[[Method, Signals], Tensor]
