@@ -63,7 +63,8 @@ def own_losses(
         part = batches[accumulate * step : accumulate * (step + 1)]
         seen = [signals(student, batch, step / steps) for batch in part]
         count = sum(each.shape.numel() if each.mask is None else int(each.mask.sum()) for each in seen)
-        count = part[0]["num_items"] if "num_items" in part[0] else count
+        if isinstance(part[0], dict):
+            count = part[0].get("num_items", count)
         value = sum((loss(each).sum() for each in seen), torch.zeros(())) / count
         optimizer.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]
