@@ -137,9 +137,11 @@ class Client:
         return body
 
     async def ask_until(self, end: float) -> None:
-        """Ask until this time of the performance counter."""
+        """Ask until this time of the performance counter, and close."""
         while time.perf_counter() < end:
             await self.ask()
+        self.writer.close()
+        await self.writer.wait_closed()
 
 
 def features(samples: int) -> tuple[bytes, int]:

@@ -221,6 +221,10 @@ def _refused() -> Iterator[None]:
         yield
     except BadInputError as error:
         raise wrong_content(str(error)) from None
+    except RuntimeError as error:
+        if "overflow" not in str(error):  # as torch says of a number that float32 does not hold
+            raise
+        raise wrong_content("a temperature or a weight is beyond the largest float32") from None
 
 
 def _no_temperatures(signals: Signals) -> Temperatures:

@@ -110,6 +110,7 @@ def test_another_type_or_encoding_is_refused(controller: Served, header: tuple[s
     "path",
     [
         "/v2/models/fixed:0/infer",
+        "/v2/models/fixed:1e30/infer",
         "/v2/models/dtkd:reference=nan/infer",
         "/v2/models/dtkd:reference=__import__/infer",
         "/v2/models/antigravity:geohash/infer",
