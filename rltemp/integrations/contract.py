@@ -49,11 +49,13 @@ class Controller:
             progress are needed and missing.
     """
 
+    method: Method
+
     def __init__(self, method: MethodLike = "universal") -> None:
-        if isinstance(method, str):
-            method = load_method(method)
-        elif isinstance(method, Controller):
+        if isinstance(method, Controller):
             method = method.method
+        elif isinstance(method, str):
+            method = load_method(method)
         if not isinstance(method, Objective):
             rule = as_rule(method)
             method = Method(rule.name, rule)

@@ -17,7 +17,6 @@ import rltemp
 from rltemp import BadInputError, Method, Signals
 from rltemp.integrations import HostVersionWarning, contract
 from rltemp.integrations.trl import DistillationTrainerMixin, GKDTrainerMixin
-from rltemp.kd.divergences import DIVERGENCES
 
 trl = pytest.importorskip("trl", reason="the host is not installed: pip install rltemp[trl]")
 gkd = pytest.importorskip("trl.experimental.gkd")
@@ -120,10 +119,9 @@ def test_a_run_has_the_losses_of_our_own_loop_and_not_of_a_fixed_rule(
     trainer = make(tmp_path, controller=name, beta=beta)
     trainer.train()
     assert len(trainer.seen) == STEPS * ACCUMULATE
-    divergence = DIVERGENCES[DIVERGENCE[beta]]()
 
     def loop(method: Method) -> list[float]:
-        return own_losses(llama(0), trainer.seen, signals_of, soft_loss(method, divergence), ACCUMULATE)
+        return own_losses(llama(0), trainer.seen, signals_of, soft_loss(method, DIVERGENCE[beta]), ACCUMULATE)
 
     assert_own(logged(trainer), name, loop)
 

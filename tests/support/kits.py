@@ -121,7 +121,7 @@ def timm_page(rule: str, pair: Pair | None = None) -> tuple[list[float], Any]:
     student, teacher = classifiers() if pair is None else (Classifier(pair[0]), Classifier(pair[1]))
     losses: list[list[float]] = []
     changes = ('rule="universal"', f'rule="{rule}"'), ("task.train()", "losses.append(kept(task)); task.train()")
-    names = {"student": student, "teacher": teacher, "loader": pictures(), "epochs": 2}
+    names: dict[str, Any] = {"student": student, "teacher": teacher, "loader": pictures(), "epochs": 2}
     found = run_block("timm", *changes, **names, losses=losses, kept=kept_losses)
     return losses[0], found["task"]
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from rltemp import Method, Signals, kd_loss, load_method, load_rule
 from rltemp.integrations.transformers import TrainerMixin
-from rltemp.kd.divergences import Divergence
+from rltemp.kd.divergences import DIVERGENCES
+from rltemp.loading import with_teacher
 from support.hosts import host
 from support.tiny import llama
 
@@ -73,14 +74,14 @@ def own_losses(
     return losses
 
 
-def soft_loss(method: Method, *divergence: Divergence) -> Callable[[Signals], Tensor]:
-    """A method's distillation term alone."""
-    return lambda seen: method.kd_weight * kd_loss(seen, method.rule(seen).detach(), *divergence)
+def soft_loss(method: Method, divergence: str = "kl") -> Callable[[Signals], Tensor]:
+    """A method's distillation term alone, at a divergence of its name."""
+    return lambda seen: method.kd_weight * kd_loss(seen, method.rule(seen).detach(), DIVERGENCES[divergence]())
 
 
 def assert_own(found: list[float], name: str, loop: Callable[[Method], list[float]], after: int = 0) -> None:
     """A run has the losses of our own loop under a method; those at fixed temperatures lie apart `after` some steps."""
-    method = load_method(name)
+    method = with_teacher(load_method(name), "a loop")
     wanted = loop(method)
     assert found == pytest.approx(wanted, abs=1e-5)
     for temperature in (1, 4):
