@@ -64,7 +64,9 @@ async def show_trips(url: str, rounds: int) -> None:
     print(f"round trips of one client, {rounds} each; milliseconds")
     print(f"{'':32}{'p50':>8}{'p90':>8}{'p99':>8}{'over a bare route':>20}")
     asked = {f"features [{samples}, 8]": features(samples) for samples in (256, 1024, 4096)}
-    for name, (body, length) in (asked | {"logits [256, 100]": logits(256, 100)}).items():
+    student, teacher = np.random.default_rng(0).normal(size=(2, 256, 100))
+    sent = {"student_logits": student, "teacher_logits": 3 * teacher, "progress": np.full(1, 0.5)}
+    for name, (body, length) in (asked | {"logits [256, 100]": request_body(**sent)}).items():
         infer = await Client.connected(url, INFER, body, length)
         bare = await Client.connected(url, f"/route/{len(await infer.ask())}", body, length)
         for _ in range(rounds):
@@ -88,17 +90,7 @@ def show_attack(url: str, seconds: float, rounds: int) -> None:
 
 
 def ask_at_once(url: str, request: tuple[bytes, int], clients: int, seconds: float) -> tuple[list[int], list[float]]:
-    """Ask from many connections at once, each again as soon as it is answered.
-
-    Args:
-        url: Of the server.
-        request: A body and the length of its JSON.
-        clients: Number of connections.
-        seconds: How long.
-
-    Returns:
-        Answers of each client, and the seconds that every answer took.
-    """
+    """Ask from many connections at once for some seconds: answers of each client, and the seconds of every answer."""
 
     async def ask() -> list[list[float]]:
         asking = [await Client.connected(url, INFER, *request) for _ in range(clients)]
@@ -146,16 +138,11 @@ class Client:
 
 def features(samples: int) -> tuple[bytes, int]:
     """The body of a request with features as bytes, and the length of its JSON."""
-    return _body(features=np.random.default_rng(0).normal(size=(samples, 8)))
+    return request_body(features=np.random.default_rng(0).normal(size=(samples, 8)))
 
 
-def logits(samples: int, classes: int) -> tuple[bytes, int]:
-    """The body of a request with logits as bytes, and the length of its JSON."""
-    student, teacher = np.random.default_rng(0).normal(size=(2, samples, classes))
-    return _body(student_logits=student, teacher_logits=3 * teacher, progress=np.full(1, 0.5))
-
-
-def _body(**arrays: np.ndarray[Any, Any]) -> tuple[bytes, int]:
+def request_body(**arrays: np.ndarray[Any, Any]) -> tuple[bytes, int]:
+    """The body of a request with arrays as bytes, and the length of its JSON."""
     inputs = [
         {"name": name, "shape": array.shape, "datatype": "FP64", "parameters": {"binary_data_size": array.nbytes}}
         for name, array in arrays.items()
