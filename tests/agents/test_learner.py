@@ -269,7 +269,7 @@ def feed(learning: Any, version: int, worth: Any = None) -> None:
     until = time.monotonic() + 60
     worth = worth or (lambda drawn: 0.5 + 0.1 * drawn.sum(-1).tanh())
     for seed in range(2):
-        learning.take(judged(centre_of(learning, version), version, 10 * version + seed, worth))
+        learning.ledger.take(judged(centre_of(learning, version), version, 10 * version + seed, worth))
     while learning.version == version:
         assert time.monotonic() < until, learning.failure
         time.sleep(0.002)
@@ -316,7 +316,7 @@ def test_a_service_that_was_killed_goes_on_with_the_same_bytes(learning: Any) ->
     feed(undisturbed, 3)
     assert again.find(4) == undisturbed.find(4)
     sent = judged(centre_of(first, 2), 2, 20, lambda drawn: 0.5 + 0.1 * drawn.sum(-1).tanh())
-    assert again.take(sent).known == 16, "what was learned from before is still known"
+    assert again.ledger.take(sent).known == 16, "what was learned from before is still known"
     for one in (first, undisturbed, again):
         one.stop()
 
@@ -335,7 +335,7 @@ def test_a_version_that_cannot_be_saved_is_not_published(learning: Any, tmp_path
     folder.rename(tmp_path / "moved")
     folder.write_text("no folder")
     for seed in range(2):
-        made.take(judged(centre_of(made, 1), 1, seed, lambda drawn: 0.5 + 0.01 * drawn.sum(-1)))
+        made.ledger.take(judged(centre_of(made, 1), 1, seed, lambda drawn: 0.5 + 0.01 * drawn.sum(-1)))
     until = time.monotonic() + 30
     while made.learner.version == 1 and time.monotonic() < until:
         time.sleep(0.002)
@@ -344,7 +344,7 @@ def test_a_version_that_cannot_be_saved_is_not_published(learning: Any, tmp_path
     folder.unlink()
     (tmp_path / "moved").rename(folder)
     for seed in range(2, 4):
-        made.take(judged(centre_of(made, 1), 1, seed, lambda drawn: 0.5 + 0.01 * drawn.sum(-1)))
+        made.ledger.take(judged(centre_of(made, 1), 1, seed, lambda drawn: 0.5 + 0.01 * drawn.sum(-1)))
     while made.version == 1 and time.monotonic() < until:
         time.sleep(0.002)
     made.stop()
@@ -357,7 +357,7 @@ def test_an_update_that_no_policy_file_can_hold_is_neither_published_nor_saved(l
     made = learning(learning_rate=1e4)  # weights above 1,000 are refused wherever they are read
     made.start()
     for seed in range(2):
-        made.take(judged(centre_of(made, 1), 1, seed, lambda drawn: 0.5 + 0.01 * drawn.sum(-1)))
+        made.ledger.take(judged(centre_of(made, 1), 1, seed, lambda drawn: 0.5 + 0.01 * drawn.sum(-1)))
     until = time.monotonic() + 30
     while not made.failure and time.monotonic() < until:
         time.sleep(0.002)

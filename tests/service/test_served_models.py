@@ -162,27 +162,6 @@ def test_a_missing_progress_is_refused_where_the_answer_uses_it(name: str, sampl
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({}, "student_logits is missing"),
-        ({"student_logits": np.zeros((2, 3))}, "teacher_logits is missing"),
-        ({"student_logits": np.zeros((2, 3)), "teacher_logits": np.zeros((2, 4))}, "student has 3 class outputs"),
-        ({"student_logits": np.zeros((2, 1)), "teacher_logits": np.zeros((2, 1))}, "at least 2 classes"),
-        ({**arrays(2), "labels": np.array([0, 7])}, "labels[1] is 7; needed: 0 to 6"),
-        ({**arrays(2), "labels": np.array([-1, 7])}, "labels[0] is -1; needed: 0 to 6"),
-        ({**arrays(2), "labels": np.array([0])}, "labels have shape (1,), needed: (2,)"),
-        ({**arrays(2), "labels": np.array([0.0, 1.0])}, "labels needs integers; send INT64 or INT32"),
-        ({**arrays(2), "progress": np.array([1.5])}, "progress must be between 0 and 1; got 1.5"),
-        ({**arrays(2), "progress": np.array([0.5, 0.5])}, "progress has shape [2]; needed: [1]"),
-        ({**arrays(2), "logits": np.zeros(2)}, "unknown input 'logits'; this model has student_logits, teacher_logits"),
-        ({**arrays(2), "student_logits": np.zeros((2, 7), int)}, "student_logits needs floating-point numbers"),
-    ],
-)
-def test_logits_that_cannot_be_answered_are_named(inputs: dict[str, Array], message: str) -> None:
-    assert message in refusal(REPOSITORY.find("dtkd"), inputs)
-
-
-@pytest.mark.parametrize(
-    ("inputs", "message"),
-    [
         ({"features": np.zeros((2, 7))}, "features have shape [2, 7]; needed: [samples, 8]"),
         ({"features": np.zeros(8)}, "features have shape [8]; needed: [samples, 8]"),
         ({"features": np.full((2, 8), 11.0)}, "features[0][0] is 11; features are clipped to [-10, 10]"),
