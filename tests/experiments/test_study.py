@@ -255,7 +255,7 @@ def test_a_study_writes_its_files_its_verdict_and_is_not_done_twice(
     command = ("study", "--task", "digits", "--epochs", 2, "--rules", "dtkd:2", "--seeds", 4, "--selection-seeds", 2)
     assert code(*command, "--out", out) == 0
     said = capsys.readouterr().out
-    rows = list(csv.DictReader((out / "results.csv").open()))
+    rows = list(csv.DictReader((out / "results.csv").read_text().splitlines()))
     assert {row["seed"] for row in rows} == {"1000", "1001", "1002", "1003"}
     rules = {row["rule"] for row in rows}
     assert {"dtkd:2", "matched:dtkd:2", "matched:atkd"} <= rules
