@@ -143,7 +143,7 @@ class CollapseCallback(BaseCallback):
                 "fallback, which exports the reference rule"
             )
         ends = "training ends, and the reference rule is exported" if self.ended else "training goes on (--on-collapse)"
-        log.info(f"alarm: {line}; {ends}")
+        log.warning(f"alarm: {line}; {ends}")
 
     def _curves(self) -> str:
         rewards = [f"{reward:.4g}" for reward in [*(reward for reward, _ in self.looks), *self.rewards[-LOOKS:]]]

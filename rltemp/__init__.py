@@ -11,9 +11,10 @@ safetensors and pydantic alone; `rltemp.envs` adds Gymnasium and `rltemp.agents`
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
-from rltemp import moved
+from rltemp.moved import Moved
 
 if TYPE_CHECKING:
     from rltemp.errors import (
@@ -62,7 +63,7 @@ _HOMES = {
 }
 """The module of each public name that is no error."""
 
-moved.install()
+sys.meta_path.insert(0, Moved())  # before Python's own finders, which would load a submodule a second time
 
 
 def __getattr__(name: str) -> Any:

@@ -26,11 +26,10 @@ class PolicyExport(RunOptions):
     out: Path | None = None
     """The file to write; policy.pt2 or policy.onnx by default."""
 
-
-def policy_export(options: PolicyExport) -> None:
-    """Write the program."""
-    if imports_code(options.file):
-        raise BadInputError(f"{options.file!r} would import a module; needed: a policy file or a rule's name")
-    out = options.out or Path("policy").with_suffix(SUFFIXES[options.format])
-    write(options.file, out, options.format)
-    say(f"Wrote {out}: student_logits, teacher_logits [B, C], progress [] to {', '.join(OUTPUTS)} [B].")
+    def run(self) -> None:
+        """Write the program."""
+        if imports_code(self.file):
+            raise BadInputError(f"{self.file!r} would import a module; needed: a policy file or a rule's name")
+        out = self.out or Path("policy").with_suffix(SUFFIXES[self.format])
+        write(self.file, out, self.format)
+        say(f"Wrote {out}: student_logits, teacher_logits [B, C], progress [] to {', '.join(OUTPUTS)} [B].")

@@ -273,7 +273,7 @@ def test_a_reward_of_minus_the_training_loss_raises_the_alarm(
     assert re.match(
         r"\d+\.\d % of the samples are within 1 % of the bounds 0.5 and 20, in 5 updates", found["collapse"]
     )
-    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("alarm")]
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("rltemp: warning: alarm: ")]
     assert len(said) == 1
     assert re.search(
         r"Reward -\d.*, -\d.*; validation potential 0\.\d{4}, the reference's 0\.\d{4}; training goes", said[0]
@@ -306,7 +306,7 @@ def test_the_default_policy_raises_none(short: Problem, tmp_path: Path, capsys: 
     config = PolicyConfig(updates=7, students=16, replicas=8, validate_every=1, validation_students=16)
     found = train_policy(short, config, tmp_path, progress=False)
     assert (found["collapsed"], found["collapse"]) == (False, None)
-    assert "alarm" not in capsys.readouterr().out
+    assert "alarm" not in capsys.readouterr().err
     assert set(scalars(tmp_path, "alarm/collapsed")) == {0.0}
 
 
@@ -320,7 +320,7 @@ def test_a_reward_that_rises_while_students_get_worse_raises_the_alarm(
     found = train_policy(prepare(load_task("digits", epochs=2)), config, tmp_path, progress=False)
     assert found["collapsed"] is True
     assert "the reward rises and the validation potential falls" in found["collapse"]
-    curves = re.search(r"Reward ([^;]*); validation potential ([\d., ]*), the reference", capsys.readouterr().out)
+    curves = re.search(r"Reward ([^;]*); validation potential ([\d., ]*), the reference", capsys.readouterr().err)
     assert curves is not None
     rising, falling = ([float(value) for value in text.split(", ")] for text in curves.groups())
     assert trend(rising) >= 8

@@ -143,5 +143,5 @@ def test_a_policy_trained_on_a_variety_is_written_and_names_it(variety: Variety,
 
 def test_a_variety_refuses_the_options_of_one_task(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="--task variety draws every task's own student; leave --student out"):
-        call("train-policy", TrainPolicy(task="variety", student="mlp:3", out=tmp_path / "p"))
+        call(TrainPolicy(task="variety", student="mlp:3", out=tmp_path / "p"))
     assert not (tmp_path / "p").exists()
