@@ -134,7 +134,7 @@ def service(out: Path, students_per_update: int) -> Iterator[str]:
 
 def keep(client: HttpClient, folder: Path) -> None:
     """Keep the newest version's policy file, where it is not kept yet."""
-    answer = client.request("GET", f"/v2/models/{MODEL}/policy", seconds=5.0)
+    answer = client.request("GET", f"/v2/models/{MODEL}/policy", seconds=60.0)
     file = folder / f"{int(answer.headers['rltemp-model-version']):06d}.safetensors"
     if not file.exists():
         atomic_write(file, answer.body)

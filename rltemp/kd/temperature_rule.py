@@ -15,7 +15,7 @@ from rltemp.kd.checks import Bounds, bounds_of
 from rltemp.kd.signals import Signals, Temperatures, scatter
 
 RuleFunction = Callable[[Signals], Temperatures]
-"""What a user may write: any callable; its attributes `bounds`, `per_sample` and `uses_progress` are read once."""
+"""What a user may write: any callable; its attributes that `TemperatureRule` has, `bounds` say, are read once."""
 
 
 class TemperatureRule:
@@ -90,6 +90,7 @@ class FunctionRule(TemperatureRule):
     per_sample: bool = False
     uses_progress: bool = False
     bounds: Bounds | None = None
+    limits: Bounds | None = None
     checked: bool = False
 
     def __post_init__(self) -> None:
@@ -179,8 +180,9 @@ def as_rule(rule: TemperatureRule | RuleFunction) -> TemperatureRule:
         return rule
     if not callable(rule):
         raise BadInputError(f"a {type(rule).__name__} is no temperature rule; needed: a function of rltemp.Signals")
-    alone, over_time = (bool(getattr(rule, name, False)) for name in ("per_sample", "uses_progress"))
-    return FunctionRule(rule, getattr(rule, "__name__", ""), alone, over_time, bounds_of(rule))
+    alone, timed = (bool(getattr(rule, name, False)) for name in ("per_sample", "uses_progress"))
+    limits = getattr(rule, "limits", None)
+    return FunctionRule(rule, getattr(rule, "__name__", ""), alone, timed, bounds_of(rule), limits)
 
 
 def entry(rule: TemperatureRule, name: str, checked: bool = True) -> TemperatureRule:

@@ -67,16 +67,6 @@ def test_losses_are_float32_for_narrower_logits_and_float64_for_float64(
     assert cross_entropy(signals).dtype == computed
 
 
-def test_extreme_logits_stay_finite_with_their_gradient() -> None:
-    student = (torch.randn(8, 10) * 1e4).requires_grad_()
-    signals = Signals(student, torch.randn(8, 10) * 1e4)
-    loss = kd_loss(signals, fixed(0.5)(signals))
-    loss.sum().backward()
-    assert student.grad is not None
-    assert loss.isfinite().all()
-    assert student.grad.isfinite().all()
-
-
 def test_cross_entropy_without_labels_says_so() -> None:
     with pytest.raises(BadInputError, match="needs labels"):
         cross_entropy(Signals(torch.zeros(2, 3), torch.zeros(2, 3)))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rltemp import BadInputError, Signals, Temperatures, kd_loss
-from rltemp.kd.gradient_norm import gradient_norm, matching_factor
+from rltemp.kd.gradient_matching import matching_factor
 from rltemp.policy.actions import ActionScale
 from rltemp.rules import RULES, dtkd, fixed
 
@@ -163,9 +163,12 @@ def test_where_nothing_pulls_there_is_nothing_to_balance() -> None:
     assert matching_factor(Signals(logits, logits), Temperatures(*torch.full((3, 4), 2.0))).tolist() == [0.0] * 4
 
 
-def test_the_length_of_a_gradient_is_what_autograd_says() -> None:
+def test_a_matched_batch_has_plain_distillations_mean_gradient_norm_by_autograd() -> None:
     student = torch.randn(9, 6, dtype=torch.float64, requires_grad=True)
     signals = Signals(student, 3 * torch.randn(9, 6, dtype=torch.float64))
     temperatures = Temperatures(*(0.5 + 5 * torch.rand(3, 9, dtype=torch.float64)))
-    (gradient,) = torch.autograd.grad(kd_loss(signals, temperatures).sum(), student)
-    torch.testing.assert_close(gradient_norm(signals, temperatures), gradient.norm(dim=-1))
+    plain, own = (
+        torch.autograd.grad(kd_loss(signals, each).sum(), student)[0].norm(dim=-1).mean()
+        for each in (fixed(4.0)(signals), temperatures)
+    )
+    torch.testing.assert_close(matching_factor(signals, temperatures), (plain / own).expand(9))

@@ -104,13 +104,13 @@ def test_no_step_asks_so_no_fault_reaches_one(
     service: Served, name: str, askers: set[threading.Thread], monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     monkeypatch.setattr(poller, "LONGEST", 0.05)
-    monkeypatch.setattr(rule, "PULL_SECONDS", 0.1)
     with (
         RawServer(well := relays(service.url)) as relay,
         contextlib.closing(RemoteRule(relay.url, "universal", deadline=DEADLINE, follow=0.01)) as remote,
     ):
         wanted = answer(load_rule("universal"))
         assert torch.equal(answer(remote), wanted)
+        monkeypatch.setattr(rule, "PULL_SECONDS", 0.1)
         relay.behaviour = FAULTS[name]
         asked = len(relay.requests)
         until(lambda: len(relay.requests) > asked)
@@ -118,6 +118,7 @@ def test_no_step_asks_so_no_fault_reaches_one(
             until(lambda: caplog.records)
         for _ in range(200):
             assert torch.equal(answer(remote), wanted)
+        monkeypatch.setattr(rule, "PULL_SECONDS", DEADLINE)
         relay.behaviour = well
         assert remote.counts()["versions"] == {"1": 201}
         assert remote.counts()["fallback_steps"] == 0
@@ -131,16 +132,17 @@ def test_a_service_process_that_is_killed_stopped_or_started_late(
 ) -> None:
     """The real one, by SIGSTOP and SIGKILL: stopped, its kernel still takes connections and requests."""
     monkeypatch.setattr(poller, "LONGEST", 0.05)
-    monkeypatch.setattr(rule, "PULL_SECONDS", 0.1)
     with serving() as served:
         port = int(served.url.rpartition(":")[2])
         with contextlib.closing(RemoteRule(served.url, "universal", deadline=DEADLINE, follow=0.01)) as remote:
             for number in (signal.SIGSTOP, signal.SIGKILL):
                 served.process.send(number)
+                monkeypatch.setattr(rule, "PULL_SECONDS", 0.1)
                 until(lambda: remote.counts()["away"])
                 for _ in range(200):
                     remote(signals())
             assert remote.counts()["versions"] == {"1": 400}
+    monkeypatch.setattr(rule, "PULL_SECONDS", DEADLINE)
     with contextlib.closing(RemoteRule(f"http://127.0.0.1:{port}", "universal", deadline=DEADLINE)) as remote:
         for _ in range(10):
             remote(signals())
@@ -159,9 +161,10 @@ def test_a_service_process_that_is_killed_stopped_or_started_late(
 def test_a_step_that_is_not_answered_rests_the_service_for_a_hundred(
     service: Served, name: str, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    monkeypatch.setattr(rule, "STEP_SECONDS", 0.1)
+    monkeypatch.setattr(rule, "START_SECONDS", DEADLINE)
+    monkeypatch.setattr(rule, "STEP_SECONDS", 2.0)
     monkeypatch.setattr(rule, "REST", REST)
-    options = {"mode": "features", "follow": 1000.0}
+    options = {"mode": "features", "follow": 1000.0}  # the deadline is that of a step and not of the start
     with (
         RawServer(well := relays(service.url)) as relay,
         contextlib.closing(RemoteRule(relay.url, "universal", **options)) as remote,  # type: ignore[arg-type]

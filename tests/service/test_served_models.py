@@ -204,11 +204,10 @@ def test_features_that_cannot_be_answered_are_named(inputs: dict[str, Array], me
         assert np.isfinite(model.infer(inputs, None).outputs["weight"]).all()
 
 
-def test_what_has_no_finite_answer_is_refused_with_the_sample(tmp_path: Path) -> None:
-    model = policy_model(tmp_path, gain=30.0, reference="dtkd", ratio=8.0)
-    features = np.random.default_rng(0).uniform(-1, 1, (200, 8)).astype("<f4")
-    reference = np.tile(np.array([4.0, 4.0, 3e38], "<f4"), (200, 1))
-    assert "has no weight (inf); send" in refusal(model, {"features": features, "reference": reference})
+def test_logits_without_a_finite_answer_are_refused_with_the_sample() -> None:
+    inputs = arrays(3)
+    inputs["teacher_logits"][1] = np.linspace(-3e38, 3e38, 7)
+    assert "sample[1] has no " in refusal(REPOSITORY.find("normkd:temperature=1e18"), inputs)
 
 
 def test_an_output_that_a_model_does_not_have_is_named() -> None:
