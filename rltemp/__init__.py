@@ -2,9 +2,8 @@
 
     import rltemp
 
-    rule = rltemp.load_rule("runs/p/policy.safetensors")     # or "dtkd", "fixed:4", "my_package.my_file:my_rule"
-    signals = rltemp.Signals(student_logits, teacher_logits, labels, progress)
-    loss = rltemp.kd_loss(signals, rule(signals)).mean()
+    controller = rltemp.Controller("universal")   # or "dtkd", "runs/p/policy.safetensors", "my_package.my_file:my_rule"
+    loss = controller.loss(student_logits, teacher_logits, labels, progress=step / steps).mean()
 
 A name is imported where it is first used, so that `import rltemp` takes no time. These names need torch, numpy,
 safetensors and pydantic alone; `rltemp.envs` adds Gymnasium and `rltemp.agents` Stable-Baselines3.

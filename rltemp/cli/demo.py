@@ -6,12 +6,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from rltemp.agents.train import POLICY_FILE
-from rltemp.cli.compare import Compare
+from rltemp.cli.compare import compare
 from rltemp.cli.console import say, show_next
-from rltemp.cli.dispatch import call
 from rltemp.cli.distill import Distill
 from rltemp.cli.train_policy import PolicyOptions, TrainPolicy
 from rltemp.cli.train_teacher import TrainTeacher
+from rltemp.experiments.options import CompareOptions
 from rltemp.training.options import TaskOptions, at_least
 
 DEMO_RULES = (
@@ -46,21 +46,21 @@ class Demo(TaskOptions):
         policy = PolicyOptions() if self.updates is None else PolicyOptions(updates=self.updates)
         rule = str(out / "policy" / POLICY_FILE)
         say("1 of 4: the teacher.")
-        call(TrainTeacher(**shared, out=out / "teacher"))
+        TrainTeacher(**shared, out=out / "teacher").run()
         say("\n2 of 4: a policy, by reinforcement learning.")
-        call(TrainPolicy(**shared, out=out / "policy", policy=policy))
+        TrainPolicy(**shared, out=out / "policy", policy=policy).run()
         say("\n3 of 4: one student, taught under the policy.")
-        call(Distill(**shared, out=out / "student", rule=rule))
+        Distill(**shared, out=out / "student", rule=rule).run()
         say("\n4 of 4: the comparison.")
-        comparison = Compare(
+        comparison = CompareOptions(
             **shared,
             out=out / "compare",
             rules=(*DEMO_RULES, rule),
             seeds=self.seeds,
-            selection_seeds=min(self.seeds, Compare.selection_seeds),
+            selection_seeds=min(self.seeds, CompareOptions.selection_seeds),
             against=("fixed:4", "dtkd:1|2|4|8"),
         )
-        call(comparison)
+        compare(comparison)
         say(f"\nThe policy is {rule}; two lines in a training loop use it (README).")
         show_next(
             out,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 import tyro
@@ -34,13 +35,8 @@ def dispatch(words: Sequence[str]) -> None:
     options = parse(name, words[named:])
     at_least(1, threads=options.threads)
     torch.set_num_threads(options.threads)
-    call(options)
-
-
-def call(options: Any) -> Any:
-    """Run the command of these options; the run folders that it opens are free again however it ends."""
     with released_at_end():
-        return options.run()
+        _found(name)[1](options)
 
 
 def parse(command: str, words: Sequence[str]) -> Any:
@@ -49,7 +45,7 @@ def parse(command: str, words: Sequence[str]) -> Any:
     Raises:
         BadInputError: Where the command or an option is not known, or the configuration cannot be used.
     """
-    kind = import_attribute(f"rltemp.cli.{lookup(COMMANDS, command, 'command')[0]}")
+    kind = _found(command)[0]
     if hasattr(kind, "check_words"):
         kind.check_words(words)  # before anything could repeat them
     said = io.StringIO()
@@ -64,6 +60,12 @@ def parse(command: str, words: Sequence[str]) -> Any:
         raise BadInputError(f"{_one_line(said.getvalue())}. See `rltemp {command} --help`") from None
     _refuse_code(options, words)
     return options
+
+
+def _found(command: str) -> tuple[type[Any], Callable[[Any], object]]:
+    """A command's options, and what takes them."""
+    found = import_attribute(f"rltemp.cli.{lookup(COMMANDS, command, 'command')[0]}")
+    return (get_type_hints(found)["options"], found) if inspect.isfunction(found) else (found, found.run)
 
 
 def _one_line(boxed: str) -> str:

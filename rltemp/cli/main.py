@@ -1,9 +1,9 @@
 """The command line: `rltemp COMMAND --option value`; `COMMANDS` names the commands.
 
-A command is a dataclass of its options, which tyro reads, with a method `run`. To add one: write it into a module of
-this package and enter it into `COMMANDS`. The module is imported when the command is asked for, so that `rltemp --help`
-waits for no library. A mistake ends in one line on stderr and an exit code: 2 for input, 3 for a refused file, 4 for a
-training that cannot go on, 130 or 143 for one that was asked to stop (SIGINT, SIGTERM).
+A command is a function of its `options`, a dataclass that tyro reads; or a dataclass with a method `run`. To add one:
+write it into a module of this package and enter it into `COMMANDS`. The module is imported when the command is asked
+for, so that `rltemp --help` waits for no library. A mistake ends in one line on stderr and an exit code: 2 for input,
+3 for a refused file, 4 for a training that cannot go on, 130 or 143 for one that was asked to stop (SIGINT, SIGTERM).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ COMMANDS = {
     "train-teacher": ("train_teacher:TrainTeacher", "train a task's teacher, write its weights"),
     "train-policy": ("train_policy:TrainPolicy", "learn a temperature policy and export it"),
     "distill": ("distill:Distill", "train one student under a rule or a policy file"),
-    "compare": ("compare:Compare", "compare rules over many students, paired by seed"),
-    "study": ("compare:Study", "tell whether a policy wins, over what, and by which part of it"),
-    "explain": ("compare:Explain", "show why a policy sets the temperatures it sets"),
+    "compare": ("compare:compare", "compare rules over many students, paired by seed"),
+    "study": ("compare:study", "tell whether a policy wins, over what, and by which part of it"),
+    "explain": ("compare:explain", "show why a policy sets the temperatures it sets"),
     "serve": ("serve:Serve", "serve rules and policies over HTTP, for runs in other processes"),
     "policy show": ("policy_files:PolicyShow", "check a policy file, print what it says of itself"),
     "policy import": ("policy_files:PolicyImport", "make a policy file of SB3's weights, safely"),
@@ -34,7 +34,7 @@ COMMANDS = {
     "rules": ("listings:Rules", "list every temperature rule and every divergence"),
     "methods": ("listings:Methods", "list every method: a rule with its paper's loss weights"),
 }
-"""Every command: where its options are in `rltemp.cli`, and what it does."""
+"""Every command: where it is in `rltemp.cli`, and what it does."""
 
 USAGE = f"""\
 usage: rltemp COMMAND [--option value ...]

@@ -12,7 +12,6 @@ from rltemp import BadInputError
 from rltemp.agents.config import PolicyConfig
 from rltemp.agents.selection import variety_trial
 from rltemp.agents.train import make_env, train_policy
-from rltemp.cli.dispatch import call
 from rltemp.cli.train_policy import TrainPolicy
 from rltemp.data.problem import Problem
 from rltemp.envs.variety import BATCH, RATES, STEPS, STUDENTS, Family, Variety
@@ -143,5 +142,5 @@ def test_a_policy_trained_on_a_variety_is_written_and_names_it(variety: Variety,
 
 def test_a_variety_refuses_the_options_of_one_task(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="--task variety draws every task's own student; leave --student out"):
-        call(TrainPolicy(task="variety", student="mlp:3", out=tmp_path / "p"))
+        TrainPolicy(task="variety", student="mlp:3", out=tmp_path / "p").run()
     assert not (tmp_path / "p").exists()
