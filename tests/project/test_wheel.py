@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-
-ROOT = Path(__file__).parents[2]
+from support.source import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rltemp.policy.features import DEFAULT_FEATURES, FEATURES
 from rltemp.policy.manifest import PolicyAction, PolicyFeature
@@ -41,33 +42,27 @@ def random_policy(
     for index, (inputs, outputs) in enumerate(pairwise((len(features), *hidden, scale.size))):
         weights[f"{index}.weight"] = gain * torch.randn(outputs, inputs, generator=generator) / inputs**0.5
         weights[f"{index}.bias"] = gain * torch.randn(outputs, generator=generator) / 4
-    entries = [FEATURES[name] for name in features]
-    write_policy(
-        path,
-        weights=weights,
-        activation=activation,
-        features=[
-            PolicyFeature(name=name, version=entry.version, unit=entry.unit, mean=0.1, std=0.7)
-            for name, entry in zip(features, entries, strict=True)
-        ],
-        action=scale,
-        reference=reference,
-        created_with={"rltemp": "test"},
-    )
-    return path
+    return _write(path, weights, [_feature(name, 0.7) for name in features], scale, reference, activation)
 
 
 def sloped_policy(path: Path, slope: float) -> Path:
     """A policy whose student's temperature moves with the loss by this slope."""
-    seen = FEATURES["student_loss"]
-    feature = PolicyFeature(name="student_loss", version=seen.version, unit=seen.unit, mean=0.1, std=2.0)
-    write_policy(
-        path,
-        weights={"0.weight": torch.tensor([[slope], [0.0]]), "0.bias": torch.zeros(2)},
-        activation="tanh",
-        features=(feature,),
-        action=PolicyAction(ratio=2.0, minimum=0.5, maximum=20.0),
-        reference="fixed:4",
-        created_with={"rltemp": "test"},
-    )
+    weights = {"0.weight": torch.tensor([[slope], [0.0]]), "0.bias": torch.zeros(2)}
+    return _write(path, weights, [_feature("student_loss", 2.0)], PolicyAction(ratio=2.0, minimum=0.5, maximum=20.0))
+
+
+def _feature(name: str, std: float) -> PolicyFeature:
+    return PolicyFeature(name=name, version=FEATURES[name].version, unit=FEATURES[name].unit, mean=0.1, std=std)
+
+
+def _write(
+    path: Path,
+    weights: dict[str, Tensor],
+    features: list[PolicyFeature],
+    action: PolicyAction,
+    reference: str = "fixed:4",
+    activation: str = "tanh",
+) -> Path:
+    content = {"weights": weights, "features": features, "action": action, "reference": reference}
+    write_policy(path, **content, activation=activation, created_with={"rltemp": "test"})
     return path
