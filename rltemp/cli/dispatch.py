@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 import torch
 import tyro
 
-from rltemp.cli.main import COMMANDS
+from rltemp.cli.commands import COMMANDS
 from rltemp.errors import BadInputError
 from rltemp.io.locks import released_at_end
 from rltemp.io.run_folders import read_config

@@ -1,4 +1,4 @@
-"""The commands about policy files: `policy show` checks one and says what is in it, `policy import` makes one."""
+"""The commands about policy files: `policy show`, `policy import` and `policy export`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from pydantic import ValidationError
 
 from rltemp.cli.console import say
 from rltemp.errors import BadInputError, one_line
+from rltemp.integrations.export import OUTPUTS, SUFFIXES, write
 from rltemp.kd.names import lookup
-from rltemp.loading import PIN, named_policy
+from rltemp.loading import PIN, imports_code, named_policy
 from rltemp.policy.features import DEFAULT_FEATURES, FEATURES
 from rltemp.policy.manifest import PolicyAction, PolicyFeature, PolicyManifest, describe
 from rltemp.policy.policy_file import write_policy
@@ -105,6 +106,26 @@ class PolicyImport(RunOptions):
             PolicyFeature(name=name, version=known[name].version, unit=known[name].unit, mean=mean, std=std)
             for name, mean, std in columns
         ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyExport(RunOptions):
+    """Write a policy, or another rule, as a program for hosts without rltemp: torch.export's, or ONNX."""
+
+    file: tyro.conf.Positional[str]
+    """A policy file, the name of a shipped policy, or a rule's, as in dtkd:reference=2."""
+    format: Literal["torch", "onnx"] = "torch"
+    """torch: torch.export's .pt2; onnx: for ONNX Runtime and others."""
+    out: Path | None = None
+    """The file to write; policy.pt2 or policy.onnx by default."""
+
+    def run(self) -> None:
+        """Write the program."""
+        if imports_code(self.file):
+            raise BadInputError(f"{self.file!r} would import a module; needed: a policy file or a rule's name")
+        out = self.out or Path("policy").with_suffix(SUFFIXES[self.format])
+        write(self.file, out, self.format)
+        say(f"Wrote {out}: student_logits, teacher_logits [B, C], progress [] to {', '.join(OUTPUTS)} [B].")
 
 
 def _described(manifest: PolicyManifest) -> list[str]:

@@ -16,8 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import rltemp
 from rltemp.agents.config import preset
+from rltemp.cli.commands import COMMANDS
 from rltemp.cli.dispatch import parse
-from rltemp.cli.main import COMMANDS
 from rltemp.cli.train_policy import PolicyOptions
 from rltemp.errors import ArtifactRefusedError, BadInputError, TrainingDivergedError
 from rltemp.models.weight_files import save_weights

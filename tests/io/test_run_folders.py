@@ -150,7 +150,7 @@ def test_a_run_killed_at_its_first_write_can_start_again(tmp_path):
     assert read_config(tmp_path, "compare") == CONFIG
 
 
-def test_a_result_says_versions_and_machine_and_nothing_that_the_clock_says(opened):
+def test_a_result_says_versions_and_machine_and_nothing_of_the_clock(opened):
     finish_run(opened, {"accuracy": 0.95}, seconds=1.23456, resumed_at=7)
     result = read_json(opened / "result.json")
     assert list(result) == ["accuracy", "versions", "platform"]

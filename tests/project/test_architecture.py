@@ -44,6 +44,7 @@ imported = SCRIPT["named"]
 TWICE = {
     "compare.py": "the command `compare` and what it runs",
     "distill.py": "the command `distill` and what it runs",
+    "options.py": "options of the commands that train one student, and of those that train many",
     "rule.py": "a policy as a temperature rule, from its file and from a service",
 }
 """Names of files that stand in two packages, and why: the reason must be good, for both come up in every search."""

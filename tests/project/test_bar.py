@@ -14,7 +14,7 @@ from rltemp.experiments.statistics import paired_difference
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 5])
-def test_a_policy_beats_dtkd_and_plain_distillation_on_students_that_nobody_saw(
+def test_a_policy_beats_dtkd_and_plain_distillation_on_unseen_students(
     digits: Problem, tmp_path: Path, seed: int
 ) -> None:
     train_policy(digits, PolicyConfig(seed=seed), tmp_path, progress=False)

@@ -57,7 +57,7 @@ def test_every_mandatory_library_is_imported() -> None:
     assert declared(PROJECT["dependencies"]) <= imported(everywhere=True)
 
 
-def test_the_project_needs_fifteen_libraries_and_six_of_them_are_what_it_is_built_on() -> None:
+def test_the_project_needs_fifteen_libraries_its_six_among_them() -> None:
     needed = declared(PROJECT["dependencies"])
     assert {"torch", "torchvision", "gymnasium", "stable-baselines3", "numpy", "tensorboard"} < needed
     assert len(needed) <= 15

@@ -326,9 +326,7 @@ print(json.dumps({"mebibytes": peak() - before, "slowest": slowest}))
 """
 
 
-def test_a_policy_that_is_none_is_refused_in_a_tenth_of_a_second_and_64_mebibytes(
-    place: Path, contents: dict[str, bytes]
-) -> None:
+def test_what_is_no_policy_is_refused_in_little_time_and_memory(place: Path, contents: dict[str, bytes]) -> None:
     files = []
     for number, data in enumerate(contents.values()):
         files.append(place / f"policy{number}.safetensors")

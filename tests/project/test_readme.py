@@ -12,7 +12,7 @@ import torch
 from support.source import ROOT
 
 import rltemp
-from rltemp.cli.main import COMMANDS
+from rltemp.cli.commands import COMMANDS
 from rltemp.data.problem import Problem
 from rltemp.training.tensorboard import TAGS
 
