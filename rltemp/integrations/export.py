@@ -78,10 +78,12 @@ def exported(method: str | Method | TemperatureRule) -> torch.export.ExportedPro
             program = torch.export.export(
                 module, inputs, dynamic_shapes=(logits, logits, None, {0: batch})[: len(inputs)]
             )
+        _compare(program, module, name)
+    except BadInputError:
+        raise
     except Exception as error:  # of whatever the rule does
         reason = str(error).strip().partition("\n")[0]
         raise BadInputError(f"{name!r} cannot be exported: {reason}. A policy or a closed-form rule can") from error
-    _compare(program, module, name)
     return program
 
 
