@@ -205,7 +205,7 @@ def plain_token_losses(order: list[int], method: Method, accumulate: int) -> lis
             labels = batch.pop("labels")[:, 1:]
             logits = student(**batch).logits[:, :-1], teacher(**batch).logits[:, :-1].detach()
             signals = Signals(*logits, labels, step / STEPS, labels != -100)
-            rule = rltemp.rules.table.masked(method.rule)
+            rule = method.rule
             total = total + method.kd_weight * kd_loss(signals, rule(signals).detach()).sum()
             count += int(signals.mask.sum())
         optimizer.zero_grad()

@@ -140,7 +140,7 @@ def signals_of(student: nn.Module, teacher: nn.Module, inputs: dict[str, Any], p
 def plain_loop(seen: list[tuple[dict[str, Any], Any]], method: Method, beta: float) -> list[float]:
     student, teacher = llama(0), llama(1, 32)
     optimizer = torch.optim.SGD(student.parameters(), lr=RATE)
-    rule, divergence, losses = rltemp.rules.table.masked(method.rule), DIVERGENCES[DIVERGENCE[beta]](), []
+    rule, divergence, losses = method.rule, DIVERGENCES[DIVERGENCE[beta]](), []
     for step in range(STEPS):
         total = torch.zeros(())
         for inputs, num_items in seen[ACCUMULATE * step : ACCUMULATE * (step + 1)]:
