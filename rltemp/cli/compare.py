@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,33 +26,6 @@ if TYPE_CHECKING:
     from rltemp.experiments.result_cache import ResultCache
 
 # What trains and reports is imported where it is used: help need not wait a second for scipy and matplotlib.
-
-
-@dataclass(frozen=True)
-class Compare(CompareOptions):
-    """Train students under several rules, paired by seed, and report the differences."""
-
-    def run(self) -> dict[str, Any]:
-        """Do it and return the result."""
-        return compare(self)
-
-
-@dataclass(frozen=True)
-class Study(StudyOptions):
-    """Compare policies with every method, tuned, and with controls that tell what it is about them that helps."""
-
-    def run(self) -> dict[str, Any]:
-        """Do it and return the result."""
-        return study(self)
-
-
-@dataclass(frozen=True)
-class Explain(ExplainOptions):
-    """Show why a policy sets the temperatures it sets: what they go with, and which features decide them."""
-
-    def run(self) -> dict[str, Any]:
-        """Do it and return the result."""
-        return explain(self)
 
 
 def compare(options: CompareOptions) -> dict[str, Any]:

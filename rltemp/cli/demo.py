@@ -6,12 +6,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from rltemp.agents.train import POLICY_FILE
-from rltemp.cli.compare import Compare
 from rltemp.cli.console import say, show_next
 from rltemp.cli.dispatch import call
 from rltemp.cli.distill import Distill
 from rltemp.cli.train_policy import PolicyOptions, TrainPolicy
 from rltemp.cli.train_teacher import TrainTeacher
+from rltemp.experiments.options import CompareOptions
 from rltemp.training.options import TaskOptions, at_least
 
 DEMO_RULES = (
@@ -57,12 +57,12 @@ def demo(options: Demo) -> None:
     say("\n3 of 4: one student, taught under the policy.")
     call("distill", Distill(**shared, out=out / "student", rule=rule))
     say("\n4 of 4: the comparison.")
-    comparison = Compare(
+    comparison = CompareOptions(
         **shared,
         out=out / "compare",
         rules=(*DEMO_RULES, rule),
         seeds=options.seeds,
-        selection_seeds=min(options.seeds, Compare.selection_seeds),
+        selection_seeds=min(options.seeds, CompareOptions.selection_seeds),
         against=("fixed:4", "dtkd:1|2|4|8"),
     )
     call("compare", comparison)

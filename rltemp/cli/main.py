@@ -23,7 +23,7 @@ from rltemp.io.interruption import handled
 class Command(NamedTuple):
     """Where a command is: its module in `rltemp.cli`, and by their names there its options and what takes them.
 
-    The function may be a method of the options, as in `Compare.run`. `help` says in a few words what it does.
+    The function may be a method of the options, as in `Serve.run`. `help` says in a few words what it does.
     """
 
     module: str
@@ -39,9 +39,11 @@ COMMANDS = {
     ),
     "train-policy": Command("train_policy", "TrainPolicy", "train_policy", "learn a temperature policy and export it"),
     "distill": Command("distill", "Distill", "Distill.run", "train one student under a rule or a policy file"),
-    "compare": Command("compare", "Compare", "Compare.run", "compare rules over many students, paired by seed"),
-    "study": Command("compare", "Study", "Study.run", "tell whether a policy wins, over what, and by which part of it"),
-    "explain": Command("compare", "Explain", "Explain.run", "show why a policy sets the temperatures it sets"),
+    "compare": Command("compare", "CompareOptions", "compare", "compare rules over many students, paired by seed"),
+    "study": Command(
+        "compare", "StudyOptions", "study", "tell whether a policy wins, over what, and by which part of it"
+    ),
+    "explain": Command("compare", "ExplainOptions", "explain", "show why a policy sets the temperatures it sets"),
     "serve": Command("serve", "Serve", "Serve.run", "serve rules and policies over HTTP, for runs in other processes"),
     "policy show": Command(
         "policy_files", "PolicyShow", "policy_show", "check a policy file, print what it says of itself"
