@@ -15,7 +15,7 @@ from rltemp.data.problem import Problem
 from rltemp.experiments.grid import check_rules, choice, to_choose
 from rltemp.experiments.method_results import Comparison
 from rltemp.experiments.options import SELECTION_SEED
-from rltemp.experiments.pool import Order, Parcel, WorkerPool
+from rltemp.experiments.pool import Order, WorkerPool, packed, unpacked
 from rltemp.experiments.recorder import Recorder, temperature_columns, temperature_trace
 from rltemp.experiments.result_cache import MOST_POINTS, CachedResult, Outcome, ResultCache, StoredTrace
 from rltemp.experiments.showcase import CONTENT, ShowcaseRecorder
@@ -132,10 +132,10 @@ class _Trainer:
     def __getstate__(self) -> dict[str, Any]:
         """What another process needs to `work`."""
         here: dict[str, Any] = {"counter": None, "cache": None, "pool": None, "_makers": {}}
-        return {**vars(self), **here, "problem": Parcel(self.problem)}
+        return {**vars(self), **here, "problem": packed(self.problem)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update({**state, "problem": state["problem"].opened()})
+        vars(self).update({**state, "problem": unpacked(state["problem"])})
 
     def train(
         self, rules: Sequence[str], seeds: Sequence[int], traced: str | None = None, shown: Container[str] = ()

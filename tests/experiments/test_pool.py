@@ -24,7 +24,7 @@ from rltemp.data.problem import Problem
 from rltemp.data.tasks import Recipe, Task
 from rltemp.errors import BadInputError, TrainingStoppedError
 from rltemp.experiments.compare import results_of
-from rltemp.experiments.pool import RETRIES, Parcel, ProcessPool, RayPool, WorkerPool
+from rltemp.experiments.pool import RETRIES, ProcessPool, RayPool, WorkerPool, packed, unpacked
 from rltemp.experiments.result_cache import Outcome, ResultCache
 from rltemp.models.networks import seeded_model
 from rltemp.training.identity import problem_identity
@@ -165,7 +165,7 @@ def pictures() -> Problem:
 
 def test_a_problem_is_the_same_after_its_journey():
     problem = pictures()
-    other = Parcel(problem).opened()
+    other = unpacked(packed(problem))
     assert problem_identity(other) == problem_identity(problem)
     assert (other.task, other.teacher_accuracy, other.teacher_mark) == (problem.task, 0.5, {"a": "b"})
     images = problem.dataset.batch(problem.dataset.test, torch.arange(8))
