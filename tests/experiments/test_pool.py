@@ -25,7 +25,7 @@ from rltemp.data.tasks import Recipe, Task
 from rltemp.errors import BadInputError, TrainingStoppedError
 from rltemp.experiments.compare import results_of
 from rltemp.experiments.pool import RETRIES, ProcessPool, RayPool, WorkerPool, packed, unpacked
-from rltemp.experiments.result_cache import Outcome, ResultCache
+from rltemp.experiments.result_cache import ResultCache, TrainedStack
 from rltemp.models.networks import seeded_model
 from rltemp.training.identity import problem_identity
 
@@ -71,7 +71,7 @@ def gone(process: int) -> bool:
 
 def test_workers_train_every_result_once_and_only_those_that_are_missing(tmp_path: Path, pool: WorkerPool):
     log, cache = tmp_path / "log", ResultCache(tmp_path / "cells")
-    cache.write({"seeds": 5}, Outcome(result(5)))
+    cache.write({"seeds": 5}, TrainedStack(result(5)))
     found = results_of(jobs(log, 40), pool_work.write_slowly, cache, pool)
     assert found == [result(number) for number in range(40)]
     assert sorted(number for number, _ in lines(log)) == [number for number in range(40) if number != 5]
@@ -85,7 +85,7 @@ def test_workers_train_every_result_once_and_only_those_that_are_missing(tmp_pat
 def test_what_a_killed_worker_had_is_done_by_another(tmp_path: Path, pool: WorkerPool):
     log = tmp_path / "log"
     found = dict(pool.run(pool_work.die_once, orders(log, 12)))
-    assert found == {number: Outcome(result(number)) for number in range(12)}
+    assert found == {number: TrainedStack(result(number)) for number in range(12)}
     assert Path(f"{log}.died").exists()
 
 

@@ -25,9 +25,9 @@ from rltemp.experiments.result_cache import (
     MOST_POINTS,
     MOST_STUDENTS,
     CachedResult,
-    Outcome,
     ResultCache,
     StoredTrace,
+    TrainedStack,
 )
 from rltemp.io.run_folders import MAX_JSON_BYTES
 
@@ -47,14 +47,14 @@ class Counted:
         self.worked = [0] * count
         self.jobs = [Job(key(number), (number,)) for number in range(count)]
 
-    def __call__(self, number: int) -> Outcome:
+    def __call__(self, number: int) -> TrainedStack:
         self.worked[number] += 1
-        return Outcome(CELL)
+        return TrainedStack(CELL)
 
 
 def again(cache: ResultCache) -> list[CachedResult]:
     """The result of `KEY`, trained where it has to be."""
-    return results_of([Job(KEY, ())], lambda: Outcome(CELL), cache)
+    return results_of([Job(KEY, ())], lambda: TrainedStack(CELL), cache)
 
 
 @given(st.lists(st.tuples(fractions, fractions), min_size=1, max_size=9))
@@ -62,7 +62,9 @@ def test_a_result_comes_back_bit_by_bit(tmp_path_factory: pytest.TempPathFactory
     test, validation = map(list, zip(*rows, strict=True))
     measures = {"agreement": validation, "negative_log_likelihood": [1e6 * one for one in test[:-1]] + [None]}
     wanted, cache = {"seeds": list(range(len(rows)))}, ResultCache(tmp_path_factory.mktemp("cells"))
-    cache.write(wanted, Outcome(CachedResult(test_accuracy=test, validation_accuracy=validation, measures=measures)))
+    cache.write(
+        wanted, TrainedStack(CachedResult(test_accuracy=test, validation_accuracy=validation, measures=measures))
+    )
     found = cache.read(wanted)
     assert found is not None
     assert np.array(found.test_accuracy).tobytes() == np.array(test).tobytes()
@@ -77,7 +79,7 @@ def test_the_largest_result_can_be_read_again(tmp_path: Path):
     trace = StoredTrace.pack(TemperatureTrace(*rows, reference=4.0))
     measures = dict.fromkeys(MEASURES, accuracies)
     result = CachedResult(test_accuracy=accuracies, validation_accuracy=accuracies, measures=measures, trace=trace)
-    cache.write(wanted, Outcome(result))
+    cache.write(wanted, TrainedStack(result))
     assert cache.path(wanted).stat().st_size < MAX_JSON_BYTES
     found = cache.read(wanted)
     assert found is not None
@@ -104,7 +106,7 @@ def test_what_fails_leaves_no_file(tmp_path: Path):
 def test_files_beside_a_result_are_written_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     written: list[str] = []
     monkeypatch.setattr(rltemp.experiments.result_cache, "atomic_write", lambda path, _: written.append(path.suffix))
-    ResultCache(tmp_path).write(KEY, Outcome(CELL, {".clock": b"1", ".showcase": b"2"}))
+    ResultCache(tmp_path).write(KEY, TrainedStack(CELL, {".clock": b"1", ".showcase": b"2"}))
     assert written == [".clock", ".showcase", ".json"]
 
 
@@ -127,7 +129,7 @@ def damaged(tmp_path: Path, data: bytes) -> CachedResult | None:
 
 def test_every_flipped_bit_of_a_result_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     cache = ResultCache(tmp_path)
-    cache.write(KEY, Outcome(CELL))
+    cache.write(KEY, TrainedStack(CELL))
     whole = cache.path(KEY).read_bytes()
     with cache.path(KEY).open("r+b", buffering=0) as file:
         for place in range(8 * len(whole)):
@@ -139,7 +141,7 @@ def test_every_flipped_bit_of_a_result_is_noticed(tmp_path: Path, caplog: pytest
 
 
 def test_a_truncated_result_is_named_and_trained_again(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    ResultCache(tmp_path).write(KEY, Outcome(CELL))
+    ResultCache(tmp_path).write(KEY, TrainedStack(CELL))
     path = ResultCache(tmp_path).path(KEY)
     whole = path.read_bytes()
     for length in range(0, len(whole) - 1, 7):
@@ -153,7 +155,7 @@ def test_a_truncated_result_is_named_and_trained_again(tmp_path: Path, caplog: p
 
 def test_the_result_of_another_key_is_trained_again(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     cache = ResultCache(tmp_path)
-    cache.write(key(7), Outcome(CELL))
+    cache.write(key(7), TrainedStack(CELL))
     cache.path(key(7)).rename(cache.path(KEY))
     assert again(cache) == [CELL]
     assert cache.trained == 1
@@ -225,9 +227,9 @@ def test_a_pipe_or_a_folder_in_the_place_of_a_result_is_none(tmp_path: Path):
 
 def test_results_of_other_versions_are_not_mixed_in_unless_asked(tmp_path: Path):
     old = CELL.model_copy(update={"versions": {"rltemp": "0.0.9", "torch": "1.0"}})
-    ResultCache(tmp_path).write(key(0), Outcome(CELL))
+    ResultCache(tmp_path).write(key(0), TrainedStack(CELL))
     for number in (1, 2):
-        ResultCache(tmp_path, allow_mixed=True).write(key(number), Outcome(old))
+        ResultCache(tmp_path, allow_mixed=True).write(key(number), TrainedStack(old))
     with pytest.raises(BadInputError, match=r"2 of rltemp 0\.0\.9, torch 1\.0; here: rltemp .*--allow-mixed"):
         ResultCache(tmp_path)
     counted = Counted(3)

@@ -19,7 +19,7 @@ from rltemp.data.problem import Problem
 from rltemp.data.tasks import load_task
 from rltemp.errors import BadInputError
 from rltemp.experiments.compare import compare
-from rltemp.experiments.result_cache import CachedResult, Outcome, ResultCache
+from rltemp.experiments.result_cache import CachedResult, ResultCache, TrainedStack
 from rltemp.loading import SHIPPED
 from rltemp.training.identity import fingerprints, problem_identity, rule_identity
 from rltemp.training.teachers import prepare
@@ -260,7 +260,7 @@ def old(out: Path, keep: int) -> int:
             update={"versions": {"rltemp": "0.0.9", "torch": "1.9"}}
         )
         path.unlink()
-        ResultCache(out / "cells", allow_mixed=True).write(file["key"], Outcome(result))
+        ResultCache(out / "cells", allow_mixed=True).write(file["key"], TrainedStack(result))
     return len(paths)
 
 
@@ -295,7 +295,7 @@ def test_a_degraded_arm_is_not_compared(tmp_path: Path, capsys):
     file = json.loads(path.read_text())
     path.unlink()
     degraded = CachedResult.model_validate(file["cell"]).model_copy(update={"degraded": True})
-    ResultCache(out / "cells").write(file["key"], Outcome(degraded))
+    ResultCache(out / "cells").write(file["key"], TrainedStack(degraded))
     assert code(*words) == 0
     arms = {arm["rule"]: arm for arm in json.loads((out / "result.json").read_text())["arms"]}
     assert arms["none"]["note"] == "not compared: none is degraded"
