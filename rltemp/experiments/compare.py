@@ -17,7 +17,7 @@ from rltemp.experiments.method_results import Comparison
 from rltemp.experiments.options import SELECTION_SEED
 from rltemp.experiments.pool import Order, WorkerPool, packed, unpacked
 from rltemp.experiments.recorder import Recorder, temperature_columns, temperature_trace
-from rltemp.experiments.result_cache import MOST_POINTS, CachedResult, TrainedStack, ResultCache, StoredTrace
+from rltemp.experiments.result_cache import MOST_POINTS, CachedResult, ResultCache, StoredTrace, TrainedStack
 from rltemp.experiments.showcase import CONTENT, ShowcaseRecorder
 from rltemp.experiments.students import Maker, by_name, chunks, default_stack, gather, steps_of_a_run, train_stack
 from rltemp.loading import load_method

@@ -218,8 +218,13 @@ def kill_after(process: Process, out: Path, results: int, by: signal.Signals) ->
 def test_a_signal_stops_the_workers_and_the_printed_command_goes_on(by: signal.Signals, tmp_path: Path, capsys):
     out = tmp_path / "run"
     words = (*SHORT, "--out", out, "--workers", "2")
-    status, _, said = kill_after(start(*words), out, 3, by)
+    process = start(*words)
+    until(lambda: len(cells_of(out)) >= 3)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    status, _, said = kill_after(process, out, 3, by)
     assert status == 128 + by
+    assert len(workers) >= 2
+    until(lambda: all(gone(int(worker)) for worker in workers), 20)
     assert re.fullmatch(rf"rltemp: stopped by {by.name}. Go on with: rltemp compare .* --workers 2\n", said), said
     done = cells_of(out)
     assert len(done) >= 3
