@@ -213,6 +213,8 @@ def test_a_page_of_numbers_alone_has_no_empty_section(tmp_path: Path):
     found = Page(page(tmp_path / "p.html", rows("fixed:4"), {}))
     assert len(found.pictures()) == 1
     assert [section["aria-labelledby"] for section in found.all("section")] == ["table", "differences", "again"]
+    assert dict(leaves({"a": {"b": 1, "c": None}, "d": [], "e": False})) == {"a.b": 1, "e": False}, "no default"
+    assert "Shown are 1 of 3 methods." in page(tmp_path / "p.html", rows("a", "b", "c"), {"b": showcase()})
 
 
 def test_what_cannot_be_drawn_is_left_out_and_the_rest_is_there(tmp_path: Path):
@@ -229,10 +231,6 @@ def test_what_cannot_be_drawn_is_left_out_and_the_rest_is_there(tmp_path: Path):
     assert not [text for text in captions if "nan" in text]
 
 
-def test_a_page_that_shows_some_rules_says_how_many(tmp_path: Path):
-    assert "Shown are 1 of 3 methods." in page(tmp_path / "p.html", rows("a", "b", "c"), {"b": showcase()})
-
-
 def test_the_arrangement_keeps_groups_apart_and_is_the_same_again():
     one = showcase()
     positions, again = arranged(one.features), arranged(one.features)
@@ -241,10 +239,6 @@ def test_the_arrangement_keeps_groups_apart_and_is_the_same_again():
     centres = np.stack([positions[one.labels == label].mean(0) for label in range(3)])
     nearest = np.linalg.norm(positions[:, None] - centres, axis=-1).argmin(1)
     assert (nearest == one.labels).mean() > 0.95
-
-
-def test_options_at_their_default_are_left_out():
-    assert dict(leaves({"a": {"b": 1, "c": None}, "d": [], "e": False})) == {"a.b": 1, "e": False}
 
 
 # A real browser. The container's own user may be root, which Chromium's sandbox refuses.
