@@ -6,6 +6,7 @@ Each is a maker (`rltemp.experiments.students.Maker`) that gives a method the po
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -115,7 +116,9 @@ def probe_slope(run: Distillation) -> Tensor:
     named = dict(student.named_parameters())
     gradient = dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
     place = {name: value.detach() for name, value in named.items()}
-    slope: Tensor = jvp(lambda at: run.signals_at(run.step, at).student_logits, (place,), (gradient,))[1]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*torch.jit.script", FutureWarning)  # torch's own, where it is first used
+        slope: Tensor = jvp(lambda at: run.signals_at(run.step, at).student_logits, (place,), (gradient,))[1]
     return slope.nan_to_num()
 
 
