@@ -4,8 +4,6 @@ A flat `Box(B)` action does not learn (one likelihood ratio over B dimensions, o
 this is the form that policies are trained in: observation `[F]`, action `[A]`, one small network for every
 sample. The students are stacked and trained in one call. Sub-environment s * B + i is sample i of student s;
 its time runs along the batches of that student, so generalised advantage estimation never crosses samples.
-
-`influence` gives what a plain `VecEnv` cannot: after a run, how much each single action changed its outcome.
 """
 
 from __future__ import annotations
@@ -55,7 +53,6 @@ class DistillVecEnv(VecEnv):
         redraw: As in `rltemp.envs.assignments.OneTask`, where there is one task.
         reward_interval: Steps from one look at the probe to the next, by default a twentieth of the run; rewards in
             between are zero, their sum the same.
-        keep_tape: Keep what `influence` needs.
         mixup_runs: How many runs, from the first, mix samples of every batch (`rltemp.envs.mixup`).
         seed: Determines everything random.
     """
@@ -71,7 +68,6 @@ class DistillVecEnv(VecEnv):
         scale: ActionScale | None = None,
         redraw: bool = True,
         reward_interval: int | None = None,
-        keep_tape: bool = False,
         mixup_runs: int = 0,
         seed: int = 0,
     ) -> None:
@@ -84,7 +80,6 @@ class DistillVecEnv(VecEnv):
         self.batch_size = self.problem.task.recipe.batch_size
         self.decision = Decision.make(method, features, scale)
         self.reward_interval = reward_interval
-        self.keep_tape = keep_tape
         self.mixup_runs = mixup_runs
         self.runs_finished = 0
         self.render_mode = None
@@ -146,13 +141,6 @@ class DistillVecEnv(VecEnv):
         self._generator.bit_generator.state = state["generator"]
         self.runs_finished = state["runs_finished"]
 
-    def influence(self) -> NDArray[np.float32]:
-        """Credit of every action of the last run for the potential at its end: `[steps, S * B, A]`."""
-        if self.finished is None:
-            raise RuntimeError("influence needs a run that has ended")
-        credits = self.finished.influence()
-        return credits.reshape(len(credits), self.num_envs, -1).cpu().numpy()
-
     def close(self) -> None:
         """Nothing is held open."""
 
@@ -188,7 +176,7 @@ class DistillVecEnv(VecEnv):
         share = share_of_run(self.runs_finished, self.mixup_runs)
         kind = Distillation if share is None else partial(MixedDistillation, share=share)
         run = kind(given.problem, seeds.tolist(), train=given.pool, subset=train, teacher_logits=given.teacher_logits)
-        self.episode = Episode(run, self.decision, probe, self.reward_interval, self.keep_tape)
+        self.episode = Episode(run, self.decision, probe, self.reward_interval)
         self._returns = np.zeros(self.num_envs, np.float64)
         self._lengths = np.zeros(self.num_envs, np.int64)
         self._started = time.monotonic()
