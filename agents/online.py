@@ -31,7 +31,6 @@ from rltemp.policy.manifest import canonical_json
 from rltemp.policy.policy_file import check_policy
 from rltemp.policy.rule import KNOWN_FEATURES
 from rltemp.rules.published_methods import reference_method
-from rltemp.training.distill import Distillation
 from rltemp.training.identity import problem_identity
 
 
@@ -137,17 +136,11 @@ class Runs:
         )
 
     def _begin(self, distribution: ParameterDistribution, seed: int) -> Episode:
-        given = self._source.draw(np.random.default_rng(seed), 1)
-        train, probe = (part.expand(self.replicas, -1).to(self.problem.device) for part in (given.train, given.probe))
+        given = self._source.draw(np.random.default_rng(seed), 1).replicated(self.replicas)
         task = replace(self.problem.task, metric=distribution.potential)
-        run = Distillation(
-            replace(self.problem, task=task),
-            [FIRST_TRAINING_SEED + seed] * self.replicas,
-            train=given.pool,
-            subset=train,
-            teacher_logits=given.teacher_logits,
-        )
-        return Episode(run, distribution.decision, probe, max(1, -(-run.steps // self.looks)))
+        given = replace(given, problem=replace(self.problem, task=task))
+        run = given.run([FIRST_TRAINING_SEED + seed] * self.replicas)
+        return Episode(run, distribution.decision, given.probe, max(1, -(-run.steps // self.looks)))
 
     def _records(
         self, distribution: ParameterDistribution, seed: int, drawn: Tensor, observations: Tensor, rewards: Tensor

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.logger import KVWriter
 from torch import Tensor
 
 from rltemp.agents.calibration import CalibratedBuffer
@@ -147,8 +147,3 @@ class EventWriter(KVWriter):
 
     def close(self) -> None:
         """The tracker closes itself."""
-
-
-def logger(tracker: Tracker) -> Logger:
-    """SB3's logger on the run's log."""
-    return Logger(folder=None, output_formats=[EventWriter(tracker)])

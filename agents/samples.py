@@ -10,6 +10,7 @@ updates of one student, never from one sample of a batch to the next.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,6 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3 import PPO
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from torch import Tensor, nn
@@ -67,31 +67,24 @@ class SampleEnv(VecEnvWrapper):
         return np.asarray((observation - self._mean) / self._std, np.float32)
 
 
-def sample_model(env: DistillVecEnv, network: SampleNetwork, config: PolicyConfig, rate: Schedule) -> PPO:
+def sample_model(
+    env: DistillVecEnv, network: Callable[[], SampleNetwork], config: PolicyConfig, common: dict[str, Any]
+) -> PPO:
     """SB3's PPO with its own policy: actor and critic of the same widths, each on the state.
 
     Args:
         env: What it learns in.
-        network: What the actor will be exported as.
+        network: Makes what the actor will be exported as.
         config: How.
-        rate: Learning rate.
+        common: PPO's arguments that both agents have.
     """
-    steps = env.episode.run.steps
     widths = list(config.hidden)
     calibrated = {"batch_size": env.batch_size, "interval": env.episode.reward_interval}
     return PPO(
         ActorCriticPolicy,
-        SampleEnv(env, network),
-        n_steps=steps,
+        SampleEnv(env, network()),
         # As many gradient steps a pass as the run has updates: the released code takes `passes` for every batch.
         batch_size=env.num_envs,
-        n_epochs=config.passes,
-        learning_rate=rate,
-        clip_range=config.clip,
-        gamma=config.discount,
-        gae_lambda=config.gae_lambda,
-        max_grad_norm=math.inf if config.max_gradient is None else config.max_gradient,
-        stats_window_size=env.num_envs,
         rollout_buffer_class=CalibratedBuffer if config.calibration else None,
         rollout_buffer_kwargs=calibrated if config.calibration else None,
         policy_kwargs={
@@ -99,8 +92,7 @@ def sample_model(env: DistillVecEnv, network: SampleNetwork, config: PolicyConfi
             "activation_fn": ACTIVATIONS[config.activation],
             "log_std_init": math.log(config.exploration),
         },
-        seed=config.seed,
-        device="cpu",
+        **common,
     )
 
 

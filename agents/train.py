@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import CallbackList
-from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
 from rltemp.agents.alarms import CollapseCallback
@@ -27,7 +28,7 @@ from rltemp.agents.callbacks import BarCallback, DrawCallback, RunCallback
 from rltemp.agents.config import PolicyConfig
 from rltemp.agents.network import RunBuffer, RunPolicy, SampleNetwork
 from rltemp.agents.policy_export import export_policy
-from rltemp.agents.resume import Agent, CheckpointCallback, Resumable, logger
+from rltemp.agents.resume import Agent, CheckpointCallback, EventWriter, Resumable
 from rltemp.agents.samples import SampleEnv, actor_weights, sample_model
 from rltemp.agents.selection import SelectionCallback, task_trial, variety_trial
 from rltemp.data.problem import Problem
@@ -51,7 +52,6 @@ def train_policy(
     problem: Problem | Variety,
     config: PolicyConfig,
     out: Path,
-    progress: bool = True,
     checkpoints: Checkpoints | None = None,
 ) -> dict[str, Any]:
     """Train a policy on a problem and leave its file, checkpoints and TensorBoard events in a folder.
@@ -60,7 +60,6 @@ def train_policy(
         problem: The task, loaded, or a variety of tasks.
         config: How.
         out: The folder; gets `policy.safetensors`, `checkpoints/` and `tensorboard/`.
-        progress: Show a progress bar where the output is a terminal.
         checkpoints: Where it goes on from, and what it leaves; by default those in the folder.
 
     Returns:
@@ -76,30 +75,20 @@ def train_policy(
     model = make_model(env, config)
     network, weights = controller(model)
     selection = SelectionCallback(_trial(problem, config), env.decision, config, network, weights)
-    alarms = CollapseCallback(env, selection, config)
+    run = RunCallback(env)
+    alarms = CollapseCallback(run, selection, config)
     saved = checkpoints.resume()  # from here on nothing but the run draws from the global generators
     steps = config.updates * model.n_steps * env.num_envs
     tracker = Tracker(out / "tensorboard", saved["events"] if saved else 0)
     with checkpoints, tracker, Bar("policy") as bar:
-        model.set_logger(logger(tracker))
+        model.set_logger(Logger(folder=None, output_formats=[EventWriter(tracker)]))
         parts: dict[str, Resumable] = {"selection": selection, "alarms": alarms, "agent": Agent(model, env)}
         keeper = CheckpointCallback(checkpoints, tracker, parts)
         if saved is not None:
             keeper.restore(saved)
-        callbacks = [
-            keeper,
-            *([DrawCallback(env.students)] if config.agent == "run" else []),
-            RunCallback(env),
-            selection,
-            alarms,
-            *([BarCallback(bar, steps)] if progress else []),
-        ]
-        model.learn(
-            steps - model.num_timesteps,
-            callback=CallbackList(callbacks),
-            log_interval=1,
-            reset_num_timesteps=saved is None,
-        )
+        draw = [DrawCallback(env.students)] if config.agent == "run" else []
+        callbacks = CallbackList([keeper, *draw, run, selection, alarms, BarCallback(bar, steps)])
+        model.learn(steps - model.num_timesteps, callback=callbacks, log_interval=1, reset_num_timesteps=saved is None)
     if alarms.ended:
         selection.keep_reference()
     found = {
@@ -107,12 +96,8 @@ def train_policy(
         "validation_potential": selection.kept_potential,
         "reference_validation_potential": selection.reference_potential,
     }
-    provenance: dict[str, str | int | float] = {
-        **_described(problem),
-        **{name: str(value) for name, value in asdict(config).items()},
-        **found,
-        **checkpoints.mark(),
-    }
+    options = {name: str(value) for name, value in asdict(config).items()}
+    provenance: dict[str, str | int | float] = {**_described(problem), **options, **found, **checkpoints.mark()}
     sha256 = export_policy(out / POLICY_FILE, network, selection.kept, env.decision, provenance)
     return {
         "policy": POLICY_FILE,
@@ -160,49 +145,45 @@ def make_model(env: DistillVecEnv, config: PolicyConfig) -> PPO:
     mean, std = torch.zeros(len(config.features)), torch.ones(len(config.features))
     if config.normalise:
         mean, std = observation_statistics(env)
-    layout: dict[str, Any] = {
-        "mean": mean,
-        "std": std,
-        "hidden": config.hidden,
-        "activation": config.activation,
-        "shared": config.shared,
-        "actions": env.decision.scale.size,
+    network = partial(
+        SampleNetwork, mean, std, config.hidden, config.activation, config.shared, env.decision.scale.size
+    )
+    common: dict[str, Any] = {
+        "n_steps": env.episode.run.steps,
+        "n_epochs": config.passes,
+        "learning_rate": _linear(config.learning_rate, config.learning_rate_end),
+        "clip_range": config.clip,
+        "gamma": config.discount,
+        "gae_lambda": config.gae_lambda,
+        # SB3 averages its last 100 episodes; a run ends one for every sample of every student.
+        "stats_window_size": env.num_envs,
+        "max_grad_norm": math.inf if config.max_gradient is None else config.max_gradient,
+        "seed": config.seed,
+        "device": "cpu",
     }
-    rate = _linear(config.learning_rate, config.learning_rate_end)
-    if config.agent == "sample":
-        return sample_model(env, SampleNetwork(**layout), config, rate)
-    return run_model(env, layout, config, rate)
+    return (sample_model if config.agent == "sample" else run_model)(env, network, config, common)
 
 
-def run_model(env: DistillVecEnv, layout: dict[str, Any], config: PolicyConfig, rate: Schedule) -> PPO:
+def run_model(
+    env: DistillVecEnv, network: Callable[[], SampleNetwork], config: PolicyConfig, common: dict[str, Any]
+) -> PPO:
     """SB3's PPO with the network, the exploration and the buffer of `rltemp.agents.network`."""
-    steps = env.episode.run.steps
     return PPO(
         RunPolicy,
         env,
-        n_steps=steps,
-        batch_size=steps * env.num_envs,
-        n_epochs=config.passes,
-        learning_rate=rate,
-        clip_range=config.clip,
-        gamma=1.0,
-        gae_lambda=1.0,
+        batch_size=common["n_steps"] * env.num_envs,
         normalize_advantage=False,
         vf_coef=0.0,
-        # SB3 averages its last 100 episodes; a run ends one for every sample of every student.
-        stats_window_size=env.num_envs,
-        max_grad_norm=math.inf if config.max_gradient is None else config.max_gradient,
         rollout_buffer_class=RunBuffer,
         rollout_buffer_kwargs={"batch_size": env.batch_size, "replicas": config.replicas},
         policy_kwargs={
-            "network": layout,
+            "network": network,
             "batch_size": env.batch_size,
             "exploration": config.exploration,
             # Few updates, each noisy: a shorter memory of the gradient's size than Adam's default thousand.
             "optimizer_kwargs": {"betas": (0.9, 0.99)},
         },
-        seed=config.seed,
-        device="cpu",
+        **common,
     )
 
 

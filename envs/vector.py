@@ -169,14 +169,10 @@ class DistillVecEnv(VecEnv):
         groups = self.students // self.replicas
         self._drawn_from = self._generator.bit_generator.state
         seeds = self._generator.integers(FIRST_TRAINING_SEED, 2**31, groups).repeat(self.replicas)
-        given = self.source.draw(self._generator, groups)
-        train, probe = (
-            part.repeat_interleave(self.replicas, 0).to(self.problem.device) for part in (given.train, given.probe)
-        )
+        given = self.source.draw(self._generator, groups).replicated(self.replicas)
         share = share_of_run(self.runs_finished, self.mixup_runs)
         kind = Distillation if share is None else partial(MixedDistillation, share=share)
-        run = kind(given.problem, seeds.tolist(), train=given.pool, subset=train, teacher_logits=given.teacher_logits)
-        self.episode = Episode(run, self.decision, probe, self.reward_interval)
+        self.episode = Episode(given.run(seeds.tolist(), kind), self.decision, given.probe, self.reward_interval)
         self._returns = np.zeros(self.num_envs, np.float64)
         self._lengths = np.zeros(self.num_envs, np.int64)
         self._started = time.monotonic()

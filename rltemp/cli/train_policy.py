@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import time
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -64,7 +63,7 @@ def train_policy(options: TrainPolicy) -> dict[str, Any]:
         started = time.monotonic()
         say(f"Training a policy on {options.task}.")
         checkpoints = options.checkpoints(None if isinstance(problem, Variety) else problem, **CHECKPOINTING)
-        found = train(problem, options.policy, out, sys.stdout.isatty(), checkpoints)
+        found = train(problem, options.policy, out, checkpoints)
         result = options.finish(found, started, resumed_at=checkpoints.resumed_at)
     file = shlex.quote(str(out / POLICY_FILE))
     words = "--task digits" if options.task == VARIETY else options.task_words()

@@ -57,7 +57,7 @@ def mean_log_likelihood(problem: Problem, rule: str) -> float:
 
 
 def learned_on_the_toy(problem: Problem, out: Path) -> float:
-    train_policy(problem, TOY, out, progress=False)
+    train_policy(problem, TOY, out)
     return mean_log_likelihood(problem, str(out / "policy.safetensors"))
 
 
@@ -99,11 +99,11 @@ def test_the_toy_is_not_learned_when_the_action_is_ignored(
 
 
 def test_the_same_seed_trains_the_same_policy_bit_for_bit(short_digits: Problem, tmp_path: Path) -> None:
-    results = [train_policy(short_digits, QUICK, tmp_path / name, progress=False) for name in "ab"]
+    results = [train_policy(short_digits, QUICK, tmp_path / name) for name in "ab"]
     assert results[0]["sha256"] == results[1]["sha256"]
     files = [(tmp_path / name / "policy.safetensors").read_bytes() for name in "ab"]
     assert files[0] == files[1]
-    other = train_policy(short_digits, replace(QUICK, seed=1), tmp_path / "c", progress=False)
+    other = train_policy(short_digits, replace(QUICK, seed=1), tmp_path / "c")
     assert other["sha256"] != results[0]["sha256"]
 
 
@@ -217,7 +217,7 @@ def test_training_leaves_policy_checkpoints_and_every_tag_it_promises(short_digi
 
     from rltemp.training.tensorboard import TAGS
 
-    result = train_policy(short_digits, QUICK, tmp_path, progress=False)
+    result = train_policy(short_digits, QUICK, tmp_path)
     assert result["students_trained"] == 8
     assert len(list((tmp_path / "checkpoints").glob("update-*.ckpt"))) == 2
     events = EventAccumulator(str(tmp_path / "tensorboard"))
@@ -236,7 +236,7 @@ def test_training_leaves_policy_checkpoints_and_every_tag_it_promises(short_digi
 def test_the_episode_reward_that_sb3_reports_is_the_run_return(short_digits: Problem, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    train_policy(short_digits, replace(QUICK, updates=1), tmp_path, progress=False)
+    train_policy(short_digits, replace(QUICK, updates=1), tmp_path)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     reported, ours = (events.Scalars(tag)[0].value for tag in ("rollout/ep_rew_mean", "reward/run_mean"))
@@ -297,7 +297,7 @@ def test_the_policy_that_is_kept_is_the_one_that_does_best_on_validation(
         return potentials[len(seen) - 1]
 
     monkeypatch.setattr(SelectionCallback, "_potential", potential)
-    result = train_policy(short_digits, QUICK, tmp_path, progress=False)
+    result = train_policy(short_digits, QUICK, tmp_path)
     assert result["kept_update"] == kept
     assert result["validation_potential"] == potentials[kept]
     assert len({tuple(weights.tolist()) for weights in seen}) == 3

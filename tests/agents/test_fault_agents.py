@@ -261,7 +261,7 @@ def test_a_reward_of_minus_the_training_loss_raises_the_alarm(
 ) -> None:
     """Case 20: in TensorBoard, on the console with both curves, and in the result."""
     monkeypatch.setattr(agent, "DistillVecEnv", Greedy)
-    found = train_policy(short, FAST, tmp_path, progress=False)
+    found = train_policy(short, FAST, tmp_path)
     assert found["collapsed"] is True
     assert re.match(
         r"\d+\.\d % of the samples are within 1 % of the bounds 0.5 and 20, in 5 updates", found["collapse"]
@@ -284,10 +284,10 @@ def test_on_collapse_stop_is_an_error_and_fallback_exports_the_reference(
     """Case 20: the policy that is left is one that is known."""
     monkeypatch.setattr(agent, "DistillVecEnv", Greedy)
     with pytest.raises(TrainingDivergedError, match=r"the policy has collapsed: .*Reward -\d.*--on-collapse fallback"):
-        train_policy(short, replace(FAST, on_collapse="stop"), tmp_path / "stop", progress=False)
+        train_policy(short, replace(FAST, on_collapse="stop"), tmp_path / "stop")
     assert not (tmp_path / "stop" / "policy.safetensors").exists()
     assert scalars(tmp_path / "stop", "alarm/collapsed")[-1] == 1.0
-    found = train_policy(short, replace(FAST, on_collapse="fallback"), tmp_path / "fallback", progress=False)
+    found = train_policy(short, replace(FAST, on_collapse="fallback"), tmp_path / "fallback")
     assert (found["collapsed"], found["kept_update"]) == (True, 0)
     weights = read_policy(tmp_path / "fallback" / "policy.safetensors").weights
     assert not any(bool(value.any()) for value in weights.values())
@@ -297,7 +297,7 @@ def test_on_collapse_stop_is_an_error_and_fallback_exports_the_reference(
 def test_the_default_policy_raises_none(short: Problem, tmp_path: Path, capsys: Any) -> None:
     """Case 20: few updates, and as many looks as a trend takes."""
     config = PolicyConfig(updates=7, students=16, replicas=8, validate_every=1, validation_students=16)
-    found = train_policy(short, config, tmp_path, progress=False)
+    found = train_policy(short, config, tmp_path)
     assert (found["collapsed"], found["collapse"]) == (False, None)
     assert "alarm" not in capsys.readouterr().out
     assert set(scalars(tmp_path, "alarm/collapsed")) == {0.0}
@@ -310,7 +310,7 @@ def test_a_reward_that_rises_while_students_get_worse_raises_the_alarm(
     """Case 20: the default policy is too bounded to reach a bound quickly, and is found out by its students."""
     monkeypatch.setattr(agent, "DistillVecEnv", Greedy)
     config = PolicyConfig(updates=30, students=32, validate_every=5, validation_students=16)
-    found = train_policy(prepare(load_task("digits", epochs=2)), config, tmp_path, progress=False)
+    found = train_policy(prepare(load_task("digits", epochs=2)), config, tmp_path)
     assert found["collapsed"] is True
     assert "the reward rises and the validation potential falls" in found["collapse"]
     curves = re.search(r"Reward ([^;]*); validation potential ([\d., ]*), the reference", capsys.readouterr().out)

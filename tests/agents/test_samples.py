@@ -290,7 +290,7 @@ def test_training_writes_a_policy_that_loads_and_distils_and_documented_tags(
 
     from rltemp.training.tensorboard import TAGS
 
-    result = train_policy(short_digits, QUICK, tmp_path, progress=False)
+    result = train_policy(short_digits, QUICK, tmp_path)
     assert result["students_trained"] == 4
     signals = Signals(torch.randn(7, 10), torch.randn(7, 10))
     temperatures = load_rule(str(tmp_path / "policy.safetensors"))(signals)
@@ -307,7 +307,7 @@ def test_training_writes_a_policy_that_loads_and_distils_and_documented_tags(
 
 
 def test_the_same_seed_trains_the_same_policy(short_digits: Problem, tmp_path: Path) -> None:
-    a, b = (train_policy(short_digits, QUICK, tmp_path / name, progress=False) for name in "ab")
+    a, b = (train_policy(short_digits, QUICK, tmp_path / name) for name in "ab")
     assert a["sha256"] == b["sha256"]
 
 

@@ -134,7 +134,7 @@ def test_a_policy_trained_on_a_variety_is_written_and_names_it(variety: Variety,
         validate_every=1,
         validation_students=2,
     )
-    result = train_policy(variety, config, tmp_path, progress=False)
+    result = train_policy(variety, config, tmp_path)
     policy = Policy.load(tmp_path / result["policy"])
     assert policy.manifest.provenance["task"] == "variety:3"
     assert policy.scale.size == 3
