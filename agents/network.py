@@ -134,9 +134,8 @@ class RunPolicy(ActorCriticPolicy):
 
     def forward(self, obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Actions, values (none: zero) and the log-probability of each sub-environment's drawn weights."""
-        drawn = self.network.weights.expand(len(self.drawn), -1) if deterministic else self.drawn
-        actions = self.network(obs.view(len(drawn), self.batch_size, -1), drawn).flatten(0, 1)
-        log_prob = self._log_prob(drawn).repeat_interleave(self.batch_size)
+        actions = self.network(obs.view(len(self.drawn), self.batch_size, -1), self.drawn).flatten(0, 1)
+        log_prob = self._log_prob(self.drawn).repeat_interleave(self.batch_size)
         return actions, self.predict_values(obs), log_prob
 
     def evaluate_actions(self, obs: Any, actions: Tensor) -> tuple[Tensor, Tensor, None]:

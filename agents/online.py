@@ -25,13 +25,16 @@ from rltemp.envs.assignments import OneTask
 from rltemp.envs.episode import FIRST_TRAINING_SEED, Decision, Episode
 from rltemp.envs.rewards import POTENTIALS, Potential
 from rltemp.errors import ArtifactRefusedError, BadInputError
+from rltemp.kd.method import Objective
 from rltemp.models.stack import StackedStudent
 from rltemp.policy.actions import ActionScale
 from rltemp.policy.manifest import canonical_json
 from rltemp.policy.policy_file import check_policy
 from rltemp.policy.rule import KNOWN_FEATURES
 from rltemp.rules.published_methods import reference_method
+from rltemp.training.distill import Distillation
 from rltemp.training.identity import problem_identity
+from rltemp.training.steps import train
 
 
 @dataclass(frozen=True)
@@ -84,18 +87,26 @@ class Outcome:
     """What a run came to.
 
     Args:
-        report: For the learner.
         student: The stack that was trained.
-        improvement: Of each student's potential, `[S]`.
         validation_accuracy: `[S]`.
         test_accuracy: `[S]`.
+        report: For the learner; None of a run without a version.
+        improvement: Of each student's potential, `[S]`; likewise.
     """
 
-    report: Report
     student: StackedStudent
-    improvement: Tensor
     validation_accuracy: Tensor
     test_accuracy: Tensor
+    report: Report | None = None
+    improvement: Tensor | None = None
+
+    @classmethod
+    def of(cls, run: Distillation, report: Report | None = None, improvement: Tensor | None = None) -> Outcome:
+        """What the students of a finished run are worth."""
+        dataset, student = run.problem.dataset, run.student
+        assert isinstance(student, StackedStudent)  # the run's seeds are a sequence
+        validation, test = (evaluate(student, dataset, split) for split in (dataset.validation, dataset.test))
+        return cls(student, validation, test, report, improvement)
 
 
 class Runs:
@@ -124,16 +135,14 @@ class Runs:
             self.problem.device
         )
         observations, rewards = _trained(episode, distribution.network, drawn)
-        student, dataset = episode.run.student, self.problem.dataset
-        assert isinstance(student, StackedStudent)  # seeds are a sequence
         records = self._records(distribution, seed, drawn, observations, rewards)
-        return Outcome(
-            Report(potential=distribution.potential, records=records),
-            student,
-            rewards.sum(0),
-            evaluate(student, dataset, dataset.validation),
-            evaluate(student, dataset, dataset.test),
-        )
+        return Outcome.of(episode.run, Report(potential=distribution.potential, records=records), rewards.sum(0))
+
+    def without_version(self, method: Objective, seed: int) -> Outcome:
+        """Train one student of a seed under a method, while there has never been a version."""
+        run = Distillation(self.problem, [FIRST_TRAINING_SEED + seed])
+        train(run, method)
+        return Outcome.of(run)
 
     def _begin(self, distribution: ParameterDistribution, seed: int) -> Episode:
         given = self._source.draw(np.random.default_rng(seed), 1).replicated(self.replicas)

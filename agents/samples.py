@@ -1,10 +1,8 @@
 """SB3's own PPO with a decision for every sample: an actor, a critic, and noise of each action's own.
 
-As RLKD does it, Zhang et al. (2024), https://arxiv.org/abs/2407.00115, after the authors' code and page (the paper's
-text was not read), but for time. There a batch is an episode and its samples are the steps, so that advantages run over
-samples that have nothing to do with each other, and the reward was measured before the temperatures it credits acted.
-Here a step is an update of the student: the reward is measured on the probe after it, and advantages run along the
-updates of one student, never from one sample of a batch to the next.
+As in the code and page (not the text) of RLKD, Zhang et al. (2024), https://arxiv.org/abs/2407.00115, but for time.
+There a batch is an episode whose steps are its samples, and the reward is measured before the temperatures act. Here a
+step is an update of the student: the reward is measured after it, and advantages run along one student's updates.
 """
 
 from __future__ import annotations

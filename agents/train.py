@@ -35,7 +35,6 @@ from rltemp.data.problem import Problem
 from rltemp.envs.variety import STEPS, Variety
 from rltemp.envs.vector import DistillVecEnv
 from rltemp.io.progress import Bar
-from rltemp.kd.method import Method
 from rltemp.kd.names import shareable
 from rltemp.policy.actions import ActionScale
 from rltemp.rules.published_methods import reference_method
@@ -74,7 +73,9 @@ def train_policy(
     env = make_env(problem, config)
     model = make_model(env, config)
     network, weights = controller(model)
-    selection = SelectionCallback(_trial(problem, config), env.decision, config, network, weights)
+    count = config.validation_students
+    trial = variety_trial(problem.other(), count) if isinstance(problem, Variety) else task_trial(problem, count)
+    selection = SelectionCallback(trial, env.decision, config, network, weights)
     run = RunCallback(env)
     alarms = CollapseCallback(run, selection, config)
     saved = checkpoints.resume()  # from here on nothing but the run draws from the global generators
@@ -124,13 +125,6 @@ def make_env(problem: Problem | Variety, config: PolicyConfig) -> DistillVecEnv:
         mixup_runs=math.ceil(config.mixup * config.updates),
         seed=config.seed,
     )
-
-
-def _trial(problem: Problem | Variety, config: PolicyConfig) -> Callable[[Method], float]:
-    """What a method is worth on data that policies are selected on."""
-    if isinstance(problem, Variety):
-        return variety_trial(problem.other(), config.validation_students)
-    return task_trial(problem, config.validation_students)
 
 
 def _described(problem: Problem | Variety) -> dict[str, str]:

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ from PIL import Image
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from support.processes import events
 from torch import Tensor
 
 from rltemp import BadInputError
 from rltemp.agents import train as agent
 from rltemp.agents.alarms import CollapseCallback, trend
+from rltemp.agents.callbacks import RunCallback
 from rltemp.agents.config import PolicyConfig
 from rltemp.agents.train import make_env, make_model, train_policy
 from rltemp.data.problem import Problem
@@ -40,12 +42,6 @@ from rltemp.training.teachers import prepare
 pytestmark = pytest.mark.usefixtures("console")
 
 QUICK = PolicyConfig(updates=3, students=4, replicas=2, validate_every=1, validation_students=2)
-
-
-@pytest.fixture(scope="module")
-def short() -> Problem:
-    """Digits, one epoch: 20 steps."""
-    return prepare(load_task("digits", epochs=1))
 
 
 class Snapshot(BaseCallback):
@@ -67,31 +63,27 @@ class Snapshot(BaseCallback):
 # Case 15: what leaves a step is finite
 
 
-def nan_at_the_end(run_number: int, steps: int) -> Feature:
+def nan_at_the_end(run_number: int) -> Feature:
     """`student_margin`, but nan for sample 7 in the observation after the last step of a run."""
-    seen = {"ends": 0}
+    ends = count(1)
 
     def compute(s: Statistics) -> Tensor:
-        values = student_margin(s)
-        if s.progress == 1.0:
-            seen["ends"] += 1
-            if seen["ends"] == run_number:
-                values = values * 1
-                values[..., 7] = math.nan
+        values = student_margin(s).clone()
+        if s.progress == 1.0 and next(ends) == run_number:
+            values[..., 7] = math.nan
         return values
 
     return Feature(compute, "deviations")
 
 
-def broken_potential(run_number: int, steps: int) -> Callable[[Tensor, Tensor], Tensor]:
+def broken_potential(run_number: int) -> Callable[[Tensor, Tensor], Tensor]:
     """The smooth accuracy, but nan for student 1 at the end of a run."""
-    calls = {"count": 0}
+    calls = count(1)
 
     def potential(logits: Tensor, labels: Tensor) -> Tensor:
-        calls["count"] += 1
         value = rewards.margin(logits, labels)
         # Once at the start of a run and at each of its looks.
-        if calls["count"] == run_number * (QUICK.looks + 1):
+        if next(calls) == run_number * (QUICK.looks + 1):
             value[1] = math.nan
         return value
 
@@ -121,10 +113,10 @@ def test_a_nan_raises_in_its_step_and_no_weight_of_the_policy_changes(
     config = replace(QUICK, agent=kind)
     runs = 3 + config.normalise  # one more run measures the features' mean
     if broken == "reward":
-        monkeypatch.setitem(rewards.POTENTIALS, "margin", broken_potential(runs + 1, 20))  # one begins unused
+        monkeypatch.setitem(rewards.POTENTIALS, "margin", broken_potential(runs + 1))  # one begins unused
         named = r"reward: the potential margin of student 1 is nan at step 20"
     else:
-        monkeypatch.setitem(FEATURES, "student_margin", nan_at_the_end(runs - 1, 20))
+        monkeypatch.setitem(FEATURES, "student_margin", nan_at_the_end(runs - 1))
         named = r"feature student_margin is nan for sample 7 of student 0 at step 20"
     env = make_env(short, config)
     model, snapshot = make_model(env, config), Snapshot()
@@ -183,7 +175,7 @@ def test_a_feature_that_breaks_down_is_named_in_the_flat_environment_too(
     short: Problem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Case 15."""
-    monkeypatch.setitem(FEATURES, "student_margin", nan_at_the_end(1, 20))
+    monkeypatch.setitem(FEATURES, "student_margin", nan_at_the_end(1))
     env = DistillEnv(short)
     env.reset(seed=0)
     action = np.zeros((50, 2), np.float32)
@@ -251,9 +243,7 @@ FAST = PolicyConfig(
 
 
 def scalars(folder: Path, tag: str) -> list[float]:
-    events = EventAccumulator(str(folder / "tensorboard"), {"scalars": 0})
-    events.Reload()
-    return [event.value for event in events.Scalars(tag)]
+    return [event.value for event in events(folder / "tensorboard").Scalars(tag)]
 
 
 def test_a_reward_of_minus_the_training_loss_raises_the_alarm(
@@ -323,7 +313,7 @@ def test_a_reward_that_rises_while_students_get_worse_raises_the_alarm(
 def test_the_alarms_memory_goes_into_a_checkpoint_and_back(short: Problem) -> None:
     """Case 20: a run that goes on alarms when an uninterrupted one would."""
     env = make_env(short, QUICK)
-    alarms = [CollapseCallback(env, None, QUICK) for _ in range(2)]  # type: ignore[arg-type]  # nothing is looked at
+    alarms = [CollapseCallback(RunCallback(env), None, QUICK) for _ in range(2)]  # type: ignore[arg-type]
     alarms[0].at_bounds, alarms[0].rewards, alarms[0].looks = [0.5, 0.99], [1.0], [(1.0, 0.5)]
     alarms[1].restore(alarms[0].state())
     assert alarms[1].state() == alarms[0].state()

@@ -124,16 +124,7 @@ def test_a_better_method_is_worth_more_on_a_variety_and_the_trial_repeats(variet
 
 
 def test_a_policy_trained_on_a_variety_is_written_and_names_it(variety: Variety, tmp_path: Path) -> None:
-    config = PolicyConfig(
-        reference="ttm:ce_weight=0.1,kd_weight=0.9",
-        balanced=True,
-        weight_ratio=4.0,
-        students=4,
-        replicas=2,
-        updates=1,
-        validate_every=1,
-        validation_students=2,
-    )
+    config = PolicyConfig(students=4, replicas=2, updates=1, validate_every=1, validation_students=2)
     result = train_policy(variety, config, tmp_path)
     policy = Policy.load(tmp_path / result["policy"])
     assert policy.manifest.provenance["task"] == "variety:3"

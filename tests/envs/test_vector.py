@@ -26,12 +26,6 @@ Array = NDArray[np.float32]
 Step = tuple[Array, Array, NDArray[np.bool_], list[dict[str, Any]]]
 
 
-@pytest.fixture
-def short(digits: Problem) -> Problem:
-    """Digits, one epoch: 20 steps."""
-    return replace(digits, task=replace(digits.task, recipe=replace(digits.task.recipe, epochs=1)))
-
-
 def play(env: DistillVecEnv, actions: Array | None = None, steps: int = STEPS) -> list[Step]:
     """Take the same actions `[N, 2]` (zero by default) for some steps, by default a whole run."""
     chosen = np.zeros((env.num_envs, 2), np.float32) if actions is None else actions

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.processes import Process, finish, start
+from support.processes import Process, finish, start, until
 from support.raw_server import Behaviour, RawServer, answers, closes_after, drips, hangs, http, late
 from torch import Tensor
 
@@ -87,13 +87,6 @@ def signals() -> Signals:
 def answer(found: Callable[[Signals], Any]) -> Tensor:
     temperatures = found(signals())
     return torch.stack([temperatures.student, temperatures.teacher, temperatures.weight])
-
-
-def until(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.002)
 
 
 # In weights mode, the default.

@@ -7,7 +7,6 @@ import json
 import os
 import random
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from support.policies import random_policy
-from support.processes import code, curves, finish, kill_after_a_checkpoint, start
+from support.processes import code, curves, finish, kill_after_a_checkpoint, start, until
 from support.raw_server import Behaviour, RawServer, answers, http
 from torch import Tensor
 
@@ -76,13 +75,6 @@ def own_service(repository: Repository) -> Iterator[str]:
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
     thread.join()
-
-
-def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.002)
 
 
 def signals(*shape: int, seed: int = 0, **fields: Any) -> Signals:
