@@ -16,7 +16,6 @@ MOVED = {
     "rltemp.actions": "rltemp.policy.actions",
     "rltemp.features": "rltemp.policy.features",
     "rltemp.tracking": "rltemp.training.tensorboard",
-    "rltemp.envs.workers": "rltemp.envs.worker_processes",
 }
 """New names by old ones; those of submodules follow."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import time
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -11,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from rltemp.agents.config import PolicyConfig, preset
-from rltemp.agents.train import CHECKPOINTING, POLICY_FILE, train_policy
+from rltemp.agents.train import CHECKPOINTING, POLICY_FILE
 from rltemp.cli.console import say, show_next
 from rltemp.envs.variety import Variety
 from rltemp.errors import BadInputError
@@ -62,7 +61,7 @@ class TrainPolicy(TaskOptions):
             started = time.monotonic()
             say(f"Training a policy on {self.task}.")
             checkpoints = self.checkpoints(None if isinstance(problem, Variety) else problem, **CHECKPOINTING)
-            found = train_policy(problem, self.policy, out, sys.stdout.isatty(), checkpoints)
+            found = train(problem, self.policy, out, checkpoints)
             result = self.finish(found, started, resumed_at=checkpoints.resumed_at)
         file = shlex.quote(str(out / POLICY_FILE))
         words = "--task digits" if self.task == VARIETY else self.task_words()

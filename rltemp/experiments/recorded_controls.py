@@ -78,8 +78,9 @@ def greedy(method: Method, held: bool) -> Maker:
     """At every step, for every sample, the temperatures of `GRID` that lower the probe loss most at first order.
 
     It looks at the labels of the probe samples in every step, which no rule may, and one step ahead, as no learner
-    should: `rltemp.envs.rewards.influence` says why. Made for small students: every step costs a pass over all probe
-    samples, and students with batch normalisation or random views are seen in train mode on views of their own.
+    should: what inflates the gradient now leaves a worse student at the end. Made for small students: every step costs
+    a pass over all probe samples, and students with batch normalisation or random views are seen in train mode on views
+    of their own.
 
     Args:
         method: Gives the loss weights; the divergence is KL.

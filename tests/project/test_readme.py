@@ -30,7 +30,7 @@ def test_the_six_lines_run_as_they_stand(digits: Problem, tmp_path: Path, monkey
 
     folder = tmp_path / "runs/demo/policy"
     config = PolicyConfig(updates=1, students=2, replicas=2, validation_students=1)
-    train_policy(digits, config, folder, progress=False)
+    train_policy(digits, config, folder)
     monkeypatch.chdir(tmp_path)
     names = {
         "student_logits": torch.randn(5, 10, requires_grad=True),
