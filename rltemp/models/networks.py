@@ -220,20 +220,13 @@ def _check_fits(model: nn.Module, spec: str, image_shape: ImageShape, num_classe
     )
 
 
-_NARROW = (16, 16, 32, 64)
-_WIDE = (32, 64, 128, 256)
+_NARROW, _WIDE = (16, 16, 32, 64), (32, 64, 128, 256)
 
 MODELS: Mapping[str, ModelBuilder] = {
     "linear": linear,
     "mlp": mlp,
     "cnn": cnn,
-    "resnet8": partial(resnet, 1, _NARROW),
-    "resnet14": partial(resnet, 2, _NARROW),
-    "resnet20": partial(resnet, 3, _NARROW),
-    "resnet32": partial(resnet, 5, _NARROW),
-    "resnet44": partial(resnet, 7, _NARROW),
-    "resnet56": partial(resnet, 9, _NARROW),
-    "resnet110": partial(resnet, 18, _NARROW),
+    **{f"resnet{6 * blocks + 2}": partial(resnet, blocks, _NARROW) for blocks in (1, 2, 3, 5, 7, 9, 18)},
     "resnet8x4": partial(resnet, 1, _WIDE),
     "resnet32x4": partial(resnet, 5, _WIDE),
 }
