@@ -39,7 +39,10 @@ def build_model(spec: str, image_shape: ImageShape, num_classes: int) -> nn.Modu
         BadInputError: Where the name or its option is not known, or the network cannot take such images.
     """
     name, option = split_spec(spec)
-    model = (MODELS.get(name) or _torchvision_builder(name))(option, image_shape, num_classes)
+    builder = MODELS.get(name) or _torchvision_builder(name)
+    if option and builder not in (mlp, cnn):
+        raise BadInputError(f"model {name!r} takes no option; got {option!r}")
+    model = builder(option, image_shape, num_classes)
     _check_fits(model, spec, image_shape, num_classes)
     return model
 
@@ -54,7 +57,6 @@ def seeded_model(spec: str, image_shape: ImageShape, num_classes: int, seed: int
 
 def linear(option: str, image_shape: ImageShape, num_classes: int) -> nn.Module:
     """Return one linear layer on the pixels."""
-    _refuse_option("linear", option)
     return _perceptron([], image_shape, num_classes)
 
 
@@ -85,7 +87,6 @@ def resnet(
     blocks: int, widths: tuple[int, int, int, int], option: str, image_shape: ImageShape, num_classes: int
 ) -> nn.Module:
     """Return a `ResNet`; images need 8 pixels a side, which it halves twice."""
-    _refuse_option("resnet", option)
     _refuse_small_images("ResNets need", image_shape)
     return ResNet(blocks, widths, image_shape[0], num_classes)
 
@@ -181,17 +182,11 @@ def _torchvision_builder(name: str) -> ModelBuilder:
     models = import_library("torchvision.models", f"model {name!r}, which is none of rltemp's own ({ours}),")
 
     def build(option: str, _: ImageShape, num_classes: int) -> nn.Module:
-        _refuse_option(name, option)
         model: nn.Module = models.get_model(name, weights=None, num_classes=num_classes)
         return model
 
     theirs: dict[str, ModelBuilder] = dict.fromkeys(models.list_models(module=models), build)
     return lookup({**theirs, **MODELS}, name, "model")
-
-
-def _refuse_option(name: str, option: str) -> None:
-    if option:
-        raise BadInputError(f"model {name!r} takes no option; got {option!r}")
 
 
 def _refuse_small_images(needed_by: str, image_shape: ImageShape) -> None:

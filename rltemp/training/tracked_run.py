@@ -96,14 +96,19 @@ class TrackedRun:
             TrainingDivergedError: Where its numbers stop being finite.
             InterruptedRunError: Where a signal came; the state is saved.
         """
-        self._clock = time.perf_counter(), self.run.step
+        run = self.run
+        self._clock = time.perf_counter(), run.step
         with self.checkpoints, self.tracker, Bar(self.method.name) as self.bar:
             try:
-                student = train(self.run, self.method, self._after_step, self.guard.step)
+                student = train(run, self.method, self._after_step, self.guard.step)
             except TrainingDivergedError as error:
-                raise TrainingDivergedError(f"{error} ({self.checkpoints.standing(self.run.step)})") from error
-        if not self._finite():
-            raise self._diverged()
+                raise TrainingDivergedError(f"{error} ({self.checkpoints.standing(run.step)})") from error
+        # Large finite weights may not answer with numbers.
+        if not bool(predict(student, run.problem.dataset, run.problem.dataset.validation).isfinite().all()):
+            raise TrainingDivergedError(
+                f"the student's numbers are not finite at step {run.step} of {run.steps}; "
+                f"lower --learning-rate (it is {run.recipe.learning_rate:g}) and choose another --out"
+            )
         return student
 
     def state(self) -> State:
@@ -166,15 +171,3 @@ class TrackedRun:
         self.tracker.scalars(validation_scalars(logits, dataset.validation.labels), self.run.step)
         then, step = self._clock
         self._clock = then + time.perf_counter() - before, step  # no part of a training step
-
-    def _finite(self) -> bool:
-        """Whether the student still answers with numbers; large finite weights may not."""
-        dataset = self.run.problem.dataset
-        return bool(predict(self.run.student, dataset, dataset.validation).isfinite().all())
-
-    def _diverged(self) -> TrainingDivergedError:
-        run = self.run
-        return TrainingDivergedError(
-            f"the student's numbers are not finite at step {run.step} of {run.steps}; "
-            f"lower --learning-rate (it is {run.recipe.learning_rate:g}) and choose another --out"
-        )
