@@ -29,7 +29,7 @@ from rltemp.training.distill import Distillation
 from rltemp.training.guards import MOST_SKIPPED, RunGuard
 from rltemp.training.loss_scaling import MOST_OVERFLOWS
 from rltemp.training.steps import plain_step, train
-from rltemp.training.teachers import train_teacher
+from rltemp.training.teachers import prepare
 
 ProblemMaker = Callable[..., Problem]
 TOY = ("--task", "toy", "--epochs", "1")
@@ -183,8 +183,9 @@ def test_a_teacher_that_diverges_stops_by_name(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("RLTEMP_CACHE", str(tmp_path))
     task = load_task("digits", teacher="mlp:16", teacher_epochs=1, teacher_learning_rate=1e30)
     with pytest.raises(TrainingDivergedError, match=r"non-finite teacher logits: .* Lower --teacher-learning-rate"):
-        train_teacher(task, rltemp.data.sources.load_dataset("digits"))
+        prepare(task)
     assert len(list(tmp_path.rglob("nonfinite-step-*.json"))) == 6
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_the_counts_of_a_guard_go_into_a_checkpoint_and_back(toy: Problem) -> None:
