@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support.processes import code
@@ -20,6 +21,7 @@ import rltemp.models.networks
 from rltemp import BadInputError, Signals, Temperatures, kd_loss, load_method, load_rule
 from rltemp.data.problem import Problem
 from rltemp.data.tasks import Recipe, load_task
+from rltemp.envs.distill_env import DistillEnv
 from rltemp.errors import TrainingDivergedError
 from rltemp.kd.method import Method
 from rltemp.kd.temperature_rule import TemperatureRule
@@ -320,6 +322,14 @@ def test_comparisons_are_always_strict(user: User, tmp_path: Path, capsys: Any) 
     words = ("--rules", "fixed:4", user.answers(at_nine(-4.0)), "--seeds", 2, "--out", tmp_path / "c")
     assert code("compare", *TOY, *words) == 2
     assert "got -4.0 for sample 9" in capsys.readouterr().err
+
+
+def test_in_an_environment_a_bad_temperature_raises_in_its_own_step(user: User, toy: Problem) -> None:
+    """Case 16: after the student's update, from the one number that the step reads."""
+    env = DistillEnv(toy, method=load_method(user.answers(at_nine(-4.0))))
+    env.reset()
+    with pytest.raises(BadInputError, match=r"temperature must be finite and above 0; got -4.0 for sample 9"):
+        env.step(np.zeros((50, 2), np.float32))
 
 
 def test_a_negative_weight_is_refused_as_a_temperature_is(toy: Problem) -> None:
