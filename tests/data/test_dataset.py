@@ -90,7 +90,7 @@ def test_every_shift_and_both_mirrorings_occur_equally_often() -> None:
     assert counts.max() < 150
 
 
-def test_augmentation_leaves_its_input_alone_and_repeats_with_its_generator() -> None:
+def test_augmentation_leaves_its_input_and_repeats_with_its_generator() -> None:
     images = pictures(8)
     before = images.clone()
     first, same, other = (augment(images, augmentation_generator(1, step)) for step in (5, 5, 6))
@@ -106,7 +106,7 @@ def test_augmentation_is_the_same_on_every_device() -> None:
     assert torch.equal(there, augment(images, augmentation_generator(0, 0)))
 
 
-def test_an_epoch_visits_each_sample_at_most_once_and_drops_the_incomplete_batch() -> None:
+def test_an_epoch_visits_samples_once_and_drops_the_incomplete_batch() -> None:
     order = epoch_order(seeds=0, epoch=0, size=107, batch_size=10)
     assert order.shape == (10, 10)
     assert len(set(order.flatten().tolist())) == 100

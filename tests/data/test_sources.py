@@ -65,7 +65,7 @@ def labelled_rows(data: Dataset) -> list[tuple[bytes, int]]:
         ("iris", (4, 1, 1), 3, [72, 24, 24, 30], np.float32),
     ],
 )
-def test_bundled_data_come_once_with_their_labels_in_parts_of_documented_sizes(
+def test_bundled_data_come_once_with_their_labels_in_parts_of_known_sizes(
     name: str, shape: tuple[int, int, int], classes: int, expected: list[int], kind: type[Any]
 ) -> None:
     data = load_dataset(name, split_seed=3)
@@ -95,7 +95,7 @@ def test_images_or_columns_are_standardised_on_the_training_part(spec: str) -> N
     torch.testing.assert_close(columns.std(1, correction=0), zeros + 1, atol=1e-4, rtol=0)
 
 
-def test_a_synthetic_table_has_documented_sizes_no_row_twice_and_options_in_its_name() -> None:
+def test_a_synthetic_table_has_known_sizes_and_options_in_its_name() -> None:
     data = load_dataset("synthetic")
     assert sizes(data) == [2000, 400, 400, 2000]
     assert (data.name, data.image_shape, data.num_classes, data.augment) == ("synthetic", (32, 1, 1), 10, False)

@@ -12,7 +12,7 @@ from rltemp.data.tasks import TASKS, Recipe, load_task
 from rltemp.models.networks import build_model
 
 
-def test_fields_of_the_task_of_its_recipe_and_of_its_teachers_are_replaced_by_name() -> None:
+def test_fields_of_a_task_and_of_its_recipes_are_replaced_by_name() -> None:
     task = load_task("digits", student="mlp:16", epochs=3, teacher_epochs=7, teacher_seed=5, split_seed=2)
     assert (task.student, task.recipe.epochs, task.teacher_recipe.epochs) == ("mlp:16", 3, 7)
     assert (task.teacher_seed, task.split_seed) == (5, 2)
@@ -24,7 +24,7 @@ def test_none_keeps_what_the_task_has_and_its_name_its_option() -> None:
     assert load_task("synthetic:classes=20").name == "synthetic:classes=20"
 
 
-def test_a_schedule_falls_by_half_a_cosine_by_tenths_at_its_milestones_or_not() -> None:
+def test_a_schedule_falls_by_a_cosine_by_tenths_or_not() -> None:
     cosine, step, constant = (Recipe(1, 1, 0.2, schedule=name) for name in ("cosine", "step", "constant"))
     rates = [cosine.rate(step, 8) for step in range(8)]
     assert (rates[0], rates[4]) == (0.2, pytest.approx(0.1))
@@ -37,7 +37,7 @@ def test_a_schedule_falls_by_half_a_cosine_by_tenths_at_its_milestones_or_not() 
 
 
 @pytest.mark.parametrize("name", ["wine", "breast_cancer", "iris", "synthetic"])
-def test_a_run_on_a_table_has_a_few_hundred_steps_for_a_student_far_smaller_than_its_teacher(name: str) -> None:
+def test_a_run_on_a_table_has_a_few_hundred_steps_and_a_small_student(name: str) -> None:
     task, data = load_task(name), load_dataset(name)
     assert 100 <= task.recipe.steps(len(data.train)) <= 400
     student, teacher = (

@@ -48,7 +48,7 @@ def test_resnets_have_the_parameters_that_their_description_gives(spec: str) -> 
 
 
 @pytest.mark.parametrize("spec", [*MODELS, "mlp:5x5", "cnn:8x16", "squeezenet1_1"])
-def test_every_network_answers_one_finite_logit_per_class_and_trains_all_its_weights(spec: str) -> None:
+def test_every_network_answers_finite_logits_and_trains_all_its_weights(spec: str) -> None:
     model = seeded_model(spec, (3, 32, 32), 7, 0)
     logits = model(torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
     assert logits.shape == (4, 7)
@@ -63,7 +63,7 @@ def test_convolutional_networks_take_images_of_any_size_from_8_pixels(spec: str,
     assert build_model(spec, shape, 5).eval()(torch.zeros(2, *shape)).shape == (2, 5)
 
 
-def test_a_cnn_has_one_convolution_for_each_width_and_halves_the_resolution_between_them() -> None:
+def test_a_cnn_has_a_convolution_for_each_width_and_halves_the_resolution() -> None:
     one_layer = 3 * 8 * 9 + 8
     assert parameters("cnn") == parameters("cnn:8") == one_layer + 8 * 100 + 100
     assert parameters("cnn:8x16") == one_layer + 8 * 16 * 9 + 16 + 16 * 100 + 100
@@ -76,7 +76,7 @@ def test_a_cnn_has_one_convolution_for_each_width_and_halves_the_resolution_betw
     assert shapes == [(8, 32, 20), (16, 16, 10), (4, 8, 5)]
 
 
-def test_a_cnn_answers_a_moved_pixel_alike_as_it_pools_over_the_whole_image() -> None:
+def test_a_cnn_answers_a_moved_pixel_alike() -> None:
     model = seeded_model("cnn:8", (1, 12, 12), 5, 0)
     images = torch.zeros(2, 1, 12, 12)
     images[0, 0, 3, 4] = images[1, 0, 8, 6] = 1
@@ -84,7 +84,7 @@ def test_a_cnn_answers_a_moved_pixel_alike_as_it_pools_over_the_whole_image() ->
     torch.testing.assert_close(here, there)
 
 
-def test_a_resnet_halves_the_resolution_in_its_second_and_third_stage_alone() -> None:
+def test_a_resnet_halves_the_resolution_in_its_second_and_third_stage() -> None:
     model = seeded_model("resnet14", (3, 32, 32), 5, 0)
     first = model.get_submodule("layer1")(torch.zeros(2, 16, 32, 32))
     second = model.get_submodule("layer2")(first)
@@ -100,7 +100,7 @@ def test_resnet_weights_are_named_as_in_the_published_checkpoints() -> None:
 
 
 @pytest.mark.parametrize("spec", ["mlp:8", "cnn:8x16", "resnet8", "squeezenet1_1"])
-def test_the_seed_alone_determines_the_weights_and_the_callers_generator_stays(spec: str) -> None:
+def test_the_seed_alone_determines_weights_and_the_generator_stays(spec: str) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
     one = seeded_model(spec, (3, 32, 32), 5, 3).state_dict()

@@ -125,7 +125,7 @@ def test_a_hostile_checkpoint_with_the_right_hash_runs_nothing(tmp_path: Path) -
     assert not marker.exists()
 
 
-def test_other_threads_are_refused_by_name_and_a_result_can_say_that_they_were_allowed(tmp_path: Path) -> None:
+def test_other_threads_are_refused_by_name_or_allowed_and_told(tmp_path: Path) -> None:
     saved(tmp_path, 5)
     before = torch.get_num_threads()
     torch.set_num_threads(before + 1)
@@ -156,7 +156,7 @@ def test_every_global_generator_goes_on_where_it_was() -> None:
     assert drawn() == first
 
 
-def test_on_a_full_disk_the_run_goes_on_twice_and_then_stops_with_the_last_good_checkpoint(
+def test_on_a_full_disk_the_run_goes_on_twice_and_then_stops(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Case 9."""

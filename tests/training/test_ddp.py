@@ -115,7 +115,7 @@ def test_a_training_that_is_stopped_goes_on_with_the_same_command(tmp_path: Path
 
 
 @pytest.mark.faults
-def test_where_another_process_is_killed_the_first_says_so_and_keeps_its_checkpoint(tmp_path: Path):
+def test_where_a_process_is_killed_the_first_says_so_and_keeps_its_state(tmp_path: Path):
     out = tmp_path / "run"
     process = torchrun(*DIGITS, "--epochs", "500", "--out", out)
     until(lambda: bool(list((out / "checkpoints").glob("*.ckpt"))), 120)

@@ -88,7 +88,7 @@ def test_an_update_is_stochastic_gradient_descent_worked_by_hand(make_problem: P
 # The run
 
 
-def test_progress_runs_from_zero_to_one_and_the_learning_rate_is_the_recipes(digits: Problem) -> None:
+def test_progress_runs_from_zero_to_one_and_the_rate_is_the_recipes(digits: Problem) -> None:
     run, seen, rates = Distillation(digits, 0, recipe=SHORT), [], []
 
     def after_step(run: Distillation, signals: Signals, _: Tensor) -> None:
@@ -126,9 +126,7 @@ def test_the_same_seed_is_the_same_run_bit_for_bit_and_another_is_not(digits: Pr
 
 
 @pytest.mark.parametrize("seeds", [0, [0, 1, 2]])
-def test_a_step_is_one_forward_of_the_student_and_none_of_a_teacher_whose_logits_are_known(
-    digits: Problem, seeds: Any
-) -> None:
+def test_a_step_is_one_forward_of_the_student_and_none_of_a_known_teacher(digits: Problem, seeds: Any) -> None:
     run = Distillation(digits, seeds, recipe=SHORT)
     student, teacher = Watch(run.student), Watch(digits.teacher)
     train(run, load_method("dtkd"))
@@ -137,7 +135,7 @@ def test_a_step_is_one_forward_of_the_student_and_none_of_a_teacher_whose_logits
 
 
 @pytest.mark.parametrize("seeds", [0, [0, 1, 2]])
-def test_where_views_change_the_teacher_sees_once_a_step_what_the_student_sees(
+def test_where_views_change_the_teacher_sees_once_what_the_student_sees(
     make_problem: ProblemMaker, pictures: tuple[Tensor, Tensor], seeds: Any
 ) -> None:
     problem = make_problem(*pictures, teacher=Brightness(), augment=True, batch_size=4, learning_rate=1e-4, epochs=2)
@@ -198,7 +196,7 @@ def test_students_of_one_seed_in_a_stack_are_twins(digits: Problem) -> None:
         torch.testing.assert_close(parameter[0], parameter[1], rtol=1e-5, atol=1e-6)
 
 
-def test_restart_gives_the_marked_students_their_initial_weights_and_no_momentum(digits: Problem) -> None:
+def test_restart_gives_marked_students_initial_weights_and_no_momentum(digits: Problem) -> None:
     run, fresh = (Distillation(digits, [3, 4, 5], recipe=SHORT) for _ in range(2))
     run.restart(torch.tensor([True, True, True]))  # before the first step there is no momentum
     for _ in range(4):
@@ -236,7 +234,7 @@ def test_a_subset_is_all_that_a_student_ever_sees(make_problem: ProblemMaker) ->
         assert sorted(seen) == [3.0, 8.0, 11.0, 19.0]
 
 
-def test_each_student_of_a_stack_has_its_own_subset_with_the_labels_and_logits_that_go_with_it(
+def test_each_student_of_a_stack_has_its_own_subset_labels_and_logits(
     make_problem: ProblemMaker,
 ) -> None:
     images, labels = numbered(20)
@@ -295,7 +293,7 @@ def test_the_signals_of_a_step_can_be_computed_from_given_parameters(digits: Pro
     assert torch.equal(run.signals_at(0).teacher_logits, run.observe().teacher_logits)
 
 
-def test_predict_runs_in_eval_mode_in_the_order_of_the_part_and_leaves_the_weights(
+def test_predict_runs_in_eval_mode_in_order_and_leaves_the_weights(
     make_problem: ProblemMaker, pictures: tuple[Tensor, Tensor]
 ) -> None:
     problem = make_problem(*pictures, student="resnet8", teacher=Brightness(), augment=True, batch_size=4)

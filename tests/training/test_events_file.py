@@ -23,7 +23,7 @@ def write(tracker: Tracker, *values: int) -> None:
         tracker.scalars({"kd/loss": float(step)}, step)
 
 
-def test_a_log_goes_on_where_a_checkpoint_was_with_nothing_twice_and_nothing_missing(tmp_path: Path) -> None:
+def test_a_log_goes_on_where_a_checkpoint_was_with_nothing_twice(tmp_path: Path) -> None:
     with Tracker(tmp_path) as first:
         write(first, 1, 2, 3)
         size = first.flush()

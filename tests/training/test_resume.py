@@ -82,7 +82,7 @@ def test_a_policy_killed_twice_ends_bit_identical_with_the_same_curve(tmp_path: 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.faults)])
-def test_a_signal_saves_says_how_to_go_on_and_that_command_ends_bit_identical(
+def test_a_signal_saves_says_how_to_go_on_and_then_ends_bit_identical(
     tmp_path: Path, whole: Path, cache: Path, number: signal.Signals
 ) -> None:
     """Case 8: within 10 s, with the conventional code; what is printed is the command that goes on."""
@@ -112,7 +112,7 @@ def test_a_second_signal_leaves_at_once_and_the_files_are_whole(tmp_path: Path, 
     assert digests(folder) == digests(whole)
 
 
-def test_a_signal_in_the_middle_of_a_rollout_keeps_what_was_saved_before_it(tmp_path: Path, cache: Path) -> None:
+def test_a_signal_in_the_middle_of_a_rollout_keeps_what_was_saved_before(tmp_path: Path, cache: Path) -> None:
     words = (*POLICY, "--epochs", "40", "--out", tmp_path / "run")
     process = start(*words, cache=cache)
     code, _, err = kill_after_a_checkpoint(process, tmp_path / "run" / "checkpoints", 0.1, by=signal.SIGTERM)

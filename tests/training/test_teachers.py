@@ -101,7 +101,7 @@ def test_a_teachers_file_that_is_missing_or_of_another_network_is_refused(cache:
     assert not cache.exists()
 
 
-def test_a_damaged_teacher_in_the_cache_is_refused_and_neither_used_nor_replaced(cache: Path) -> None:
+def test_a_damaged_teacher_in_the_cache_is_refused_and_not_replaced(cache: Path) -> None:
     prepared_in(quick())
     [file] = cache.iterdir()
     good = file.read_bytes()
