@@ -7,6 +7,7 @@ in-place arithmetic on activations, no control flow that depends on data.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -57,12 +58,17 @@ def seeded_model(spec: str, image_shape: ImageShape, num_classes: int, seed: int
 
 def linear(option: str, image_shape: ImageShape, num_classes: int) -> nn.Module:
     """Return one linear layer on the pixels."""
-    return _perceptron([], image_shape, num_classes)
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(image_shape), num_classes))
 
 
 def mlp(option: str, image_shape: ImageShape, num_classes: int) -> nn.Module:
     """Return a perceptron with ReLUs; `option` holds the hidden widths, `64x32` (default: one layer of 8)."""
-    return _perceptron(_widths("mlp", option), image_shape, num_classes)
+    layers: list[nn.Module] = [nn.Flatten()]
+    size = math.prod(image_shape)
+    for units in _widths("mlp", option):
+        layers += [nn.Linear(size, units), nn.ReLU()]
+        size = units
+    return nn.Sequential(*layers, nn.Linear(size, num_classes))
 
 
 def cnn(option: str, image_shape: ImageShape, num_classes: int) -> nn.Module:
@@ -153,16 +159,6 @@ def _stage(blocks: int, width_in: int, width_out: int, stride: int) -> nn.Sequen
     """Return `blocks` blocks, the first of which changes width and resolution."""
     first = BasicBlock(width_in, width_out, stride)
     return nn.Sequential(first, *(BasicBlock(width_out, width_out, 1) for _ in range(blocks - 1)))
-
-
-def _perceptron(hidden: list[int], image_shape: ImageShape, num_classes: int) -> nn.Sequential:
-    channels, height, width = image_shape
-    layers: list[nn.Module] = [nn.Flatten()]
-    size = channels * height * width
-    for units in hidden:
-        layers += [nn.Linear(size, units), nn.ReLU()]
-        size = units
-    return nn.Sequential(*layers, nn.Linear(size, num_classes))
 
 
 def _widths(name: str, option: str) -> list[int]:
