@@ -137,8 +137,21 @@ def fraction(value: float, owner: str, option: str) -> float:
     return float(value)
 
 
+def whole(value: int, lowest: int, owner: str, option: str) -> int:
+    """Return `value`, or refuse one that is not a whole number of `lowest` or more."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+        raise BadInputError(f"{owner}: {option} must be a whole number of {lowest} or more; got {value!r}")
+    return value
+
+
 def switch(value: bool, owner: str, option: str) -> bool:
     """Return `value`, or refuse one that is neither true nor false."""
     if not isinstance(value, bool):
         raise BadInputError(f"{owner}: {option} must be true or false; got {value!r}")
     return value
+
+
+def below(minimum: float, maximum: float, owner: str) -> None:
+    """Refuse a lowest temperature that is not below the highest."""
+    if minimum >= maximum:
+        raise BadInputError(f"{owner}: minimum must be below maximum; got {minimum} and {maximum}")

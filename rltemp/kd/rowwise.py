@@ -72,19 +72,24 @@ def rowwise(function: Callable[..., Any], *inputs: Tensor) -> Any:
         return _evaluated(function, inputs)
     if not isinstance(function, Formula) or (function.foreign is not None and needed[function.foreign]):
         return function(*inputs)
-    node = _InBlocks if is_cut(inputs[0]) else _Whole
-    return node.apply(function, *inputs)
+    return _Node.apply(function, *inputs)
 
 
-class _Whole(torch.autograd.Function):
-    """A formula of one block in torch's graph, which finds its slopes beside its value."""
+class _Node(torch.autograd.Function):
+    """A formula in torch's graph; of one block it finds its slopes beside its value, of many when they are needed."""
 
     @staticmethod
     def forward(ctx: Any, formula: Formula, *inputs: Tensor) -> Any:
-        found, slopes, factors = formula.slopes(ctx.needs_input_grad[1:], *inputs)
-        ctx.formula = formula
-        ctx.set_materialize_grads(False)  # a number that nobody used costs no tensor of zeros
-        ctx.save_for_backward(*inputs, *slopes, *factors)
+        ctx.formula, ctx.cut = formula, is_cut(inputs[0])
+        kept: Sequence[Tensor | None]
+        if ctx.cut:
+            found = _evaluated(formula, inputs)
+            kept = found if formula.again else ()
+        else:
+            found, slopes, factors = formula.slopes(ctx.needs_input_grad[1:], *inputs)
+            kept = (*slopes, *factors)
+            ctx.set_materialize_grads(False)  # a number that nobody used costs no tensor of zeros
+        ctx.save_for_backward(*inputs, *kept)
         if isinstance(found, tuple):
             ctx.mark_non_differentiable(*found[formula.variable :])
         return found
@@ -95,27 +100,9 @@ class _Whole(torch.autograd.Function):
         count = len(needed)
         if torch.is_grad_enabled():
             return None, *_followed(ctx.formula, needed, outer, saved[:count])
+        if ctx.cut:
+            return None, *_gradient_in_blocks(ctx.formula, needed, outer, saved)
         return None, *_gradient(outer, saved[count : 2 * count], saved[2 * count :])
-
-
-class _InBlocks(torch.autograd.Function):
-    """A formula of many blocks in torch's graph, which finds its slopes when they are asked for."""
-
-    @staticmethod
-    def forward(ctx: Any, formula: Formula, *inputs: Tensor) -> Any:
-        found = _evaluated(formula, inputs)
-        ctx.formula = formula
-        ctx.save_for_backward(*inputs, *(found if formula.again else ()))
-        if isinstance(found, tuple):
-            ctx.mark_non_differentiable(*found[formula.variable :])
-        return found
-
-    @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        saved, needed = ctx.saved_tensors, ctx.needs_input_grad[1:]
-        if torch.is_grad_enabled():
-            return None, *_followed(ctx.formula, needed, outer, saved[: len(needed)])
-        return None, *_gradient_in_blocks(ctx.formula, needed, outer, saved)
 
 
 def _gradient(outer: Sequence[Tensor | None], slopes: Sequence[Tensor | None], factors: Values) -> list[Tensor | None]:

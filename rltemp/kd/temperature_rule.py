@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from rltemp.errors import BadInputError
 from rltemp.kd.checks import Bounds, bounds_of
@@ -113,9 +114,13 @@ over_time = partial(FunctionRule, per_sample=True, uses_progress=True)
 """Decorator: the same, of a function that uses the progress of the run."""
 
 
+def _of_inner(member: str) -> Any:
+    return property(lambda rule: getattr(rule.inner, member))
+
+
 @dataclass(eq=False, repr=False)
 class WrappedRule(TemperatureRule):
-    """A rule that asks another one, and promises what that one promises.
+    """A rule that asks another one, and promises what that one promises at this moment.
 
     Args:
         inner: The other one.
@@ -125,35 +130,8 @@ class WrappedRule(TemperatureRule):
     inner: TemperatureRule
     ask: Ask
 
-    @property
-    def name(self) -> str:
-        """The inner rule's."""
-        return self.inner.name
-
-    @property
-    def per_sample(self) -> bool:
-        """The inner rule's."""
-        return self.inner.per_sample
-
-    @property
-    def uses_progress(self) -> bool:
-        """The inner rule's."""
-        return self.inner.uses_progress
-
-    @property
-    def bounds(self) -> Bounds | None:
-        """The inner rule's."""
-        return self.inner.bounds
-
-    @property
-    def limits(self) -> Bounds | None:
-        """The inner rule's."""
-        return self.inner.limits
-
-    @property
-    def checked(self) -> bool:
-        """The inner rule's."""
-        return self.inner.checked
+    name, per_sample, uses_progress = _of_inner("name"), _of_inner("per_sample"), _of_inner("uses_progress")
+    bounds, limits, checked = _of_inner("bounds"), _of_inner("limits"), _of_inner("checked")
 
     def answer(self, signals: Signals) -> Temperatures:
         """What is made of the other one's answer."""
