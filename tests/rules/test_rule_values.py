@@ -384,16 +384,20 @@ def test_a_rule_has_the_value_and_the_gradient_of_its_second_writing(
 ) -> None:
     signals, u, v, labels = drawn(classes)
     made, again = built(name, classes, options)
-    formula = partial(getattr(reference, name), progress=signals.progress, **again)
-    answer, wanted = made(signals), formula(u, v, v)
+
+    def formula(moved: reference.Batch, held: reference.Batch) -> list[reference.Answer]:
+        answers: list[reference.Answer] = getattr(reference, name)(reference.Step(u, moved, held, 0.37), **again)
+        return answers
+
+    answer, wanted = made(signals), formula(v, v)
     close(torch.stack([answer.student, answer.teacher, answer.weight], -1), wanted)
 
     def loss(answers: list[reference.Answer], moved: reference.Batch) -> float:
         samples = zip(answers, moved, u, labels, strict=True)
         return math.fsum(reference.loss(reference.kl, *sample) for sample in samples)
 
-    through = double(reference.gradient(lambda moved: loss(formula(u, moved, v), moved), v))
-    held = double(reference.gradient(lambda moved: loss(formula(u, v, v), moved), v))
+    through = double(reference.gradient(lambda moved: loss(formula(moved, v), moved), v))
+    held = double(reference.gradient(lambda moved: loss(formula(v, v), moved), v))
     close(kd_loss(signals, answer).sum(), loss(wanted, v))
     close(gradient(signals, answer), through.tolist())
     close(gradient(signals, answer.detach()), held.tolist())
@@ -413,15 +417,8 @@ def test_a_divergence_has_the_value_and_the_gradient_of_its_second_writing(
 ) -> None:
     signals, u, v, labels = drawn(classes, samples=3)
     formula = partial(getattr(reference, name), **options)
-    temperatures = Temperatures(*double([[1.3, 2.0, 4.0], [2.1, 3.0, 1.0], [1.7, 5.0, 0.4]]))
-    answers = list(
-        zip(
-            temperatures.student.tolist(),
-            temperatures.teacher.tolist(),
-            temperatures.weight.tolist(),
-            strict=True,
-        )
-    )
+    answers = [(1.3, 2.1, 1.7), (2.0, 3.0, 5.0), (4.0, 1.0, 0.4)]
+    temperatures = Temperatures(*double(answers).unbind(-1))
 
     def losses(moved: reference.Batch) -> list[float]:
         samples = zip(answers, moved, u, labels, strict=True)
