@@ -101,10 +101,8 @@ def normkd(s: Step, temperature: float = 2.0) -> list[Answer]:
 
 def lskd(s: Step, temperature: float = 2.0, divisor: str = "K-1", published: bool = False) -> list[Answer]:
     fewer, eps = int(divisor == "K-1"), 1e-7 if published else 0.0
-    return [
-        (*(temperature * (deviation(row, len(row) - fewer) + eps) for row in rows), temperature**2)
-        for rows in zip(s.v, s.u, strict=True)
-    ]
+    student, teacher = ([temperature * (deviation(row, len(row) - fewer) + eps) for row in b] for b in (s.v, s.u))
+    return [(own, other, temperature**2) for own, other in zip(student, teacher, strict=True)]
 
 
 def atkd(s: Step, reading: str = "code") -> list[Answer]:
@@ -144,18 +142,12 @@ def ctkd_instance(s: Step, inner: Batch, inner_bias: Row, outer: Row, outer_bias
 
 
 def idts(s: Step, reference: float = 1.0, strength: float = 0.5) -> list[Answer]:
-    distances = [
-        math.sqrt(
-            math.fsum(
-                (math.sqrt(p) - math.sqrt(q)) ** 2 for p, q in zip(softmax(teacher), softmax(student), strict=True)
-            )
-            / 2
-        )
-        for teacher, student in zip(s.u, s.held, strict=True)
-    ]
+    distances = []
+    for teacher, student in zip(s.u, s.held, strict=True):
+        pairs = zip(softmax(teacher), softmax(student), strict=True)
+        distances.append(math.sqrt(math.fsum((math.sqrt(p) - math.sqrt(q)) ** 2 for p, q in pairs) / 2))
     median = sorted(distances)[(len(distances) - 1) // 2]
-    values = [reference * math.exp(-strength * math.tanh(math.log(d / median))) for d in distances]
-    return alike(values)
+    return alike([reference * math.exp(-strength * math.tanh(math.log(d / median))) for d in distances])
 
 
 def energy(s: Step, reference: float = 4.0, step: float = 2.0, share: float = 0.3) -> list[Answer]:
@@ -175,14 +167,11 @@ def cswt(s: Step, minimum: float = 2.0, maximum: float = 6.0) -> list[Answer]:
         dot = math.fsum(a * b for a, b in zip(p, q, strict=True))
         cosines.append(dot / math.sqrt(math.fsum(a * a for a in p) * math.fsum(b * b for b in q)))
     low, high = min(cosines), max(cosines)
-    values = [maximum - (maximum - minimum) * (cosine - low) / (high - low) for cosine in cosines]
-    return alike(values)
+    return alike([maximum - (maximum - minimum) * (cosine - low) / (high - low) for cosine in cosines])
 
 
 def annealing(s: Step, maximum: int = 10, until: float = 10 / 13) -> list[Answer]:
-    phase = (
-        min(1 + math.floor(maximum * s.progress / until), maximum) / maximum
-    )  # the Phi that the teacher is scaled by
+    phase = min(1 + math.floor(maximum * s.progress / until), maximum) / maximum  # the paper's Phi
     return [(1.0, 1 / phase, 1.0)] * len(s.u)
 
 
@@ -217,8 +206,7 @@ def random(s: Step, minimum: float = 1.0, maximum: float = 10.0, seed: int = 0) 
         state = signed(sum(word * (mixed(place) | 1) for place, word in enumerate(words, 1)))
         state = mixed(mixed(state ^ seed * 2_654_435_761 % 2**31) ^ round(s.progress * 2**40))
         uniform = (state >> 11) % 2**48 / 2**48
-        value = math.exp(math.log(minimum) + uniform * math.log(maximum / minimum))
-        values.append(value)
+        values.append(math.exp(math.log(minimum) + uniform * math.log(maximum / minimum)))
     return alike(values)
 
 
