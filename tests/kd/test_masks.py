@@ -35,7 +35,6 @@ def drawn(kind: str, seed: int = 0) -> tuple[Signals, Signals]:
 
 
 def mask_of(signals: Signals) -> Tensor:
-    assert signals.mask is not None
     assert 0 < signals.mask.sum() < signals.mask.numel()
     return signals.mask
 

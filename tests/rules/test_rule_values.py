@@ -69,7 +69,6 @@ def close(found: Tensor, wanted: Any, tolerance: float = 1e-6) -> None:
 @pytest.mark.parametrize(
     ("build", "field", "a", "b"),
     [
-        (rule("fixed", temperature=1.0), "divergence", 0.27523024, 0.36345822),
         (rule("fixed"), "divergence", 0.03676738, 0.05333444),
         (rule("fixed"), "loss", 0.58827813, 0.85335099),
         *(
@@ -77,7 +76,7 @@ def close(found: Tensor, wanted: Any, tolerance: float = 1e-6) -> None:
             for temperature, a, b in (
                 (0.1, 0.000000, 0.001269),
                 (0.5, 0.039335, 0.120613),
-                (1.0, 0.275230, 0.363458),
+                (1.0, 0.27523024, 0.36345822),
                 (2.0, 0.557829, 0.658431),
                 (8.0, 0.540373, 0.943296),
                 (20.0, 0.495355, 0.987643),
@@ -250,7 +249,6 @@ def test_published_dtkd_answers_a_negative_temperature_where_the_default_answers
     close(reversed_ranking, [[0.06588838, 0.10204991, 0.24480501, 0.58725670]])
     close(torch.cat([guarded.teacher, guarded.student, guarded.weight]), [4.0, 4.0, 16.0])
     assert published.guarded is None
-    assert guarded.guarded is not None
     assert guarded.guarded.tolist() == [True]
 
 
@@ -288,7 +286,6 @@ def test_kl_is_its_two_parts_and_normkd_is_lskd_times_the_teachers_variance(vect
     signals = batch(vector_a, vector_b)
     soft = [logits / 4 for logits in (signals.student_logits, signals.teacher_logits)]
     whole, target, rest = (DIVERGENCES[name]()(*soft, signals.labels) for name in ("kl", "tckd", "nckd"))
-    assert signals.labels is not None
     own = soft[1].softmax(-1).gather(-1, signals.labels.unsqueeze(-1)).squeeze(-1)
     close(target + (1 - own) * rest, whole.tolist(), 1e-12)
     norm, standard = (kd_loss(signals, RULES[name]()(signals)) for name in ("normkd", "lskd"))
