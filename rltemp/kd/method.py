@@ -210,13 +210,13 @@ def watch(objective: AnyObjective, on_temperatures: Callable[[Temperatures], Non
     return replace(objective, rule=WrappedRule(objective.rule, told))
 
 
+@dataclass
 class GuardCount:
     """Counts the samples for which a rule's guard stood in for its formula."""
 
-    def __init__(self) -> None:
-        self.samples = 0
-        self.last: Temperatures | None = None
-        self._guarded: int | Tensor = 0
+    samples: int = 0
+    last: Temperatures | None = None
+    _guarded: int | Tensor = 0
 
     def __call__(self, temperatures: Temperatures) -> None:
         """Count a step's."""
@@ -227,7 +227,7 @@ class GuardCount:
 
     def state(self) -> dict[str, int]:
         """The counts so far."""
-        return {"samples": self.samples, "guarded": int(self._guarded)}
+        return {"samples": self.samples, "guarded": self.guarded}
 
     def restore(self, state: dict[str, int]) -> None:
         """Go on counting."""

@@ -23,40 +23,26 @@ class TemperatureRule:
     """Maps `Signals` to `Temperatures`; `answer` is what a rule defines, everything else has a default.
 
     A call takes signals with a mask too: the answer is T = 1 and weight 0 where the mask has no sample.
+
+    Attributes:
+        per_sample: Whether the answer for a sample depends on no other, but those that the mask leaves. Then a mask
+            costs no wait for the device; the samples of a mask are gathered for any other rule.
+        uses_progress: Whether the answer depends on the progress of the run; a call without it is refused then.
+        bounds: Lowest and highest temperature that the rule promises, which is checked; None where it promises none.
+        limits: Between which temperatures a policy chooses; None for a formula. A run warns where it sees one alone.
+        checked: Whether the answers are lawful (finite, above 0) for all finite logits, so that no step checks them.
     """
+
+    per_sample: bool = False
+    uses_progress: bool = False
+    bounds: Bounds | None = None
+    limits: Bounds | None = None
+    checked: bool = False
 
     @property
     def name(self) -> str:
         """For messages."""
         return type(self).__name__
-
-    @property
-    def per_sample(self) -> bool:
-        """Whether the answer for a sample depends on no other, but those that the mask leaves.
-
-        Then a mask costs no wait for the device. The samples of a mask are gathered for any other rule.
-        """
-        return False
-
-    @property
-    def uses_progress(self) -> bool:
-        """Whether the answer depends on the progress of the run; a call without it is refused then."""
-        return False
-
-    @property
-    def bounds(self) -> Bounds | None:
-        """Lowest and highest temperature that the rule promises, which is checked; None where it promises none."""
-        return None
-
-    @property
-    def limits(self) -> Bounds | None:
-        """Between which temperatures a policy chooses; None for a formula. A run warns where it sees one alone."""
-        return None
-
-    @property
-    def checked(self) -> bool:
-        """Whether the answers are lawful (finite, above 0) for all finite logits, so that no step has to check them."""
-        return False
 
     def answer(self, signals: Signals) -> Temperatures:
         """Temperatures `[...]`; of signals with a mask, which a rule may ignore, if it is `per_sample`."""

@@ -42,15 +42,7 @@ def normkd(temperature: float = 2.0, published: bool = False) -> TemperatureRule
     """
     value = positive(temperature, "normkd", "temperature")
     floor = 0.0 if switch(published, "normkd", "published") else LOWEST_DEVIATION
-
-    formula = _in_proportion(value, floor)
-
-    @per_sample
-    def rule(signals: Signals) -> Temperatures:
-        student, teacher, *guarded = rowwise(formula, signals.student_logits, signals.teacher_logits)
-        return Temperatures(student, teacher, teacher.square(), *guarded)
-
-    return rule
+    return _weighed(_in_proportion(value, floor), Tensor.square)
 
 
 def lskd(temperature: float = 2.0, divisor: Literal["K-1", "K"] = "K-1", published: bool = False) -> TemperatureRule:
@@ -75,15 +67,8 @@ def lskd(temperature: float = 2.0, divisor: Literal["K-1", "K"] = "K-1", publish
     correction = lookup({"K-1": 1, "K": 0}, divisor, "divisor")
     eps = _STANDARDIZATION_EPS if switch(published, "lskd", "published") else 0.0
     floor = 0.0 if published else LOWEST_DEVIATION
-
     formula = _in_proportion(value, floor, correction, eps)
-
-    @per_sample
-    def rule(signals: Signals) -> Temperatures:
-        student, teacher, *guarded = rowwise(formula, signals.student_logits, signals.teacher_logits)
-        return Temperatures(student, teacher, torch.full_like(teacher, value * value), *guarded)
-
-    return rule
+    return _weighed(formula, lambda teacher: torch.full_like(teacher, value * value))
 
 
 def atkd(
@@ -126,6 +111,17 @@ def atkd(
     def rule(signals: Signals) -> Temperatures:
         student, teacher, factor, *guarded = rowwise(formula, signals.student_logits, signals.teacher_logits)
         return Temperatures(student, teacher, factor.square(), *guarded)
+
+    return rule
+
+
+def _weighed(formula: Formula, weight: Callable[[Tensor], Tensor]) -> TemperatureRule:
+    """The rule with these temperatures, and a weight of the teacher's."""
+
+    @per_sample
+    def rule(signals: Signals) -> Temperatures:
+        student, teacher, *guarded = rowwise(formula, signals.student_logits, signals.teacher_logits)
+        return Temperatures(student, teacher, weight(teacher), *guarded)
 
     return rule
 
