@@ -74,7 +74,7 @@ def unlawful(temperatures: Temperatures, bounds: Bounds | None) -> Tensor:
 
 
 def fault(temperatures: Temperatures, bounds: Bounds | None, words_for: Bounds | None = None) -> str:
-    """The first value that breaks the law of `unlawful`, in words; `words_for` are named where no bounds are checked."""
+    """The first value that breaks the law, in words; `words_for` are named where no bounds are checked."""
     for name in ("student", "teacher", "weight"):
         values = getattr(temperatures, name).detach()
         bad = values < 0 if name == "weight" else ~lawful(values, bounds)

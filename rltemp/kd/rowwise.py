@@ -38,14 +38,12 @@ class Formula:
             not look, so it may change its own tensors, not the inputs.
         variable: How many of the numbers have a gradient; those behind them are constants of the graph.
         foreign: An input that no slope is worked out for. Where it needs a gradient, torch follows the value.
-        again: From the inputs and the numbers the slopes and factors alone, where that is less work.
     """
 
     value: Callable[..., Any]
     slopes: Callable[..., Slopes]
     variable: int = 1
     foreign: int | None = None
-    again: Callable[[Values, Values], tuple[tuple[Tensor | None, ...], tuple[Tensor, ...]]] | None = None
 
     def __call__(self, *inputs: Tensor) -> Any:
         """The value, as torch's own operations compute it."""
@@ -81,10 +79,9 @@ class _Node(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, formula: Formula, *inputs: Tensor) -> Any:
         ctx.formula, ctx.cut = formula, is_cut(inputs[0])
-        kept: Sequence[Tensor | None]
+        kept: Sequence[Tensor | None] = ()
         if ctx.cut:
             found = _evaluated(formula, inputs)
-            kept = found if formula.again else ()
         else:
             found, slopes, factors = formula.slopes(ctx.needs_input_grad[1:], *inputs)
             kept = (*slopes, *factors)
@@ -137,16 +134,14 @@ def _followed(
     return [next(found) if need else None for need in needed]
 
 
-def _gradient_in_blocks(formula: Formula, needed: Sequence[bool], outer: Values, saved: Values) -> list[Tensor | None]:
-    inputs, start = saved[: len(needed)], len(outer)
+def _gradient_in_blocks(formula: Formula, needed: Sequence[bool], outer: Values, inputs: Values) -> list[Tensor | None]:
     found = [
         torch.empty(value.shape, dtype=value.dtype, device=value.device) if need else None
         for value, need in zip(inputs, needed, strict=True)
     ]
     flat = [None if value is None else _flat(value, inputs[0]) for value in found]
-    for block, part in _blocks(inputs[0], [*outer, *saved]):
-        own, numbers = part[start : start + len(needed)], part[start + len(needed) :]
-        slopes, factors = formula.again(own, numbers) if formula.again else formula.slopes(needed, *own)[1:]
+    for block, part in _blocks(inputs[0], [*outer, *inputs]):
+        _, slopes, factors = formula.slopes(needed, *part[len(outer) :])
         for target, gradient in zip(flat, _gradient(part, slopes, factors), strict=True):
             if target is not None and gradient is not None:
                 target[block] = gradient

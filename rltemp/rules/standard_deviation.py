@@ -166,21 +166,15 @@ def _in_proportion(
             times = factor(student[0], deviations[0], teacher[0], deviations[1])
         return (times * deviations[0], times * deviations[1], times, *guarded), times
 
-    def slope(centred: Tensor, deviation: Tensor, times: Any) -> tuple[tuple[Tensor, None], tuple[Tensor]]:
+    def slopes(needed: Sequence[bool], student_logits: Tensor, teacher_logits: Tensor) -> Slopes:
+        centred, deviation = centred_and_deviation(student_logits)
+        found, times = answer((centred, deviation), centred_and_deviation(teacher_logits))
         by_deviation = times / (centred.shape[-1] - correction) / deviation
         if floor:
             by_deviation.masked_fill_(deviation <= floor, 0.0)
-        return (centred, None), (by_deviation,)
-
-    def slopes(needed: Sequence[bool], student_logits: Tensor, teacher_logits: Tensor) -> Slopes:
-        student = centred_and_deviation(student_logits)
-        found, times = answer(student, centred_and_deviation(teacher_logits))
-        return found, *slope(*student, times)
-
-    def again(inputs: Sequence[Tensor], found: Sequence[Tensor]) -> tuple[tuple[Tensor, None], tuple[Tensor]]:
-        return slope(*centred_and_deviation(inputs[0]), factor if isinstance(factor, float) else found[2])
+        return found, (centred, None), (by_deviation,)
 
     def value(student: Tensor, teacher: Tensor) -> tuple[Tensor, ...]:
         return answer(centred_and_deviation(student), centred_and_deviation(teacher))[0]
 
-    return Formula(value, slopes, foreign=1, again=again)
+    return Formula(value, slopes, foreign=1)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -79,23 +80,16 @@ def test_a_policy_comes_back_with_the_same_outputs(tmp_path: Path, widths: tuple
     torch.testing.assert_close(actions, forward(weights, activation, observation), rtol=0, atol=1e-6)
 
 
-def test_the_network_is_the_one_that_torch_builds_from_the_same_weights() -> None:
+def test_the_network_is_torchs_and_worked_by_hand() -> None:
     weights = make_weights(3, 8, 2)
     network = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
     network.load_state_dict({f"{2 * int(name[0])}{name[1:]}": tensor for name, tensor in weights.items()})
     observation = torch.randn(11, 3)
     torch.testing.assert_close(forward(weights, "tanh", observation), network(observation))
-
-
-def test_a_network_worked_by_hand() -> None:
-    weights = {
-        "0.weight": torch.tensor([[1.0, -1.0]]),
-        "0.bias": torch.tensor([0.5]),
-        "1.weight": torch.tensor([[2.0], [-3.0]]),
-        "1.bias": torch.tensor([0.0, 1.0]),
-    }
+    first = {"0.weight": torch.tensor([[1.0, -1.0]]), "0.bias": torch.tensor([0.5])}
+    second = {"1.weight": torch.tensor([[2.0], [-3.0]]), "1.bias": torch.tensor([0.0, 1.0])}
     # relu(3 - 1 + 0.5) = 2.5 and relu(0 - 1 + 0.5) = 0
-    actions = forward(weights, "relu", torch.tensor([[3.0, 1.0], [0.0, 1.0]]))
+    actions = forward(first | second, "relu", torch.tensor([[3.0, 1.0], [0.0, 1.0]]))
     assert actions.tolist() == [[5.0, -6.5], [0.0, 1.0]]
 
 
@@ -215,18 +209,14 @@ def test_a_missing_file_is_bad_input_and_not_a_refusal(tmp_path: Path) -> None:
         assert str(caught.value).isprintable()
 
 
-def test_a_folder_an_empty_file_and_a_device_are_refused(tmp_path: Path) -> None:
-    assert "not a regular file" in refusal(tmp_path)
+def test_a_folder_an_empty_file_a_device_and_what_may_not_be_read_are_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "not a regular file" in refusal(path.parent)
     assert "not a regular file" in refusal(Path("/dev/zero"))
-    (tmp_path / "empty").touch()
-    assert "has 0 bytes" in refusal(tmp_path / "empty")
-
-
-def test_a_file_that_cannot_be_read_says_why(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def denied(*_: Any) -> Any:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr("builtins.open", denied)
+    (path.parent / "empty").touch()
+    assert "has 0 bytes" in refusal(path.parent / "empty")
+    monkeypatch.setattr("builtins.open", Mock(side_effect=PermissionError(13, "Permission denied")))
     assert "cannot be read (Permission denied)" in refusal(path)
 
 
@@ -548,14 +538,8 @@ def test_features_in_another_order_are_another_spec(path: Path) -> None:
 
 
 def test_nothing_is_opened_but_the_file_itself(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = []
-    original = io.open
-
-    def watch(file: Any, *arguments: Any, **options: Any) -> Any:
-        opened.append(str(file))
-        return original(file, *arguments, **options)
-
+    watch = Mock(side_effect=io.open)
     monkeypatch.setattr(io, "open", watch)
     monkeypatch.setattr("builtins.open", watch)
     read_policy(path)
-    assert opened == [str(path)]
+    assert [str(call.args[0]) for call in watch.call_args_list] == [str(path)]

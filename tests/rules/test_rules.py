@@ -200,9 +200,7 @@ def made(name: str, classes: int) -> TemperatureRule:
     return rule
 
 
-def drawn(
-    shape: tuple[int, ...], classes: int, seed: int, scale: float = 3.0, dtype: torch.dtype = torch.float32
-) -> Signals:
+def drawn(shape: tuple[int, ...], classes: int, seed: int, scale: float = 3.0, dtype: Any = torch.float32) -> Signals:
     generator = torch.Generator().manual_seed(seed)
     student, teacher = (torch.randn(2, *shape, classes, generator=generator) * scale).to(dtype)
     labels = torch.randint(0, classes, shape, generator=generator)
