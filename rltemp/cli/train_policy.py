@@ -61,7 +61,7 @@ class TrainPolicy(TaskOptions):
             started = time.monotonic()
             say(f"Training a policy on {self.task}.")
             checkpoints = self.checkpoints(None if isinstance(problem, Variety) else problem, **CHECKPOINTING)
-            found = train(problem, self.policy, out, checkpoints)
+            found = train_policy(problem, self.policy, out, checkpoints)
             result = self.finish(found, started, resumed_at=checkpoints.resumed_at)
         file = shlex.quote(str(out / POLICY_FILE))
         words = "--task digits" if self.task == VARIETY else self.task_words()

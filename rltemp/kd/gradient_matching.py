@@ -9,11 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rltemp.kd.method import PLAIN_TEMPERATURE
 from rltemp.kd.rowwise import rowwise
 from rltemp.kd.signals import Signals, Temperatures, full_precision
-
-MATCHED_TEMPERATURE = 4.0
-"""Plain distillation's temperature, whose gradient norm is matched."""
 
 
 @torch.no_grad()
@@ -25,7 +23,7 @@ def matching_factor(signals: Signals, temperatures: Temperatures) -> Tensor:
     logits = signals.student_logits.detach(), signals.teacher_logits.detach()
     plain, own = rowwise(_distances, *logits, temperatures.student, temperatures.teacher)
     # At T = 4 the weight is 16, and the norm 4 times the distance.
-    wanted = signals.means(plain * MATCHED_TEMPERATURE)
+    wanted = signals.means(plain * PLAIN_TEMPERATURE)
     norm = signals.means(temperatures.weight / temperatures.student * own)
     factor = (wanted / norm).nan_to_num_(nan=0.0, posinf=0.0)
     leading = factor.view(-1, *[1] * (len(signals.shape) - 1)) if signals.stacked else factor.view(())
@@ -35,7 +33,7 @@ def matching_factor(signals: Signals, temperatures: Temperatures) -> Tensor:
 def _distances(student: Tensor, teacher: Tensor, student_t: Tensor, teacher_t: Tensor) -> tuple[Tensor, Tensor]:
     """Norm of softmax(student / T_s) - softmax(teacher / T_t), `[...]`, at T = 4 for both and at the given ones."""
     own = torch.stack([student_t, teacher_t])
-    temperatures = torch.stack([torch.full_like(own, MATCHED_TEMPERATURE), own])
+    temperatures = torch.stack([torch.full_like(own, PLAIN_TEMPERATURE), own])
     pair = torch.stack([full_precision(student), full_precision(teacher)])
     terms = ((pair - pair.amax(-1, keepdim=True)) * (1 / temperatures).unsqueeze(-1)).exp_()
     totals = terms.sum(-1)

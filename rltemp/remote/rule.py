@@ -101,7 +101,7 @@ class RemoteRule(TemperatureRule):
         self._poller.start(deadline or START_SECONDS, strict)
 
     @property
-    def limits(self) -> Bounds | None:
+    def limits(self) -> Bounds | None:  # type: ignore[override]  # it changes with the version
         """Lowest and highest temperature of the policy, where it is known."""
         return None if self._served is None else self._served.method.rule.limits
 
@@ -113,12 +113,12 @@ class RemoteRule(TemperatureRule):
         return self._plain if self._served is None else self._served.reference
 
     @property
-    def per_sample(self) -> bool:
+    def per_sample(self) -> bool:  # type: ignore[override]
         """As the model's rule and the fallback are."""
         return self.fallback.rule.per_sample and (self._served is None or self._served.method.rule.per_sample)
 
     @property
-    def checked(self) -> bool:
+    def checked(self) -> bool:  # type: ignore[override]
         """As the model's rule and the fallback are."""
         return self.fallback.rule.checked and (self._served is None or self._served.method.rule.checked)
 

@@ -39,7 +39,6 @@ def test_the_samples_of_a_mask_are_compacted_in_order_and_without_it_are_the_who
     samples = signals.samples()
     assert samples.student_logits[:, 0].tolist() == [0.0, 8.0, 20.0]
     assert torch.equal(samples.teacher_logits, -samples.student_logits)
-    assert samples.labels is not None
     assert samples.labels.tolist() == [0, 2, 5]
     assert (samples.progress, samples.mask) == (0.25, None)
     assert samples.samples() is samples
