@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from rltemp.agents.config import PolicyConfig, preset
-from rltemp.agents.train import CHECKPOINTING, POLICY_FILE
+from rltemp.agents.train import CHECKPOINTING, POLICY_FILE, train_policy
 from rltemp.cli.console import say, show_next
 from rltemp.envs.variety import Variety
 from rltemp.errors import BadInputError

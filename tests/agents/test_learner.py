@@ -384,7 +384,7 @@ GOOD = report(records(torch.zeros(27), 1, [[0.1], [0.2]])).model_dump_json()
         (b'{"potential": "margin", "records": []}', 422),
         (b'{"potential": "margin", "potential": "margin", "records": []}', 400),
         (GOOD.replace("0.2,", "1e999,").replace('"reward":0.2', '"reward":1e999').encode(), 422),
-        (GOOD.replace('"reward":0.2', '"reward":NaN').encode(), 400),
+        (GOOD.replace('"reward":0.2', '"reward":NaN').encode(), 422),
         (GOOD.replace('"reward":0.2', f'"reward":{10**400}').encode(), 422),
         (GOOD.replace('"reward":0.2', '"reward":"0.2"').encode(), 422),
         (GOOD.replace('"reward":0.2', '"reward":true').encode(), 422),
@@ -436,7 +436,7 @@ def test_reports_over_http_are_answered_learned_from_and_survive_a_kill(tmp_path
         wrong = good.replace(b'"step":0', b'"step":7')
         assert post(service, wrong)[0] == 400
         assert post(service, good.replace(b'"reward":', b'"rewards":'))[0] == 422
-        assert post(service, b'{"potential": "margin", "records": [NaN]}')[0] == 400
+        assert post(service, b'{"potential": "margin", "records": [NaN]}')[0] == 422
         assert post(service, good, "application/octet-stream")[0] == 415
         assert service.request("POST", "/v2/models/universal/experience", good)[0] == 404
         assert post(service, bodies[1].model_dump_json().encode())[0] == 200
