@@ -19,15 +19,18 @@ from rltemp.kd.summary import NETWORKS, temperature_scalars
 
 BINS = 50
 
+_STATISTICS = {"mean": "mean over the batch"}
+_STATISTICS |= {"q05": "5 % quantile of the batch", "q50": "median of the batch", "q95": "95 % quantile of the batch"}
+
 TAGS: dict[str, str] = {
     "kd/loss": "the whole objective, mean over the batch (nats)",
     "kd/cross_entropy": "cross-entropy of the student with the labels at T = 1 (nats)",
     "kd/divergence": "KL(teacher || student) at T = 1 (nats)",
     "kd/agreement": "samples where student and teacher predict the same class (fraction, 0 to 1)",
     **{
-        f"temperature/{network}_{name}": f"{network} temperature, {words} of the batch (no unit, above 0)"
-        for network in NETWORKS
-        for name, words in {"mean": "mean", "q05": "5 % quantile", "q50": "median", "q95": "95 % quantile"}.items()
+        f"temperature/{network}_{name}": f"{network} temperature, {words} (no unit, above 0)"
+        for network in ("teacher", "student")
+        for name, words in _STATISTICS.items()
     },
     "temperature/teacher": "histogram of the batch's teacher temperatures (no unit, above 0)",
     "temperature/student": "histogram of the batch's student temperatures (no unit, above 0)",
