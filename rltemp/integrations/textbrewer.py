@@ -2,7 +2,7 @@
 
     config = DistillationConfig(**register("universal"))
 
-The loss is the method's: two temperatures and a weight for every sample. docs/integrations/textbrewer.md has the details.
+The loss is the method's: two temperatures and a weight for every sample. See docs/integrations/textbrewer.md.
 """
 
 from __future__ import annotations
