@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
@@ -53,22 +53,28 @@ class WorkerPool:
         waiting, lost = dict(enumerate(orders)), 0
         while waiting:
             before = len(waiting)
-            futures = {self._submit(work, order): place for place, order in waiting.items()}
-            try:
-                for future in as_completed(futures):
-                    if not (future.cancelled() or isinstance(future.exception(), BrokenProcessPool)):
-                        place = futures[future]
-                        del waiting[place]
-                        yield place, _outcome(future, orders[place])
-            finally:
-                for future in futures:
-                    future.cancel()
+            # Where nothing was done, one at a time: an order that ends its worker then takes no other along.
+            for places in [[place] for place in waiting] if lost else [list(waiting)]:
+                for place, outcome in self._tried(work, {place: orders[place] for place in places}):
+                    del waiting[place]
+                    yield place, outcome
             lost = lost + 1 if len(waiting) == before else 0
             if lost > RETRIES:
                 name = _name(next(iter(waiting.values())))
                 raise TrainingStoppedError(
                     f"{name} could not be trained in {lost} tries: each time its worker was lost"
                 )
+
+    def _tried(self, work: Work, orders: Mapping[int, Order]) -> Iterator[tuple[int, Any]]:
+        """What was made of each order, but for those whose worker was lost."""
+        futures = {self._submit(work, order): place for place, order in orders.items()}
+        try:
+            for future in as_completed(futures):
+                if not (future.cancelled() or isinstance(future.exception(), BrokenProcessPool)):
+                    yield futures[future], _outcome(future, orders[futures[future]])
+        finally:
+            for future in futures:
+                future.cancel()
 
     def _submit(self, work: Work, order: Order) -> Future[Any]:
         raise NotImplementedError

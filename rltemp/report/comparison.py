@@ -33,10 +33,11 @@ from rltemp.experiments.showcase import Showcase
 from rltemp.experiments.students import step_times
 from rltemp.experiments.study import check_study, controls, plan, verdict
 from rltemp.loading import is_policy
+from rltemp.report.drawing import save_png
 from rltemp.report.hparams import write_sessions
 from rltemp.report.html_page import SHOWN, write_page
 from rltemp.report.markdown import Section, write_report
-from rltemp.report.plots import save_picture
+from rltemp.report.plots import picture
 from rltemp.report.tables import write_csv
 from rltemp.training.options import command_line, configuration
 
@@ -176,7 +177,7 @@ def write_comparison(
     write_csv(out / "results.csv", [(problem.task, found.results) for problem, found in points], seeds)
     write_report(out, sections, overall=summary, command=command, warnings=warnings, verdict=verdict)
     for section, (_, found) in zip(sections, points, strict=True):
-        save_picture(out / section.picture, section.rows, section.baseline, found.trace, section.title)
+        save_png(out / section.picture, picture(section.rows, section.baseline, found.trace, section.title))
         if options.html:
             showcases = {rule: one for rule, path in found.showcases.items() if (one := Showcase.read(path))}
             page, settings = out / page_name(section.picture), configuration(options)
@@ -189,9 +190,9 @@ def write_comparison(
     return result | ({"verdict": list(verdict)} if verdict else {})
 
 
-def page_name(picture: str) -> str:
+def page_name(drawn: str) -> str:
     """`report.html` beside `picture.png`, `report-2.html` beside `picture-2.png`."""
-    return picture.replace("picture", "report").replace(".png", ".html")
+    return drawn.replace("picture", "report").replace(".png", ".html")
 
 
 def _section(options: ComparisonOptions, problem: Problem, found: Comparison, number: int) -> Section:

@@ -13,8 +13,8 @@ from rltemp.errors import BadInputError
 from rltemp.experiments.method_results import Row
 from rltemp.experiments.recorder import TemperatureTrace
 from rltemp.experiments.statistics import Paired
-from rltemp.report.drawing import binned, svg
-from rltemp.report.plots import picture, save_picture
+from rltemp.report.drawing import binned, save_png, svg
+from rltemp.report.plots import picture
 
 
 def row(rule: str, *pair: float) -> Row:
@@ -120,7 +120,7 @@ def test_a_trace_that_cannot_be_drawn_is_refused(rows: list[np.ndarray], message
 
 @pytest.mark.parametrize("data", [None, trace(50)])
 def test_the_picture_is_a_png_1500_pixels_wide(tmp_path: Path, data: TemperatureTrace | None) -> None:
-    save_picture(tmp_path / "picture.png", ROWS, "base", data, "digits")
+    save_png(tmp_path / "picture.png", picture(ROWS, "base", data, "digits"))
     header = (tmp_path / "picture.png").read_bytes()[:24]
     width, height = struct.unpack(">II", header[16:24])
     assert header[:8] == b"\x89PNG\r\n\x1a\n"
