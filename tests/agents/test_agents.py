@@ -114,7 +114,7 @@ def test_a_run_is_credited_with_its_return_less_its_groups_mean() -> None:
     assert batch.actions.shape == (4, 5)
 
 
-def test_the_draw_is_mirrored_and_shared_by_all_samples_and_steps_of_a_student(short: Problem) -> None:
+def test_the_draw_is_mirrored_and_shared_by_all_samples_of_a_student(short: Problem) -> None:
     env = make_env(short, QUICK)
     model = make_model(env, QUICK)
     policy = model.policy

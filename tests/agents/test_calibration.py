@@ -86,7 +86,7 @@ def test_where_only_some_samples_matter_they_are_paid_and_sums_stay() -> None:
     assert slope > 2 * abs(idle)
 
 
-def test_rewards_that_come_with_a_feature_are_given_to_the_samples_that_have_it() -> None:
+def test_rewards_that_come_with_a_feature_go_to_the_samples_that_have_it() -> None:
     states, actions, _, rewards = toy()
     counts = (states > 0).float()
     rewards[INTERVAL - 1 :: INTERVAL] = INTERVAL * window_means(counts, INTERVAL)[:, :, None]

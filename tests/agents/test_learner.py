@@ -39,7 +39,7 @@ def ledger(least: int = 4, max_staleness: int = 1) -> tuple[Ledger, Tensor]:
     return made, mean
 
 
-def test_a_run_is_judged_against_the_others_of_its_group_whatever_their_number() -> None:
+def test_a_run_is_judged_against_the_others_of_its_group() -> None:
     found = group_advantages(np.array([3.0, 1.0, 5.0, 2.0, 2.0, 7.0], np.float32), np.array([0, 0, 1, 1, 1, 0]))
     # 0: 3 - 4, 1 - 5, 7 - 2; 1: 5 - 2, 2 - 3.5, 2 - 3.5
     by_hand = np.array([-1.0, -4.0, 3.0, -1.5, -1.5, 5.0])
@@ -93,7 +93,7 @@ def bandit(sign: float, permuted: bool, updates: int = 60) -> float:
     return float((learner.served_parameters - best).norm()) / start
 
 
-def test_it_finds_a_bandits_optimum_unless_rewards_say_nothing_or_the_opposite() -> None:
+def test_it_finds_a_bandits_optimum_unless_rewards_are_void_or_opposite() -> None:
     assert bandit(1.0, permuted=False) < 0.35
     assert bandit(1.0, permuted=True) > 0.7
     assert bandit(-1.0, permuted=False) > 1.2
@@ -136,7 +136,7 @@ def test_a_look_is_taken_in_once_however_often_it_comes() -> None:
     assert taken.finished() == []
 
 
-def test_another_content_for_the_same_look_is_a_conflict_and_nothing_of_the_report_is_taken() -> None:
+def test_a_report_with_another_content_for_a_known_evaluation_is_not_taken() -> None:
     taken, mean = ledger()
     known, fresh = records(mean, 1, [[0.1, 0.2]]), records(mean, 1, [[0.1]], seed=1)
     taken.take(report(known))
@@ -358,7 +358,7 @@ def test_a_version_that_cannot_be_saved_is_not_published(
     assert state_of(folder)[-1] == "version-000000003.ckpt"
 
 
-def test_an_update_that_no_policy_file_can_hold_is_neither_published_nor_saved(learning: Any) -> None:
+def test_an_update_that_no_policy_file_can_hold_is_not_published_or_saved(learning: Any) -> None:
     made = learning(learning_rate=1e4)  # weights above 1,000 are refused wherever they are read
     made.start()
     for seed in range(2):

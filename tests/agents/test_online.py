@@ -81,7 +81,7 @@ RUN = online.Runs.run
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("run", [None, negated], ids=["as it is", "rewards that say the opposite"])
-def test_two_processes_at_once_make_the_policy_better_by_true_rewards_alone(
+def test_two_processes_make_the_policy_better_by_true_rewards_alone(
     digits: Problem, tmp_path: Path, teacher_cache: Path, run: Callable[..., Any] | None, seed: int
 ) -> None:
     files = learned(tmp_path, seed, teacher_cache, run)
@@ -100,7 +100,7 @@ def first_version(exploration: float = 0.1) -> online.ParameterDistribution:
     return online.ParameterDistribution.of(data, "first")
 
 
-def test_a_run_is_the_same_every_time_and_its_rewards_are_its_students_improvement(short: Problem) -> None:
+def test_a_run_repeats_and_its_rewards_are_its_students_improvement(short: Problem) -> None:
     runs, given = online.Runs(short, 4), first_version()
     first, second = runs.run(given, 3), runs.run(given, 3)
     assert first.report == second.report
@@ -246,6 +246,6 @@ def test_a_model_that_nothing_is_learned_under_is_a_mistake() -> None:
         ReportClient(HttpClient(service.url), "universal").start(20)
 
 
-def test_the_points_of_the_plot_begin_with_the_first_version_and_end_with_the_last() -> None:
+def test_the_plot_begins_with_the_first_version_and_ends_with_the_last() -> None:
     assert ONLINE["chosen"](range(1, 42), 4) == [1, 11, 21, 31, 41]
     assert ONLINE["chosen"]([1, 2], 8) == [1, 2]

@@ -96,7 +96,7 @@ def test_without_sharing_there_are_two_temperatures(short: Problem) -> None:
 
 
 @pytest.mark.parametrize("action", [-1.0, -0.5, 0.0])
-def test_the_presets_map_is_the_sigmoid_of_the_released_code_below_its_centre(action: float) -> None:
+def test_the_presets_map_is_the_released_codes_sigmoid_below_its_middle(action: float) -> None:
     reference = Temperatures(*(torch.full((1,), value) for value in (5.0, 5.0, 25.0)))
     scale = ActionScale(RLKD.ratio, RLKD.minimum, RLKD.maximum)
     signals = Signals(torch.zeros(1, 2), torch.zeros(1, 2))
@@ -148,7 +148,7 @@ def test_the_reward_is_measured_after_the_step_that_used_the_action(short: Probl
     assert np.abs(rewards[0] - rewards[1]).min() > 1e-6
 
 
-def test_advantages_run_along_a_students_steps_and_never_across_the_samples_of_a_batch(short: Problem) -> None:
+def test_advantages_run_along_a_students_steps_not_across_its_batch(short: Problem) -> None:
     config = replace(QUICK, calibration=False)
     buffer = make_model(make_env(short, config), config).rollout_buffer
     rows, steps = buffer.n_envs, buffer.buffer_size
@@ -233,7 +233,7 @@ def test_the_agent_of_whole_runs_takes_the_parts_that_make_sense_to_it(
     assert bool((action_pairs[:, 0] == action_pairs[:, 1]).all()) is config.shared
 
 
-def test_training_writes_documented_tags_and_a_policy_that_loads_and_repeats(short: Problem, tmp_path: Path) -> None:
+def test_training_writes_known_tags_and_a_policy_that_loads_and_repeats(short: Problem, tmp_path: Path) -> None:
     result, again = (train_policy(short, QUICK, tmp_path / name) for name in "ab")
     assert result["sha256"] == again["sha256"]
     assert result["students_trained"] == 4

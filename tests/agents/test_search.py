@@ -53,7 +53,7 @@ def on_validation(problem: Problem, rule: str) -> float:
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_the_search_improves_on_the_reference_and_negated_scores_make_it_worse(
+def test_the_search_beats_its_reference_and_negated_scores_make_it_worse(
     short_toy: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sign: int
 ) -> None:
     monkeypatch.setitem(search.__globals__, "scores", lambda *given: sign * scores(*given))

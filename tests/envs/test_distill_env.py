@@ -216,7 +216,7 @@ def test_the_last_step_is_truncated_and_then_a_reset_is_needed(short: Problem) -
         env.step(zero(env))
 
 
-def test_a_diverging_student_is_terminated_with_finite_numbers_and_the_worst_potential(
+def test_a_diverging_student_ends_with_finite_numbers_and_worst_potential(
     short: Problem,
 ) -> None:
     env = DistillEnv(short)

@@ -24,7 +24,7 @@ def variety() -> Variety:
     return Variety(seed=3, size=3, kinds=(("digits", 3), ("formula", 5)))
 
 
-def test_a_group_trains_and_is_measured_on_samples_of_one_data_set_and_never_on_the_same(variety: Variety) -> None:
+def test_a_group_trains_and_probes_on_other_samples_of_one_data_set(variety: Variety) -> None:
     generator = np.random.default_rng(0)
     for _ in range(10):
         given = variety.draw(generator, groups=4)
@@ -48,14 +48,14 @@ def test_draws_differ_in_classes_students_sizes_and_rates_and_not_in_steps(varie
 
 
 @pytest.mark.parametrize("kind", ["digits", "formula"])
-def test_the_same_seed_gives_the_same_data_and_teachers_and_another_seed_others(kind: str) -> None:
+def test_a_seed_gives_the_same_data_and_teachers_and_another_gives_others(kind: str) -> None:
     one, again, other = (Family(kind, 3, size=1, seed=seed) for seed in (5, 5, 6))
     assert torch.equal(one.pool.images, again.pool.images)
     assert torch.equal(one.teacher_logits, again.teacher_logits)
     assert not torch.equal(one.pool.images, other.pool.images)
 
 
-def test_teachers_know_more_than_chance_and_their_sharpness_is_drawn_for_every_run(variety: Variety) -> None:
+def test_teachers_beat_chance_and_their_sharpness_is_drawn_every_run(variety: Variety) -> None:
     for family in variety.families:
         right = family.teacher_logits[family.probe].argmax(-1) == family.pool.labels[family.probe]
         assert right.float().mean() > 1.5 / family.problem.dataset.num_classes

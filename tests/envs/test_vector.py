@@ -96,7 +96,7 @@ def test_the_action_of_one_sample_alone_changes_its_student_and_no_other(short: 
         torch.testing.assert_close(value[2], value[3], rtol=0, atol=1e-7)
 
 
-def test_what_sb3_needs_is_there_for_every_sample_at_the_end_and_only_there(short: Problem) -> None:
+def test_every_sample_has_what_sb3_needs_at_the_end_and_only_there(short: Problem) -> None:
     env = DistillVecEnv(short, students=2)
     env.reset()
     *before, (observation, _, ended, infos) = play(env)
@@ -204,7 +204,7 @@ def test_a_diverging_student_ends_its_own_samples_alone(short: Problem, at: int)
     assert episode.lost.tolist() == [False, True, False]
 
 
-def test_a_run_away_learning_rate_never_lets_a_number_out_that_is_not_finite(short: Problem) -> None:
+def test_with_a_run_away_learning_rate_every_number_let_out_is_finite(short: Problem) -> None:
     recipe = replace(short.task.recipe, learning_rate=1e18)
     env = DistillVecEnv(replace(short, task=replace(short.task, recipe=recipe)), students=2)
     env.reset()
@@ -245,7 +245,7 @@ def test_without_redrawing_the_probe_is_the_tasks_own(short: Problem) -> None:
     assert all(torch.equal(part.images[rows], short.dataset.probe.images) for rows in probe)
 
 
-def test_students_have_seeds_that_no_comparison_uses_and_new_ones_every_run(short: Problem) -> None:
+def test_students_have_new_seeds_every_run_that_no_comparison_uses(short: Problem) -> None:
     env = DistillVecEnv(short, students=16)
     seen: list[int] = []
     for _ in range(3):

@@ -104,11 +104,11 @@ def test_one_method_under_four_names_is_told_apart_no_oftener_than_is_said(draw:
 @pytest.mark.faults
 @pytest.mark.parametrize(("seeds", "methods"), [(8, 2), (16, 2), (16, 4), (64, 2)])
 @pytest.mark.parametrize("draw", ALIKE)
-def test_a_thousand_comparisons_of_one_method_reject_at_most_as_often_as_is_said(draw: Draw, seeds: int, methods: int):
+def test_comparisons_of_one_method_reject_at_most_as_often_as_is_said(draw: Draw, seeds: int, methods: int):
     assert rejecting(draw, seeds, methods, COMPARISONS) <= most(COMPARISONS)
 
 
-def test_a_true_difference_is_told_apart_about_as_often_as_the_table_says_it_could_be():
+def test_a_true_difference_is_found_about_as_often_as_the_table_says():
     rng, found = np.random.default_rng(0), []
     for _ in range(150):
         base, other = normal(rng, 2, 16)

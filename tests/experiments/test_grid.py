@@ -31,7 +31,7 @@ def comparison(base: list[float], other: list[float], chosen: str = "dtkd:1", de
 RULES = ["fixed:4", "dtkd:1|2"]
 
 
-def test_a_rule_is_summed_up_by_the_middle_half_of_its_paired_differences_whatever_was_chosen_where():
+def test_the_middle_half_of_its_paired_differences_sums_up_a_rule():
     one = comparison([0.50, 0.60, 0.70, 0.80], [0.51, 0.62, 0.73, 0.84])
     two = comparison([0.1, 0.1, 0.1, 0.1], [0.15, 0.16, 0.17, 0.90], chosen="dtkd:2")
     fixed, dtkd = overall([one, two], RULES, ["fixed:4"])
@@ -42,7 +42,7 @@ def test_a_rule_is_summed_up_by_the_middle_half_of_its_paired_differences_whatev
     assert (dtkd.rule, dtkd.note) == ("dtkd:1|2", "")
 
 
-def test_a_point_whose_methods_are_not_alike_leaves_the_whole_without_a_difference_unless_allowed():
+def test_unlike_methods_at_a_point_leave_the_whole_without_a_difference():
     points = [comparison([0.5, 0.6], [0.6, 0.7]), comparison([0.5, 0.6], [0.6, 0.7], degraded=True)]
     refused = overall(points, RULES, ["fixed:4"])[1]
     assert all(map(math.isnan, refused.differences["fixed:4"]))
@@ -109,7 +109,7 @@ def test_a_study_takes_one_task(tmp_path: Path, capsys):
     assert "Unrecognized options: --tasks" in capsys.readouterr().err
 
 
-def test_a_grid_has_a_table_a_point_and_one_over_all_and_keeps_the_clock_out_of_its_result(tmp_path: Path, capsys):
+def test_a_grid_has_a_table_a_point_and_one_over_all_but_no_times(tmp_path: Path, capsys):
     out = tmp_path / "g"
     rules = ("--rules", "fixed:4", "fixed:1|2")
     words = ("compare", "--tasks", "toy", "iris", "--epochs", 2, *rules, "--seeds", 3, "--selection-seeds", 2)
@@ -157,7 +157,7 @@ def test_unlike_budgets_are_said_and_like_ones_are_not():
     assert tuning_warnings([results[1:]]) == []
 
 
-def test_a_step_is_timed_in_turn_with_plain_distillations_and_stops_in_time(toy: Problem):
+def test_a_step_is_timed_in_turn_with_plain_distillations_and_ends_in_time(toy: Problem):
     now = [0.0]
 
     def clock() -> float:

@@ -126,7 +126,7 @@ def test_a_study_gone_on_with_makes_the_same_controls_from_a_new_recording(tmp_p
 
 
 @pytest.mark.parametrize("option", ["--fresh", "--no-only-missing"])
-def test_an_unfinished_run_trains_all_its_results_anew_where_it_is_asked_to(option: str, tmp_path: Path, capsys):
+def test_an_unfinished_run_trains_all_results_again_where_asked(option: str, tmp_path: Path, capsys):
     words = (*QUICK, "--rules", "none", "--seeds", "2", "--out", tmp_path / "c")
     assert code(*words) == 0
     before, results = contents(tmp_path / "c"), cells_of(tmp_path / "c")
@@ -154,7 +154,7 @@ def test_a_damaged_result_is_named_and_trained_again(tmp_path: Path, capsys, cap
     assert contents(out) == before
 
 
-def test_a_policy_that_was_changed_is_noticed_by_what_is_finished_and_what_is_not(tmp_path: Path, capsys):
+def test_a_policy_that_was_changed_is_noticed_by_runs_finished_or_not(tmp_path: Path, capsys):
     out, file = tmp_path / "c", policy(tmp_path / "p.safetensors", 1.0)
     rules = ("fixed:4", file, f"matched:{file}")
     words = (*QUICK, "--rules", *rules, "--seeds", "2", "--out", out)

@@ -65,7 +65,7 @@ def test_it_is_the_first_student_of_the_stack_and_changes_no_number(rule: str, o
     np.testing.assert_allclose(stacked.features, alone.features, rtol=2e-3, atol=2e-3)
 
 
-def test_a_fixed_temperature_is_shown_as_it_is_with_the_sharpness_it_leaves(once: Problem, tmp_path: Path):
+def test_a_fixed_temperature_is_shown_with_the_sharpness_it_leaves(once: Problem, tmp_path: Path):
     samples = shown(once, "fixed:4", [0, 1], tmp_path / "x.showcase").samples
     every = steps(once)
     assert sorted(set(samples["progress"])) == pytest.approx([step / every for step in range(every)])
@@ -102,9 +102,7 @@ def test_a_run_of_more_steps_than_points_keeps_some_from_everywhere(once: Proble
 @pytest.mark.parametrize(
     ("student", "width"), [("mlp:6", 6), ("mlp:12x5", 5), ("linear", 10), ("cnn:8", 8), ("resnet8", 64)]
 )
-def test_features_are_what_the_last_layer_is_given_or_the_logits_where_that_is_the_image(
-    student: str, width: int, digits: Problem
-):
+def test_features_are_the_last_layers_input_or_the_logits_of_a_linear_one(student: str, width: int, digits: Problem):
     network = seeded_model(student, digits.dataset.image_shape, digits.dataset.num_classes, 0)
     features, labels = seen_by_last_layer(network, digits.dataset)
     assert features.shape == (300, width)

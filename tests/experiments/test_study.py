@@ -78,7 +78,7 @@ def test_constant_is_the_geometric_mean_of_a_recording_worked_by_hand(recording:
     ("progress", "expected"),
     [(0.0, (2.0, 4.0, 2.0)), (0.25, (2.0, 4.0, 2.0)), (0.5, (8.0, 3.0, 6.0)), (0.75, (8.0, 3.0, 6.0))],
 )
-def test_schedule_is_the_mean_of_the_step_or_of_the_nearest_one_that_was_asked(
+def test_schedule_is_the_mean_of_the_step_or_of_the_nearest_asked(
     recording: Recorder, progress: float, expected: tuple[float, float, float]
 ):
     found = scheduled(recording)(even(progress))
@@ -137,7 +137,7 @@ def fall(problem: Problem, choose: Callable[[Signals, Tensor], Temperatures], ra
 
 
 @pytest.mark.parametrize("held", [False, True])
-def test_one_small_step_of_the_oracle_lowers_the_probe_loss_most_and_its_opposite_least(digits: Problem, held: bool):
+def test_a_step_of_the_oracle_lowers_the_loss_most_and_its_opposite_least(digits: Problem, held: bool):
     best = fall(digits, lambda signals, slope: chosen(signals, slope, held))
     plain = fall(digits, lambda signals, slope: uniform(signals, 4.0))
     worst = fall(digits, lambda signals, slope: chosen(signals, -slope, held))
@@ -190,7 +190,7 @@ def benefit(signals: Signals, slope: Tensor, found: Temperatures, by_length: boo
     return (gradient * slope).sum(-1) / (gradient.norm(dim=-1) if by_length else 1.0)
 
 
-def test_the_oracle_answers_once_a_step_also_where_a_matched_method_asks_twice(digits: Problem):
+def test_the_oracle_answers_once_a_step_even_if_a_method_asks_twice(digits: Problem):
     run = Distillation(digits, SEEDS)
     rule = greedy(load_method("fixed:4"), held=False)(run).rule
     assert rule is not None

@@ -185,7 +185,7 @@ def test_what_stands_off_the_mask_reaches_nothing_and_no_step_waits(name: str, k
 
 
 @pytest.mark.parametrize(("name", "what"), [("universal", "loss"), ("dtkd", "loss"), ("ttm", "kd")])
-def test_a_compiled_loss_has_no_graph_break_and_is_not_compiled_anew_as_the_run_goes_on(name: str, what: str) -> None:
+def test_a_compiled_loss_has_no_graph_break_and_is_compiled_once(name: str, what: str) -> None:
     student, teacher, labels = drawn()
     controller, counter = Controller(name), CompileCounter()
     torch.compiler.reset()
@@ -232,7 +232,7 @@ def test_temperatures_stay_within_the_policys_bounds_whatever_the_logits() -> No
             assert low <= value.min() <= value.max() <= high
 
 
-def test_a_rule_of_ones_own_that_compares_samples_sees_those_of_the_mask_and_is_checked() -> None:
+def test_a_rule_of_ones_own_compares_a_masks_samples_and_is_checked() -> None:
     def softest(signals: Signals) -> Any:
         return copy.copy(load_rule("fixed:4")(signals)) if signals.mask is None else pytest.fail("a mask arrived")
 

@@ -44,7 +44,7 @@ def drawn(
     dtype=st.sampled_from([torch.float32, torch.float64]),
 )
 @settings(max_examples=40)
-def test_every_divergence_is_finite_and_not_negative_one_a_sample_with_a_finite_gradient(
+def test_every_divergence_is_one_finite_number_a_sample_and_not_negative(
     name: str, shape: tuple[int, ...], classes: int, seed: int, scale: float, dtype: torch.dtype
 ) -> None:
     student, teacher, labels = drawn(shape, classes, seed, scale, dtype)
@@ -82,7 +82,7 @@ def test_every_divergence_takes_constant_logits(name: str, value: float) -> None
 
 
 @every_divergence
-def test_every_divergence_is_above_zero_between_others_and_changes_nothing_it_gets(name: str) -> None:
+def test_every_divergence_is_above_zero_and_changes_no_input(name: str) -> None:
     tensors = drawn((200,), 10, 0)
     before = [tensor.detach().clone() for tensor in tensors]
     found = DIVERGENCES[name]()(*tensors)
@@ -92,7 +92,7 @@ def test_every_divergence_is_above_zero_between_others_and_changes_nothing_it_ge
 
 
 @every_divergence
-def test_every_divergence_says_what_it_is_and_needs_labels_where_it_says_so_alone(name: str) -> None:
+def test_every_divergence_describes_itself_and_its_need_of_labels(name: str) -> None:
     told = facts(DIVERGENCES[name])
     assert {"Formula", "Source", "Labels", "Guard"} <= told.keys()
     assert told["Labels"] in ("yes", "no")
@@ -109,7 +109,7 @@ def test_every_divergence_says_what_it_is_and_needs_labels_where_it_says_so_alon
 @every_divergence
 @given(seed=seeds, amounts=st.tuples(st.floats(-20, 20), st.floats(1, 20)))
 @settings(max_examples=15)
-def test_every_divergence_of_distributions_is_invariant_to_a_shift_of_either_networks_logits(
+def test_every_divergence_of_distributions_ignores_a_shift_of_logits(
     name: str, seed: int, amounts: tuple[float, float]
 ) -> None:
     student, teacher, labels = drawn((6,), 8, seed, dtype=torch.float64)
@@ -124,7 +124,7 @@ def test_every_divergence_of_distributions_is_invariant_to_a_shift_of_either_net
 
 
 @every_divergence
-def test_every_divergence_is_blind_to_the_other_samples_and_takes_many_classes_or_none_of_the_samples(
+def test_every_divergence_is_blind_to_other_samples_and_takes_any_size(
     name: str,
 ) -> None:
     student, teacher, labels = drawn((9,), 20, 1)
@@ -137,9 +137,7 @@ def test_every_divergence_is_blind_to_the_other_samples_and_takes_many_classes_o
 
 @every_divergence
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_every_divergence_is_computed_in_float32_for_half_precision_and_under_autocast(
-    name: str, dtype: torch.dtype
-) -> None:
+def test_every_divergence_is_float32_on_half_precision_or_autocast(name: str, dtype: torch.dtype) -> None:
     student, teacher, labels = drawn((6,), 10, 0, dtype=dtype)
     signals, divergence = Signals(student, teacher, labels), DIVERGENCES[name]()
     wide = Signals(student.float(), teacher.float(), labels)
@@ -188,7 +186,7 @@ def test_dkd_as_published_is_not() -> None:
 
 @given(seed=seeds, classes=st.sampled_from([2, 3, 10, 100]))
 @settings(max_examples=20)
-def test_dkd_computed_as_published_or_by_logs_is_one_function_where_neither_underflows(seed: int, classes: int) -> None:
+def test_dkd_as_published_or_by_logs_is_one_function_without_underflow(seed: int, classes: int) -> None:
     student, teacher, labels = drawn((6,), classes, seed, scale=1.0, dtype=torch.float64)
     torch.testing.assert_close(dkd(published=True)(student, teacher, labels), dkd()(student, teacher, labels))
 
@@ -235,7 +233,7 @@ def test_log_softmax_is_torchs_whichever_axis_it_runs_along(classes: int, shape:
 @every_divergence
 @pytest.mark.parametrize("scale", [1e19, 1e37, 3e38])
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
-def test_every_divergence_and_its_gradient_is_finite_for_every_finite_logit(
+def test_every_divergence_and_its_gradient_is_finite_on_finite_logits(
     name: str, scale: float, temperature: float
 ) -> None:
     student, teacher, labels = drawn((8,), 6, 0)

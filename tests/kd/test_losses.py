@@ -23,7 +23,7 @@ def test_the_divergence_at_one_is_worked_by_hand() -> None:
     assert kd_loss(signals, fixed(1.0)(signals)).item() == pytest.approx(by_hand, rel=1e-6)
 
 
-def test_each_network_has_its_own_temperature_and_each_sample_its_own_weight() -> None:
+def test_each_network_has_its_temperature_and_each_sample_its_weight() -> None:
     # Student at T = 2: logits (1, 0). Teacher at T = 4: (1, 0) too, so no divergence; at T = 2 there is one.
     signals = Signals(torch.tensor([[2.0, 0.0]] * 2), torch.tensor([[4.0, 0.0]] * 2))
     split = Temperatures(torch.tensor([2.0, 2.0]), torch.tensor([4.0, 2.0]), torch.tensor([5.0, 7.0]))
@@ -34,7 +34,7 @@ def test_each_network_has_its_own_temperature_and_each_sample_its_own_weight() -
     assert loss[1].item() == pytest.approx(7.0 / 4.0 * plain, rel=1e-6)
 
 
-def test_another_divergence_is_computed_between_the_softened_logits_and_weighed() -> None:
+def test_another_divergence_takes_the_softened_logits_and_is_weighed() -> None:
     signals = Signals(torch.tensor([[2.0, 0.0]]), torch.tensor([[8.0, 4.0]]))
     split = Temperatures(torch.tensor([2.0]), torch.tensor([4.0]), torch.tensor([3.0]))
     # Softened (1, 0) and (2, 1): one apart in both.

@@ -89,7 +89,7 @@ def test_a_method_has_the_weights_it_is_published_with(name: str, vector_a: Vect
 
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - set(PUBLISHED) - {"none"}))
-def test_a_rule_without_a_recipe_of_its_own_has_plain_distillations_weights(name: str) -> None:
+def test_a_rule_without_its_own_recipe_has_plain_distillations_weights(name: str) -> None:
     method = load_method(name)
     assert (method.ce_weight, method.kd_weight, method.plain_kd_weight, method.warmup) == (0.1, 0.9, 0.0, 0.0)
     assert set(RULES) <= set(METHODS)
@@ -109,7 +109,7 @@ def test_a_rule_without_a_recipe_of_its_own_has_plain_distillations_weights(name
         ("wttm:pair=imagenet-resnet50-mobilenetv1", 0.7, 3.5),
     ],
 )
-def test_a_pair_of_networks_brings_the_constants_its_paper_tuned_and_a_given_option_wins(
+def test_a_pair_of_networks_brings_its_papers_constants_but_options_win(
     spec: str, gamma: float, kd_weight: float, vector_a: Vector
 ) -> None:
     method = load_method(spec)
@@ -306,7 +306,7 @@ def test_the_published_dtkd_formula_can_be_named(more: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
-def test_no_method_reads_the_device_and_a_rule_of_ones_own_reads_one_number(name: str) -> None:
+def test_no_method_reads_the_device_but_a_rule_of_ones_own_reads_once(name: str) -> None:
     student, teacher = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0))
     signals = Signals(student.requires_grad_(), teacher, torch.zeros(6, dtype=torch.long), torch.tensor(0.3))
     method = load_method(name)

@@ -82,7 +82,7 @@ def test_what_needs_no_gradient_gets_none(block: int, constant: str) -> None:
     assert_same(tuple(v.detach() if name in held else v for name, v in zip(names, problem((7,)), strict=True)))
 
 
-def test_the_gradients_gradient_is_right_where_a_temperature_depends_on_the_logits(block: int) -> None:
+def test_the_gradients_gradient_is_right_for_temperatures_from_the_logits(block: int) -> None:
     student, teacher, _, teacher_t, weight = problem((3,))
 
     def along(function: Callable[..., Tensor]) -> Tensor:
@@ -225,7 +225,7 @@ def test_a_graph_can_be_used_twice_if_it_is_kept_and_not_otherwise(block: int) -
         torch.autograd.grad(value, values[0])
 
 
-def test_one_temperature_serves_all_samples_and_a_teacher_that_trains_gets_its_gradient(block: int) -> None:
+def test_one_temperature_serves_all_and_a_training_teacher_gets_gradient(block: int) -> None:
     student, teacher, *rest = problem((7,))
     two = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
     assert_same((student, teacher, two, two, two))

@@ -104,13 +104,13 @@ def test_a_scale_that_moves_nothing_or_has_no_bounds_is_refused(fields: tuple[fl
         ActionScale(*fields)
 
 
-def test_without_a_weight_ratio_an_action_has_two_numbers_and_below_one_it_is_refused() -> None:
+def test_a_weight_ratio_of_none_gives_two_numbers_and_below_one_is_refused() -> None:
     assert (ActionScale().size, ActionScale(weight_ratio=2.0).size) == (2, 3)
     with pytest.raises(BadInputError, match=r"weight_ratio must be at least 1, at most 1000; got 0\.5"):
         ActionScale(weight_ratio=0.5)
 
 
-def test_a_balanced_batch_pulls_as_hard_as_plain_distillation_whatever_its_temperatures() -> None:
+def test_a_balanced_batch_pulls_as_hard_as_plain_distillation() -> None:
     generator = torch.Generator().manual_seed(0)
     student = torch.randn(3, 20, 7, generator=generator).requires_grad_()
     signals = Signals(student, 4 * torch.randn(3, 20, 7, generator=generator), stacked=True)
@@ -152,7 +152,7 @@ def test_where_nothing_pulls_there_is_nothing_to_balance() -> None:
     assert matching_factor(Signals(logits, logits), Temperatures(*torch.full((3, 4), 2.0))).tolist() == [0.0] * 4
 
 
-def test_a_matched_batch_has_plain_distillations_mean_gradient_norm_by_autograd() -> None:
+def test_a_matched_batch_has_plain_distillations_mean_gradient_norm() -> None:
     student = torch.randn(9, 6, dtype=torch.float64, requires_grad=True)
     signals = Signals(student, 3 * torch.randn(9, 6, dtype=torch.float64))
     temperatures = Temperatures(*(0.5 + 5 * torch.rand(3, 9, dtype=torch.float64)))

@@ -127,7 +127,7 @@ def test_features_are_finite_and_bounded_for_any_logits(
 
 
 @pytest.mark.parametrize("classes", [2, 10, 1000])
-def test_features_are_finite_at_the_largest_float_and_float32_whatever_the_logits_are(classes: int) -> None:
+def test_features_are_finite_at_the_largest_float_and_float32(classes: int) -> None:
     signals = random_signals((16,), classes)
     for change in (lambda z: 3.4e38 * z.sign(), torch.Tensor.half, torch.Tensor.bfloat16, torch.Tensor.double):
         student, teacher = change(signals.student_logits), change(signals.teacher_logits)
@@ -149,7 +149,7 @@ def test_constant_logits_are_uniform_and_without_a_margin(classes: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["student_loss", "teacher_loss"])
-def test_a_feature_that_needs_labels_says_so_and_the_default_ones_need_none(name: str) -> None:
+def test_a_feature_that_needs_labels_says_so_and_defaults_need_none(name: str) -> None:
     with pytest.raises(BadInputError, match="features need labels"):
         featurize(Signals(torch.zeros(2, 3), torch.zeros(2, 3), progress=0.5), ["progress", name])
     assert featurize(Signals(torch.randn(2, 3), torch.randn(2, 3), progress=0.5), DEFAULT_FEATURES).shape == (2, 8)

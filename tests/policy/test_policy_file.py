@@ -209,7 +209,7 @@ def test_a_missing_file_is_bad_input_and_not_a_refusal(tmp_path: Path) -> None:
         assert str(caught.value).isprintable()
 
 
-def test_a_folder_an_empty_file_a_device_and_what_may_not_be_read_are_refused(
+def test_folders_empty_files_devices_and_unreadable_files_are_refused(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "not a regular file" in refusal(path.parent)
@@ -239,7 +239,7 @@ def test_an_archive_is_refused_by_name_before_its_members_are_read(tmp_path: Pat
     assert not marker.exists()
 
 
-def test_a_header_whose_length_looks_like_the_mark_of_a_pickle_is_still_read(tmp_path: Path) -> None:
+def test_a_header_with_a_length_like_the_mark_of_a_pickle_is_read(tmp_path: Path) -> None:
     note = 0
     while True:
         write_policy(tmp_path / "p", **fields(provenance={"note": "x" * note}))
@@ -271,7 +271,7 @@ def test_each_of_three_thousand_flipped_bits_is_refused(path: Path) -> None:
     assert_flipped_bits_are_refused(path, random.Random(1).sample(range(8 * path.stat().st_size), 3000))
 
 
-def test_a_flipped_bit_in_the_weights_and_in_the_manifest_says_which_sum_is_wrong(path: Path) -> None:
+def test_a_flipped_bit_in_weights_or_manifest_says_which_sum_is_wrong(path: Path) -> None:
     data = path.read_bytes()
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     assert "SHA-256 mismatch of the weights" in refusal(path)
@@ -414,7 +414,7 @@ def test_a_lie_about_a_tensor_is_refused(path: Path, name: str, change: dict[str
     assert "not written as rltemp writes it" in refusal(path)
 
 
-def test_layers_that_claim_more_than_the_file_holds_are_refused_before_anything_is_read(path: Path) -> None:
+def test_layers_that_claim_more_than_the_file_holds_are_refused_unread(path: Path) -> None:
     forge(path, {**manifest_of(path), "layers": [[3, 1024], [1024, 2]]})
     assert "bytes of weights, its layers need" in refusal(path)
 

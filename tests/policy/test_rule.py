@@ -67,7 +67,7 @@ def test_a_policy_of_zeros_is_its_reference_exactly(tmp_path: Path, reference: s
     assert torch.equal(rltemp.load_method(str(path)).loss(signals), rltemp.load_method(reference).loss(signals))
 
 
-def test_a_policys_method_has_the_weights_of_the_reference_that_it_was_trained_with(
+def test_a_policys_method_has_the_weights_of_its_training_reference(
     tmp_path: Path,
 ) -> None:
     reference = "dtkd:reference=2,ce_weight=0.2,kd_weight=0.7,plain_kd_weight=0.3,warmup=0.5"
@@ -149,7 +149,7 @@ def test_a_reference_that_is_no_rule_of_ours_is_refused(tmp_path: Path, referenc
         rltemp.load_rule(str(path))
 
 
-def test_importing_rltemp_and_using_a_policy_loads_nothing_that_they_do_not_need(known: str) -> None:
+def test_importing_rltemp_and_using_a_policy_load_nothing_unneeded(known: str) -> None:
     code = (
         "import sys, torch, rltemp\n"
         f"rltemp.load_rule({known!r})(rltemp.Signals(torch.zeros(1, 3), torch.zeros(1, 3), progress=0.5))\n"

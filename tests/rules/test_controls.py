@@ -86,7 +86,7 @@ def test_shuffled_depends_on_the_batch_alone_and_not_on_its_order():
     assert torch.equal(triples(shuffled(method).rule(backwards)).flip(0), found)
 
 
-def test_averaged_is_the_geometric_mean_of_temperatures_and_the_mean_weight():
+def test_averaged_is_the_geometric_mean_temperature_and_mean_weight():
     found = averaged(given((2.0, 1.0, 1.0), (8.0, 9.0, 5.0))).rule(drawn(2))
     expected = torch.tensor([[4.0, 3.0, 3.0]] * 2, dtype=torch.float64)
     torch.testing.assert_close(triples(found), expected)
@@ -123,7 +123,7 @@ def test_the_weights_of_two_classes_worked_by_hand():
 
 
 @pytest.mark.parametrize("control", [weighting, softness])
-def test_where_both_networks_agree_the_weight_is_finite_and_counts_as_guarded(control: Callable[[Method], Method]):
+def test_where_both_networks_agree_the_weight_is_finite_and_guarded(control: Callable[[Method], Method]):
     student = torch.tensor([[1.0, 0.0, -1.0], [1.0, 0.0, 0.0]])
     signals = Signals(student, torch.tensor([[1.0, 0.0, -1.0], [0.0, 0.0, 1.0]]))
     found = control(given((2.0, 2.0, 4.0))).rule(signals)

@@ -127,7 +127,7 @@ def test_each_student_of_a_stack_learns_what_it_learns_alone(digits: Problem, na
 
 
 @pytest.mark.parametrize("name", LEARNED)
-def test_restarting_one_student_of_a_stack_restarts_what_it_learned_and_no_others(digits: Problem, name: str) -> None:
+def test_restarting_one_student_restarts_what_it_learned_and_no_others(digits: Problem, name: str) -> None:
     run, rule = trained(digits, [3, 5], name, steps=6)
     before, fresh = parameters(rule), parameters(rule.fresh(digits.dataset.num_classes, [3, 5]))
     run.restart(torch.tensor([True, False]))

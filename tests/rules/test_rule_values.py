@@ -179,7 +179,7 @@ def test_a_rule_lets_the_gradient_through_that_the_note_has(
 
 
 @pytest.mark.parametrize("name", sorted(DETACHED))
-def test_detached_temperatures_give_the_notes_other_gradient_which_sums_to_zero(
+def test_detached_temperatures_give_the_notes_other_gradient_of_sum_zero(
     vector_a: Vector, vector_b: Vector, name: str
 ) -> None:
     signals = batch(*(vector_a, vector_b)[: len(DETACHED[name])])
@@ -241,7 +241,7 @@ def test_dtkd_of_equal_maxima_is_plain_distillation_at_the_reference() -> None:
     close(found, plain.tolist())
 
 
-def test_published_dtkd_answers_a_negative_temperature_where_the_default_answers_the_reference() -> None:
+def test_published_dtkd_goes_negative_where_the_default_uses_the_reference() -> None:
     signals = of([-0.5, -1.0, -2.0, -3.0], [4.0, 1.0, 0.0, -1.0])
     published, guarded = RULES["dtkd"](published=True)(signals), RULES["dtkd"]()(signals)
     close(torch.cat([published.teacher, published.student]), [9.14285714, -1.14285714])
@@ -252,7 +252,7 @@ def test_published_dtkd_answers_a_negative_temperature_where_the_default_answers
     assert guarded.guarded.tolist() == [True]
 
 
-def test_published_dtkd_divides_by_zero_and_turns_around_between_negative_maxima(vector_a: Vector) -> None:
+def test_published_dtkd_divides_by_zero_and_turns_at_negative_maxima(vector_a: Vector) -> None:
     teacher, student, label = vector_a
     zero = RULES["dtkd"](published=True)(batch((teacher - 3, student - 3, label)))
     assert (zero.teacher.item(), zero.student.item()) == (math.inf, -math.inf)
@@ -282,7 +282,7 @@ def test_ttm_is_kd_and_two_entropies(vector_a: Vector, vector_b: Vector, gamma: 
     close(kd_loss(signals, RULES["ttm"](gamma)(signals)), wanted.tolist(), 1e-8)
 
 
-def test_kl_is_its_two_parts_and_normkd_is_lskd_times_the_teachers_variance(vector_a: Vector, vector_b: Vector) -> None:
+def test_kl_is_its_two_parts_and_normkd_is_lskd_by_teacher_variance(vector_a: Vector, vector_b: Vector) -> None:
     signals = batch(vector_a, vector_b)
     soft = [logits / 4 for logits in (signals.student_logits, signals.teacher_logits)]
     whole, target, rest = (DIVERGENCES[name]()(*soft, signals.labels) for name in ("kl", "tckd", "nckd"))
@@ -325,7 +325,7 @@ def test_idts_at_a_quarter_to_four_times_the_median_distance() -> None:
     close(answer.student, [1.554535, 1.349859, 1.0, 0.740818, 0.643279])
 
 
-def test_constant_logits_are_nan_by_published_normkd_and_uniform_by_published_lskd() -> None:
+def test_on_constant_logits_published_normkd_is_nan_and_lskd_is_uniform() -> None:
     signals = of([3.0, 3.0, 3.0], [3.0, 3.0, 3.0])
     assert kd_loss(signals, RULES["normkd"](published=True)(signals)).isnan().all()
     assert kd_loss(signals, RULES["atkd"](published=True)(signals)).isnan().all()

@@ -77,7 +77,7 @@ def test_options_are_checked_where_the_rule_is_made(name: str, options: dict[str
 
 @pytest.mark.parametrize("value", [0.0, -2.5, math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("field", ["student", "teacher"])
-def test_a_temperature_that_is_none_is_refused_by_field_value_sample_and_source(value: float, field: str) -> None:
+def test_a_bad_temperature_is_refused_by_field_value_sample_and_source(value: float, field: str) -> None:
     good, bad = torch.full((2, 3), 4.0), torch.full((2, 3), 4.0)
     bad[1, 2] = value
     fields = {"student": good, "teacher": good, "weight": good, field: bad}
@@ -97,7 +97,7 @@ def test_a_temperature_that_is_none_is_refused_by_field_value_sample_and_source(
         ([0.0, -1.0, -2.0, -3.0], [4.0, 1.0, 0.0, -1.0]),
     ],
 )
-def test_dtkd_falls_back_to_plain_distillation_where_a_largest_logit_is_not_positive(
+def test_dtkd_falls_back_to_plain_distillation_without_a_positive_logit(
     student: list[float], teacher: list[float]
 ) -> None:
     signals = one(student, teacher)
@@ -128,7 +128,7 @@ def test_dtkds_bounds_keep_a_fresh_students_temperature_up_and_say_so() -> None:
     assert published.teacher.item() == pytest.approx(31.968)
 
 
-def test_the_exact_rule_falls_back_to_its_reference_where_no_shift_makes_both_equally_sharp() -> None:
+def test_the_exact_rule_falls_back_where_no_shift_makes_both_as_sharp() -> None:
     signals = one([1e4, 0.0, -1e4], [1.0, 0.0, -1.0])
     answer = RULES["dtkd_exact"](3.0)(signals)
     assert columns(answer).tolist() == [[3.0, 3.0, 9.0]]
@@ -156,7 +156,7 @@ def test_cswt_gives_the_most_similar_sample_the_lowest_temperature() -> None:
     assert not answer.guarded.any()
 
 
-def test_random_temperatures_are_log_uniform_and_new_with_every_step_and_seed() -> None:
+def test_random_temperatures_are_log_uniform_and_new_each_step_and_seed() -> None:
     signals = Signals(
         torch.zeros(4000, 10), torch.randn(4000, 10, generator=torch.Generator().manual_seed(0)), progress=0.0
     )
@@ -257,7 +257,7 @@ def test_every_rule_says_what_it_is_and_what_it_keeps_to(name: str) -> None:
     dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]),
 )
 @settings(max_examples=40)
-def test_every_rule_answers_positive_finite_numbers_within_its_bounds_one_a_sample(
+def test_every_rule_answers_a_positive_number_a_sample_within_its_bounds(
     name: str, shape: tuple[int, ...], classes: int, seed: int, scale: float, dtype: torch.dtype
 ) -> None:
     signals = drawn(shape, classes, seed, scale, dtype)
@@ -431,9 +431,7 @@ def test_every_rule_and_its_gradient_is_finite_for_every_finite_logit(name: str,
 
 @every_rule
 @pytest.mark.parametrize(("tensor", "number"), [(0.3, 0.3), (0.77, 0.77), (1.3, 1.0), (-0.2, 0.0)])
-def test_every_rule_takes_progress_as_a_tensor_within_the_run_and_never_reads_it(
-    name: str, tensor: float, number: float
-) -> None:
+def test_every_rule_takes_progress_as_a_tensor_and_never_reads_it(name: str, tensor: float, number: float) -> None:
     signals, rule = drawn((9,), 6, 0), made(name, 6)
     wanted = columns(rule(replace(signals, progress=number)))
     done = torch.tensor(tensor, dtype=torch.float64)
