@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import torch
@@ -63,10 +62,6 @@ class CollapseCallback(StatefulCallback):
     def ended(self) -> bool:
         """Whether the training was ended for the reference rule to take over."""
         return bool(self.collapse) and self.config.on_collapse == "fallback"
-
-    def result(self) -> dict[str, Any]:
-        """What `result.json` says."""
-        return {"collapsed": bool(self.collapse), "collapse": self.collapse or None}
 
     def _on_step(self) -> bool:
         return not self.ended

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -13,27 +13,12 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from rltemp.agents.calibration import CalibratedBuffer
 from rltemp.envs.vector import DistillVecEnv
-from rltemp.io.progress import Bar
 from rltemp.kd.signals import Temperatures
 from rltemp.kd.summary import temperature_scalars
 from rltemp.training.tensorboard import step_scalars
 
-
-class BarCallback(BaseCallback):
-    """Moves a progress bar.
-
-    Args:
-        bar: The bar.
-        steps: Of all runs of the training.
-    """
-
-    def __init__(self, bar: Bar, steps: int) -> None:
-        super().__init__()
-        self.bar, self.steps = bar, steps
-
-    def _on_step(self) -> bool:
-        self.bar(self.num_timesteps, self.steps)
-        return True
+SAMPLES = 10
+"""Steps of a run that are looked at."""
 
 
 class DrawCallback(BaseCallback):
@@ -56,20 +41,21 @@ class DrawCallback(BaseCallback):
 
 
 class RunCallback(BaseCallback):
-    """Logs what happened in the run of a rollout.
+    """Watches the run of a rollout: tells its progress, and logs at its end what happened.
 
     Args:
         env: The environment under PPO.
-        samples: How many steps of a run are looked at.
+        progress: Told in every step how many the training has taken.
 
     Attributes:
-        temperatures: Of these steps of the last run.
+        temperatures: Of some steps of the last run.
     """
 
-    def __init__(self, env: DistillVecEnv, samples: int = 10) -> None:
+    def __init__(self, env: DistillVecEnv, progress: Callable[[int], None]) -> None:
         super().__init__()
         self.env = env
-        self.every = max(1, env.episode.run.steps // samples)
+        self.progress = progress
+        self.every = max(1, env.episode.run.steps // SAMPLES)
         self.temperatures: list[Temperatures] = []
         self._scalars: list[dict[str, float]] = []
         self._started = 0.0
@@ -79,6 +65,7 @@ class RunCallback(BaseCallback):
         self._started = time.perf_counter()
 
     def _on_step(self) -> bool:
+        self.progress(self.num_timesteps)
         episode = self.env.episode
         # At the last step of a run the environment is already in the next one, which has taken no step.
         if episode.run.step and episode.run.step % self.every == 0:

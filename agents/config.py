@@ -11,7 +11,6 @@ from rltemp.kd.checks import fraction, positive
 from rltemp.kd.names import lookup
 from rltemp.policy.features import DEFAULT_FEATURES, RLKD_FEATURES
 
-AGENTS = ("run", "sample")
 ABOVE_ZERO = "students replicas updates learning_rate_end looks validate_every validation_students collapse_updates"
 """Options of `PolicyConfig`."""
 
@@ -121,7 +120,7 @@ class PolicyConfig(UpdateConfig, PolicyShape):
             positive(getattr(self, name), "train-policy", name)
         if self.max_gradient is not None:
             positive(self.max_gradient, "train-policy", "max_gradient")
-        lookup(dict.fromkeys(AGENTS), self.agent, "agent")
+        lookup(dict.fromkeys(("run", "sample")), self.agent, "agent")
         lookup(dict.fromkeys(("warn", "stop", "fallback")), self.on_collapse, "on_collapse")
         lookup(dict.fromkeys(("tanh", "relu")), self.activation, "activation")
         if not 0 <= self.seed < 2**63:

@@ -77,10 +77,6 @@ class ParameterDistribution:
             raise ArtifactRefusedError(f"{name}: {error}") from None
         return cls(version, exploration, cast(Potential, potential), network_of(file), decision)
 
-    def draw(self, students: int, generator: torch.Generator) -> Tensor:
-        """Draw the weights `[S, P]` of as many students; see `mirrored_draws`."""
-        return mirrored_draws(self.network.weights.detach(), self.exploration, students, generator)
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -116,24 +112,21 @@ class Runs:
         problem: The task, loaded.
         replicas: Students of a run. One alone is judged against the single students of all runs of this task: an
             unbiased baseline, and a noisy one, since starts and batches differ.
-        looks: How often a run looks at its probe samples.
     """
 
-    def __init__(self, problem: Problem, replicas: int, looks: int = PolicyConfig.looks) -> None:
+    def __init__(self, problem: Problem, replicas: int) -> None:
         self.problem = problem
         self.replicas = replicas
-        self.looks = looks
         # The same runs of two processes have the same names, and are learned from once.
-        what = canonical_json([problem_identity(problem), replicas, looks])
+        what = canonical_json([problem_identity(problem), replicas, PolicyConfig.looks])
         self.name = hashlib.sha256(what.encode()).hexdigest()[:12]
         self._source = OneTask(problem, redraw=True)
 
     def run(self, distribution: ParameterDistribution, seed: int) -> Outcome:
         """Train the students of one seed under draws from a distribution; the same arguments give the same outcome."""
         episode = self._begin(distribution, seed)
-        drawn = distribution.draw(self.replicas, random_stream(seed, "draws", distribution.version)).to(
-            self.problem.device
-        )
+        mean, generator = distribution.network.weights.detach(), random_stream(seed, "draws", distribution.version)
+        drawn = mirrored_draws(mean, distribution.exploration, self.replicas, generator).to(self.problem.device)
         observations, rewards = _trained(episode, distribution.network, drawn)
         records = self._records(distribution, seed, drawn, observations, rewards)
         return Outcome.of(episode.run, Report(potential=distribution.potential, records=records), rewards.sum(0))
@@ -149,7 +142,7 @@ class Runs:
         task = replace(self.problem.task, metric=distribution.potential)
         given = replace(given, problem=replace(self.problem, task=task))
         run = given.run([FIRST_TRAINING_SEED + seed] * self.replicas)
-        return Episode(run, distribution.decision, given.probe, max(1, -(-run.steps // self.looks)))
+        return Episode(run, distribution.decision, given.probe, max(1, -(-run.steps // PolicyConfig.looks)))
 
     def _records(
         self, distribution: ParameterDistribution, seed: int, drawn: Tensor, observations: Tensor, rewards: Tensor

@@ -24,7 +24,7 @@ from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
 from rltemp.agents.alarms import CollapseCallback
-from rltemp.agents.callbacks import BarCallback, DrawCallback, RunCallback
+from rltemp.agents.callbacks import DrawCallback, RunCallback
 from rltemp.agents.config import PolicyConfig
 from rltemp.agents.network import RunBuffer, RunPolicy, SampleNetwork
 from rltemp.agents.policy_export import export_policy
@@ -48,10 +48,7 @@ CHECKPOINTING: dict[str, Any] = {"unit": "update", "share": 0}
 
 
 def train_policy(
-    problem: Problem | Variety,
-    config: PolicyConfig,
-    out: Path,
-    checkpoints: Checkpoints | None = None,
+    problem: Problem | Variety, config: PolicyConfig, out: Path, checkpoints: Checkpoints | None = None
 ) -> dict[str, Any]:
     """Train a policy on a problem and leave its file, checkpoints and TensorBoard events in a folder.
 
@@ -76,19 +73,19 @@ def train_policy(
     count = config.validation_students
     trial = variety_trial(problem.other(), count) if isinstance(problem, Variety) else task_trial(problem, count)
     selection = SelectionCallback(trial, env.decision, config, network, weights)
-    run = RunCallback(env)
+    steps, bar = config.updates * model.n_steps * env.num_envs, Bar("policy")
+    run = RunCallback(env, lambda step: bar(step, steps))
     alarms = CollapseCallback(run, selection, config)
     saved = checkpoints.resume()  # from here on nothing but the run draws from the global generators
-    steps = config.updates * model.n_steps * env.num_envs
     tracker = Tracker(out / "tensorboard", saved["events"] if saved else 0)
-    with checkpoints, tracker, Bar("policy") as bar:
+    with checkpoints, tracker, bar:
         model.set_logger(Logger(folder=None, output_formats=[EventWriter(tracker)]))
         parts: dict[str, Resumable] = {"selection": selection, "alarms": alarms, "agent": Agent(model, env)}
         keeper = CheckpointCallback(checkpoints, tracker, parts)
         if saved is not None:
             keeper.restore(saved)
         draw = [DrawCallback(env.students)] if config.agent == "run" else []
-        callbacks = CallbackList([keeper, *draw, run, selection, alarms, BarCallback(bar, steps)])
+        callbacks = CallbackList([keeper, *draw, run, selection, alarms])
         model.learn(steps - model.num_timesteps, callback=callbacks, log_interval=1, reset_num_timesteps=saved is None)
     if alarms.ended:
         selection.keep_reference()
@@ -105,7 +102,8 @@ def train_policy(
         "sha256": sha256,
         **found,
         "students_trained": config.updates * config.students,
-        **alarms.result(),
+        "collapsed": bool(alarms.collapse),
+        "collapse": alarms.collapse or None,
         **checkpoints.mark(),
     }
 

@@ -51,10 +51,7 @@ class Decision:
 
     @classmethod
     def make(
-        cls,
-        method: str | Method,
-        features: Sequence[str] = DEFAULT_FEATURES,
-        scale: ActionScale | None = None,
+        cls, method: str | Method, features: Sequence[str] = DEFAULT_FEATURES, scale: ActionScale | None = None
     ) -> Decision:
         """Check and build: the method by name, at least one known feature."""
         made = with_teacher(load_method(method), "an environment") if isinstance(method, str) else method
@@ -124,11 +121,7 @@ class Episode:
     """
 
     def __init__(
-        self,
-        run: Distillation,
-        decision: Decision,
-        probe: Tensor,
-        reward_interval: int | None = None,
+        self, run: Distillation, decision: Decision, probe: Tensor, reward_interval: int | None = None
     ) -> None:
         self.run = run
         self.decision = replace(decision, method=run.attach(decision.method))

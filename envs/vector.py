@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -31,8 +31,6 @@ from rltemp.kd.method import Method
 from rltemp.policy.actions import ActionScale
 from rltemp.policy.features import DEFAULT_FEATURES, LIMIT
 from rltemp.training.distill import Distillation
-
-Number = TypeVar("Number", bound=np.generic)
 
 
 class DistillVecEnv(VecEnv):
@@ -87,9 +85,8 @@ class DistillVecEnv(VecEnv):
         self._action = torch.zeros(0)
         self.finished: Episode | None = None
         observation = spaces.Box(-LIMIT, LIMIT, (len(features),), np.float32)
-        super().__init__(
-            students * self.batch_size, observation, spaces.Box(-1.0, 1.0, (self.decision.scale.size,), np.float32)
-        )
+        action = spaces.Box(-1.0, 1.0, (self.decision.scale.size,), np.float32)
+        super().__init__(students * self.batch_size, observation, action)
         # One shared empty info: building S * B dictionaries a step would cost as much as the step.
         self._nothing: list[dict[str, Any]] = [{}] * self.num_envs
         self._begin()
@@ -113,12 +110,11 @@ class DistillVecEnv(VecEnv):
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
         """Run the step; at an end, begin anew and put what ended into the infos, as SB3 expects."""
         episode = self.episode
-        action = self._action.view(self.students, self.batch_size, -1).to(self.problem.device)
-        episode.step(action)
-        rewards = self._per_sample(episode.reward)
+        episode.step(self._action.view(self.students, self.batch_size, -1).to(self.problem.device))
+        rewards = episode.reward.repeat(self.batch_size)
         self._returns += rewards
         self._lengths += 1
-        ended = self._per_sample(episode.seen.diverged) | episode.run.done
+        ended = episode.seen.diverged.repeat(self.batch_size) | episode.run.done
         if not ended.any():
             return self._observation(), rewards, ended, self._nothing
         infos = self._final_infos(ended, truncated=episode.run.done)
@@ -180,13 +176,10 @@ class DistillVecEnv(VecEnv):
     def _observation(self) -> NDArray[np.float32]:
         return self.episode.seen.observation.reshape(self.num_envs, -1)
 
-    def _per_sample(self, per_student: NDArray[Number]) -> NDArray[Number]:
-        return per_student.repeat(self.batch_size)
-
     def _final_infos(self, ended: NDArray[np.bool_], truncated: bool) -> list[dict[str, Any]]:
         infos: list[dict[str, Any]] = list(self._nothing)
         last = self._observation()
-        diverged = self._per_sample(self.episode.seen.diverged)
+        diverged = self.episode.seen.diverged.repeat(self.batch_size)
         seconds = round(time.monotonic() - self._started, 6)
         for i in np.flatnonzero(ended):
             infos[i] = {

@@ -18,7 +18,6 @@ from gymnasium.utils.env_checker import check_env
 from numpy.typing import NDArray
 from torch import nn
 
-import rltemp.envs
 from rltemp import BadInputError, Signals, Temperatures, load_method
 from rltemp.data.problem import Problem
 from rltemp.envs.distill_env import DistillEnv
@@ -76,6 +75,7 @@ def test_gymnasium_makes_it_without_an_argument() -> None:
     env = gymnasium.make("rltemp/Distill-v0")
     assert isinstance(env.unwrapped, DistillEnv)
     assert (env.observation_space.shape, env.action_space.shape) == ((50, 8), (50, 2))
+    assert gymnasium.spec("rltemp/Distill-v0").entry_point == "rltemp.envs.distill_env:DistillEnv"
 
 
 def test_gymnasium_finds_it_by_its_module() -> None:
@@ -274,8 +274,3 @@ def test_features_and_reference_are_checked_when_it_is_built(short: Problem) -> 
         DistillEnv(short, features=())
     with pytest.raises(BadInputError, match="unknown feature 'progres': did you mean 'progress'"):
         DistillEnv(short, features=("progres",))
-
-
-def test_the_import_registers_it_once() -> None:
-    assert rltemp.envs.__name__ == "rltemp.envs"
-    assert gymnasium.spec("rltemp/Distill-v0").entry_point == "rltemp.envs.distill_env:DistillEnv"
