@@ -197,20 +197,6 @@ def test_training_leaves_checkpoints_every_tag_and_the_policy_of_its_seed(short:
     assert found.Scalars("rollout/ep_len_mean")[0].value == 20
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"replicas": 1}, "replicas"),
-        ({"students": 10, "replicas": 4}, "divide students"),
-        ({"updates": 0}, "updates"),
-        ({"averaging": 1.0}, "averaging"),
-    ],
-)
-def test_settings_that_cannot_learn_are_refused(change: dict[str, int], message: str) -> None:
-    with pytest.raises(BadInputError, match=message):
-        PolicyConfig(**change)  # type: ignore[arg-type]
-
-
 def test_a_reference_without_temperatures_is_refused(short: Problem) -> None:
     with pytest.raises(BadInputError, match="none"):
         make_env(short, replace(QUICK, reference="none"))

@@ -48,14 +48,11 @@ def test_the_preset_is_the_published_agent() -> None:
     assert PolicyConfig(**preset("default")) == PolicyConfig()
 
 
-def test_a_preset_nobody_knows_is_answered_with_the_closest() -> None:
-    with pytest.raises(BadInputError, match="unknown preset 'rlkdd': did you mean 'rlkd'"):
-        preset("rlkdd")
-
-
-def test_to_change_a_presets_options_does_not_change_the_preset() -> None:
+def test_a_preset_is_a_copy_and_a_wrong_name_is_answered_with_the_closest() -> None:
     preset("rlkd")["mixup"] = 0.0
     assert PRESETS["rlkd"]["mixup"] > 0
+    with pytest.raises(BadInputError, match="unknown preset 'rlkdd': did you mean 'rlkd'"):
+        preset("rlkdd")
 
 
 def test_actor_and_critic_are_networks_of_their_own_that_see_the_state(short: Problem) -> None:
@@ -107,6 +104,18 @@ def test_the_presets_map_is_the_sigmoid_of_the_released_code_below_its_centre(ac
     assert mine == pytest.approx(10 / (1 + math.exp(-action)), rel=0.08)
 
 
+def exported_as_trained(model: PPO, env: DistillVecEnv, action: np.ndarray, folder: Path) -> Temperatures:
+    """The exported policy's temperatures, which are those of the trained one's actions."""
+    network, weights = controller(model)
+    export_policy(folder / "p.safetensors", network, weights(), env.decision)
+    signals = env.episode.signals
+    trained = env.decision.temperatures(signals, torch.from_numpy(action).view(*signals.shape, -1))
+    loaded = load_rule(str(folder / "p.safetensors"))(signals)
+    for name in FIELDS:
+        torch.testing.assert_close(getattr(loaded, name), getattr(trained, name), rtol=1e-5, atol=1e-5)
+    return loaded
+
+
 @pytest.mark.parametrize("change", [{}, {"shared": False}, {"normalise": True}, {"hidden": ()}, {"activation": "tanh"}])
 def test_the_exported_policy_acts_as_the_trained_one_without_noise(
     short: Problem, tmp_path: Path, change: dict[str, object]
@@ -120,14 +129,8 @@ def test_the_exported_policy_acts_as_the_trained_one_without_noise(
             value.normal_(std=0.7)
         # Not to be at the bounds, where every policy acts alike.
         model.policy.action_net.bias -= model.policy.get_distribution(torch.from_numpy(observation)).mode().mean(0)
-    network, weights = controller(model)
-    export_policy(tmp_path / "p.safetensors", network, weights(), env.decision)
     action, _ = model.predict(observation, deterministic=True)
-    signals = env.episode.signals
-    both = torch.from_numpy(np.broadcast_to(action, (env.num_envs, 2)).copy()).view(*signals.shape, 2)
-    trained, loaded = env.decision.temperatures(signals, both), load_rule(str(tmp_path / "p.safetensors"))(signals)
-    for name in FIELDS:
-        torch.testing.assert_close(getattr(loaded, name), getattr(trained, name), rtol=1e-5, atol=1e-5)
+    loaded = exported_as_trained(model, env, np.broadcast_to(action, (env.num_envs, 2)).copy(), tmp_path)
     assert loaded.student.std() > 0.01
     assert torch.equal(loaded.student, loaded.teacher) is config.shared
 
@@ -198,6 +201,10 @@ def test_each_part_can_be_switched_off_alone(short: Problem) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"replicas": 1}, "replicas"),
+        ({"students": 10, "replicas": 4}, "divide students"),
+        ({"updates": 0}, "updates"),
+        ({"averaging": 1.0}, "averaging"),
         ({"calibration": True}, "calibration has no effect where a run is one decision"),
         ({"discount": 0.9}, "discount has no effect"),
         ({"gae_lambda": 0.9}, "gae_lambda has no effect"),
@@ -208,7 +215,7 @@ def test_each_part_can_be_switched_off_alone(short: Problem) -> None:
         ({"max_gradient": -1.0}, "max_gradient must be"),
     ],
 )
-def test_options_that_cannot_take_effect_are_refused(change: dict[str, object], message: str) -> None:
+def test_options_that_cannot_learn_or_take_effect_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(BadInputError, match=message):
         PolicyConfig(**change)  # type: ignore[arg-type]
 
@@ -224,17 +231,11 @@ def test_the_agent_of_whole_runs_takes_the_parts_that_make_sense_to_it(
     env = make_env(short, config)
     model = make_model(env, config)
     with torch.no_grad():
-        model.policy.network.weights.normal_()
-    network, weights = controller(model)
-    export_policy(tmp_path / "p.safetensors", network, weights(), env.decision)
-    signals, loaded = env.episode.signals, load_rule(str(tmp_path / "p.safetensors"))
-    observation = featurize(signals, env.decision.features).reshape(env.num_envs, -1).numpy()
+        model.policy.network.weights.normal_(std=0.5)  # not to be at the bounds
+    observation = featurize(env.episode.signals, env.decision.features).reshape(env.num_envs, -1).numpy()
     action, _ = model.predict(observation, deterministic=True)
-    trained = env.decision.temperatures(signals, torch.from_numpy(action).view(*signals.shape, env.decision.scale.size))
-    for name in FIELDS:
-        torch.testing.assert_close(getattr(loaded(signals), name), getattr(trained, name), rtol=1e-5, atol=1e-5)
+    assert exported_as_trained(model, env, action, tmp_path).student.std() > 0.01
     assert (env.mixup_runs == 1) is (config.mixup > 0)
-    assert trained.student.std() > 0.1
     action_pairs = action.reshape(-1, env.decision.scale.size)
     assert bool((action_pairs[:, 0] == action_pairs[:, 1]).all()) is config.shared
 

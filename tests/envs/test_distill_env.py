@@ -83,17 +83,13 @@ def test_gymnasium_finds_it_by_its_module() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_it_passes_gymnasiums_checker_without_a_warning(short: Problem) -> None:
+def test_it_passes_the_checkers_of_gymnasium_and_sb3(short: Problem) -> None:
+    """Without a warning but for the shape of the observation, which SB3 calls unconventional."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         check_env(gymnasium.make("rltemp/Distill-v0", task=short).unwrapped)
         check_env(gymnasium.make("rltemp/Distill-v0").unwrapped)
-    assert [str(one.message) for one in caught] == []
-
-
-def test_it_passes_sb3s_checker_but_for_the_shape_it_finds_unconventional() -> None:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+        assert [str(one.message) for one in caught] == []
         sb3.check_env(gymnasium.make("rltemp/Distill-v0"))
     assert [message for one in caught if "unconventional shape" not in (message := str(one.message))] == []
 

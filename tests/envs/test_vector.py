@@ -212,14 +212,14 @@ def test_a_run_away_learning_rate_never_lets_a_number_out_that_is_not_finite(sho
     assert all(np.isfinite(o).all() and np.isfinite(r).all() for o, r, _, _ in records)
 
 
-@pytest.mark.parametrize("value", [math.nan, -math.inf])
-def test_an_action_that_is_not_finite_is_refused(short: Problem, value: float) -> None:
+def test_an_action_that_is_not_finite_or_of_another_shape_is_refused(short: Problem) -> None:
     env = DistillVecEnv(short, students=1)
     env.reset()
-    actions = np.zeros((BATCH, 2), np.float32)
-    actions[3, 0] = value
-    with pytest.raises(BadInputError, match=f"got {value} for sample 3"):
-        env.step(actions)
+    for value in (math.nan, -math.inf):
+        actions = np.zeros((BATCH, 2), np.float32)
+        actions[3, 0] = value
+        with pytest.raises(BadInputError, match=f"got {value} for sample 3"):
+            env.step(actions)
     with pytest.raises(BadInputError, match=r"needed: \(50, 2\)"):
         env.step(np.zeros((BATCH, 1), np.float32))
 

@@ -78,6 +78,13 @@ def own_service(repository: Repository) -> Iterator[str]:
     thread.join()
 
 
+@pytest.fixture
+def gone() -> RawServer:
+    """A server that answers no more."""
+    with RawServer() as server:
+        return server
+
+
 def signals(*shape: int, seed: int = 0, **fields: Any) -> Signals:
     generator = torch.Generator().manual_seed(seed)
     dtype = fields.pop("dtype", torch.float32)
@@ -248,9 +255,9 @@ def test_a_token_opens_the_service_and_a_wrong_one_is_a_mistake(tmp_path: Path) 
             assert "0123456789" not in str(refused.value)
 
 
-def test_without_a_service_the_run_starts_under_fixed_4_or_strictly_not(caplog: pytest.LogCaptureFixture) -> None:
-    with RawServer() as gone:
-        pass
+def test_without_a_service_the_run_starts_under_fixed_4_or_strictly_not(
+    gone: RawServer, caplog: pytest.LogCaptureFixture
+) -> None:
     given = signals(5, 4)
     with remote(gone.url, "universal") as rule:
         torch.testing.assert_close(rule.method("universal").loss(given), load_method("fixed:4").loss(given))
@@ -268,11 +275,9 @@ def test_without_a_service_the_run_starts_under_fixed_4_or_strictly_not(caplog: 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_service_that_comes_later_is_followed_and_the_loss_weights_stay(
-    mode: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    gone: RawServer, mode: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(poller, "LONGEST", 0.1)
-    with RawServer() as gone:
-        pass
     with remote(gone.url, "universal", mode=mode) as rule:
         method, given = rule.method("universal"), signals(5, 4)
         plain = load_method("fixed:4")
@@ -446,9 +451,9 @@ def test_distill_under_a_controller_is_distill_under_the_file(
     }
 
 
-def test_a_run_without_its_controller_is_degraded_and_cannot_be_repeated(tmp_path: Path, teacher_cache: Path) -> None:
-    with RawServer() as gone:
-        pass
+def test_a_run_without_its_controller_is_degraded_and_cannot_be_repeated(
+    gone: RawServer, tmp_path: Path, teacher_cache: Path
+) -> None:
     words = (*DISTILL, "--epochs", "12", "--controller", gone.url, "--rule", "universal", "--out", tmp_path / "run")
     process = start(*words, cache=teacher_cache)
     kill_after_a_checkpoint(process, tmp_path / "run" / "checkpoints", 0.1)
