@@ -12,7 +12,6 @@ from rltemp.kd.names import lookup
 from rltemp.policy.features import DEFAULT_FEATURES, RLKD_FEATURES
 
 ABOVE_ZERO = "students replicas updates learning_rate_end looks validate_every validation_students collapse_updates"
-"""Options of `PolicyConfig`."""
 
 
 @dataclass(frozen=True)

@@ -135,13 +135,6 @@ def test_the_exported_policy_acts_as_the_trained_one_without_noise(
     assert torch.equal(loaded.student, loaded.teacher) is config.shared
 
 
-def test_weights_of_zero_are_the_reference(short: Problem, tmp_path: Path) -> None:
-    env = make_env(short, QUICK)
-    network, weights = controller(make_model(env, QUICK))
-    export_policy(tmp_path / "p.safetensors", network, torch.zeros_like(weights()), env.decision)
-    assert load_rule(str(tmp_path / "p.safetensors"))(env.episode.signals).student.unique().tolist() == [5.0]
-
-
 def test_the_reward_is_measured_after_the_step_that_used_the_action(short: Problem) -> None:
     """Two environments that differ by one step's actions differ in that very step's reward."""
     rewards = []
