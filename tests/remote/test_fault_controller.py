@@ -173,8 +173,9 @@ def test_a_step_that_is_not_answered_rests_the_service_for_a_hundred(
         torch.testing.assert_close(answer(remote), policy)
         assert remote.seen == {"steps": 2 * REST + 2, "calls": 4, "failures": 2, "fallback_steps": 2 * REST}
         assert remote.timing()["controller_seconds"] > 0
-    assert [record.getMessage().rpartition(": ")[2][:18] for record in caplog.records][-1] == "it answers again"
-    assert len(caplog.records) == 2
+    # urllib3 warns of its own where the cut is in the middle of a header.
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("rltemp")]
+    assert (len(said), said[-1].rpartition(": ")[2]) == (2, "it answers again")
 
 
 # The command line, with the real service.
