@@ -37,7 +37,7 @@ from rltemp.envs.distill_env import DistillEnv
 from rltemp.envs.vector import DistillVecEnv
 from rltemp.envs.worker_processes import WorkerError, WorkerVecEnv
 from rltemp.errors import TrainingDivergedError
-from rltemp.policy.features import FEATURES, Feature, Statistics, student_margin
+from rltemp.policy.features import FEATURES, Feature, Statistics
 from rltemp.policy.policy_file import read_policy
 from rltemp.training.distill import Distillation
 from rltemp.training.teachers import prepare
@@ -77,7 +77,7 @@ def nan_at_the_end(run_number: int, steps: int) -> Feature:
     seen = {"ends": 0}
 
     def compute(s: Statistics) -> Tensor:
-        values = student_margin(s)
+        values = s.margins[0]
         if s.progress == 1.0:
             seen["ends"] += 1
             if seen["ends"] == run_number:
