@@ -16,7 +16,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import closing
 
 import torch
 
@@ -33,8 +34,6 @@ FOLLOW_SECONDS = 0.5
 AWAKE, ASLEEP = 0.004, 0.04
 """Seconds of a slow service between two stops, and of a stop."""
 
-State = Callable[[subprocess.Popen[str]], contextlib.AbstractContextManager[object]]
-
 
 def main() -> None:
     """Measure, and print one line a state."""
@@ -43,30 +42,29 @@ def main() -> None:
     turns = 3 if parser.parse_args().quick else 60
     torch.set_num_threads(1)
     problem = prepare(load_task("digits"))
-    for name, state in STATES.items():
-        with (
-            served() as (url, process),
-            contextlib.closing(RemoteRule(url, "universal", follow=FOLLOW_SECONDS)) as rule,
-        ):
-            with state(process):
+    signals = {"well": signal.SIGCONT, "stopped": signal.SIGSTOP, "slow": None, "killed": signal.SIGKILL}
+    for name, number in signals.items():
+        with served() as (url, process), closing(RemoteRule(url, "universal", follow=FOLLOW_SECONDS)) as rule:
+            if number is not None:
+                process.send_signal(number)
+            with slow(process) if number is None else contextlib.nullcontext():
                 ratio = ratio_of_steps(problem, rule.method("universal"), turns)
-            counts = rule.counts()
-        assert counts["fallback_steps"] == 0, counts
+            assert rule.counts()["fallback_steps"] == 0, rule.counts()
         print(f"steps under a service that is {name:8} / under the policy's file {ratio:7.3f}   target <= 1.01")
 
 
-def ratio_of_steps(problem: Problem, remote: Objective, turns: int, steps: int = 100) -> float:
+def ratio_of_steps(problem: Problem, remote: Objective, turns: int) -> float:
     """The median ratio of the time of blocks of steps, under a method and under the policy's file."""
-    methods = load_method("universal"), remote
+    local = load_method("universal")
     ratios = []
     for turn in range(turns + 1):
-        order = methods if turn % 2 else methods[::-1]
-        seconds = {method is remote: block(problem, method, turn, steps) for method in order}
+        order = (local, remote) if turn % 2 else (remote, local)
+        seconds = {method is remote: seconds_of_steps(problem, method, turn) for method in order}
         ratios.append(seconds[True] / seconds[False])
     return statistics.median(ratios[1:])  # the first warms up
 
 
-def block(problem: Problem, method: Objective, seed: int, steps: int) -> float:
+def seconds_of_steps(problem: Problem, method: Objective, seed: int, steps: int = 100) -> float:
     """Seconds of the first steps of a student."""
     run = Distillation(problem, seed)
     began = time.perf_counter()
@@ -102,29 +100,10 @@ def slow(process: subprocess.Popen[str]) -> Iterator[None]:
 
     thread = threading.Thread(target=work)
     thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    yield
+    ended.set()
+    thread.join()
 
-
-def signalled(number: signal.Signals) -> State:
-    """Send it a signal first."""
-
-    def state(process: subprocess.Popen[str]) -> contextlib.AbstractContextManager[object]:
-        process.send_signal(number)
-        return contextlib.nullcontext()
-
-    return state
-
-
-STATES: dict[str, State] = {
-    "well": lambda process: contextlib.nullcontext(),
-    "stopped": signalled(signal.SIGSTOP),
-    "slow": slow,
-    "killed": signalled(signal.SIGKILL),
-}
 
 if __name__ == "__main__":
     main()

@@ -15,9 +15,9 @@ from rltemp.data.problem import Problem
 from rltemp.experiments.grid import check_rules, choice, to_choose
 from rltemp.experiments.method_results import Comparison
 from rltemp.experiments.options import SELECTION_SEED
-from rltemp.experiments.pool import Order, Parcel, WorkerPool
+from rltemp.experiments.pool import Order, WorkerPool, packed, unpacked
 from rltemp.experiments.recorder import Recorder, temperature_columns, temperature_trace
-from rltemp.experiments.result_cache import MOST_POINTS, CachedResult, Outcome, ResultCache, StoredTrace
+from rltemp.experiments.result_cache import MOST_POINTS, CachedResult, ResultCache, StoredTrace, TrainedStack
 from rltemp.experiments.showcase import CONTENT, ShowcaseRecorder
 from rltemp.experiments.students import Maker, by_name, chunks, default_stack, gather, steps_of_a_run, train_stack
 from rltemp.loading import load_method
@@ -132,10 +132,10 @@ class _Trainer:
     def __getstate__(self) -> dict[str, Any]:
         """What another process needs to `work`."""
         here: dict[str, Any] = {"counter": None, "cache": None, "pool": None, "_makers": {}}
-        return {**vars(self), **here, "problem": Parcel(self.problem)}
+        return {**vars(self), **here, "problem": packed(self.problem)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update({**state, "problem": state["problem"].opened()})
+        vars(self).update({**state, "problem": unpacked(state["problem"])})
 
     def train(
         self, rules: Sequence[str], seeds: Sequence[int], traced: str | None = None, shown: Container[str] = ()
@@ -162,7 +162,7 @@ class _Trainer:
         if self.counter is not None:
             self.counter("", steps_of_a_run(self.problem))
 
-    def work(self, rule: str, chunk: int | list[int], traced: bool, shown: bool) -> Outcome:
+    def work(self, rule: str, chunk: int | list[int], traced: bool, shown: bool) -> TrainedStack:
         """Train one stack; its method is made when the first stack of a rule is trained."""
         if rule not in self._makers:
             self._makers[rule] = self.made[rule].maker if rule in self.made else by_name(rule)
@@ -179,7 +179,7 @@ class _Trainer:
         refuse_changed(self.files, "what was trained before")
         if tracer and (trace := temperature_trace(tracer[0])):
             result = result.model_copy(update={"trace": StoredTrace.pack(trace)})
-        return Outcome(result, showing[0].files if showing else {})
+        return TrainedStack(result, showing[0].files if showing else {})
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ class Job:
 
 def results_of(
     jobs: Sequence[Job],
-    work: Callable[..., Outcome],
+    work: Callable[..., TrainedStack],
     cache: ResultCache | None = None,
     pool: WorkerPool | None = None,
 ) -> list[CachedResult]:
@@ -233,8 +233,8 @@ def results_of(
 
 
 def _trained(
-    orders: Sequence[Order], work: Callable[..., Outcome], pool: WorkerPool | None
-) -> Iterable[tuple[int, Outcome]]:
+    orders: Sequence[Order], work: Callable[..., TrainedStack], pool: WorkerPool | None
+) -> Iterable[tuple[int, TrainedStack]]:
     return pool.run(work, orders) if pool else ((number, work(*order)) for number, order in enumerate(orders))
 
 

@@ -36,7 +36,7 @@ class Controller:
 
     Args:
         method: What `rltemp.load_method` reads (`"universal"`, `"dtkd"`, the path of a policy file), a rule, which
-            gets plain distillation's coefficients, or a `Method`.
+            gets plain distillation's coefficients, a `Method`, or a controller, whose method it shares.
 
     Attributes:
         method: The `rltemp.Method`.
@@ -50,8 +50,12 @@ class Controller:
             progress are needed and missing.
     """
 
-    def __init__(self, method: str | Objective | TemperatureRule | RuleFunction = "universal") -> None:
-        if isinstance(method, str):
+    method: Method
+
+    def __init__(self, method: MethodLike = "universal") -> None:
+        if isinstance(method, Controller):
+            method = method.method
+        elif isinstance(method, str):
             method = load_method(method)
         if not isinstance(method, Objective):
             rule = as_rule(method)
@@ -157,18 +161,28 @@ class Controller:
         return Temperatures(found.student.float(), found.teacher.float(), found.weight.float(), found.guarded)
 
 
-def without_parameters(controller: Controller) -> Controller:
-    """Return the controller, for a host whose optimizer would not get the parameters of its rule.
+MethodLike = str | Objective | TemperatureRule | RuleFunction | Controller
+"""What a controller is made from."""
+
+
+def controller_of(method: MethodLike) -> Controller:
+    """Return a controller, for a host whose optimizer would not get the parameters of a rule.
 
     Raises:
         BadInputError: Where its rule learns in every run anew: nothing there would train it.
     """
+    controller = method if isinstance(method, Controller) else Controller(method)
     if isinstance(controller.method.rule, LearnedRule):
         raise BadInputError(
             f"{controller.method.name!r} has parameters to learn, which this host would not train: take another "
             "method, or a loop of your own whose optimizer gets them (rltemp.rules.curriculum says how)"
         )
     return controller
+
+
+def mean_of(losses: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The mean loss of the samples that the mask leaves; 0 where it leaves none."""
+    return losses.mean() if mask is None else losses.sum() / mask.sum().clamp(min=1)
 
 
 class HostVersionWarning(UserWarning):
@@ -189,12 +203,12 @@ def tested_with(host: str, version_range: str) -> None:
         found = version(host)
     except PackageNotFoundError:
         raise BadInputError(
-            f"this plug needs {host} ({version_range}), which is not installed: pip install {host}"
+            f"this integration needs {host} ({version_range}), which is not installed: pip install {host}"
         ) from None
     specifiers = import_library("packaging.specifiers", "this integration", "integrations")
     if not specifiers.SpecifierSet(version_range).contains(found, prereleases=True):
         warnings.warn(
-            f"{host} {found} is installed; rltemp's plug was tested with {host} {version_range}",
+            f"{host} {found} is installed; rltemp's integration was tested with {host} {version_range}",
             HostVersionWarning,
             stacklevel=3,
         )

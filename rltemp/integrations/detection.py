@@ -25,11 +25,10 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.transform import resize_boxes
 
 from rltemp.errors import BadInputError
-from rltemp.integrations.contract import Controller, tested_with
+from rltemp.integrations.contract import Controller, MethodLike, tested_with
 from rltemp.kd.checks import not_negative
-from rltemp.kd.method import Method, watch
+from rltemp.kd.method import watch
 from rltemp.kd.signals import Temperatures
-from rltemp.kd.temperature_rule import TemperatureRule
 
 LOSS = "loss_kd"
 """The distillation loss in the detector's dict."""
@@ -64,7 +63,7 @@ class DetectorDistillation:
         self,
         student: GeneralizedRCNN,
         teacher: GeneralizedRCNN,
-        method: str | Method | TemperatureRule | Controller = "universal",
+        method: MethodLike = "universal",
         weight: float = 1.0,
     ) -> None:
         tested_with("torchvision", TESTED)
@@ -72,9 +71,8 @@ class DetectorDistillation:
         _box_heads(teacher, "teacher")
         if student is teacher:
             raise BadInputError("student and teacher are one network; the teacher needs weights of its own")
-        given = method if isinstance(method, Controller) else Controller(method)
         # Torchvision has the cross-entropy in its dict already.
-        self._controller = Controller(watch(replace(given.method, ce_weight=0.0), self._keep))
+        self._controller = Controller(watch(replace(Controller(method).method, ce_weight=0.0), self._keep))
         self.teacher, self.weight = teacher, not_negative(weight, "DetectorDistillation", "weight")
         self.progress = 0.0
         self.temperatures: Temperatures | None = None

@@ -19,10 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from rltemp.errors import BadInputError
-from rltemp.integrations.contract import Controller
+from rltemp.integrations.contract import Controller, MethodLike
 from rltemp.io.files import atomic_write
-from rltemp.kd.method import Method
-from rltemp.kd.temperature_rule import TemperatureRule
 
 Format = Literal["torch", "onnx"]
 SUFFIXES: dict[Format, str] = {"torch": ".pt2", "onnx": ".onnx"}
@@ -39,7 +37,7 @@ class TemperatureModule(nn.Module):
         method: What `Controller` takes.
     """
 
-    def __init__(self, method: str | Method | TemperatureRule) -> None:
+    def __init__(self, method: MethodLike) -> None:
         super().__init__()
         self.controller = Controller(method)
 
@@ -62,7 +60,7 @@ class TemperatureModule(nn.Module):
         return inputs
 
 
-def exported(method: str | Method | TemperatureRule) -> torch.export.ExportedProgram:
+def exported(method: MethodLike) -> torch.export.ExportedProgram:
     """Return a rule as a program of torch's operations, for any batch and any number of classes.
 
     Raises:
@@ -85,7 +83,7 @@ def exported(method: str | Method | TemperatureRule) -> torch.export.ExportedPro
     return program
 
 
-def write(method: str | Method | TemperatureRule, path: Path, form: Format) -> None:
+def write(method: MethodLike, path: Path, form: Format) -> None:
     """Write a rule's program to a new file.
 
     Raises:

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from rltemp.errors import BadInputError
-from rltemp.integrations.contract import tested_with
+from rltemp.integrations.contract import mean_of, tested_with
 from rltemp.integrations.recording import RecordingController
 from rltemp.kd.method import Method
 from rltemp.kd.summary import temperature_scalars
@@ -69,7 +69,7 @@ class DistillationMixin:
         due = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0
         if self.training and due and (last := self._controller.kept(mask)) is not None:
             self.log_dict(temperature_scalars(last), on_step=True, on_epoch=False)
-        return losses.mean() if mask is None else losses.sum() / mask.sum().clamp(min=1)
+        return mean_of(losses, mask)
 
 
 Distillation = DistillationMixin

@@ -19,11 +19,9 @@ from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
 from rltemp.errors import BadInputError
-from rltemp.integrations.contract import Controller, tested_with
-from rltemp.integrations.trainers import IGNORED, HostLossTrainer, controller_of
-from rltemp.kd.method import Method
+from rltemp.integrations.contract import MethodLike, controller_of, mean_of, tested_with
+from rltemp.integrations.trainers import IGNORED, HostLossTrainer
 from rltemp.kd.names import lookup
-from rltemp.kd.temperature_rule import TemperatureRule
 
 HOST, TESTED = "nvidia-modelopt", ">=0.47,<0.48"
 
@@ -35,14 +33,12 @@ class DistillationLoss(_Loss):
     warm-up and second divergence: the host's balancer adds the student's own loss.
 
     Args:
-        controller: A `Controller`, or what one is made from: `"universal"`, `"dtkd"`, a policy file, a rule, a Method.
+        controller: What `Controller` takes: `"universal"`, `"dtkd"`, a policy file, a rule, a Method.
         reduction: `"mean"` over samples (the host's own mean is over samples and classes), `"sum"`, or `"none"` for
             one number a sample, `[...]`, which `compute_kd_loss(loss_reduction_fn=...)` then reduces.
     """
 
-    def __init__(
-        self, controller: Controller | str | Method | TemperatureRule = "universal", reduction: str = "mean"
-    ) -> None:
+    def __init__(self, controller: MethodLike = "universal", reduction: str = "mean") -> None:
         tested_with(HOST, TESTED)
         super().__init__(reduction=lookup({name: name for name in ("mean", "sum", "none")}, reduction, "reduction"))
         self.controller = controller_of(controller)
@@ -65,11 +61,9 @@ class DistillationLoss(_Loss):
             mask: `[...]` bool, False where there is no sample: 0 there, and not counted by a mean.
         """
         losses = self.controller.kd(logits_s, logits_t, labels, progress, mask)
-        if self.reduction == "none":
-            return losses
-        if self.reduction == "sum":
-            return losses.sum()
-        return losses.mean() if mask is None else losses.sum() / mask.sum().clamp(min=1)
+        if self.reduction == "mean":
+            return mean_of(losses, mask)
+        return losses.sum() if self.reduction == "sum" else losses
 
 
 class KDTrainerMixin(HostLossTrainer):

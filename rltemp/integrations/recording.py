@@ -7,10 +7,9 @@ from dataclasses import replace
 from torch import Tensor
 
 from rltemp.errors import BadInputError
-from rltemp.integrations.contract import Controller, without_parameters
+from rltemp.integrations.contract import Controller, MethodLike, controller_of
 from rltemp.kd.method import Method, watch
 from rltemp.kd.signals import Temperatures
-from rltemp.kd.temperature_rule import TemperatureRule
 
 
 class RecordingController(Controller):
@@ -20,9 +19,9 @@ class RecordingController(Controller):
         BadInputError: For a rule with parameters to learn: the host's optimizer would not train them.
     """
 
-    def __init__(self, method: str | Method | TemperatureRule = "universal") -> None:
+    def __init__(self, method: MethodLike = "universal") -> None:
         self.last: Temperatures | None = None
-        super().__init__(watch(without_parameters(Controller(method)).method, self._keep))
+        super().__init__(watch(controller_of(method).method, self._keep))
 
     def _keep(self, temperatures: Temperatures) -> None:
         self.last = temperatures

@@ -1,10 +1,8 @@
-"""TextBrewer: a temperature scheduler and a soft loss, registered by name for `DistillationConfig`.
+"""TextBrewer: a soft loss and its weight, registered by name for `DistillationConfig`.
 
     config = DistillationConfig(**register("universal"))
 
-TextBrewer's own schedulers give one temperature for both networks and no weight. So `register` brings the loss too,
-with two temperatures and a weight for every sample; `register(..., loss="ce")` keeps TextBrewer's loss.
-docs/integrations/textbrewer.md has the details.
+The loss is the method's: two temperatures and a weight for every sample. See docs/integrations/textbrewer.md.
 """
 
 from __future__ import annotations
@@ -13,18 +11,15 @@ from typing import Any
 
 from torch import Tensor
 
-from rltemp.errors import BadInputError
-from rltemp.integrations.contract import Controller, tested_with
+from rltemp.integrations.contract import Controller, MethodLike, tested_with
 from rltemp.integrations.recording import RecordingController, soft_part
 from rltemp.kd.method import Method
-from rltemp.kd.temperature_rule import TemperatureRule
 
 TESTED = ">=0.2.1,<0.3"
-OWN_LOSSES = ("ce", "mse")
 
 
 class Scheduled:
-    """What TextBrewer calls for temperatures, for a loss and, after every optimizer step, for a weight.
+    """What TextBrewer calls for a loss and, after every optimizer step, for its weight.
 
     Args:
         method: A method without a cross-entropy.
@@ -35,11 +30,6 @@ class Scheduled:
         self.controller = RecordingController(method)
         self.kd_loss_weight = kd_loss_weight
         self.progress = 0.0
-
-    def temperature(self, logits_S: Tensor, logits_T: Tensor, base_temperature: float) -> Tensor:  # noqa: N803
-        """One temperature a sample for both networks, `[...]`: the geometric mean of the rule's two."""
-        found = self.controller.temperatures(logits_S, logits_T, progress=self.progress)
-        return (found.student * found.teacher).sqrt()
 
     def loss(self, logits_S: Tensor, logits_T: Tensor, temperature: Any = None) -> Tensor:  # noqa: N803
         """The method's weighted divergences with warm-up, mean over the samples, `[]`, in nats."""
@@ -52,8 +42,7 @@ class Scheduled:
 
 
 def register(
-    method: str | Method | TemperatureRule = "universal",
-    loss: str | None = None,
+    method: MethodLike = "universal",
     kd_loss_weight: float | None = None,
     name: str = "rltemp",
 ) -> dict[str, Any]:
@@ -61,8 +50,6 @@ def register(
 
     Args:
         method: As `rltemp.integrations.Controller` takes it; it sees no labels.
-        loss: `"ce"` or `"mse"` for TextBrewer's own soft loss, which gets one temperature a sample for both networks
-            and no weight; None for the method's: two temperatures and a weight for every sample.
         kd_loss_weight: What TextBrewer multiplies the soft loss by, >= 0; None for the method's own `kd_weight`.
         name: In TextBrewer's tables.
 
@@ -72,17 +59,13 @@ def register(
     tested_with("textbrewer", TESTED)
     from textbrewer.presets import register_new
 
-    if loss is not None and loss not in OWN_LOSSES:
-        raise BadInputError(f"loss must be one of {', '.join(OWN_LOSSES)}, or None for the method's own; got {loss!r}")
     method = Controller(method).method
     soft, weight = soft_part(method)
     scheduled = Scheduled(soft, weight if kd_loss_weight is None else kd_loss_weight)
-    register_new("temperature_scheduler", name, scheduled.temperature)
     register_new("kd_loss", name, scheduled.loss)
     register_new("weight_scheduler", name, scheduled.weight)
     return {
-        **({} if loss is None else {"temperature_scheduler": name}),
-        "kd_loss_type": loss or name,
+        "kd_loss_type": name,
         "kd_loss_weight": scheduled.kd_loss_weight,
         "kd_loss_weight_scheduler": name,  # called after every step, which also tells the progress
         "hard_label_weight": method.ce_weight,

@@ -20,10 +20,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from rltemp.errors import ArtifactRefusedError, BadInputError
-from rltemp.integrations.contract import Controller, tested_with
+from rltemp.integrations.contract import Controller, MethodLike, tested_with
 from rltemp.integrations.recording import RecordingController, soft_part
-from rltemp.kd.method import Method
-from rltemp.kd.temperature_rule import TemperatureRule
 
 TESTED = ">=1.0.28,<1.1"
 
@@ -46,7 +44,7 @@ class TemperatureMixin(nn.Module):
         teacher_model: Any,
         criterion: nn.Module | None = None,
         *,
-        rule: str | Method | TemperatureRule = "universal",
+        rule: MethodLike = "universal",
         **options: Any,
     ) -> None:
         super().__init__(student_model, teacher_model, criterion, **options)
@@ -101,7 +99,6 @@ class TemperatureMixin(nn.Module):
 @functools.cache
 def task_class() -> type[TemperatureMixin]:
     """The class: timm's `LogitDistillationTask` with temperatures."""
-    tested_with("timm", TESTED)
     from timm.task import LogitDistillationTask
 
     return type("TemperatureDistillationTask", (TemperatureMixin, LogitDistillationTask), {})
@@ -112,7 +109,7 @@ def distillation_task(
     teacher_model: Any,
     criterion: nn.Module | None = None,
     *,
-    rule: str | Method | TemperatureRule = "universal",
+    rule: MethodLike = "universal",
     **options: Any,
 ) -> Any:
     """Make timm's `LogitDistillationTask` at a rule's temperatures.
@@ -128,6 +125,7 @@ def distillation_task(
     Returns:
         The task. `task.follow(optimizer, total_updates)` must be called before the first step.
     """
+    tested_with("timm", TESTED)
     return task_class()(student_model, teacher_model, criterion, rule=rule, **options)
 
 
@@ -136,6 +134,7 @@ def launch(script: str, arguments: Sequence[str], rule: str) -> None:
 
     The script's own call of `create_scheduler_v2` tells the length of the run.
     """
+    tested_with("timm", TESTED)
     import timm.scheduler
     import timm.task
 

@@ -9,22 +9,12 @@ import torch
 from torch import Tensor
 
 from rltemp.errors import BadInputError
-from rltemp.integrations.contract import Controller, tested_with, without_parameters
-from rltemp.kd.method import Method, watch
+from rltemp.integrations.contract import Controller, MethodLike, controller_of, mean_of, tested_with
+from rltemp.kd.method import watch
 from rltemp.kd.signals import Temperatures
-from rltemp.kd.temperature_rule import TemperatureRule
 
 IGNORED = -100
 """The label that marks no sample, in these trainers and in torch's cross-entropy."""
-
-
-def controller_of(given: Controller | str | Method | TemperatureRule) -> Controller:
-    """Return a controller as it is, or make one.
-
-    Raises:
-        BadInputError: Where its rule has parameters to learn: nothing here would train them.
-    """
-    return without_parameters(given if isinstance(given, Controller) else Controller(given))
 
 
 class Means:
@@ -56,7 +46,7 @@ class ControlledTrainer:
 
     Args:
         *args: Arguments of the trainer.
-        controller: A `Controller`, or what one is made from: `"universal"`, `"dtkd"`, a policy file, a rule, a Method.
+        controller: What `Controller` takes: `"universal"`, `"dtkd"`, a policy file, a rule, a Method.
         **kwargs: Arguments of the trainer.
 
     Raises:
@@ -64,15 +54,13 @@ class ControlledTrainer:
     """
 
     host = "transformers"
-    tested = ">=5.23,<5.24"
+    tested = ">=5.23,<5.25"
     args: Any
     state: Any
     accelerator: Any
     model: Any
 
-    def __init__(
-        self, *args: Any, controller: Controller | str | Method | TemperatureRule = "universal", **kwargs: Any
-    ) -> None:
+    def __init__(self, *args: Any, controller: MethodLike = "universal", **kwargs: Any) -> None:
         tested_with(self.host, self.tested)
         self.controller = controller_of(controller)
         self.temperature_means = Means()
@@ -106,7 +94,7 @@ class ControlledTrainer:
         The divisor is the number of items in the accumulated batch where the trainer knows it, else in the mask.
         """
         if num_items_in_batch is None:
-            return losses.sum() / mask.sum().clamp(min=1)
+            return mean_of(losses, mask)
         if torch.is_tensor(num_items_in_batch):
             num_items_in_batch = num_items_in_batch.to(losses.device)
         loss = losses.sum() / num_items_in_batch

@@ -33,7 +33,7 @@ class TrainerMixin(ControlledTrainer):
     Args:
         *args: The trainer's own.
         teacher_model: Same classes as the model's, fed with the same inputs; frozen, in eval mode, without a graph.
-        controller: A `Controller`, or what one is made from: `"universal"`, `"dtkd"`, a policy file, a rule, a Method.
+        controller: What `Controller` takes: `"universal"`, `"dtkd"`, a policy file, a rule, a Method.
         **kwargs: The trainer's own.
 
     Raises:

@@ -225,23 +225,10 @@ class GuardCount:
         if temperatures.guarded is not None:
             self._guarded = self._guarded + temperatures.guarded.sum()  # on its device: no step waits for it
 
-    def state(self) -> dict[str, int]:
-        """The counts so far."""
-        return {"samples": self.samples, "guarded": self.guarded}
-
-    def restore(self, state: dict[str, int]) -> None:
-        """Go on counting."""
-        self.samples, self._guarded = state["samples"], state["guarded"]
-
     @property
     def guarded(self) -> int:
         """How many samples so far."""
         return int(self._guarded)
-
-    @property
-    def fraction(self) -> float:
-        """Of all samples so far, 0..1."""
-        return self.guarded / max(self.samples, 1)
 
 
 def uniform(signals: Signals, temperature: float) -> Temperatures:

@@ -16,7 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 import rltemp
 from rltemp.kd.names import split_spec
 from rltemp.service.limits import LimitedRequests, Limits, SlowReaderError
-from rltemp.service.logs import LOGGER, Seldom, event
+from rltemp.service.logs import LOGGER, event
 from rltemp.service.metrics import Metrics
 from rltemp.service.refusals import Refusal, error_response
 from rltemp.service.repository import Repository, rule_names
@@ -50,7 +50,6 @@ class Service:
         self.metrics = Metrics()
         self._token = token
         self._log_requests = log_requests
-        self._seldom = Seldom()
         self.app = self._application(routers)
         self._limited = LimitedRequests(self._authorized, limits or Limits())
 
@@ -73,10 +72,11 @@ class Service:
         except Exception:  # answered by FastAPI as `_failed` says
             LOGGER.exception("internal error", extra={"path": scope["path"][:200]})
         route = getattr(scope.get("route"), "name", "other")
-        self.metrics.answered(route, self._model(scope), status)
+        self.metrics.requests.labels(route, self._model(scope), status).inc()
         if self._log_requests:
             seconds = round(time.perf_counter() - started, 6)
-            event("request", method=scope["method"], path=scope["path"][:300], code=status, seconds=seconds)
+            asked = {"method": scope["method"], "path": scope["path"][:300]}
+            event("request", **asked, code=status, seconds=seconds, error=scope.get("refusal", ""))
 
     async def _authorized(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._token is None or _OPEN.fullmatch(scope["path"]) or allowed(scope["headers"], self._token):
@@ -127,9 +127,7 @@ class Service:
 
     def _refused(self, refusal: Refusal, scope: Scope) -> None:
         self.metrics.refused(refusal)
-        if (passed := self._seldom.due(refusal.reason)) is not None:
-            error, model = refusal.message[:300], self._model(scope)
-            event("refused", code=refusal.status, reason=refusal.reason, error=error, model=model, more=passed)
+        scope["refusal"] = refusal.message[:300]
 
     def _model(self, scope: Scope) -> str:
         """A model's name where it is one of few, for the metrics."""

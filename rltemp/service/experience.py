@@ -9,25 +9,23 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from pydantic import ValidationError
 
 from rltemp.agents.reports import ConflictError, Receipt, Report
 from rltemp.errors import BadInputError
-from rltemp.io.strict_json import parse
-from rltemp.policy.manifest import describe
-from rltemp.service.learning import Learning, StoppedError
-from rltemp.service.refusals import Refusal, busy, wrong_content, wrong_schema
+from rltemp.service.learning import Learning
+from rltemp.service.refusals import Refusal, busy, wrong_content
 from rltemp.service.routes import (
     JSON,
     MODEL,
     MODEL_PARAMETERS,
     add_model_route,
+    check_content,
     documented_body,
     documented_file,
     file_response,
     refusals,
 )
-from rltemp.service.tensors import MAX_JSON_BYTES
+from rltemp.service.strict_values import read_object
 
 
 def learning_routes(learning: Learning) -> APIRouter:
@@ -47,12 +45,8 @@ def learning_routes(learning: Learning) -> APIRouter:
     async def experience(request: Request) -> Receipt:
         """Take in what runs report: whole or not at all, and each evaluation once, however often it comes."""
         check_model(request)
-        kind = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
-        if kind != JSON:
-            raise Refusal(415, "send Content-Type application/json", "media_type")
+        check_content(request, JSON)
         data = await request.body()
-        if len(data) > MAX_JSON_BYTES:
-            raise Refusal(413, f"a report is at most {MAX_JSON_BYTES:,} bytes; send it in parts", "too_large")
         async with reading:
             return await to_thread.run_sync(taken, learning, data)
 
@@ -75,18 +69,13 @@ def taken(learning: Learning, data: bytes) -> Receipt:
     """Read a report and take it in.
 
     Raises:
-        Refusal: 400, 409, 422 or 503, with the reason.
+        Refusal: 400, 409, 413, 422 or 503, with the reason.
     """
+    report = read_object(Report, data)
+    if learning.failure:
+        raise busy("nothing is learned any more; the log says why", 60)
     try:
-        report = Report.model_validate(parse(data.decode()))
-    except ValidationError as error:
-        raise wrong_schema(describe(error)) from None
-    except ValueError as error:
-        raise Refusal(400, f"the report is not strict JSON ({str(error)[:200]}); send one object", "syntax") from None
-    try:
-        return learning.take(report)
-    except StoppedError:
-        raise busy("nothing is learned any more; the log says why", 60) from None
+        return learning.ledger.take(report)
     except ConflictError as error:
         raise Refusal(409, str(error), "conflict") from None
     except BadInputError as error:

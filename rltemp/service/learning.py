@@ -1,8 +1,7 @@
 """A policy that is learned while it is served: reports come in at the request handler, a thread beside it learns.
 
-The thread sleeps until enough runs are finished. An update is saved before anybody sees it, and then published: so a
-service that was killed goes on from the last version that it can have served, and serves the same bytes. What was
-reported since that update is lost with the process; the runs that it came from go on reporting others.
+An update is saved before anybody sees it, and then published: a service that was killed goes on from the last version
+that it can have served, and serves the same bytes. What was reported since that update is lost with the process.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from torch import Tensor
 
 from rltemp.agents.config import LearnerConfig
 from rltemp.agents.learner import Learner, network_of
-from rltemp.agents.reports import Ledger, Receipt, Report
-from rltemp.errors import ArtifactRefusedError, BadInputError, RltempError
+from rltemp.agents.reports import Ledger
+from rltemp.errors import ArtifactRefusedError, BadInputError
 from rltemp.io.locks import hold
 from rltemp.io.run_folders import changes
 from rltemp.policy.policy_file import PolicyFile, check_policy, encode_policy
@@ -49,12 +48,8 @@ class Published:
     sha256: str
 
 
-class StoppedError(RltempError, RuntimeError):
-    """Nothing is learned any more; what was published stays served."""
-
-
 class Learning:
-    """A model that learns.
+    """A model that learns; reports go to its `ledger`, and `failure` says why it learns no more.
 
     Args:
         name: That it is served under.
@@ -112,16 +107,6 @@ class Learning:
             self.ledger.changed.notify_all()
         if self._thread.is_alive():
             self._thread.join(timeout)
-
-    def take(self, report: Report) -> Receipt:
-        """Take a report in; see `Ledger.take`.
-
-        Raises:
-            StoppedError: Where nothing is learned any more.
-        """
-        if self.failure:
-            raise StoppedError(self.failure)
-        return self.ledger.take(report)
 
     def find(self, version: int | None = None) -> Published | None:
         """A version, the newest where none is given; None where it is not kept."""

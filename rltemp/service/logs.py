@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 
 from pythonjsonlogger.json import JsonFormatter
 
 LOGGER = logging.getLogger("rltemp.service")
-REPEATED = 1.0
-"""Seconds within which the same kind of refusal is not logged again, but counted."""
 
 
 def to_stderr() -> None:
@@ -31,21 +28,3 @@ def to_stderr() -> None:
 def event(name: str, **fields: object) -> None:
     """Log an event."""
     LOGGER.info(name, extra=fields)
-
-
-class Seldom:
-    """Tells for each kind of event whether it is time to log it, and how many were passed over since the last time."""
-
-    def __init__(self, seconds: float = REPEATED) -> None:
-        self._seconds = seconds
-        self._last: dict[str, float] = {}
-        self._passed: dict[str, int] = {}
-
-    def due(self, kind: str) -> int | None:
-        """How many of this kind came since the last that was logged; None where it is too early for another."""
-        now = time.monotonic()
-        if now - self._last.get(kind, -self._seconds) < self._seconds:
-            self._passed[kind] = self._passed.get(kind, 0) + 1
-            return None
-        self._last[kind] = now
-        return self._passed.pop(kind, 0)

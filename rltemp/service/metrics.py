@@ -18,30 +18,15 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._requests = self._counter(
-            "requests", "Requests by route, model and status code.", "route", "model", "code"
-        )
+        self.requests = self._counter("requests", "By route, model and status code.", "route", "model", "code")
         self._rejections = self._counter("rejections", "Requests that were refused, by reason.", "reason")
         self._non_finite = self._counter("non_finite_inputs", "Numbers that were not finite, in refused requests.")
         self._clamped = self._counter("clamped_actions", "Numbers of actions that lay outside [-1, 1].", "model")
         self._samples = self._counter("samples", "Samples answered, by model.", "model")
-        self._seconds = Histogram(
-            "rltemp_infer_seconds",
-            "From the end of an inference request's headers to its answer.",
-            ["model"],
-            buckets=SECONDS,
-            registry=self.registry,
-        )
-        self._policies = Gauge(
-            "rltemp_policy_info",
-            "1 for each policy that is served.",
-            ["model", "version", "sha256"],
-            registry=self.registry,
-        )
-
-    def answered(self, route: str, model: str, code: int) -> None:
-        """Count a request."""
-        self._requests.labels(route, model, code).inc()
+        text = "From the end of an inference request's headers to its answer."
+        self._seconds = Histogram("rltemp_infer_seconds", text, ["model"], buckets=SECONDS, registry=self.registry)
+        text, labels = "1 for each policy that is served.", ["model", "version", "sha256"]
+        self._policies = Gauge("rltemp_policy_info", text, labels, registry=self.registry)
 
     def inferred(self, model: str, seconds: float, samples: int, clamped: int) -> None:
         """Count an inference."""

@@ -14,10 +14,10 @@ from pydantic import BaseModel
 
 import rltemp
 from rltemp.service.metrics import CONTENT_TYPE, Metrics
-from rltemp.service.refusals import Refusal, wrong_schema
+from rltemp.service.refusals import Refusal
 from rltemp.service.repository import Repository
 from rltemp.service.served_models import Inference, Model, PolicyModel
-from rltemp.service.strict_values import read_json
+from rltemp.service.strict_values import read_object
 from rltemp.service.tensors import InferBody, StrictModel, decode, encode
 
 MODEL, VERSION = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
@@ -45,6 +45,12 @@ _LENGTH = {
 }
 
 Documented = dict[int | str, dict[str, Any]]
+
+
+class IndexBody(StrictModel):
+    """What the index may be asked with; every model that it lists is ready."""
+
+    ready: bool = True
 
 
 class Failure(StrictModel):
@@ -160,6 +166,7 @@ def inference_routes(repository: Repository, metrics: Metrics) -> APIRouter:
     async def infer(request: Request) -> Response:
         """Answer temperatures for samples."""
         started = time.perf_counter()
+        check_content(request, JSON, BINARY)
         model, length = _find(repository, request), header_length(request)
         body = await request.body()
         if len(body) <= AT_ONCE_BYTES:
@@ -195,11 +202,7 @@ def list_routes(repository: Repository, metrics: Metrics) -> APIRouter:
     async def index(request: Request) -> list[dict[str, str]]:
         """List every version of the policies, and the rules at their defaults."""
         if body := await request.body():
-            if len(body) > 4096:
-                raise Refusal(413, 'send {"ready": true}, or nothing', "too_large")
-            raw = read_json(body)
-            if not isinstance(raw, dict) or raw.keys() - {"ready"} or not isinstance(raw.get("ready", True), bool):
-                raise wrong_schema('send {"ready": true}, or nothing')
+            read_object(IndexBody, body)
         return [
             {"name": model.name, "version": model.version, "state": "READY", "reason": ""}
             for model in repository.index()
@@ -227,20 +230,18 @@ def answer(model: Model, body: bytes, length: int | None) -> tuple[bytes, int | 
     return *encode(model.name, model.version, found.outputs, request), found
 
 
-def header_length(request: Request) -> int | None:
-    """Read `Inference-Header-Content-Length`, and check what the headers say of the body.
-
-    Raises:
-        Refusal: 400 where it is no number, 415 for a body of another type or encoding than those that are read.
-    """
+def check_content(request: Request, *kinds: str) -> None:
+    """Refuse a body of another type than these, the first of which stands for none, and a compressed one: 415."""
     headers = request.headers
-    kind = headers.get("content-type", JSON).partition(";")[0].strip().lower()
-    if kind not in (JSON, BINARY):
-        message = "send Content-Type application/json, or application/octet-stream for tensors as bytes"
-        raise Refusal(415, message, "media_type")
+    if headers.get("content-type", kinds[0]).partition(";")[0].strip().lower() not in kinds:
+        raise Refusal(415, f"send Content-Type {' or '.join(kinds)}", "media_type")
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise Refusal(415, "compressed bodies are not read; send it as it is", "media_type")
-    lengths = headers.getlist("inference-header-content-length")
+
+
+def header_length(request: Request) -> int | None:
+    """Read `Inference-Header-Content-Length`; refuse what is no number: 400."""
+    lengths = request.headers.getlist("inference-header-content-length")
     if len(lengths) > 1 or any(not (one.isascii() and one.isdigit()) or len(one) > 10 for one in lengths):
         raise Refusal(400, "Inference-Header-Content-Length is no number of bytes", "content")
     return int(lengths[0]) if lengths else None

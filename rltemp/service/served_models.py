@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,19 +15,18 @@ from torch import Tensor
 from rltemp.errors import BadInputError
 from rltemp.kd.names import split_spec
 from rltemp.kd.signals import Signals, Temperatures
+from rltemp.kd.temperature_rule import TemperatureRule
 from rltemp.policy.features import LIMIT
 from rltemp.policy.policy_file import check_policy
 from rltemp.policy.rule import KNOWN_FEATURES, Policy
 from rltemp.rules.published_methods import reference_method
-from rltemp.service.refusals import wrong_content
-from rltemp.service.strict_values import Array, check_finite, place
+from rltemp.service.refusals import wrong_content, wrong_schema
+from rltemp.service.strict_values import Array, place
 
 TEMPERATURES = ("student_temperature", "teacher_temperature", "weight")
 """What is answered where nothing is asked for."""
 CONSTANT_REFERENCES = ("fixed", "ttm", "dkd")
-"""Methods whose temperatures are the same for all samples and steps; a policy around another needs `reference`."""
-
-Found = TypeVar("Found")
+"""Methods whose temperatures are the same for all samples and steps; a policy around another needs the logits."""
 
 Port = dict[str, Any]
 """An input or output as the protocol describes it: name, datatype, and shape with -1 for any size.
@@ -94,10 +94,10 @@ class RuleModel:
             Refusal: Where inputs or outputs are not the model's.
         """
         _check_names(self, inputs, outputs)
-        signals = _signals(inputs)
-        with torch.inference_mode():
+        signals = _signals(inputs, self._rule, self.name)
+        with torch.inference_mode(), _refused():
             # Some rules take a largest value, which no samples have.
-            found = _asked(self._rule, signals) if signals.shape.numel() else _no_temperatures(signals)
+            found = self._rule(signals) if signals.shape.numel() else _no_temperatures(signals)
             return _inference(found, outputs)
 
 
@@ -125,45 +125,44 @@ class PolicyModel:
         described = {"manifest": file.manifest.to_json(), "sha256": file.sha256, "version": version}
         self.parameters = {"kind": "policy", **described}
         self._columns = len(file.manifest.features)
-        self.inputs = (_port("features", -1, self._columns), _port("reference", -1, 3), *LOGITS)
+        self.inputs = (_port("features", -1, self._columns), *LOGITS)
         self.outputs = (*ANSWERS, _port("action", -1, file.manifest.action.size))
         self._policy = Policy.of(file, path.name)
 
     def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None) -> Inference:
-        """Answer as `RuleModel.infer` does, from logits or from `features` (with `reference`, where it is needed).
+        """Answer as `RuleModel.infer` does, from logits or from `features`.
 
         From features the weights are those before the balance of a balanced policy, which needs the logits.
         """
         _check_names(self, inputs, outputs)
-        with torch.inference_mode():
-            if "features" in inputs:
-                if len(inputs) > 1 + ("reference" in inputs):
-                    raise wrong_content("send features, or logits with labels and progress, not both")
-                return self._of_features(inputs, outputs)
-            if "reference" in inputs:
-                raise wrong_content("reference goes with features; logits need none")
-            return self._of_logits(_signals(inputs), outputs)
+        with torch.inference_mode(), _refused():
+            if "features" not in inputs:
+                return self._of_logits(_signals(inputs, self._policy, self.name), outputs)
+            if len(inputs) > 1:
+                raise wrong_content("send features, or logits with labels and progress, not both")
+            return self._of_features(inputs["features"], outputs)
 
     def _of_logits(self, signals: Signals, outputs: Sequence[str] | None) -> Inference:
         if signals.shape.numel():
-            action = _asked(self._policy.action, signals)
-            reference = _asked(self._policy.reference.rule, signals)
+            action, reference = self._policy.action(signals), self._policy.reference.rule(signals)
             found = self._policy.scale.apply(signals, reference, action)
         else:
             action, found = torch.zeros(*signals.shape, self.manifest.action.size), _no_temperatures(signals)
         return _inference(found, outputs, action)
 
-    def _of_features(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None) -> Inference:
-        features = _tensor(self._checked_features(inputs["features"])).float()
+    def _of_features(self, raw: Array, outputs: Sequence[str] | None) -> Inference:
+        features = _tensor(self._checked_features(raw)).float()
         action = self._policy.action_of(features)
         if outputs is not None and set(outputs) <= {"action"}:
             inside, clamped = _clamped(action)
             return Inference({"action": inside}, len(features), clamped)
+        spec = self.manifest.reference
+        if split_spec(spec)[0] not in CONSTANT_REFERENCES:
+            raise wrong_content(f"this policy moves around {spec}: send logits, or ask for action alone")
         # Neither a constant reference nor a scale without a balance looks at the logits.
         unseen = Signals(torch.zeros(len(features), 2), torch.zeros(len(features), 2))
-        reference = self._given_reference(inputs, unseen)
         scale = replace(self._policy.scale, balanced=False)
-        return _inference(scale.apply(unseen, reference, action), outputs, action)
+        return _inference(scale.apply(unseen, self._policy.reference.rule(unseen), action), outputs, action)
 
     def _checked_features(self, raw: Array) -> Array:
         if raw.ndim != 2 or raw.shape[1] != self._columns:
@@ -173,28 +172,6 @@ class PolicyModel:
             found = f"{place('features', index, raw.shape)} is {float(raw.flat[index]):g}"
             raise wrong_content(f"{found}; features are clipped to [-{LIMIT:g}, {LIMIT:g}]")
         return raw
-
-    def _given_reference(self, inputs: Mapping[str, Array], unseen: Signals) -> Temperatures:
-        spec = self.manifest.reference
-        raw = inputs.get("reference")
-        if raw is None and split_spec(spec)[0] in CONSTANT_REFERENCES:
-            return self._policy.reference.rule(unseen)
-        if raw is None:
-            raise wrong_content(
-                f"this policy moves around {spec}, which needs the logits; send reference [samples, 3], its "
-                "student temperature, teacher temperature and weight, or ask for action alone"
-            )
-        if raw.shape != (*unseen.shape, 3):
-            raise wrong_content(f"reference has shape {list(raw.shape)}; needed: [{unseen.shape.numel()}, 3]")
-        with np.errstate(over="ignore"):
-            reference = raw.astype(np.float32)
-        check_finite("reference", reference)
-        low = (reference <= 0) & (np.arange(3) < 2) | (reference < 0)
-        if low.any():
-            index = int(np.argmax(low))
-            found = f"{place('reference', index, raw.shape)} is {float(raw.flat[index]):g}"
-            raise wrong_content(f"{found}; temperatures are above 0, weights at least 0")
-        return Temperatures(*torch.from_numpy(reference).unbind(-1))
 
 
 Model = RuleModel | PolicyModel
@@ -216,20 +193,20 @@ def _check_names(model: Model, inputs: Mapping[str, Array], outputs: Sequence[st
             raise wrong_content(f"unknown output {name[:80]!r}; this model has {', '.join(answered)}")
 
 
-def _signals(inputs: Mapping[str, Array]) -> Signals:
+def _signals(inputs: Mapping[str, Array], rule: TemperatureRule, name: str) -> Signals:
     """What a rule sees, from a request's arrays."""
-    for name in ("student_logits", "teacher_logits"):
-        if name not in inputs:
-            raise wrong_content(f"{name} is missing")
+    for needed in ("student_logits", "teacher_logits"):
+        if needed not in inputs:
+            raise wrong_content(f"{needed} is missing")
+    if rule.uses_progress and "progress" not in inputs:
+        raise wrong_schema(f"{name} uses the progress of the run: send progress [1], 0 to 1")
     student, teacher = (_tensor(inputs[name]) for name in ("student_logits", "teacher_logits"))
     labels = inputs.get("labels")
-    progress = inputs.get("progress", np.zeros(1, np.float32))
+    progress = inputs.get("progress", np.full(1, np.nan))
     if progress.shape != (1,):
         raise wrong_content(f"progress has shape {list(progress.shape)}; needed: [1]")
-    try:
+    with _refused():
         signals = Signals(student, teacher, None if labels is None else _tensor(labels).long(), float(progress[0]))
-    except BadInputError as error:
-        raise wrong_content(str(error)) from None
     if labels is not None and (wrong := (labels < 0) | (labels >= signals.num_classes)).any():
         index = int(np.argmax(wrong))
         found = f"{place('labels', index, labels.shape)} is {labels.flat[index]}"
@@ -237,12 +214,17 @@ def _signals(inputs: Mapping[str, Array]) -> Signals:
     return signals
 
 
-def _asked(compute: Callable[[Signals], Found], signals: Signals) -> Found:
-    """What a rule or a policy says of signals; refused where it cannot answer these."""
+@contextmanager
+def _refused() -> Iterator[None]:
+    """Refuse what a rule or a policy cannot answer."""
     try:
-        return compute(signals)
+        yield
     except BadInputError as error:
         raise wrong_content(str(error)) from None
+    except RuntimeError as error:
+        if "overflow" not in str(error):  # as torch says of a number that float32 does not hold
+            raise
+        raise wrong_content("a temperature or a weight is beyond the largest float32") from None
 
 
 def _no_temperatures(signals: Signals) -> Temperatures:
@@ -265,7 +247,7 @@ def _inference(found: Temperatures, outputs: Sequence[str] | None, action: Tenso
         if not good.all():
             index = int(np.argmin(good))
             message = f"{place('sample', index, values.shape)} has no {name} ({values.flat[index]:g})"
-            raise wrong_content(f"{message}; send logits, or a reference, of a usual size")
+            raise wrong_content(f"{message}; send logits of a usual size")
     clamped = 0
     if action is not None:
         arrays["action"], clamped = _clamped(action)

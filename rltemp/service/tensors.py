@@ -15,13 +15,11 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from rltemp.service.refusals import Refusal, wrong_content, wrong_schema
-from rltemp.service.strict_values import DATATYPES, Array, array_of, check_finite, read_json, shown
+from rltemp.service.refusals import wrong_content, wrong_schema
+from rltemp.service.strict_values import DATATYPES, Array, array_of, check_finite, read_object
 
-MAX_JSON_BYTES = 2**20
-"""Of JSON in one request: reading it takes a hundred times as long as the same numbers in bytes."""
 MAX_ELEMENTS = 2**31
 """Of one tensor, a size of 0 counted as 1: NumPy cannot make an empty array of any sizes."""
 
@@ -110,9 +108,9 @@ def decode(body: bytes, header_length: int | None = None) -> InferRequest:
     length = len(body) if header_length is None else header_length
     if length > len(body):
         raise wrong_content(f"Inference-Header-Content-Length is {length}, the body has {len(body)} bytes")
-    if length > MAX_JSON_BYTES:
-        raise Refusal(413, f"{length} bytes of JSON, {MAX_JSON_BYTES} at most; send tensors as bytes", "too_large")
-    header = _header(read_json(body[:length]))
+    header = read_object(InferBody, body[:length])
+    _check_names("input", header.inputs)
+    _check_names("output", header.outputs)
     binary = header.parameters.binary_data_output
     outputs = {
         one.name: one.parameters.binary_data if one.parameters.model_fields_set else binary for one in header.outputs
@@ -146,36 +144,10 @@ def encode(model: str, version: str, outputs: Mapping[str, Array], request: Infe
     return b"".join([header, *tail]), len(header) if tail else None
 
 
-def _header(raw: Any) -> InferBody:
-    try:
-        header = InferBody.model_validate(raw)
-    except ValidationError as error:
-        raise wrong_schema(_described(error)) from None
-    for kind, named in (("input", header.inputs), ("output", header.outputs)):
-        (name, count), *_ = Counter(one.name for one in named).most_common(1) or [("", 0)]
-        if count > 1:
-            raise wrong_schema(f"{kind} {name!r} is there twice")
-    return header
-
-
-def _described(error: ValidationError) -> str:
-    """Say the first of pydantic's complaints as one sentence."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    *parents, last = first["loc"] or ("",)
-    parent, where = _path(parents), _path(first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f"{parent} has a key {str(last)[:80]!r}, which the protocol does not have"
-    if first["type"] == "missing":
-        return f"{parent} has no {last}"
-    if first["type"] in ("model_type", "model_attributes_type"):
-        return f"{where} is {shown(first['input'])}; send an object"
-    needed = first["msg"].replace("a valid integer", "an integer").replace("a valid ", "a ")
-    return f"{where} is {shown(first['input'])}; {needed.replace('Input should be', 'needed:')}"
-
-
-def _path(parts: Sequence[int | str]) -> str:
-    found = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
-    return found.removeprefix(".") or "request"
+def _check_names(kind: str, named: Sequence[InputTensor | RequestedOutput]) -> None:
+    (name, count), *_ = Counter(one.name for one in named).most_common(1) or [("", 0)]
+    if count > 1:
+        raise wrong_schema(f"{kind} {name!r} is there twice")
 
 
 def _arrays(tensors: Sequence[InputTensor], body: bytes, offset: int) -> dict[str, Array]:

@@ -16,17 +16,16 @@ from rltemp.experiments.compare import compare
 from rltemp.experiments.grid import grid_tasks
 from rltemp.experiments.method_results import Comparison, MethodResult, overall
 from rltemp.experiments.options import CompareOptions
-from rltemp.experiments.statistics import interquartile_mean
 from rltemp.experiments.students import ROUNDS, step_times
 from rltemp.report.comparison import tuning_warnings
 
 
 def comparison(base: list[float], other: list[float], chosen: str = "dtkd:1", degraded: bool = False) -> Comparison:
-    arms = [
+    methods = [
         MethodResult("fixed:4", np.array(base), np.array(base)),
         MethodResult(chosen, np.array(other), np.array(other), degraded=degraded),
     ]
-    return Comparison(arms, {"fixed:4": "fixed:4", "dtkd:1|2": chosen})
+    return Comparison(methods, {"fixed:4": "fixed:4", "dtkd:1|2": chosen})
 
 
 RULES = ["fixed:4", "dtkd:1|2"]
@@ -43,7 +42,7 @@ def test_a_rule_is_summed_up_by_the_middle_half_of_its_paired_differences_whatev
     assert (dtkd.rule, dtkd.note) == ("dtkd:1|2", "")
 
 
-def test_a_point_whose_arms_are_not_alike_leaves_the_whole_without_a_difference_unless_allowed():
+def test_a_point_whose_methods_are_not_alike_leaves_the_whole_without_a_difference_unless_allowed():
     points = [comparison([0.5, 0.6], [0.6, 0.7]), comparison([0.5, 0.6], [0.6, 0.7], degraded=True)]
     refused = overall(points, RULES, ["fixed:4"])[1]
     assert all(map(math.isnan, refused.differences["fixed:4"]))
@@ -51,13 +50,6 @@ def test_a_point_whose_arms_are_not_alike_leaves_the_whole_without_a_difference_
     allowed = overall(points, RULES, ["fixed:4"], allow_mixed=True)[1]
     assert allowed.differences["fixed:4"][0] == pytest.approx(10.0)
     assert allowed.note == "compared although dtkd:1 is degraded"
-
-
-def test_every_task_is_resampled_by_itself():
-    # Tasks a point apart and without spread: resampling over all of them would have a wide interval.
-    assert interquartile_mean([[1.0] * 8, [2.0] * 8]) == (1.5, 1.5, 1.5)
-    mean, low, high = interquartile_mean([[1.0], [2.0]])
-    assert (mean, math.isnan(low), math.isnan(high)) == (1.5, True, True)
 
 
 def test_the_grid_is_all_tasks_by_all_teachers_by_all_students():
@@ -125,9 +117,9 @@ def test_a_grid_has_a_table_a_point_and_one_over_all_and_keeps_the_clock_out_of_
     said, result = capsys.readouterr().out, json.loads((out / "result.json").read_text())
     assert [point["task"]["name"] for point in result["points"]] == ["toy", "iris"]
     assert [one["rule"] for one in result["overall"]] == ["fixed:4", "fixed:1|2"]
-    arms = [point["arms"][1] for point in result["points"]]
-    assert [(arm["alternatives"], arm["tuning_students"]) for arm in arms] == [(2, 4), (2, 4)]
-    assert [set(arm["measures"]) >= {"selected_accuracy", "agreement"} for arm in arms] == [True, True]
+    tuned = [point["arms"][1] for point in result["points"]]
+    assert [(one["alternatives"], one["tuning_students"]) for one in tuned] == [(2, 4), (2, 4)]
+    assert all(set(one["measures"]) >= {"selected_accuracy", "agreement"} for one in tuned)
     assert len(result["warnings"]) == 1
     assert result["warnings"][0] in said
     assert "Over all 2: interquartile means" in said
@@ -140,7 +132,7 @@ def test_a_grid_has_a_table_a_point_and_one_over_all_and_keeps_the_clock_out_of_
     assert "--task " not in report
     times = json.loads((out / "timing.json").read_text())["step_times"]
     assert [set(one["rules"]) for one in times] == [
-        {arm["rule"] for arm in point["arms"]} for point in result["points"]
+        {one["rule"] for one in point["arms"]} for point in result["points"]
     ]
     assert "milliseconds" not in (out / "result.json").read_text() + report
     assert "rough" in said

@@ -1,4 +1,4 @@
-"""The study's own controls (recorded ones, the greedy oracle), its arms, its words, and the command once."""
+"""The study's own controls (recorded ones, the greedy oracle), its methods, its words, and the command once."""
 
 from __future__ import annotations
 
@@ -225,15 +225,15 @@ def test_alternatives_behind_a_wrapper_are_chosen_from(short_toy: Problem):
 
 
 def test_the_verdict_names_the_best_rival_and_counts_what_is_above_zero():
-    def arm(rule: str, percent: float) -> MethodResult:
+    def result(rule: str, percent: float) -> MethodResult:
         values = np.full(8, percent / 100)
         return MethodResult(rule, values, values)
 
     policy, percents = "dtkd:2", {"detached": 91.0, "greedy": 91.0, "shuffled": 89.5, "averaged": 89.5}
-    arms = [arm(policy, 90.0), arm("fixed:4", 89.0)]
-    arms += [arm(f"{name}:{policy}", percents.get(name, 90.0)) for name in MEANINGS]
-    names = {a.rule: a.rule for a in arms} | dict.fromkeys(CLOSED_FORM, "fixed:4")
-    lines = verdict(Comparison(arms, names), [policy], ["closed-form", "controls"], 32)
+    results = [result(policy, 90.0), result("fixed:4", 89.0)]
+    results += [result(f"{name}:{policy}", percents.get(name, 90.0)) for name in MEANINGS]
+    names = {one.rule: one.rule for one in results} | dict.fromkeys(CLOSED_FORM, "fixed:4")
+    lines = verdict(Comparison(results, names), [policy], ["closed-form", "controls"], 32)
     assert lines[0] == "dtkd:2 has 90.00 %."
     assert lines[1] == "  minus fixed:4, the best closed-form method: +1.00 [+1.00, +1.00], better."
     assert "-1.00 [-1.00, -1.00], worse." in lines[2]
@@ -290,6 +290,6 @@ def test_a_mistake_ends_in_one_line_and_leaves_nothing(words: str, tmp_path: Pat
     assert not (tmp_path / "s").exists()
 
 
-def test_what_cannot_be_studied_is_refused_by_the_plan_of_arms():
+def test_what_cannot_be_studied_is_refused_by_its_plan():
     with pytest.raises(BadInputError, match="unknown rule"):
         check_rules(plan(["dtdk"], ["matched"]), [0])

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import csv
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from runpy import run_path
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from support.hosts import ROOT, run_block
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, retinanet_resnet50_fpn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -25,7 +24,6 @@ from rltemp import BadInputError, Signals, Temperatures, load_rule
 from rltemp.data.shapes import MOST, NUM_CLASSES, SHAPES, VISIBLE, box, scene, scenes
 from rltemp.integrations.detection import DetectorDistillation
 
-ROOT = Path(__file__).parents[2]
 OWN = {"loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"}
 Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
 
@@ -378,12 +376,9 @@ def test_shapes_that_cannot_be_are_refused(arguments: tuple[int, ...], said: str
 
 
 def test_the_block_of_the_page_runs_as_it_stands(networks: tuple[FasterRCNN, FasterRCNN]) -> None:
-    page = (ROOT / "docs" / "integrations" / "detection.md").read_text("utf-8")
-    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     student, teacher = networks
-    names: dict[str, Any] = {"student": student, "teacher": teacher, "batches": [batch(), batch()]}
     before = copy.deepcopy(student.state_dict())
-    exec(compile(block, "detection.md", "exec"), names)
+    names = run_block("detection", student=student, teacher=teacher, batches=[batch(), batch()])
     assert names["distillation"].progress == 0.5
     assert set(student(*batch())) == OWN, "the block ends with remove()"
     changed = [name for name, value in student.state_dict().items() if not torch.equal(value, before[name])]
@@ -395,27 +390,15 @@ def test_the_script_measures_every_method_and_goes_on_where_it_stopped(tmp_path:
     pytest.importorskip("torchmetrics", reason="the extra `detection`")
     pytest.importorskip("pycocotools", reason="the extra `detection`")
     main = run_path(str(ROOT / "scripts" / "detect.py"))["main"]
-    words = [
-        "--out",
-        str(tmp_path),
-        "--images",
-        "32",
-        "--epochs",
-        "2",
-        "--teacher-images",
-        "64",
-        "--teacher-epochs",
-        "1",
-    ]
-    words += ["--held-out", "20", "--methods", "none", "fixed:2", "fixed:4", "dtkd"]
+    words = f"--out {tmp_path} --images 32 --epochs 2 --teacher-images 64 --teacher-epochs 1 --held-out 20".split()
+    words += ["--methods", "none", "fixed:2", "fixed:4", "dtkd"]
     main([*words, "--seeds", "1"])
     before = (tmp_path / "cells.jsonl").read_text("utf-8")
     main([*words, "--seeds", "2"])
     assert (tmp_path / "cells.jsonl").read_text("utf-8").startswith(before)
-    with (tmp_path / "results.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = [json.loads(line) for line in (tmp_path / "cells.jsonl").read_text("utf-8").splitlines()]
     assert [(row["method"], row["seed"]) for row in rows] == [
-        (method, str(seed)) for seed in (0, 1) for method in ("none", "fixed:2", "fixed:4", "dtkd")
+        (method, seed) for seed in (0, 1) for method in ("none", "fixed:2", "fixed:4", "dtkd")
     ]
     found = json.loads((tmp_path / "result.json").read_text("utf-8"))["methods"]
     assert found["dtkd"]["n"] == found["dtkd"]["minus_fixed:4"]["n"] == 2

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from support.hosts import blocks
 from torch import Tensor
 
 from rltemp import BadInputError, Signals, kd_loss, load_rule
 from rltemp.cli.main import main
 from rltemp.integrations.export import exported, write
 
-BLOCKS = re.findall(
-    r"```python\n(.*?)```", (Path(__file__).parents[2] / "docs/integrations/export.md").read_text("utf-8"), re.DOTALL
-)
+BLOCKS = blocks("export")
 WITHOUT_RLTEMP = "import sys\nsys.modules['rltemp'] = None  # an import of it fails from here on\n"
 SIZES = [(1, 2), (5, 7), (130, 100)]
 needs_onnx = pytest.mark.skipif(

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support.hosts import modes
+from support.hosts import modes, run_block
 from support.tiny import llama
-from support.trainers import RATE, STEPS, arguments, logged, texts
+from support.trainers import RATE, STEPS, arguments, assert_own, logged, own_losses, soft_loss, texts
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import rltemp
-from rltemp import BadInputError, Method, Signals, kd_loss
+from rltemp import BadInputError, Method, Signals
 from rltemp.integrations import HostVersionWarning, contract
 from rltemp.integrations.modelopt import DistillationLoss, KDTrainerMixin
 
@@ -31,10 +28,8 @@ huggingface = pytest.importorskip("modelopt.torch.distill.plugins.huggingface")
 
 pytestmark = pytest.mark.filterwarnings("ignore:`StaticLossBalancer` weights:UserWarning")  # of the host's own
 
-PAGE = (Path(__file__).parents[2] / "docs/integrations/modelopt.md").read_text("utf-8")
 METHODS = ["universal", "dtkd"]
 SHARE = 0.3
-Losses = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
 class Net(nn.Module):
@@ -78,36 +73,24 @@ def host_losses(criterion: DistillationLoss, **reduction: Any) -> list[float]:
 
 
 def plain_losses(method: Method) -> list[float]:
-    student, teacher = Net(0, 8), Net(1, 16)
-    optimizer = torch.optim.SGD(student.parameters(), lr=RATE)
-    losses = []
-    for step, (images, labels) in enumerate(batches()):
-        signals = Signals(student(images), teacher(images).detach(), labels, step / STEPS)
-        soft = method.kd_weight * kd_loss(signals, method.rule(signals).detach()).mean()
-        loss = SHARE * soft + (1 - SHARE) * F.cross_entropy(signals.student_logits, labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
+    teacher = Net(1, 16)
 
+    def signals_of(student: nn.Module, batch: tuple[Tensor, Tensor], progress: float) -> Signals:
+        images, labels = batch
+        return Signals(student(images), teacher(images).detach(), labels, progress)
 
-def differ(ours: list[float], others: list[float]) -> bool:
-    return all(abs(own - other) > 1e-3 for own, other in zip(ours, others, strict=True))
+    def loss(seen: Signals) -> Tensor:
+        hard = F.cross_entropy(seen.student_logits, seen.labels, reduction="none")
+        return SHARE * soft_loss(method)(seen) + (1 - SHARE) * hard
 
-
-def fixed(method: Method, temperature: int) -> Method:
-    return replace(method, rule=rltemp.load_rule(f"fixed:{temperature}"))
+    return own_losses(Net(0, 8), batches(), signals_of, loss)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_run_has_the_losses_of_our_own_loop_and_not_of_a_fixed_rule(name: str) -> None:
-    method = rltemp.load_method(name)
-    wanted = plain_losses(method)
-    assert host_losses(DistillationLoss(name)) == pytest.approx(wanted, abs=1e-5)
-    assert host_losses(DistillationLoss(name, "none"), loss_reduction_fn=torch.mean) == pytest.approx(wanted, abs=1e-5)
-    assert differ(wanted, plain_losses(fixed(method, 1)))
-    assert differ(wanted, plain_losses(fixed(method, 4)))
+    found = host_losses(DistillationLoss(name))
+    assert host_losses(DistillationLoss(name, "none"), loss_reduction_fn=torch.mean) == pytest.approx(found, abs=1e-5)
+    assert_own(found, name, plain_losses)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -168,26 +151,11 @@ class Kept(list[Any]):
         return super().__getitem__(index)
 
 
-def plain_token_losses(order: list[int], method: Method, accumulate: int) -> list[float]:
-    student, teacher, samples, size = llama(0), llama(1, 32), texts(prompt=0), 4 // accumulate
-    optimizer = torch.optim.SGD(student.parameters(), lr=RATE)
-    losses = []
-    for step in range(STEPS):
-        total, count = torch.zeros(()), 0
-        for part in range(accumulate):
-            first = (step * accumulate + part) * size
-            batch = transformers.default_data_collator([samples[i] for i in order[first : first + size]])
-            labels = batch.pop("labels")[:, 1:]
-            logits = student(**batch).logits[:, :-1], teacher(**batch).logits[:, :-1].detach()
-            signals = Signals(*logits, labels, step / STEPS, labels != -100)
-            rule = method.rule
-            total = total + method.kd_weight * kd_loss(signals, rule(signals).detach()).sum()
-            count += int(signals.mask.sum())
-        optimizer.zero_grad()
-        (total / count).backward()
-        optimizer.step()
-        losses.append((total / count).item())
-    return losses
+def token_signals(student: nn.Module, samples: list[Any], progress: float) -> Signals:
+    batch = transformers.default_data_collator(samples)
+    labels = batch.pop("labels")[:, 1:]
+    logits = student(**batch).logits[:, :-1], llama(1, 32)(**batch).logits[:, :-1].detach()
+    return Signals(*logits, labels, progress, labels != -100)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -197,11 +165,13 @@ def test_kd_trainer_has_the_losses_of_our_own_loop_over_accumulated_tokens(
 ) -> None:
     trainer = trainer_of(tmp_path, accumulate=accumulate, controller=name)
     trainer.train()
-    method, order = rltemp.load_method(name), trainer.train_dataset.taken
-    wanted = plain_token_losses(order, method, accumulate)
-    assert logged(trainer) == pytest.approx(wanted, abs=1e-5)
-    assert differ(wanted, plain_token_losses(order, fixed(method, 1), accumulate))
-    assert differ(wanted, plain_token_losses(order, fixed(method, 4), accumulate))
+    order, samples, size = trainer.train_dataset.taken, texts(prompt=0), 4 // accumulate
+    taken = [[samples[i] for i in order[start : start + size]] for start in range(0, 4 * STEPS, size)]
+
+    def loop(method: Method) -> list[float]:
+        return own_losses(llama(0), taken, token_signals, soft_loss(method), accumulate)
+
+    assert_own(logged(trainer), name, loop)
     assert len(logged(trainer, "temperature/teacher_mean")) == STEPS
 
 
@@ -234,10 +204,8 @@ def test_a_version_that_was_not_tested_says_so(tmp_path: Path, monkeypatch: pyte
 
 
 def test_the_block_of_the_page_runs_as_it_stands() -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     model, before = Net(0, 8), Net(0, 8)
-    names = {"student": model, "teacher": Net(1, 16), "loader": batches(4)}
-    exec(compile(block, "modelopt.md", "exec"), names)
+    names = run_block("modelopt", student=model, teacher=Net(1, 16), loader=batches(4))
     assert names["loss"].item() > 0
     assert not torch.equal(names["student"].outer.weight, before.outer.weight)
     assert type(names["student"]) is Net
@@ -246,9 +214,7 @@ def test_the_block_of_the_page_runs_as_it_stands() -> None:
 def test_a_teacher_with_batch_norm_and_dropout_is_in_eval_mode() -> None:
     teacher = Net(1, 16)
     teacher.inner = nn.Sequential(nn.BatchNorm1d(6), nn.Dropout(0.5), teacher.inner)
-    teacher.train()
-    seen = modes(teacher)
-    (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    exec(compile(block, "modelopt.md", "exec"), {"student": Net(0, 8), "teacher": teacher, "loader": batches(4)})
+    seen = modes(teacher.train())
+    run_block("modelopt", student=Net(0, 8), teacher=teacher, loader=batches(4))
     assert seen
     assert not any(seen)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import json
-import re
 import socket
 import subprocess
 import sys
@@ -15,24 +14,21 @@ from typing import Any
 
 import pytest
 import torch
-from support.hosts import batches, delicate, modes, networks
+from support.hosts import batches, blocks, delicate, modes, networks, run_block
 from torch import Tensor, nn
 
 from rltemp import Signals, load_method
 from rltemp.data.problem import Problem
 from rltemp.training.distill import Distillation
 
-PAGE = (Path(__file__).parents[2] / "docs/integrations/pytorch.md").read_text("utf-8")
-(BLOCK,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+(BLOCK,) = blocks("pytorch")
 STEPS = 12
 every_method = pytest.mark.parametrize("name", ["universal", "dtkd"])
 
 
 def distil(*arguments: Any, **options: Any) -> list[float]:
     """The page's loop."""
-    names: dict[str, Any] = {}
-    exec(compile(BLOCK, "pytorch.md", "exec"), names)
-    losses: list[Tensor] = names["distil"](*arguments, **options)
+    losses: list[Tensor] = run_block("pytorch")["distil"](*arguments, **options)
     return [loss.item() for loss in losses]
 
 
@@ -84,19 +80,14 @@ def test_a_loop_that_ignored_the_temperatures_would_be_told_from_it(name: str, d
     assert found != pytest.approx(wanted, rel=1e-2)
 
 
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @every_method
-def test_a_compiled_loop_has_the_same_losses(name: str, digits: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_loop_has_the_same_losses(
+    name: str, backend: str, digits: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without graph breaks; machine code takes a minute more."""
     torch.compiler.reset()
-    # Without graph breaks, and without the minute that machine code takes; `make plugs` compiles to that too.
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, fullgraph=True, backend="aot_eager"))
-    wanted, batches, student = own_loop(digits, name)
-    assert close(distil(student, digits.teacher, batches, optimizer(digits, student), name, compiled=True), wanted)
-
-
-@pytest.mark.slow
-@every_method
-def test_a_loop_compiled_to_machine_code_has_the_same_losses(name: str, digits: Problem) -> None:
-    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, fullgraph=True, backend=backend))
     wanted, batches, student = own_loop(digits, name)
     assert close(distil(student, digits.teacher, batches, optimizer(digits, student), name, compiled=True), wanted)
 

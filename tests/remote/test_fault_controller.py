@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import threading
 import time
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.processes import Process, finish, start
+from support.processes import finish, start, until
 from support.raw_server import Behaviour, RawServer, answers, closes_after, drips, hangs, http, late
 from torch import Tensor
 
@@ -23,6 +22,7 @@ pytest.importorskip("uvicorn", reason="needs rltemp[serve]")
 from support.services import Served, serving
 
 from rltemp import Signals, load_rule
+from rltemp.io.run_folders import read_json
 from rltemp.remote import RemoteRule, poller, rule
 from rltemp.remote.http_client import HttpClient
 
@@ -87,13 +87,6 @@ def signals() -> Signals:
 def answer(found: Callable[[Signals], Any]) -> Tensor:
     temperatures = found(signals())
     return torch.stack([temperatures.student, temperatures.teacher, temperatures.weight])
-
-
-def until(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.002)
 
 
 # In weights mode, the default.
@@ -189,15 +182,6 @@ def test_a_step_that_is_not_answered_rests_the_service_for_a_hundred(
 DISTILL = ("distill", "--task", "digits", "--teacher-epochs", "2", "--rule", "universal", "--log-every", "50")
 
 
-def result(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "result.json").read_text())
-    return found
-
-
-def begun(process: Process, folder: Path) -> None:
-    until(lambda: process.poll() is not None or list((folder / "checkpoints").glob("*.ckpt")))
-
-
 def test_distill_trains_the_same_student_through_a_stop_and_a_kill(tmp_path: Path) -> None:
     words = (*DISTILL, "--epochs", "30", "--out")
     with serving() as served:
@@ -205,13 +189,13 @@ def test_distill_trains_the_same_student_through_a_stop_and_a_kill(tmp_path: Pat
         calm = start(*words, tmp_path / "calm", *asks, cache=tmp_path / "cache")
         assert finish(calm)[0] == 0
         rough = start(*words, tmp_path / "rough", *asks, cache=tmp_path / "cache")
-        begun(rough, tmp_path / "rough")
+        until(lambda: rough.poll() is not None or list((tmp_path / "rough" / "checkpoints").glob("*.ckpt")))
         served.process.send(signal.SIGSTOP)
         time.sleep(0.2)
         served.process.send(signal.SIGKILL)
         code, _, err = finish(rough)
     assert code == 0, err
-    found, wanted = result(tmp_path / "rough"), result(tmp_path / "calm")
+    found, wanted = (read_json(tmp_path / name / "result.json") for name in ("rough", "calm"))
     assert found["controller"].pop("away") in (True, False)  # whether it was asked again before the end
     assert wanted["controller"].pop("away") is False
     assert found == wanted

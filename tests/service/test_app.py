@@ -8,7 +8,6 @@ import re
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -98,7 +97,7 @@ def test_the_index_lists_policies_and_rules(service: Served) -> None:
     for body in (b"", b"{}", b'{"ready": true}'):
         entries = json.loads(service.request("POST", "/v2/repository/index", body)[2])
         assert {"universal", "dtkd", "fixed"} <= {entry["name"] for entry in entries}
-    for body, status in ((b"[]", 422), (b"{", 400), (b'{"ready": 1}', 422), (b"x" * 5000, 413)):
+    for body, status in ((b"[]", 422), (b"{", 400), (b'{"ready": 1}', 422), (b"{" * 2**21, 413)):
         assert service.request("POST", "/v2/repository/index", body)[0] == status
 
 
@@ -211,7 +210,7 @@ def test_the_manual_lists_every_metric_with_its_labels() -> None:
     from rltemp.service.served_models import PolicyModel
 
     metrics = Metrics()
-    metrics.answered("infer", "dtkd", 200)
+    metrics.requests.labels("infer", "dtkd", "200").inc()
     metrics.inferred("universal", 0.1, 1, 1)
     metrics.refused(Refusal(400, "", "non_finite", values=1))
     text = metrics.text([PolicyModel("universal", SHIPPED["universal"].read_bytes())]).decode()
@@ -248,25 +247,12 @@ def test_logs_are_json_and_hold_no_line_of_a_clients_own(service: Served) -> Non
     until(lambda: any("forged" in line["path"] for line in events(service, "request")), 10)
     (line,) = [line for line in events(service, "request") if "forged" in line["path"]]
     assert (line["method"], line["code"], line["path"].startswith("/v2/models/\n{")) == ("GET", 404, True)
+    assert line["error"].startswith("no model")
     assert "\x1b" not in service.process.read("err")
     (start,) = events(service, "start")
     assert start["url"] == service.url
     assert start["policies"] == {"universal": read_policy(SHIPPED["universal"]).sha256}
     assert not events(service, "forged")
-
-
-def test_refusals_are_logged_once_a_second_with_their_number(service: Served) -> None:
-    def logged() -> list[dict[str, Any]]:
-        return [event for event in events(service, "refused") if event["reason"] == "media_type"]
-
-    before, started = len(logged()), time.monotonic()
-    for _ in range(20):
-        service.request("POST", "/v2/models/dtkd/infer", b"{}", content_type="text/plain")
-    assert len(logged()) - before <= 2 + time.monotonic() - started
-    time.sleep(1.1)
-    service.request("POST", "/v2/models/dtkd/infer", b"{}", content_type="text/plain")
-    refused = service.counts()['rltemp_rejections_total{reason="media_type"}']
-    assert sum(1 + event["more"] for event in logged()) == refused >= 21
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "example.invalid"])

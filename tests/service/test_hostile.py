@@ -9,37 +9,30 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from support.hostile_requests import (
-    BINARIES,
-    DATA,
-    DTKD,
-    GOOD,
-    TEXTS,
-    TWO,
-    binary,
-    features,
-    student,
-)
+from support.hostile_requests import BINARIES, DATA, DTKD, GOOD, TEXTS, TWO, binary, features, student
 from support.services import Served, serving
 from support.wire import BYTES, JSON, Answer, request
 
-SECONDS = 0.7
-"""Within which a request has to arrive here."""
+UNIVERSAL = "/v2/models/universal/infer"
 
 
 @pytest.fixture(scope="module")
 def controller() -> Iterator[Served]:
-    with serving("--timeout", SECONDS) as served:
+    with serving() as served:
         yield served
 
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_what_is_no_sound_text_is_refused_by_name(controller: Served, name: str) -> None:
-    text, said = TEXTS[name]
+    text, status, said = TEXTS[name]
     body = text if isinstance(text, bytes) else text.encode()
     answer = controller.send("POST", DTKD, body, [("Content-Type", JSON)])
-    assert answer.status in (400, 413, 422), answer
+    assert answer.status == status, answer
     assert_error(answer, said)
+
+
+def ask(controller: Served, text: str, path: str = DTKD) -> Answer:
+    return controller.send("POST", path, text.encode(), [("Content-Type", JSON)])
 
 
 def assert_error(answer: Answer, said: str = "") -> None:
@@ -53,7 +46,7 @@ def assert_error(answer: Answer, said: str = "") -> None:
 
 def test_numbers_at_the_limits_are_answered_as_they_are(controller: Served) -> None:
     for data in (TWO, "[0, 0, 0, 1e-45, -0.0, 6]", "[3e38, -3e38, 3, 4, 5, 6]"):
-        answer = controller.send("POST", DTKD, student(data).encode(), [("Content-Type", JSON)])
+        answer = ask(controller, student(data))
         assert answer.status == 200, answer
         found = json.loads(answer.body)["outputs"]
         assert [output["name"] for output in found] == ["student_temperature", "teacher_temperature", "weight"]
@@ -63,14 +56,10 @@ def test_numbers_at_the_limits_are_answered_as_they_are(controller: Served) -> N
 def test_features_are_named_by_row_and_column(controller: Served) -> None:
     rows = [[0.0] * 8 for _ in range(4)]
     text = json.dumps(rows).replace("0.0]]", "NaN]]")
-    answer = controller.send(
-        "POST", "/v2/models/universal/infer", features(text, "[4, 8]").encode(), [("Content-Type", JSON)]
-    )
+    answer = ask(controller, features(text, "[4, 8]"), UNIVERSAL)
     assert (answer.status, answer.error()) == (400, "features[3][7] is NaN; send finite numbers")
     for shape, data in (("[4, 7]", [0.0] * 28), ("[8]", [0.0] * 8), ("[0, 9]", []), ("[1, 1, 8]", [0.0] * 8)):
-        answer = controller.send(
-            "POST", "/v2/models/universal/infer", features(json.dumps(data), shape).encode(), [("Content-Type", JSON)]
-        )
+        answer = ask(controller, features(json.dumps(data), shape), UNIVERSAL)
         assert answer.status == 400
         assert_error(answer, "features have shape")
 
@@ -120,14 +109,10 @@ def test_another_type_or_encoding_is_refused(controller: Served, header: tuple[s
 @pytest.mark.parametrize(
     "path",
     [
-        "/v2/models/nobody/infer",
-        "/v2/models/fixed:nan/infer",
-        "/v2/models/fixed:-1/infer",
         "/v2/models/fixed:0/infer",
-        "/v2/models/fixed:1e999/infer",
+        "/v2/models/fixed:1e30/infer",
         "/v2/models/dtkd:reference=nan/infer",
         "/v2/models/dtkd:reference=__import__/infer",
-        "/v2/models/os:system/infer",
         "/v2/models/antigravity:geohash/infer",
         "/v2/models/..%2F..%2Fetc%2Fpasswd/infer",
         "/v2/models/%2Fetc%2Fpasswd/infer",
@@ -150,7 +135,7 @@ def test_another_type_or_encoding_is_refused(controller: Served, header: tuple[s
     ],
 )
 def test_what_is_not_there_is_not_found(controller: Served, path: str) -> None:
-    answer = controller.send("POST", path, student().encode(), [("Content-Type", JSON)])
+    answer = ask(controller, student(), path)
     assert answer.status in (400, 404, 405), answer
     assert_error(answer)
 
@@ -171,17 +156,9 @@ def test_a_body_of_200_mib_is_refused_declared_and_streamed(controller: Served) 
         assert_error(answer, "larger than 8,388,608 bytes")
 
 
-@pytest.mark.parametrize("framing", [("Content-Length", "1000"), ("Transfer-Encoding", "chunked")], ids=str)
-def test_a_body_a_byte_at_a_time_is_cut_at_the_deadline(controller: Served, framing: tuple[str, str]) -> None:
-    drop = b"1\r\n1\r\n" if framing[1] == "chunked" else b"1"
-    (answer,) = controller.ask(request("POST", DTKD, headers=[framing]), *[drop] * 12, pause=0.1)
-    assert answer.status == 408
-    assert_error(answer, f"did not arrive within {SECONDS} s")
-
-
 def barrage(service: Served) -> None:
     """Everything above, once."""
-    for text, _ in TEXTS.values():
+    for text, *_ in TEXTS.values():
         body = text if isinstance(text, bytes) else text.encode()
         assert service.send("POST", DTKD, body, [("Content-Type", JSON)]).status < 500
     for body, length in BINARIES.values():
@@ -192,7 +169,7 @@ def barrage(service: Served) -> None:
 
 def test_the_barrage_leaves_no_memory_behind(controller: Served) -> None:
     for _ in range(20):
-        assert controller.send("POST", DTKD, student().encode(), [("Content-Type", JSON)]).status == 200
+        assert ask(controller, student()).status == 200
     before, threads, descriptors = controller.memory(), controller.threads(), controller.descriptors()
     barrage(controller)
     time.sleep(0.3)

@@ -251,8 +251,7 @@ def test_a_smuggled_second_request_is_not_answered(echoes: Served) -> None:
 
 def test_signals_let_requests_under_way_finish_and_take_no_more() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
-        with serving_application(echo) as service:
-            idle, busy = service.connect(), service.connect()
+        with serving_application(echo) as service, service.connect() as idle, service.connect() as busy:
             busy.sendall(request("GET", "/slow"))
             time.sleep(0.2)
             service.process.send(number)

@@ -79,7 +79,7 @@ def test_no_samples_have_no_temperatures(name: str) -> None:
         assert [values.shape for values in found.values()] == [shape] * 3
 
 
-@pytest.mark.parametrize("reference", ["fixed:4", "ttm", "dkd", "dtkd", "linear_schedule"])
+@pytest.mark.parametrize("reference", ["fixed:4", "ttm", "dkd"])
 @pytest.mark.parametrize(("hidden", "activation"), [((), "tanh"), ((16,), "relu"), ((8, 8, 4), "tanh")])
 @pytest.mark.parametrize("action", [{}, {"weight_ratio": 3.0}])
 def test_features_are_answered_as_in_process(
@@ -90,11 +90,6 @@ def test_features_are_answered_as_in_process(
     seen = signals(inputs)
     names = [feature.name for feature in model.manifest.features]
     sent = {"features": featurize(seen, names).numpy()}
-    if reference not in ("fixed:4", "ttm", "dkd"):
-        rule = reference_method(reference).rule
-        assert rule is not None
-        found = rule(seen)
-        sent["reference"] = torch.stack([found.student, found.teacher, found.weight], -1).numpy()
     answer = model.infer(sent, (*TEMPERATURES, "action"))
     expected = Policy.load(tmp_path / "p.safetensors")(seen)
     for field, name in zip(("student", "teacher", "weight"), TEMPERATURES, strict=True):
@@ -127,15 +122,6 @@ def test_weights_from_features_lack_the_balance_that_logits_give() -> None:
     np.testing.assert_allclose(model.infer(inputs, None).outputs["weight"], expected.weight.numpy(), rtol=1e-6)
 
 
-def test_a_temperature_stops_at_a_bound_unless_its_reference_lies_beyond(tmp_path: Path) -> None:
-    model = policy_model(tmp_path, gain=30.0, reference="dtkd", ratio=8.0)
-    features = np.random.default_rng(0).uniform(-1, 1, (200, 8)).astype("<f4")
-    for temperature, low, high in ((4.0, 0.5, 20.0), (0.25, 0.25, 2.0), (30.0, 3.75, 30.0)):
-        reference = np.tile(np.array([temperature, temperature, 1.0], "<f4"), (200, 1))
-        found = model.infer({"features": features, "reference": reference}, None).outputs["student_temperature"]
-        np.testing.assert_allclose([found.min(), found.max()], [low, high], rtol=1e-5)
-
-
 @pytest.mark.parametrize("name", rule_names())
 def test_a_reference_is_taken_for_constant_only_where_it_is(name: str) -> None:
     rule = reference_method(name).rule
@@ -152,11 +138,25 @@ def test_a_reference_is_taken_for_constant_only_where_it_is(name: str) -> None:
         assert not constant or name == "step_schedule", "list it, so that its policies need no reference"
 
 
-def test_a_policy_around_a_rule_of_the_logits_asks_for_the_reference(tmp_path: Path) -> None:
+def test_a_policy_around_a_rule_of_the_logits_asks_for_them(tmp_path: Path) -> None:
     model = policy_model(tmp_path, reference="dtkd")
     features = {"features": np.zeros((3, 8), "<f4")}
-    assert "send reference [samples, 3]" in refusal(model, features)
+    assert "moves around dtkd: send logits, or ask for action alone" in refusal(model, features)
     assert model.infer(features, ("action",)).outputs["action"].shape == (3, 2)
+
+
+@pytest.mark.parametrize("name", ["universal", "linear_schedule", "fixed:4"])
+@pytest.mark.parametrize("samples", [2, 0])
+def test_a_missing_progress_is_refused_where_the_answer_uses_it(name: str, samples: int) -> None:
+    inputs = arrays(samples)
+    del inputs["progress"]
+    model = REPOSITORY.find(name)
+    if name == "fixed:4":
+        assert (model.infer(inputs, None).outputs["weight"] == 16).all()
+        return
+    with pytest.raises(Refusal, match=f"^{name} uses the progress of the run: send progress") as found:
+        model.infer(inputs, None)
+    assert found.value.status == 422
 
 
 @pytest.mark.parametrize(
@@ -187,21 +187,11 @@ def test_logits_that_cannot_be_answered_are_named(inputs: dict[str, Array], mess
         ({"features": np.zeros(8)}, "features have shape [8]; needed: [samples, 8]"),
         ({"features": np.full((2, 8), 11.0)}, "features[0][0] is 11; features are clipped to [-10, 10]"),
         ({"features": np.full((2, 8), 1e300)}, "features[0][0] is 1e+300"),
-        ({"features": np.zeros((2, 8)), "reference": np.ones((3, 3))}, "reference has shape [3, 3]; needed: [2, 3]"),
-        ({"features": np.zeros((2, 8)), "reference": np.zeros((2, 3))}, "reference[0][0] is 0; temperatures are above"),
-        ({"features": np.zeros((1, 8)), "reference": np.array([[1.0, 1.0, -1.0]])}, "reference[0][2] is -1"),
-        ({"features": np.zeros((1, 8)), "reference": np.full((1, 3), 1e300)}, "reference[0][0] is Infinity"),
-        ({"features": np.zeros((1, 8)), "reference": np.full((1, 3), 1e38)}, ""),
-        ({"reference": np.ones((2, 3)), **arrays(2)}, "reference goes with features"),
         ({"features": np.zeros((2, 8)), **arrays(2)}, "send features, or logits"),
     ],
 )
 def test_features_that_cannot_be_answered_are_named(inputs: dict[str, Array], message: str) -> None:
-    model = REPOSITORY.find("universal")
-    if message:
-        assert message in refusal(model, inputs)
-    else:
-        assert np.isfinite(model.infer(inputs, None).outputs["weight"]).all()
+    assert message in refusal(REPOSITORY.find("universal"), inputs)
 
 
 def test_logits_without_a_finite_answer_are_refused_with_the_sample() -> None:

@@ -104,12 +104,11 @@ def test_logits_are_answered_as_in_process_in_bytes_and_in_json(
 @pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64"])
 def test_every_floating_point_type_is_read(client: Any, datatype: str) -> None:
     student, teacher, labels = logits(2, 3, 7)
-    inputs = tensors(
-        True, student_logits=(datatype, student), teacher_logits=(datatype, teacher), labels=("INT32", labels)
-    )
+    sent = {"student_logits": (datatype, student), "teacher_logits": (datatype, teacher), "labels": ("INT32", labels)}
+    inputs = tensors(True, **sent, progress=(datatype, np.array([0.25])))
     found = client.infer("universal", inputs)  # with no outputs asked for, all of them as bytes
     arrays = (torch.from_numpy(array.astype(KINDS[datatype])) for array in (student, teacher))
-    expected = load_rule("universal")(Signals(*arrays, torch.from_numpy(labels), 0.0))
+    expected = load_rule("universal")(Signals(*arrays, torch.from_numpy(labels), 0.25))
     assert found.as_numpy("weight").shape == (2, 3)
     np.testing.assert_allclose(found.as_numpy("weight"), expected.weight.float().numpy(), rtol=1e-6)
 
@@ -144,6 +143,10 @@ def test_a_refusal_reaches_the_caller_in_words(client: Any, binary: bool) -> Non
     ) as found:
         client.infer("universal", tensors(binary, features=("FP32", features)))
     assert found.value.status() == "400"
+    student, teacher, _ = logits(2, 5)
+    inputs = tensors(binary, student_logits=("FP32", student), teacher_logits=("FP32", teacher))
+    with pytest.raises(triton.InferenceServerException, match="universal uses the progress of the run: send progress"):
+        client.infer("universal", inputs)
     with pytest.raises(triton.InferenceServerException, match="no model 'nobody'"):
         client.infer("nobody", tensors(binary, features=("FP32", np.zeros((1, 8)))))
 

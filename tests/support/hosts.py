@@ -21,6 +21,11 @@ from rltemp.loading import with_teacher
 ROOT = Path(__file__).parents[2]
 RULES = ("universal", "dtkd")
 BATCH, STEPS, LEARNING_RATE = 24, 8, 0.05
+OF_HOSTS = pytest.mark.filterwarnings(
+    "ignore::FutureWarning", "ignore::UserWarning", "default::rltemp.integrations.HostVersionWarning"
+)
+"""For `pytestmark`: hosts warn of each other, and of what is meant here."""
+
 
 Batches = list[tuple[Tensor, Tensor]]
 Loss = Callable[[Method, Signals], Tensor]
@@ -92,16 +97,6 @@ class Classifier(nn.Module):
         return found
 
 
-def classifiers() -> list[Classifier]:
-    """The student and the teacher as timm has them."""
-    return [Classifier(network) for network in networks()]
-
-
-def pictures() -> Batches:
-    """The batches as images `[24, 1, 8, 8]`."""
-    return [(images.view(-1, 1, 8, 8), labels) for images, labels in batches()]
-
-
 def mean_loss(method: Method, signals: Signals) -> Tensor:
     """What rltemp's own loop minimises."""
     return method.loss(signals).mean()
@@ -148,3 +143,13 @@ def blocks(page: str, language: str = "python") -> list[str]:
     """The blocks to copy of `docs/integrations/PAGE.md`."""
     text = (ROOT / "docs" / "integrations" / f"{page}.md").read_text("utf-8")
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def run_block(page: str, *changes: tuple[str, str], number: int = 0, until: str = "", **names: Any) -> dict[str, Any]:
+    """Run a block of `docs/integrations/PAGE.md`, changed in places, with these names; the names that it leaves."""
+    code = blocks(page)[number]
+    for before, after in changes:
+        assert before in code, f"{before!r} is not in the page"
+        code = code.replace(before, after)
+    exec(compile(code.split(until)[0] if until else code, f"{page}.md", "exec"), names)
+    return names

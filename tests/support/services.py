@@ -52,7 +52,11 @@ class Served:
         if receive_bytes:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         client.settimeout(20)
-        client.connect(("127.0.0.1", urlsplit(self.url).port or 80))
+        try:
+            client.connect(("127.0.0.1", urlsplit(self.url).port or 80))
+        except OSError:
+            client.close()
+            raise
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return client
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from rltemp import Method, Signals, kd_loss, load_method, load_rule
 from rltemp.integrations.transformers import TrainerMixin
+from rltemp.kd.divergences import DIVERGENCES
+from rltemp.loading import with_teacher
 from support.hosts import host
 from support.tiny import llama
 
@@ -40,6 +45,54 @@ def settings(folder: Path, **more: Any) -> dict[str, Any]:
 def logged(trainer: Any, name: str = "loss") -> list[float]:
     """Every value that a trainer has logged under a name."""
     return [entry[name] for entry in trainer.state.log_history if name in entry]
+
+
+def own_losses(
+    student: nn.Module,
+    batches: Sequence[Any],
+    signals: Callable[[nn.Module, Any, float], Signals],
+    loss: Callable[[Signals], Tensor],
+    accumulate: int = 1,
+) -> list[float]:
+    """Losses of our own loop: each step minimises the mean `loss` `[...]` over the samples of its batches.
+
+    A batch may say in `num_items` over how many items its step's mean is.
+    """
+    optimizer = torch.optim.SGD(student.parameters(), lr=RATE)
+    steps, losses = len(batches) // accumulate, []
+    for step in range(steps):
+        part = batches[accumulate * step : accumulate * (step + 1)]
+        seen = [signals(student, batch, step / steps) for batch in part]
+        count = sum(each.shape.numel() if each.mask is None else int(each.mask.sum()) for each in seen)
+        if isinstance(part[0], dict):
+            count = part[0].get("num_items", count)
+        value = sum((loss(each).sum() for each in seen), torch.zeros(())) / count
+        optimizer.zero_grad()
+        value.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(value.item())
+    return losses
+
+
+def soft_loss(method: Method, divergence: str = "kl") -> Callable[[Signals], Tensor]:
+    """A method's distillation term alone, at a divergence of its name."""
+    return lambda seen: method.kd_weight * kd_loss(seen, method.rule(seen).detach(), DIVERGENCES[divergence]())
+
+
+def assert_own(found: list[float], name: str, loop: Callable[[Method], list[float]], after: int = 0) -> None:
+    """A run has the losses of our own loop under a method; those at fixed temperatures lie apart `after` some steps."""
+    method = with_teacher(load_method(name), "a loop")
+    wanted = loop(method)
+    assert found == pytest.approx(wanted, abs=1e-5)
+    for temperature in (1, 4):
+        other = loop(replace(method, rule=load_rule(f"fixed:{temperature}")))
+        assert all(abs(ours - theirs) > 1e-3 for ours, theirs in zip(wanted[after:], other[after:], strict=True))
+
+
+def assert_trained(trainer: Any) -> None:
+    """A trainer has taken all its steps, and has logged temperatures."""
+    assert trainer.state.global_step == trainer.state.max_steps > 0
+    assert logged(trainer, "temperature/student_mean")
 
 
 def texts(count: int = 64, length: int = 9, prompt: int = 2) -> list[dict[str, Tensor]]:
