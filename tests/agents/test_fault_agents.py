@@ -34,7 +34,7 @@ from rltemp.envs import rewards
 from rltemp.envs.distill_env import DistillEnv
 from rltemp.envs.vector import DistillVecEnv
 from rltemp.errors import TrainingDivergedError
-from rltemp.policy.features import FEATURES, Feature, Statistics, student_margin
+from rltemp.policy.features import FEATURES, Feature, Statistics
 from rltemp.policy.policy_file import read_policy
 from rltemp.training.distill import Distillation
 from rltemp.training.teachers import prepare
@@ -68,7 +68,7 @@ def nan_at_the_end(run_number: int) -> Feature:
     ends = count(1)
 
     def compute(s: Statistics) -> Tensor:
-        values = student_margin(s).clone()
+        values = s.margins[0].clone()
         if s.progress == 1.0 and next(ends) == run_number:
             values[..., 7] = math.nan
         return values
