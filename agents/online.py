@@ -79,7 +79,7 @@ class ParameterDistribution:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """What a run came to.
 
     Args:
@@ -97,7 +97,7 @@ class Outcome:
     improvement: Tensor | None = None
 
     @classmethod
-    def of(cls, run: Distillation, report: Report | None = None, improvement: Tensor | None = None) -> Outcome:
+    def of(cls, run: Distillation, report: Report | None = None, improvement: Tensor | None = None) -> RunOutcome:
         """What the students of a finished run are worth."""
         dataset, student = run.problem.dataset, run.student
         assert isinstance(student, StackedStudent)  # the run's seeds are a sequence
@@ -122,20 +122,20 @@ class Runs:
         self.name = hashlib.sha256(what.encode()).hexdigest()[:12]
         self._source = OneTask(problem, redraw=True)
 
-    def run(self, distribution: ParameterDistribution, seed: int) -> Outcome:
+    def run(self, distribution: ParameterDistribution, seed: int) -> RunOutcome:
         """Train the students of one seed under draws from a distribution; the same arguments give the same outcome."""
         episode = self._begin(distribution, seed)
         mean, generator = distribution.network.weights.detach(), random_stream(seed, "draws", distribution.version)
         drawn = mirrored_draws(mean, distribution.exploration, self.replicas, generator).to(self.problem.device)
         observations, rewards = _trained(episode, distribution.network, drawn)
         records = self._records(distribution, seed, drawn, observations, rewards)
-        return Outcome.of(episode.run, Report(potential=distribution.potential, records=records), rewards.sum(0))
+        return RunOutcome.of(episode.run, Report(potential=distribution.potential, records=records), rewards.sum(0))
 
-    def without_version(self, method: Objective, seed: int) -> Outcome:
+    def without_version(self, method: Objective, seed: int) -> RunOutcome:
         """Train one student of a seed under a method, while there has never been a version."""
         run = Distillation(self.problem, [FIRST_TRAINING_SEED + seed])
         train(run, method)
-        return Outcome.of(run)
+        return RunOutcome.of(run)
 
     def _begin(self, distribution: ParameterDistribution, seed: int) -> Episode:
         given = self._source.draw(np.random.default_rng(seed), 1).replicated(self.replicas)

@@ -68,7 +68,7 @@ def learned(tmp_path: Path, seed: int, cache: Path, run: Callable[..., Any] | No
     return {int(file.stem): file for file in sorted((tmp_path / "kept").glob("*.safetensors"))}
 
 
-def negated(self: online.Runs, given: online.ParameterDistribution, seed: int) -> online.Outcome:
+def negated(self: online.Runs, given: online.ParameterDistribution, seed: int) -> online.RunOutcome:
     """A run that reports the opposite of what became of it."""
     outcome = RUN(self, given, seed)
     records = [record.model_copy(update={"reward": -record.reward}) for record in outcome.report.records]
