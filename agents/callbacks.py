@@ -13,8 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from rltemp.agents.calibration import CalibratedBuffer
 from rltemp.envs.vector import DistillVecEnv
-from rltemp.kd.signals import Temperatures
-from rltemp.kd.summary import temperature_scalars
+from rltemp.kd.signals import Temperatures, temperature_scalars
 from rltemp.training.tensorboard import step_scalars
 
 SAMPLES = 10

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rltemp.errors import BadInputError, ExchangeFailedError, RequestRefusedError, one_line
-from rltemp.io.token_files import read_token
+from rltemp.io.files import read_token
 from rltemp.optional_imports import import_library
 
 MAX_ANSWER = 16 * 2**20

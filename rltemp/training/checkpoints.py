@@ -30,7 +30,7 @@ from rltemp.errors import ArtifactRefusedError, BadInputError, InterruptedRunErr
 from rltemp.io.files import atomic_write
 from rltemp.io.interruption import deferred, requested
 from rltemp.io.run_folders import changes
-from rltemp.training.exactness import conditions, random_state, set_random_state
+from rltemp.training.identity import conditions, random_state, set_random_state
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,7 @@ from torch.nn import functional as F
 
 from rltemp.kd.losses import cross_entropy
 from rltemp.kd.names import lookup
-from rltemp.kd.signals import Signals, Temperatures
-from rltemp.kd.summary import NETWORKS, temperature_scalars
+from rltemp.kd.signals import NETWORKS, Signals, Temperatures, temperature_scalars
 
 BINS = 50
 

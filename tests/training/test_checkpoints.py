@@ -19,7 +19,7 @@ from rltemp import ArtifactRefusedError
 from rltemp.errors import InterruptedRunError, TrainingStoppedError
 from rltemp.io.interruption import handled
 from rltemp.training.checkpoints import Checkpoints, State
-from rltemp.training.exactness import random_state, set_random_state
+from rltemp.training.identity import random_state, set_random_state
 
 pytestmark = pytest.mark.usefixtures("console")
 
