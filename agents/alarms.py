@@ -5,124 +5,93 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Any
 
 import numpy as np
-from stable_baselines3.common.callbacks import BaseCallback
+import torch
 
+from rltemp.agents.callbacks import RunCallback
 from rltemp.agents.config import PolicyConfig
-from rltemp.agents.selection import SelectionCallback
-from rltemp.envs.vector import DistillVecEnv
+from rltemp.agents.selection import SelectionCallback, StatefulCallback
 from rltemp.errors import TrainingDivergedError
 from rltemp.training.safe_temperatures import AT_BOUND, NEAR_BOUND, at_bounds
 
 log = logging.getLogger(__name__)
 
-LOOKS = 5
-"""Looks at validation data over which a trend is judged."""
+EVALUATIONS = 5
+"""Evaluations on validation data over which a trend is judged."""
 
 CLEAR_TREND = 8
-"""Of the 10 pairs among 5 looks, how many more must rise than fall: chance does as much in 4 % of cases, and in both
-curves at once, one up and one down, in 2 of 1,000."""
+"""Of the 10 pairs among 5 evaluations, how many more must rise than fall: chance does as much in 4 % of cases, and in
+both curves at once, one up and one down, in 2 of 1,000."""
 
 
-class CollapseCallback(BaseCallback):
+class CollapseCallback(StatefulCallback):
     """Watches for a policy that has collapsed, and does what `on_collapse` says about it.
 
     - To a bound: in `collapse_updates` updates in a row more than 95 % of the samples have both temperatures within 1 %
       of the lowest or the highest.
-    - Reward against potential: over the last five looks at validation data the training reward rises and the
+    - Reward against potential: over the last five evaluations on validation data the training reward rises and the
       potential of the policy's students falls, each with a clear trend. The reward is then not what is wanted.
 
     Stop raises; fallback ends the training, and the reference rule is what is exported; warn goes on. The console has
     the line at the first alarm, TensorBoard `alarm/at_bounds` and `alarm/collapsed` at every update.
 
     Args:
-        env: The environment under PPO.
-        selection: Where looks at validation data are taken; it stands before this one in the list of callbacks.
+        run: Keeps temperatures of each run; like `selection` it stands before this one in the list of callbacks.
+        selection: Evaluates policies on validation data.
         config: How the policy is trained.
-        samples: How many steps of a run are looked at.
 
     Attributes:
         collapse: What was found first, in words; empty while there is nothing.
     """
 
-    def __init__(
-        self, env: DistillVecEnv, selection: SelectionCallback, config: PolicyConfig, samples: int = 10
-    ) -> None:
+    kept_attributes = "collapse", "at_bounds", "rewards", "looks", "looked"
+
+    def __init__(self, run: RunCallback, selection: SelectionCallback, config: PolicyConfig) -> None:
         super().__init__()
-        self.env = env
+        self.run = run
         self.selection = selection
         self.config = config
-        self.every = max(1, env.episode.run.steps // samples)
         self.collapse = ""
         self.at_bounds: list[float] = []
         self.rewards: list[float] = []
         self.looks: list[tuple[float, float]] = []
-        self._seen: list[tuple[int, int]] = []
-        self._looked = 0
+        self.looked = 0
 
     @property
     def ended(self) -> bool:
         """Whether the training was ended for the reference rule to take over."""
         return bool(self.collapse) and self.config.on_collapse == "fallback"
 
-    def result(self) -> dict[str, Any]:
-        """What `result.json` says."""
-        return {"collapsed": bool(self.collapse), "collapse": self.collapse or None}
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint between two updates needs: plain numbers and text."""
-        looks = [list(look) for look in self.looks]
-        return {
-            "collapse": self.collapse,
-            "at_bounds": self.at_bounds,
-            "rewards": self.rewards,
-            "looks": looks,
-            "looked": self._looked,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave."""
-        self.collapse, self._looked = state["collapse"], int(state["looked"])
-        self.at_bounds, self.rewards = list(state["at_bounds"]), list(state["rewards"])
-        self.looks = [(float(reward), float(potential)) for reward, potential in state["looks"]]
-
     def _on_step(self) -> bool:
-        episode = self.env.episode
-        # At the last step of a run the environment is already in the next one, which has taken no step.
-        if episode.run.step and episode.run.step % self.every == 0:
-            limits = self.env.decision.scale.minimum, self.env.decision.scale.maximum
-            given = episode.temperatures
-            near = at_bounds(given.student, limits) & at_bounds(given.teacher, limits)
-            self._seen.append((int(near.sum()), near.numel()))
         return not self.ended
 
     def _on_rollout_end(self) -> None:
         rewards = self.model.rollout_buffer.rewards  # type: ignore[attr-defined]  # of an on-policy algorithm
         self.rewards.append(float(rewards.sum(0).mean()))
-        near, count = np.sum(self._seen, 0) if self._seen else (0, 1)
-        self.at_bounds = [*self.at_bounds, float(near / count)][-self.config.collapse_updates :]
-        self._seen = []
+        scale = self.run.env.decision.scale
+        limits = scale.minimum, scale.maximum
+        near = [at_bounds(t.student, limits) & at_bounds(t.teacher, limits) for t in self.run.temperatures]
+        share = float(torch.stack(near).double().mean()) if near else 0.0
+        self.at_bounds = [*self.at_bounds, share][-self.config.collapse_updates :]
         self.logger.record("alarm/at_bounds", self.at_bounds[-1])
         self.logger.record("alarm/collapsed", float(bool(self.collapse)))
         if len(self.at_bounds) == self.config.collapse_updates and min(self.at_bounds) > AT_BOUND:
-            scale = self.env.decision.scale
             self._alarm(
                 f"{100 * self.at_bounds[-1]:.1f} % of the samples are within {100 * NEAR_BOUND:g} % of the bounds "
                 f"{scale.minimum:g} and {scale.maximum:g}, in {len(self.at_bounds)} updates in a row"
             )
 
     def _on_rollout_start(self) -> None:
-        # The start of a rollout is the first moment after a look.
-        if self.selection.looked == self._looked or not self.rewards:
+        # The start of a rollout is the first moment after an evaluation.
+        if self.selection.looked == self.looked or not self.rewards:
             return
-        self._looked = self.selection.looked
-        self.looks = [*self.looks, (float(np.mean(self.rewards)), self.selection.potential)][-LOOKS:]
+        self.looked = self.selection.looked
+        self.looks = [*self.looks, (float(np.mean(self.rewards)), self.selection.potential)][-EVALUATIONS:]
         self.rewards = []
         rewards, potentials = zip(*self.looks, strict=True)
-        if len(self.looks) == LOOKS and trend(rewards) >= CLEAR_TREND and trend(potentials) <= -CLEAR_TREND:
-            self._alarm(f"over the last {LOOKS} looks the reward rises and the validation potential falls")
+        if len(self.looks) == EVALUATIONS and trend(rewards) >= CLEAR_TREND and trend(potentials) <= -CLEAR_TREND:
+            self._alarm(f"over the last {EVALUATIONS} evaluations the reward rises and the validation potential falls")
 
     def _on_training_end(self) -> None:
         known = self.collapse
@@ -143,10 +112,10 @@ class CollapseCallback(BaseCallback):
                 "fallback, which exports the reference rule"
             )
         ends = "training ends, and the reference rule is exported" if self.ended else "training goes on (--on-collapse)"
-        log.info(f"alarm: {line}; {ends}")
+        log.warning(f"alarm: {line}; {ends}")
 
     def _curves(self) -> str:
-        rewards = [f"{reward:.4g}" for reward in [*(reward for reward, _ in self.looks), *self.rewards[-LOOKS:]]]
+        rewards = [f"{reward:.4g}" for reward in [*(reward for reward, _ in self.looks), *self.rewards[-EVALUATIONS:]]]
         potentials = [f"{potential:.4f}" for _, potential in self.looks] or ["no look yet"]
         return (
             f"Reward {', '.join(rewards)}; validation potential {', '.join(potentials)}, "

@@ -1,12 +1,10 @@
 """Instance reward calibration: a reward that came for many decisions, shared out to them by return decomposition.
 
-A student's reward says how good a whole stretch of steps was, and every sample of every batch in it gets the same. A
-small network is taught to predict that reward as a mean of contributions, each of one sample's state and action alone;
-a sample is then rewarded with its own contribution, and what the prediction left over is shared out equally, so the
-sum stays the true reward. After RLKD, Zhang et al. (2024), https://arxiv.org/abs/2407.00115, as the authors' code and
-page have it (the paper's text was not read); return decomposition is that of Arjona-Medina et al. (2019),
-https://arxiv.org/abs/1806.07857. In the released code the rewards are replaced after the advantages are made of them,
-which changes nothing, and its loss squares the mean error; here the advantages come last, and squares are averaged.
+A small network learns to predict a student's reward as a mean of contributions, each of one sample's state and action.
+A sample is rewarded with its own contribution, and what is left over is shared out equally: the sum stays the reward.
+After the code and page (not the text) of RLKD, Zhang et al. (2024), https://arxiv.org/abs/2407.00115, and Arjona-Medina
+et al. (2019), https://arxiv.org/abs/1806.07857. The released code replaces the rewards after the advantages are made of
+them, which changes nothing, and squares the mean error; here advantages come last, and squares are averaged.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -11,29 +12,12 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
 from rltemp.agents.calibration import CalibratedBuffer
-from rltemp.agents.network import RunBuffer, RunPolicy
 from rltemp.envs.vector import DistillVecEnv
-from rltemp.io.progress import Bar
-from rltemp.kd.signals import Temperatures
-from rltemp.kd.summary import temperature_scalars
+from rltemp.kd.signals import Temperatures, temperature_scalars
 from rltemp.training.tensorboard import step_scalars
 
-
-class BarCallback(BaseCallback):
-    """Moves a progress bar.
-
-    Args:
-        bar: The bar.
-        steps: Of all runs of the training.
-    """
-
-    def __init__(self, bar: Bar, steps: int) -> None:
-        super().__init__()
-        self.bar, self.steps = bar, steps
-
-    def _on_step(self) -> bool:
-        self.bar(self.num_timesteps, self.steps)
-        return True
+SAMPLES = 10
+"""Steps of a run that are looked at."""
 
 
 class DrawCallback(BaseCallback):
@@ -44,42 +28,47 @@ class DrawCallback(BaseCallback):
         self.students = students
 
     def _on_rollout_start(self) -> None:
-        policy_of(self).draw(self.students)
+        policy: Any = self.model.policy
+        policy.draw(self.students)
 
     def _on_step(self) -> bool:
         return True
 
     def _on_rollout_end(self) -> None:
-        buffer: Any = self.model.rollout_buffer  # type: ignore[attr-defined]
-        assert isinstance(buffer, RunBuffer)  # this callback belongs to it
-        buffer.drawn = policy_of(self).drawn
+        policy: Any = self.model.policy
+        self.model.rollout_buffer.drawn = policy.drawn  # type: ignore[attr-defined]  # a RunBuffer
 
 
 class RunCallback(BaseCallback):
-    """Logs what happened in the run of a rollout.
+    """Watches the run of a rollout: tells its progress, and logs at its end what happened.
 
     Args:
         env: The environment under PPO.
-        samples: How many steps of a run are looked at for TensorBoard.
+        progress: Told in every step how many the training has taken.
+
+    Attributes:
+        temperatures: Of some steps of the last run.
     """
 
-    def __init__(self, env: DistillVecEnv, samples: int = 10) -> None:
+    def __init__(self, env: DistillVecEnv, progress: Callable[[int], None]) -> None:
         super().__init__()
         self.env = env
-        self.every = max(1, env.episode.run.steps // samples)
-        self._temperatures: list[Temperatures] = []
+        self.progress = progress
+        self.every = max(1, env.episode.run.steps // SAMPLES)
+        self.temperatures: list[Temperatures] = []
         self._scalars: list[dict[str, float]] = []
         self._started = 0.0
 
     def _on_rollout_start(self) -> None:
-        self._temperatures, self._scalars = [], []
+        self.temperatures, self._scalars = [], []
         self._started = time.perf_counter()
 
     def _on_step(self) -> bool:
+        self.progress(self.num_timesteps)
         episode = self.env.episode
         # At the last step of a run the environment is already in the next one, which has taken no step.
         if episode.run.step and episode.run.step % self.every == 0:
-            self._temperatures.append(episode.temperatures.detach())
+            self.temperatures.append(episode.temperatures.detach())
             self._scalars.append(step_scalars(episode.signals, episode.loss))
         return True
 
@@ -100,8 +89,8 @@ class RunCallback(BaseCallback):
             values["calibration/explained"] = buffer.model.explained
         for name in self._scalars[0] if self._scalars else ():
             values[name] = float(np.mean([scalars[name] for scalars in self._scalars]))
-        if self._temperatures:
-            together = _together(self._temperatures)
+        if self.temperatures:
+            together = _together(self.temperatures)
             values |= temperature_scalars(together)
             self.logger.record("temperature/student", together.student, exclude="stdout")
             self.logger.record("temperature/teacher", together.teacher, exclude="stdout")
@@ -111,15 +100,5 @@ class RunCallback(BaseCallback):
 
 def _together(steps: Sequence[Temperatures]) -> Temperatures:
     """The temperatures of several steps of one method as one, `[steps, ...]`."""
-    student, teacher, weight = (
-        torch.stack([getattr(step, name) for step in steps]) for name in ("student", "teacher", "weight")
-    )
-    guards = [step.guarded for step in steps if step.guarded is not None]
-    return Temperatures(student, teacher, weight, torch.stack(guards) if guards else None)
-
-
-def policy_of(callback: BaseCallback) -> RunPolicy:
-    """The policy that a callback's model trains."""
-    policy = callback.model.policy
-    assert isinstance(policy, RunPolicy)  # the agent's own callback is what asks
-    return policy
+    found = {field.name: [getattr(step, field.name) for step in steps] for field in fields(Temperatures)}
+    return Temperatures(**{name: torch.stack(values) for name, values in found.items() if None not in values})

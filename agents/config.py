@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from rltemp.errors import BadInputError
-from rltemp.kd.checks import positive
+from rltemp.kd.checks import fraction, positive
 from rltemp.kd.names import lookup
 from rltemp.policy.features import DEFAULT_FEATURES, RLKD_FEATURES
 
-AGENTS = ("run", "sample")
-ABOVE_ZERO = (
-    "students",
-    "replicas",
-    "updates",
-    "learning_rate",
-    "learning_rate_end",
-    "passes",
-    "exploration",
-    "looks",
-    "validate_every",
-    "validation_students",
-    "collapse_updates",
-)
-
-
-ABOVE_ZERO_ONLINE = "students_per_update", "learning_rate", "passes", "exploration"
+ABOVE_ZERO = "students replicas updates learning_rate_end looks validate_every validation_students collapse_updates"
 
 
 @dataclass(frozen=True)
@@ -59,7 +43,35 @@ class PolicyShape:
 
 
 @dataclass(frozen=True)
-class PolicyConfig(PolicyShape):
+class UpdateConfig:
+    """How PPO moves a policy, whoever trains the students."""
+
+    learning_rate: float = 0.01
+    """Of the policy; in train-policy that of the first update, from which it changes linearly."""
+    passes: int = 4
+    """PPO's passes over the runs of one update."""
+    clip: float = 0.2
+    """PPO's bound on how far an update moves a decision's probability, as a fraction."""
+    exploration: float = 0.1
+    """Standard deviation of the draw of the policy's weights; with agent sample, of an action's noise at first."""
+    averaging: float = 0.9
+    """Weight of the past in the running mean of the policy's weights, 0 to below 1."""
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "passes", "exploration"):
+            positive(getattr(self, name), "a policy", name)
+        if not 0 <= self.averaging < 1:
+            raise BadInputError(f"a policy: averaging must be in [0, 1); got {self.averaging}")
+        self._check_fractions("clip")
+
+    def _check_fractions(self, *names: str) -> None:
+        for name in names:
+            if not 0 < getattr(self, name) <= 1:
+                raise BadInputError(f"a policy: {name} must be above 0 and at most 1; got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class PolicyConfig(UpdateConfig, PolicyShape):
     """How a policy is trained; every field is an option of `rltemp train-policy`."""
 
     agent: Literal["run", "sample"] = "run"
@@ -71,28 +83,18 @@ class PolicyConfig(PolicyShape):
     """How many of them share initial weights, samples and batches; divides students."""
     updates: int = 80
     """PPO updates."""
-    learning_rate: float = 0.01
-    """Of the policy, at the first update; it changes linearly."""
     learning_rate_end: float = 0.1
     """What is left of it at the last update, as a fraction."""
-    passes: int = 4
-    """PPO's passes over the runs of one update."""
-    clip: float = 0.2
-    """PPO's bound on how far an update moves a decision's probability, as a fraction."""
     max_gradient: float | None = None
     """PPO clips the gradient's norm to this; None does not."""
     discount: float = 1.0
     """Of a reward, for every step that it is away; agent sample."""
     gae_lambda: float = 1.0
     """Of generalised advantage estimation; agent sample."""
-    exploration: float = 0.1
-    """Standard deviation of the draw of the policy's weights; with agent sample, of an action's noise at first."""
     calibration: bool = False
     """Share each reward out to the samples by what a learned model says they contributed; agent sample."""
     mixup: float = 0.0
     """Fraction of the updates, from the first, in which the students' batches hold mixed samples; 0 for none."""
-    averaging: float = 0.9
-    """Weight of the past in the running mean of the policy's weights, 0 to below 1."""
     validate_every: int = 5
     """Updates from one look at validation data to the next."""
     validation_students: int = 64
@@ -110,31 +112,24 @@ class PolicyConfig(PolicyShape):
     """Determines everything random."""
 
     def __post_init__(self) -> None:
-        for name in ABOVE_ZERO:
+        super().__post_init__()
+        self._check_fractions("discount", "gae_lambda")
+        fraction(self.mixup, "train-policy", "mixup")
+        for name in ABOVE_ZERO.split():
             positive(getattr(self, name), "train-policy", name)
         if self.max_gradient is not None:
             positive(self.max_gradient, "train-policy", "max_gradient")
-        lookup(dict.fromkeys(AGENTS), self.agent, "agent")
+        lookup(dict.fromkeys(("run", "sample")), self.agent, "agent")
         lookup(dict.fromkeys(("warn", "stop", "fallback")), self.on_collapse, "on_collapse")
         lookup(dict.fromkeys(("tanh", "relu")), self.activation, "activation")
         if not 0 <= self.seed < 2**63:
             raise BadInputError(f"train-policy: seed must be 0 to 2^63 - 1; got {self.seed}")
-        if not 0 <= self.averaging < 1:
-            raise BadInputError(f"train-policy: averaging must be in [0, 1); got {self.averaging}")
-        if not 0 <= self.mixup <= 1:
-            raise BadInputError(f"train-policy: mixup is a fraction of the updates, 0 to 1; got {self.mixup}")
-        for name in ("clip", "discount", "gae_lambda"):
-            if not 0 < getattr(self, name) <= 1:
-                raise BadInputError(f"train-policy: {name} must be above 0 and at most 1; got {getattr(self, name)}")
         if self.students % self.replicas or (self.agent == "run" and self.replicas < 2):
             raise BadInputError(
                 "train-policy: replicas must be at least 2, so that runs can be compared (agent sample: 1), and "
                 f"divide students; got {self.replicas} and {self.students}"
             )
-        self._refuse_without_effect()
-
-    def _refuse_without_effect(self) -> None:
-        """With agent run a whole run is one decision: there is nothing in it to discount or to share out."""
+        # With agent run a whole run is one decision: there is nothing in it to discount or to share out.
         for name, idle in (("discount", 1), ("gae_lambda", 1), ("calibration", False)):
             if self.agent == "run" and getattr(self, name) != idle:
                 raise BadInputError(
@@ -144,36 +139,21 @@ class PolicyConfig(PolicyShape):
 
 
 @dataclass(frozen=True)
-class LearnerConfig:
-    """How a policy is learned from runs as they come in."""
+class LearnerConfig(UpdateConfig):
+    """How a policy is learned from runs as they come in; there is no last update, so the learning rate stays."""
 
-    students_per_update: int = PolicyConfig.students
-    """Finished runs that an update learns from, at least."""
-    learning_rate: float = PolicyConfig.learning_rate
-    """Of every update: there is no last one towards which it could fall."""
-    passes: int = PolicyConfig.passes
-    """PPO's passes over the runs of one update."""
-    clip: float = PolicyConfig.clip
-    """PPO's bound on how far an update moves a decision's probability, as a fraction."""
-    exploration: float = PolicyConfig.exploration
-    """Standard deviation of the draw of the policy's weights."""
     averaging: float = 0.8
     """Weight of the past in the running mean of the policy's weights, 0 to below 1."""
+    students_per_update: int = PolicyConfig.students
+    """Finished runs that an update learns from, at least."""
     max_staleness: int = 2
     """How many versions a run's draw may be older than the newest; the versions that are kept."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if field.name in ABOVE_ZERO_ONLINE:
-                positive(getattr(self, field.name), "learning", field.name)
-        if not 0 <= self.averaging < 1 or not 0 < self.clip <= 1 or self.students_per_update < 2:
+        super().__post_init__()
+        if not 0 <= self.max_staleness <= 100 or not 2 <= self.students_per_update <= 2048:
             raise BadInputError(
-                "learning: averaging must be in [0, 1), clip in (0, 1], students_per_update at least 2; got "
-                f"{self.averaging}, {self.clip} and {self.students_per_update}"
-            )
-        if not 0 <= self.max_staleness <= 100 or self.students_per_update > 2048:
-            raise BadInputError(
-                "learning: max_staleness must be 0 to 100, students_per_update at most 2048; got "
+                "learning: max_staleness must be 0 to 100, students_per_update 2 to 2048; got "
                 f"{self.max_staleness} and {self.students_per_update}"
             )
 

@@ -9,7 +9,7 @@ version: the mean parameters, around which the next draws are, and their running
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -68,26 +68,24 @@ class Learner:
     def __init__(self, layout: PolicyFile, config: LearnerConfig, keep_weights: bool = False) -> None:
         self.config = config
         self.layout = layout.manifest
-        network = network_of(layout)
-        start = network.weights.detach().clone()
+        self._network = network_of(layout)
         if not keep_weights:
             inside, out = layout.manifest.layers[-1]
-            start[-out * (inside + 1) :] = 0.0
-        self._ppo = _ppo(network, layout.manifest.action.size, config)
-        with torch.no_grad():
-            self._policy.network.weights.copy_(start)
-        self.served_parameters = start
+            with torch.no_grad():
+                self._network.weights[-out * (inside + 1) :] = 0.0
+        self._ppo = _ppo(self._network, layout.manifest.action.size, config)
+        self.served_parameters = self.mean_parameters
         self.version = 1
         self.runs = 0
 
     @property
     def mean_parameters(self) -> Tensor:
         """What the next draws are around, `[P]`; a copy."""
-        return self._policy.network.weights.detach().clone()
+        return self._network.weights.detach().clone()
 
     def tensors(self, weights: Tensor) -> dict[str, Tensor]:
         """Flat weights `[P]` as a policy file has them."""
-        return self._policy.network.tensors(weights)
+        return self._network.tensors(weights)
 
     def update(self, runs: Sequence[FinishedRun]) -> dict[str, float]:
         """Learn from runs, each in a group of two or more, and be the next version.
@@ -119,8 +117,8 @@ class Learner:
     def state(self) -> State:
         """Everything that what follows depends on; a copy."""
         live = {
-            "policy": self._policy.state_dict(),
-            "optimizer": self._policy.optimizer.state_dict(),
+            "policy": self._ppo.policy.state_dict(),
+            "optimizer": self._ppo.policy.optimizer.state_dict(),
             "mean": self.served_parameters,
             "version": self.version,
             "runs": self.runs,
@@ -134,16 +132,10 @@ class Learner:
             ArtifactRefusedError: Where it is another policy's.
         """
         with of_this_run("online policy"):
-            self._policy.load_state_dict(state["policy"])
-            self._policy.optimizer.load_state_dict(state["optimizer"])
+            self._ppo.policy.load_state_dict(state["policy"])
+            self._ppo.policy.optimizer.load_state_dict(state["optimizer"])
             self.served_parameters = state["mean"]
             self.version, self.runs = int(state["version"]), int(state["runs"])
-
-    @property
-    def _policy(self) -> RunPolicy:
-        policy = self._ppo.policy
-        assert isinstance(policy, RunPolicy)  # as above
-        return policy
 
 
 class GroupBuffer(RunBuffer):
@@ -196,7 +188,7 @@ def _ppo(network: SampleNetwork, actions: int, config: LearnerConfig) -> PPO:
         rollout_buffer_class=GroupBuffer,
         rollout_buffer_kwargs={"batch_size": 1, "replicas": 1},
         policy_kwargs={
-            "network": _layout(network, actions),
+            "network": lambda: network,
             "batch_size": 1,
             "exploration": config.exploration,
             "optimizer_kwargs": {"betas": (0.9, 0.99)},
@@ -211,13 +203,3 @@ def _ppo(network: SampleNetwork, actions: int, config: LearnerConfig) -> PPO:
         ppo._setup_model()
     ppo.set_logger(Logger(folder=None, output_formats=[]))
     return ppo
-
-
-def _layout(network: SampleNetwork, actions: int) -> Mapping[str, Any]:
-    return {
-        "mean": network.mean,
-        "std": network.std,
-        "hidden": network.widths[1:-1],
-        "activation": network.activation,
-        "actions": actions,
-    }

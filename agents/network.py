@@ -9,7 +9,7 @@ exploration does, biases the gradient; here it first learned and then drifted in
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -100,7 +100,7 @@ class RunPolicy(ActorCriticPolicy):
         observation_space: Of one sample.
         action_space: Of one sample.
         lr_schedule: PPO's.
-        network: Arguments of `SampleNetwork`.
+        network: Makes it.
         batch_size: B, samples a student; sub-environments come student by student.
         exploration: Standard deviation of the draw, in units of a weight.
         **kwargs: What PPO passes on.
@@ -111,19 +111,19 @@ class RunPolicy(ActorCriticPolicy):
         observation_space: spaces.Space[Any],
         action_space: spaces.Space[Any],
         lr_schedule: Schedule,
-        network: dict[str, Any],
+        network: Callable[[], SampleNetwork],
         batch_size: int,
         exploration: float = 0.1,
         **kwargs: Any,
     ) -> None:
-        self._network_arguments = network
+        self._make_network = network
         self._exploration = exploration
         self.batch_size = batch_size
         self.drawn = torch.zeros(0)
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
-        self.network = SampleNetwork(**self._network_arguments)
+        self.network = self._make_network()
         self.register_buffer("log_std", torch.tensor(self._exploration).log())
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
@@ -134,9 +134,8 @@ class RunPolicy(ActorCriticPolicy):
 
     def forward(self, obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Actions, values (none: zero) and the log-probability of each sub-environment's drawn weights."""
-        drawn = self.network.weights.expand(len(self.drawn), -1) if deterministic else self.drawn
-        actions = self.network(obs.view(len(drawn), self.batch_size, -1), drawn).flatten(0, 1)
-        log_prob = self._log_prob(drawn).repeat_interleave(self.batch_size)
+        actions = self.network(obs.view(len(self.drawn), self.batch_size, -1), self.drawn).flatten(0, 1)
+        log_prob = self._log_prob(self.drawn).repeat_interleave(self.batch_size)
         return actions, self.predict_values(obs), log_prob
 
     def evaluate_actions(self, obs: Any, actions: Tensor) -> tuple[Tensor, Tensor, None]:

@@ -25,6 +25,7 @@ from rltemp.envs.assignments import OneTask
 from rltemp.envs.episode import FIRST_TRAINING_SEED, Decision, Episode
 from rltemp.envs.rewards import POTENTIALS, Potential
 from rltemp.errors import ArtifactRefusedError, BadInputError
+from rltemp.kd.method import Objective
 from rltemp.models.stack import StackedStudent
 from rltemp.policy.actions import ActionScale
 from rltemp.policy.manifest import canonical_json
@@ -33,6 +34,7 @@ from rltemp.policy.rule import KNOWN_FEATURES
 from rltemp.rules.published_methods import reference_method
 from rltemp.training.distill import Distillation
 from rltemp.training.identity import problem_identity
+from rltemp.training.steps import train
 
 
 @dataclass(frozen=True)
@@ -75,28 +77,32 @@ class ParameterDistribution:
             raise ArtifactRefusedError(f"{name}: {error}") from None
         return cls(version, exploration, cast(Potential, potential), network_of(file), decision)
 
-    def draw(self, students: int, generator: torch.Generator) -> Tensor:
-        """Draw the weights `[S, P]` of as many students; see `mirrored_draws`."""
-        return mirrored_draws(self.network.weights.detach(), self.exploration, students, generator)
-
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """What a run came to.
 
     Args:
-        report: For the learner.
         student: The stack that was trained.
-        improvement: Of each student's potential, `[S]`.
         validation_accuracy: `[S]`.
         test_accuracy: `[S]`.
+        report: For the learner; None of a run without a version.
+        improvement: Of each student's potential, `[S]`; likewise.
     """
 
-    report: Report
     student: StackedStudent
-    improvement: Tensor
     validation_accuracy: Tensor
     test_accuracy: Tensor
+    report: Report | None = None
+    improvement: Tensor | None = None
+
+    @classmethod
+    def of(cls, run: Distillation, report: Report | None = None, improvement: Tensor | None = None) -> RunOutcome:
+        """What the students of a finished run are worth."""
+        dataset, student = run.problem.dataset, run.student
+        assert isinstance(student, StackedStudent)  # the run's seeds are a sequence
+        validation, test = (evaluate(student, dataset, split) for split in (dataset.validation, dataset.test))
+        return cls(student, validation, test, report, improvement)
 
 
 class Runs:
@@ -106,48 +112,37 @@ class Runs:
         problem: The task, loaded.
         replicas: Students of a run. One alone is judged against the single students of all runs of this task: an
             unbiased baseline, and a noisy one, since starts and batches differ.
-        looks: How often a run looks at its probe samples.
     """
 
-    def __init__(self, problem: Problem, replicas: int, looks: int = PolicyConfig.looks) -> None:
+    def __init__(self, problem: Problem, replicas: int) -> None:
         self.problem = problem
         self.replicas = replicas
-        self.looks = looks
         # The same runs of two processes have the same names, and are learned from once.
-        what = canonical_json([problem_identity(problem), replicas, looks])
+        what = canonical_json([problem_identity(problem), replicas, PolicyConfig.looks])
         self.name = hashlib.sha256(what.encode()).hexdigest()[:12]
         self._source = OneTask(problem, redraw=True)
 
-    def run(self, distribution: ParameterDistribution, seed: int) -> Outcome:
+    def run(self, distribution: ParameterDistribution, seed: int) -> RunOutcome:
         """Train the students of one seed under draws from a distribution; the same arguments give the same outcome."""
         episode = self._begin(distribution, seed)
-        drawn = distribution.draw(self.replicas, random_stream(seed, "draws", distribution.version)).to(
-            self.problem.device
-        )
+        mean, generator = distribution.network.weights.detach(), random_stream(seed, "draws", distribution.version)
+        drawn = mirrored_draws(mean, distribution.exploration, self.replicas, generator).to(self.problem.device)
         observations, rewards = _trained(episode, distribution.network, drawn)
-        student, dataset = episode.run.student, self.problem.dataset
-        assert isinstance(student, StackedStudent)  # seeds are a sequence
         records = self._records(distribution, seed, drawn, observations, rewards)
-        return Outcome(
-            Report(potential=distribution.potential, records=records),
-            student,
-            rewards.sum(0),
-            evaluate(student, dataset, dataset.validation),
-            evaluate(student, dataset, dataset.test),
-        )
+        return RunOutcome.of(episode.run, Report(potential=distribution.potential, records=records), rewards.sum(0))
+
+    def without_version(self, method: Objective, seed: int) -> RunOutcome:
+        """Train one student of a seed under a method, while there has never been a version."""
+        run = Distillation(self.problem, [FIRST_TRAINING_SEED + seed])
+        train(run, method)
+        return RunOutcome.of(run)
 
     def _begin(self, distribution: ParameterDistribution, seed: int) -> Episode:
-        given = self._source.draw(np.random.default_rng(seed), 1)
-        train, probe = (part.expand(self.replicas, -1).to(self.problem.device) for part in (given.train, given.probe))
+        given = self._source.draw(np.random.default_rng(seed), 1).replicated(self.replicas)
         task = replace(self.problem.task, metric=distribution.potential)
-        run = Distillation(
-            replace(self.problem, task=task),
-            [FIRST_TRAINING_SEED + seed] * self.replicas,
-            train=given.pool,
-            subset=train,
-            teacher_logits=given.teacher_logits,
-        )
-        return Episode(run, distribution.decision, probe, max(1, -(-run.steps // self.looks)))
+        given = replace(given, problem=replace(self.problem, task=task))
+        run = given.run([FIRST_TRAINING_SEED + seed] * self.replicas)
+        return Episode(run, distribution.decision, given.probe, max(1, -(-run.steps // PolicyConfig.looks)))
 
     def _records(
         self, distribution: ParameterDistribution, seed: int, drawn: Tensor, observations: Tensor, rewards: Tensor

@@ -11,7 +11,7 @@ import threading
 from collections import Counter, deque
 
 from rltemp.agents.online import ParameterDistribution
-from rltemp.agents.reports import Receipt, Report, parts
+from rltemp.agents.reports import FATES, Receipt, Report, parts
 from rltemp.errors import BadInputError, ExchangeFailedError, one_line
 from rltemp.remote.http_client import Answer, HttpClient
 from rltemp.remote.poller import Poller
@@ -42,7 +42,6 @@ class ReportClient:
         self._client, self._model, self._path = client, model, model_path(model)
         self._etag = ""
         self._waiting: deque[tuple[bytes, int]] = deque()
-        self._bytes, self._closed = 0, False
         self._lock = threading.Lock()
         meanwhile = "Runs go on; their reports wait and are sent later"
         self._poller = Poller(f"controller {client.url} ({model})", self._exchange, None, meanwhile)
@@ -64,9 +63,8 @@ class ReportClient:
         pieces = [(part.model_dump_json().encode(), len(part.records)) for part in parts(report)]
         with self._lock:
             self._waiting.extend(pieces)
-            self._bytes += sum(len(data) for data, _ in pieces)
-            while self._bytes > WAITING_BYTES:
-                self._drop_oldest()
+            while sum(len(data) for data, _ in self._waiting) > WAITING_BYTES:
+                self.counts["dropped"] += self._waiting.popleft()[1]
         self._poller.wake()
 
     def settle(self, seconds: float) -> None:
@@ -78,9 +76,8 @@ class ReportClient:
         self.settle(seconds)
         self._poller.close()
         with self._lock:
-            self._closed = True
-            while self._waiting:
-                self._drop_oldest()
+            self.counts["dropped"] += sum(count for _, count in self._waiting)
+            self._waiting.clear()
         self._client.close()
 
     @property
@@ -94,41 +91,28 @@ class ReportClient:
         """Exchanges that failed."""
         return self._poller.failures
 
-    def _drop_oldest(self) -> None:
-        data, count = self._waiting.popleft()
-        self._bytes -= len(data)
-        self.counts["dropped"] += count
-
     def _exchange(self) -> None:
         """Carry all that waits, and look for a new version, on the poller's thread."""
+        path, headers = f"{self._path}/experience", {"Content-Type": "application/json"}
         while (piece := self._first()) is not None:
             # That a report is wrong is an answer, too: the next may be right.
-            answer = self._client.request(
-                "POST",
-                f"{self._path}/experience",
-                piece[0],
-                {"Content-Type": "application/json"},
-                seconds=REQUEST_SECONDS,
-                allowed=(400, 409, 413, 422),
-            )
+            allowed = 400, 409, 413, 422
+            answer = self._client.request("POST", path, piece[0], headers, seconds=REQUEST_SECONDS, allowed=allowed)
             self._carried(piece, answer)
-        headers = {"If-None-Match": self._etag} if self._etag else {}
-        answer = self._client.request(
-            "GET", f"{self._path}/centre", headers=headers, seconds=REQUEST_SECONDS, allowed=(304,)
-        )
+        path, headers = f"{self._path}/centre", {"If-None-Match": self._etag} if self._etag else {}
+        answer = self._client.request("GET", path, headers=headers, seconds=REQUEST_SECONDS, allowed=(304,))
         if answer.status == 200:
             self.newest = ParameterDistribution.of(answer.body, self._model)
             self._etag = answer.headers.get("etag", "")
 
     def _first(self) -> tuple[bytes, int] | None:
         with self._lock:
-            return self._waiting[0] if self._waiting and not self._closed else None
+            return self._waiting[0] if self._waiting else None
 
     def _carried(self, piece: tuple[bytes, int], answer: Answer) -> None:
         with self._lock:
             if self._waiting and self._waiting[0] is piece:
                 self._waiting.popleft()
-                self._bytes -= len(piece[0])
         if answer.status != 200:
             self.counts["refused"] += piece[1]
             said = one_line(answer.body[:300].decode("utf-8", "replace"))
@@ -138,4 +122,4 @@ class ReportClient:
             receipt = Receipt.model_validate_json(answer.body)
         except ValueError:
             raise ExchangeFailedError("its receipt cannot be read") from None
-        self.counts.update({name: getattr(receipt, name) for name in ("accepted", "known", "stale")})
+        self.counts.update({fate: getattr(receipt, fate) for fate in FATES})

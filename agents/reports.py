@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -35,6 +35,9 @@ REPORT_BYTES = 2**19
 KEPT_BYTES = 64 * 2**20
 """Of all runs that are known, those that were learned from included."""
 KEPT_RUNS = 4096
+
+FATES = "accepted", "known", "stale"
+"""What becomes of a record; the fields of a `Receipt` say what it means."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,80}$")]
 Numbers = Annotated[list[float], Field(min_length=1, max_length=2**16)]
@@ -100,10 +103,6 @@ class _Book:
     rewards: dict[int, float] = field(default_factory=dict)
 
     @property
-    def complete(self) -> bool:
-        return self.record is not None and len(self.rewards) == self.record.steps
-
-    @property
     def size(self) -> int:
         """Bytes, about."""
         numbers = 0 if self.record is None else len(self.record.action) + len(self.record.observation)
@@ -157,14 +156,12 @@ class Ledger:
         with self.changed:
             staged: dict[str, _Book] = {}
             found = Counter(self._stage(record, i, staged) for i, record in enumerate(report.records))
-            for run, book in staged.items():
-                self._books[run] = book
+            self._books |= staged
             self._forget_most()
             self.counts.update({f"{name}_records": count for name, count in found.items()})
             if found["accepted"]:
                 self.changed.notify_all()
-            names = ("accepted", "known", "stale")
-            return Receipt(**{name: found[name] for name in names}, version=max(self._means))
+            return Receipt(**{fate: found[fate] for fate in FATES}, version=max(self._means))
 
     def due(self) -> bool:
         """Whether there are enough finished runs for an update; ask with `changed` held."""
@@ -174,9 +171,10 @@ class Ledger:
         """Give all finished runs out whose group has another; they are known from here on, and not given again."""
         with self.changed:
             runs = []
-            for book in self._judged():
-                assert book.record is not None  # a finished one has it
-                runs.append(_finished(book.record, sum(book.rewards.values())))
+            for book, record in self._judged():
+                observation, action = (np.array(values, np.float32) for values in (record.observation, record.action))
+                improvement = sum(book.rewards.values())
+                runs.append(FinishedRun(record.group, observation, action, record.log_probability, improvement))
                 book.record, book.rewards = None, {}
             self.counts["learned_runs"] += len(runs)
             return runs
@@ -203,7 +201,8 @@ class Ledger:
             return "known"
         if record.policy_version not in self._means:
             return "stale"
-        self._check(record, f"records[{place}]")
+        if fault := next(self._faults(record), None):
+            raise BadInputError(f"records[{place}].{fault}")
         if book is None:
             book = _Book(record, record.policy_version)
         elif book.record is None or _shared(book.record) != _shared(record):
@@ -217,42 +216,41 @@ class Ledger:
         staged[record.run] = _Book(book.record, book.version, {**book.digests, record.step: digest}, rewards)
         return "accepted"
 
-    def _check(self, record: Record, place: str) -> None:
-        """Refuse a record that cannot be right; `place` is what to call it."""
+    def _faults(self, record: Record) -> Iterator[str]:
+        """What cannot be right about a record."""
         mean = self._means[record.policy_version]
         if record.step >= record.steps:
-            raise BadInputError(f"{place}.step is {record.step}; its run has {record.steps} looks, from 0")
-        for name, found, needed in (
-            ("observation", len(record.observation), self.features),
-            ("action", len(record.action), len(mean)),
-        ):
-            if found != needed:
-                raise BadInputError(f"{place}.{name} has {found} numbers; this policy needs {needed}")
-        if not (farthest := max(map(abs, record.observation))) <= LIMIT + TOLERANCE:
-            raise BadInputError(f"{place}.observation holds {farthest:g}; features lie within -{LIMIT:g} and {LIMIT:g}")
-        if not abs(record.reward) <= self._range:
-            raise BadInputError(
-                f"{place}.reward is {record.reward:g}; {self.potential} changes by {self._range:g} at most"
-            )
+            yield f"step is {record.step}; its run has {record.steps} looks, from 0"
+        for name, needed in (("observation", self.features), ("action", len(mean))):
+            if (found := len(getattr(record, name))) != needed:
+                yield f"{name} has {found} numbers; this policy needs {needed}"
+        if (farthest := max(map(abs, record.observation))) > LIMIT + TOLERANCE:
+            yield f"observation holds {farthest:g}; features lie within -{LIMIT:g} and {LIMIT:g}"
+        if abs(record.reward) > self._range:
+            yield f"reward is {record.reward:g}; {self.potential} changes by {self._range:g} at most"
         action = torch.tensor(record.action, dtype=torch.float64)
         deviations = (action - mean).abs() / self.exploration
         if not float(deviations.max()) <= FARTHEST:
-            raise BadInputError(
-                f"{place}.action[{int(deviations.argmax())}] is {float(deviations.max()):.1f} standard deviations from "
+            yield (
+                f"action[{int(deviations.argmax())}] is {float(deviations.max()):.1f} standard deviations from "
                 f"the mean of version {record.policy_version}; draws reach {FARTHEST:g}"
             )
         wanted = float(log_probability(action, mean, self.exploration))
         if not abs(record.log_probability - wanted) <= TOLERANCE * len(mean):
-            raise BadInputError(
-                f"{place}.log_probability is {record.log_probability:g}; the draw has {wanted:g} under version "
+            yield (
+                f"log_probability is {record.log_probability:g}; the draw has {wanted:g} under version "
                 f"{record.policy_version}"
             )
 
-    def _judged(self) -> list[_Book]:
-        """Finished runs whose group has another finished one."""
-        complete = [book for book in self._books.values() if book.complete]
-        sizes = Counter(book.record.group for book in complete if book.record is not None)
-        return [book for book in complete if book.record is not None and sizes[book.record.group] > 1]
+    def _judged(self) -> list[tuple[_Book, Record]]:
+        """Finished runs whose group has another finished one, each with a record of it."""
+        complete = [
+            (book, book.record)
+            for book in self._books.values()
+            if book.record and len(book.rewards) == book.record.steps
+        ]
+        sizes = Counter(record.group for _, record in complete)
+        return [(book, record) for book, record in complete if sizes[record.group] > 1]
 
     def _forget_most(self) -> None:
         """Forget the oldest runs where there are too many, or too large ones."""
@@ -267,8 +265,3 @@ class Ledger:
 def _shared(record: Record) -> tuple[Any, ...]:
     """What all looks of a run have in common."""
     return record.steps, record.policy_version, record.group, record.action, record.log_probability
-
-
-def _finished(record: Record, improvement: float) -> FinishedRun:
-    observation, action = (np.array(values, np.float32) for values in (record.observation, record.action))
-    return FinishedRun(record.group, observation, action, record.log_probability, improvement)

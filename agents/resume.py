@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-import numpy as np
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.logger import KVWriter
 from torch import Tensor
 
 from rltemp.agents.calibration import CalibratedBuffer
@@ -65,7 +64,7 @@ class Agent:
         return found
 
     def restore(self, state: State) -> None:
-        """Put everything back, and begin the environment's run anew."""
+        """Put everything back; `learn` then begins the environment's run anew, since there is no observation yet."""
         model, buffer = self.model, self.model.rollout_buffer
         model.policy.load_state_dict(state["policy"])
         model.policy.optimizer.load_state_dict(state["optimizer"])
@@ -76,12 +75,6 @@ class Agent:
             buffer.model.load_state_dict(state["calibration"])
             buffer.model.optimizer.load_state_dict(state["calibration_optimizer"])
         self.env.restore(state["environment"])
-        outer = model.get_env()
-        assert outer is not None  # it was made with one
-        observation = outer.reset()
-        assert isinstance(observation, np.ndarray)  # as every box space has it
-        model._last_obs = observation
-        model._last_episode_starts = np.ones(model.n_envs, dtype=bool)
 
 
 class CheckpointCallback(BaseCallback):
@@ -147,8 +140,3 @@ class EventWriter(KVWriter):
 
     def close(self) -> None:
         """The tracker closes itself."""
-
-
-def logger(tracker: Tracker) -> Logger:
-    """SB3's logger on the run's log."""
-    return Logger(folder=None, output_formats=[EventWriter(tracker)])

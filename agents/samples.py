@@ -1,15 +1,14 @@
 """SB3's own PPO with a decision for every sample: an actor, a critic, and noise of each action's own.
 
-As RLKD does it, Zhang et al. (2024), https://arxiv.org/abs/2407.00115, after the authors' code and page (the paper's
-text was not read), but for time. There a batch is an episode and its samples are the steps, so that advantages run over
-samples that have nothing to do with each other, and the reward was measured before the temperatures it credits acted.
-Here a step is an update of the student: the reward is measured on the probe after it, and advantages run along the
-updates of one student, never from one sample of a batch to the next.
+As in the code and page (not the text) of RLKD, Zhang et al. (2024), https://arxiv.org/abs/2407.00115, but for time.
+There a batch is an episode whose steps are its samples, and the reward is measured before the temperatures act. Here a
+step is an update of the student: the reward is measured after it, and advantages run along one student's updates.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3 import PPO
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from torch import Tensor, nn
@@ -67,31 +65,24 @@ class SampleEnv(VecEnvWrapper):
         return np.asarray((observation - self._mean) / self._std, np.float32)
 
 
-def sample_model(env: DistillVecEnv, network: SampleNetwork, config: PolicyConfig, rate: Schedule) -> PPO:
+def sample_model(
+    env: DistillVecEnv, network: Callable[[], SampleNetwork], config: PolicyConfig, common: dict[str, Any]
+) -> PPO:
     """SB3's PPO with its own policy: actor and critic of the same widths, each on the state.
 
     Args:
         env: What it learns in.
-        network: What the actor will be exported as.
+        network: Makes what the actor will be exported as.
         config: How.
-        rate: Learning rate.
+        common: PPO's arguments that both agents have.
     """
-    steps = env.episode.run.steps
     widths = list(config.hidden)
     calibrated = {"batch_size": env.batch_size, "interval": env.episode.reward_interval}
     return PPO(
         ActorCriticPolicy,
-        SampleEnv(env, network),
-        n_steps=steps,
+        SampleEnv(env, network()),
         # As many gradient steps a pass as the run has updates: the released code takes `passes` for every batch.
         batch_size=env.num_envs,
-        n_epochs=config.passes,
-        learning_rate=rate,
-        clip_range=config.clip,
-        gamma=config.discount,
-        gae_lambda=config.gae_lambda,
-        max_grad_norm=math.inf if config.max_gradient is None else config.max_gradient,
-        stats_window_size=env.num_envs,
         rollout_buffer_class=CalibratedBuffer if config.calibration else None,
         rollout_buffer_kwargs=calibrated if config.calibration else None,
         policy_kwargs={
@@ -99,8 +90,7 @@ def sample_model(env: DistillVecEnv, network: SampleNetwork, config: PolicyConfi
             "activation_fn": ACTIVATIONS[config.activation],
             "log_std_init": math.log(config.exploration),
         },
-        seed=config.seed,
-        device="cpu",
+        **common,
     )
 
 

@@ -28,14 +28,30 @@ from rltemp.training.steps import train
 FIRST_VALIDATION_SEED = 600_000
 """Students that a policy is selected on: neither those it is trained with nor those of a comparison."""
 
-STATE = "update", "kept", "kept_update", "kept_potential", "reference_potential", "looked", "potential", "_mean"
-"""Attributes of `SelectionCallback` that change."""
-
 VALIDATION_TASKS = 12
 """Tasks of other data sets that a policy of a variety is selected on."""
 
 
-class SelectionCallback(BaseCallback):
+class StatefulCallback(BaseCallback):
+    """A callback with attributes that go into a checkpoint and back."""
+
+    kept_attributes: tuple[str, ...]
+    """Their names."""
+
+    def state(self) -> dict[str, Any]:
+        """Their values."""
+        return {name: getattr(self, name) for name in self.kept_attributes}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on with what `state` gave."""
+        for name in self.kept_attributes:
+            setattr(self, name, state[name])
+
+    def _on_step(self) -> bool:
+        return True
+
+
+class SelectionCallback(StatefulCallback):
     """Keeps the running mean of the policy's weights that does best on validation data, the reference included.
 
     Args:
@@ -45,6 +61,17 @@ class SelectionCallback(BaseCallback):
         network: What the policy is without its noise.
         weights: Gives the network's present weights, flat `[P]`.
     """
+
+    kept_attributes = (
+        "update",
+        "kept",
+        "kept_update",
+        "kept_potential",
+        "reference_potential",
+        "looked",
+        "potential",
+        "_mean",
+    )
 
     def __init__(
         self,
@@ -61,22 +88,10 @@ class SelectionCallback(BaseCallback):
         self.network = network
         self.weights = weights
         self.update = 0
-        self.kept = torch.zeros(0)
+        self.kept = self._mean = torch.zeros(0)
         self.kept_update = 0
-        self.kept_potential = 0.0
-        self.reference_potential = 0.0
-        self.looked = 0  # the update of the last look, and what it found
-        self.potential = 0.0
-        self._mean = torch.zeros(0)
-
-    def state(self) -> dict[str, Any]:
-        """What is kept so far, for a checkpoint."""
-        return {name: getattr(self, name) for name in STATE}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on with it."""
-        for name in STATE:
-            setattr(self, name, state[name])
+        self.kept_potential = self.reference_potential = 0.0
+        self.looked, self.potential = 0, 0.0  # the update of the last evaluation, and what it found
 
     def keep_reference(self) -> None:
         """Keep the reference rule, whatever did best: for a policy that is not to be trusted."""
@@ -90,9 +105,6 @@ class SelectionCallback(BaseCallback):
         # Weights of zero are the reference rule, and the only policy that is known not to be worse than it.
         self.kept = torch.zeros_like(self._mean)
         self.reference_potential = self.kept_potential = self._potential(self.kept)
-
-    def _on_step(self) -> bool:
-        return True
 
     def _on_rollout_start(self) -> None:
         # The start of a rollout is the first moment after an update.
@@ -109,11 +121,10 @@ class SelectionCallback(BaseCallback):
         if self.update % self.config.validate_every and self.update != self.config.updates:
             return
         self.looked, self.potential = self.update, self._potential(self._mean)
-        potential = self.potential
-        self.logger.record("reward/validation_potential", potential)
-        self.logger.record("reward/validation_gain", potential - self.reference_potential)
-        if potential > self.kept_potential:
-            self.kept, self.kept_update, self.kept_potential = self._mean.clone(), self.update, potential
+        self.logger.record("reward/validation_potential", self.potential)
+        self.logger.record("reward/validation_gain", self.potential - self.reference_potential)
+        if self.potential > self.kept_potential:
+            self.kept, self.kept_update, self.kept_potential = self._mean.clone(), self.update, self.potential
 
     def _potential(self, weights: Tensor) -> float:
         rule = network_rule(self.network, weights, self.decision)
@@ -134,14 +145,12 @@ def network_rule(network: SampleNetwork, weights: Tensor, decision: Decision) ->
 
 
 def task_trial(problem: Problem, students: int) -> Callable[[Method], float]:
-    """Return what a method is worth on one task: the mean potential of its students on the validation part."""
-    dataset = problem.dataset
+    """Return what a method is worth on one task: the mean potential of its students on the validation split."""
 
     def trial(method: Method) -> float:
-        run = Distillation(problem, _seeds(students))
-        return _mean_potential(
-            problem, predict(train(run, method), dataset, dataset.validation), dataset.validation.labels
-        )
+        split = problem.dataset.validation
+        logits = predict(train(Distillation(problem, _seeds(students)), method), problem.dataset, split)
+        return float(potentials(problem, logits, split.labels).mean())
 
     return trial
 
@@ -154,17 +163,10 @@ def variety_trial(variety: Variety, students: int, tasks: int = VALIDATION_TASKS
     def trial(method: Method) -> float:
         values = []
         for given in drawn:
-            run = Distillation(
-                given.problem,
-                _seeds(students),
-                train=given.pool,
-                subset=given.train,
-                teacher_logits=given.teacher_logits,
-            )
-            stack = train(run, method).eval()
+            stack = train(given.run(_seeds(students)), method).eval()
             with torch.no_grad():
                 logits = stack(given.problem.dataset.batch(given.pool, given.probe))
-            values.append(_mean_potential(given.problem, logits, given.pool.labels[given.probe]))
+            values.append(float(potentials(given.problem, logits, given.pool.labels[given.probe]).mean()))
         return float(np.mean(values))
 
     return trial
@@ -178,7 +180,3 @@ def potentials(problem: Problem, logits: Tensor, labels: Tensor) -> Tensor:
     """What each student's logits `[S, N, C]` are worth by the task's metric, `[S]`; the worst where not finite."""
     values = lookup(POTENTIALS, problem.task.metric, "metric")(logits, labels)
     return torch.where(values.isfinite(), values, WORST[problem.task.metric])
-
-
-def _mean_potential(problem: Problem, logits: Tensor, labels: Tensor) -> float:
-    return float(potentials(problem, logits, labels).mean())

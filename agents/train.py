@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +20,21 @@ import numpy as np
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import CallbackList
-from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
 from rltemp.agents.alarms import CollapseCallback
-from rltemp.agents.callbacks import BarCallback, DrawCallback, RunCallback
+from rltemp.agents.callbacks import DrawCallback, RunCallback
 from rltemp.agents.config import PolicyConfig
 from rltemp.agents.network import RunBuffer, RunPolicy, SampleNetwork
 from rltemp.agents.policy_export import export_policy
-from rltemp.agents.resume import Agent, CheckpointCallback, Resumable, logger
+from rltemp.agents.resume import Agent, CheckpointCallback, EventWriter, Resumable
 from rltemp.agents.samples import SampleEnv, actor_weights, sample_model
 from rltemp.agents.selection import SelectionCallback, task_trial, variety_trial
 from rltemp.data.problem import Problem
 from rltemp.envs.variety import STEPS, Variety
 from rltemp.envs.vector import DistillVecEnv
 from rltemp.io.progress import Bar
-from rltemp.kd.method import Method
 from rltemp.kd.names import shareable
 from rltemp.policy.actions import ActionScale
 from rltemp.rules.published_methods import reference_method
@@ -48,11 +48,7 @@ CHECKPOINTING: dict[str, Any] = {"unit": "update", "share": 0}
 
 
 def train_policy(
-    problem: Problem | Variety,
-    config: PolicyConfig,
-    out: Path,
-    progress: bool = True,
-    checkpoints: Checkpoints | None = None,
+    problem: Problem | Variety, config: PolicyConfig, out: Path, checkpoints: Checkpoints | None = None
 ) -> dict[str, Any]:
     """Train a policy on a problem and leave its file, checkpoints and TensorBoard events in a folder.
 
@@ -60,7 +56,6 @@ def train_policy(
         problem: The task, loaded, or a variety of tasks.
         config: How.
         out: The folder; gets `policy.safetensors`, `checkpoints/` and `tensorboard/`.
-        progress: Show a progress bar where the output is a terminal.
         checkpoints: Where it goes on from, and what it leaves; by default those in the folder.
 
     Returns:
@@ -75,31 +70,23 @@ def train_policy(
     env = make_env(problem, config)
     model = make_model(env, config)
     network, weights = controller(model)
-    selection = SelectionCallback(_trial(problem, config), env.decision, config, network, weights)
-    alarms = CollapseCallback(env, selection, config)
+    count = config.validation_students
+    trial = variety_trial(problem.other(), count) if isinstance(problem, Variety) else task_trial(problem, count)
+    selection = SelectionCallback(trial, env.decision, config, network, weights)
+    steps, bar = config.updates * model.n_steps * env.num_envs, Bar("policy")
+    run = RunCallback(env, lambda step: bar(step, steps))
+    alarms = CollapseCallback(run, selection, config)
     saved = checkpoints.resume()  # from here on nothing but the run draws from the global generators
-    steps = config.updates * model.n_steps * env.num_envs
     tracker = Tracker(out / "tensorboard", saved["events"] if saved else 0)
-    with checkpoints, tracker, Bar("policy") as bar:
-        model.set_logger(logger(tracker))
+    with checkpoints, tracker, bar:
+        model.set_logger(Logger(folder=None, output_formats=[EventWriter(tracker)]))
         parts: dict[str, Resumable] = {"selection": selection, "alarms": alarms, "agent": Agent(model, env)}
         keeper = CheckpointCallback(checkpoints, tracker, parts)
         if saved is not None:
             keeper.restore(saved)
-        callbacks = [
-            keeper,
-            *([DrawCallback(env.students)] if config.agent == "run" else []),
-            RunCallback(env),
-            selection,
-            alarms,
-            *([BarCallback(bar, steps)] if progress else []),
-        ]
-        model.learn(
-            steps - model.num_timesteps,
-            callback=CallbackList(callbacks),
-            log_interval=1,
-            reset_num_timesteps=saved is None,
-        )
+        draw = [DrawCallback(env.students)] if config.agent == "run" else []
+        callbacks = CallbackList([keeper, *draw, run, selection, alarms])
+        model.learn(steps - model.num_timesteps, callback=callbacks, log_interval=1, reset_num_timesteps=saved is None)
     if alarms.ended:
         selection.keep_reference()
     found = {
@@ -107,19 +94,16 @@ def train_policy(
         "validation_potential": selection.kept_potential,
         "reference_validation_potential": selection.reference_potential,
     }
-    provenance: dict[str, str | int | float] = {
-        **_described(problem),
-        **{name: str(value) for name, value in asdict(config).items()},
-        **found,
-        **checkpoints.mark(),
-    }
+    options = {name: str(value) for name, value in asdict(config).items()}
+    provenance: dict[str, str | int | float] = {**_described(problem), **options, **found, **checkpoints.mark()}
     sha256 = export_policy(out / POLICY_FILE, network, selection.kept, env.decision, provenance)
     return {
         "policy": POLICY_FILE,
         "sha256": sha256,
         **found,
         "students_trained": config.updates * config.students,
-        **alarms.result(),
+        "collapsed": bool(alarms.collapse),
+        "collapse": alarms.collapse or None,
         **checkpoints.mark(),
     }
 
@@ -141,13 +125,6 @@ def make_env(problem: Problem | Variety, config: PolicyConfig) -> DistillVecEnv:
     )
 
 
-def _trial(problem: Problem | Variety, config: PolicyConfig) -> Callable[[Method], float]:
-    """What a method is worth on data that policies are selected on."""
-    if isinstance(problem, Variety):
-        return variety_trial(problem.other(), config.validation_students)
-    return task_trial(problem, config.validation_students)
-
-
 def _described(problem: Problem | Variety) -> dict[str, str]:
     """What the policy was trained on, for its file."""
     if isinstance(problem, Variety):
@@ -160,49 +137,45 @@ def make_model(env: DistillVecEnv, config: PolicyConfig) -> PPO:
     mean, std = torch.zeros(len(config.features)), torch.ones(len(config.features))
     if config.normalise:
         mean, std = observation_statistics(env)
-    layout: dict[str, Any] = {
-        "mean": mean,
-        "std": std,
-        "hidden": config.hidden,
-        "activation": config.activation,
-        "shared": config.shared,
-        "actions": env.decision.scale.size,
+    network = partial(
+        SampleNetwork, mean, std, config.hidden, config.activation, config.shared, env.decision.scale.size
+    )
+    common: dict[str, Any] = {
+        "n_steps": env.episode.run.steps,
+        "n_epochs": config.passes,
+        "learning_rate": _linear(config.learning_rate, config.learning_rate_end),
+        "clip_range": config.clip,
+        "gamma": config.discount,
+        "gae_lambda": config.gae_lambda,
+        # SB3 averages its last 100 episodes; a run ends one for every sample of every student.
+        "stats_window_size": env.num_envs,
+        "max_grad_norm": math.inf if config.max_gradient is None else config.max_gradient,
+        "seed": config.seed,
+        "device": "cpu",
     }
-    rate = _linear(config.learning_rate, config.learning_rate_end)
-    if config.agent == "sample":
-        return sample_model(env, SampleNetwork(**layout), config, rate)
-    return run_model(env, layout, config, rate)
+    return (sample_model if config.agent == "sample" else run_model)(env, network, config, common)
 
 
-def run_model(env: DistillVecEnv, layout: dict[str, Any], config: PolicyConfig, rate: Schedule) -> PPO:
+def run_model(
+    env: DistillVecEnv, network: Callable[[], SampleNetwork], config: PolicyConfig, common: dict[str, Any]
+) -> PPO:
     """SB3's PPO with the network, the exploration and the buffer of `rltemp.agents.network`."""
-    steps = env.episode.run.steps
     return PPO(
         RunPolicy,
         env,
-        n_steps=steps,
-        batch_size=steps * env.num_envs,
-        n_epochs=config.passes,
-        learning_rate=rate,
-        clip_range=config.clip,
-        gamma=1.0,
-        gae_lambda=1.0,
+        batch_size=common["n_steps"] * env.num_envs,
         normalize_advantage=False,
         vf_coef=0.0,
-        # SB3 averages its last 100 episodes; a run ends one for every sample of every student.
-        stats_window_size=env.num_envs,
-        max_grad_norm=math.inf if config.max_gradient is None else config.max_gradient,
         rollout_buffer_class=RunBuffer,
         rollout_buffer_kwargs={"batch_size": env.batch_size, "replicas": config.replicas},
         policy_kwargs={
-            "network": layout,
+            "network": network,
             "batch_size": env.batch_size,
             "exploration": config.exploration,
             # Few updates, each noisy: a shorter memory of the gradient's size than Adam's default thousand.
             "optimizer_kwargs": {"betas": (0.9, 0.99)},
         },
-        seed=config.seed,
-        device="cpu",
+        **common,
     )
 
 

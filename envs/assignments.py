@@ -6,7 +6,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from rltemp.data.dataset import Split
 from rltemp.data.problem import Problem, predict
@@ -36,7 +35,10 @@ class OneTask:
     def __init__(self, problem: Problem, redraw: bool) -> None:
         self.problem = problem
         self.redraw = redraw
-        self._pool, self._logits = training_pool(problem)
+        train, probe = problem.dataset.train, problem.dataset.probe
+        pool = Split(torch.cat([train.images, probe.images]), torch.cat([train.labels, probe.labels]))
+        views_are_fixed = not problem.dataset.augment
+        self._pool, self._logits = pool, predict(problem.teacher, problem.dataset, pool) if views_are_fixed else None
 
     def draw(self, generator: np.random.Generator, groups: int) -> Assignment:
         """Draw the samples of each group."""
@@ -46,10 +48,3 @@ class OneTask:
             generator.permuted(order, axis=1, out=order)
         positions = torch.from_numpy(order)
         return Assignment(self.problem, self._pool, self._logits, positions[:, :size], positions[:, size:])
-
-
-def training_pool(problem: Problem) -> tuple[Split, Tensor | None]:
-    """Training and then probe samples as one split, and its teacher logits where views are fixed."""
-    train, probe = problem.dataset.train, problem.dataset.probe
-    pool = Split(torch.cat([train.images, probe.images]), torch.cat([train.labels, probe.labels]))
-    return pool, None if problem.dataset.augment else predict(problem.teacher, problem.dataset, pool)

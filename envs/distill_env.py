@@ -8,26 +8,26 @@ of its own (an algorithm that sees one big action and one reward for all of it d
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from torch import Tensor
 
 from rltemp.data.problem import Problem
 from rltemp.data.tasks import load_task
-from rltemp.envs.assignments import training_pool
+from rltemp.envs.assignments import OneTask
 from rltemp.envs.episode import FIRST_TRAINING_SEED, Decision, Episode, checked_actions
 from rltemp.kd.method import Method
 from rltemp.policy.actions import ActionScale
 from rltemp.policy.features import DEFAULT_FEATURES, LIMIT
-from rltemp.training.distill import Distillation
 from rltemp.training.teachers import prepare
 
 Array = NDArray[np.float32]
+MEANS = "student_temperature_mean", "teacher_temperature_mean", "loss"
+"""What `info` has of a step's batch."""
 
 
 class DistillEnv(gym.Env[Array, Array]):
@@ -67,11 +67,10 @@ class DistillEnv(gym.Env[Array, Array]):
     ) -> None:
         self.decision = Decision.make(method, features, scale)
         self.problem = prepare(load_task(task)) if isinstance(task, str) else task
-        self.redraw = redraw
         self.reward_interval = reward_interval
         self.render_mode = render_mode
         self.episode: Episode | None = None
-        self._pool, self._pool_logits = training_pool(self.problem)
+        self._source = OneTask(self.problem, redraw)
         batch_size = self.problem.task.recipe.batch_size
         self.observation_space = spaces.Box(-LIMIT, LIMIT, (batch_size, len(features)), np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (batch_size, self.decision.scale.size), np.float32)
@@ -79,19 +78,10 @@ class DistillEnv(gym.Env[Array, Array]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Begin a run with a new student; `seed` determines all that is random from here on."""
         super().reset(seed=seed)
-        size = len(self.problem.dataset.train)
-        positions = torch.arange(len(self._pool))
-        if self.redraw:
-            positions = torch.from_numpy(self.np_random.permutation(len(self._pool)))
-        positions = positions.to(self.problem.device)
-        run = Distillation(
-            self.problem,
-            int(self.np_random.integers(FIRST_TRAINING_SEED, 2**31)),
-            train=self._pool,
-            subset=positions[:size],
-            teacher_logits=self._pool_logits,
-        )
-        self.episode = Episode(run, self.decision, positions[size:], self.reward_interval)
+        given = self._source.draw(self.np_random, 1).replicated(1)
+        given = replace(given, train=given.train[0], probe=given.probe[0])
+        run = given.run(int(self.np_random.integers(FIRST_TRAINING_SEED, 2**31)))
+        self.episode = Episode(run, self.decision, given.probe, self.reward_interval)
         return self.episode.seen.observation, {"potential": float(self.episode.seen_potential)}
 
     def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
@@ -104,13 +94,8 @@ class DistillEnv(gym.Env[Array, Array]):
         episode = self.episode
         if episode is None or episode.run.done or episode.seen.diverged:
             raise gym.error.ResetNeeded("there is no run under way: call reset() first")
-        episode.step(self._checked(action))
+        episode.step(checked_actions(action, self.action_space.shape or ()).to(self.problem.device))
         terminated = bool(episode.seen.diverged)
-        names = ("potential", "student_temperature_mean", "teacher_temperature_mean", "loss")
-        values = (float(episode.seen_potential), *episode.seen.means.tolist())
-        info = dict(zip(names, values, strict=True))
+        means = dict(zip(MEANS, episode.seen.means.tolist(), strict=True))
+        info = {"potential": float(episode.seen_potential), **means}
         return episode.seen.observation, float(episode.reward), terminated, episode.run.done and not terminated, info
-
-    def _checked(self, action: Array) -> Tensor:
-        size = self.problem.task.recipe.batch_size, self.decision.scale.size
-        return checked_actions(action, size).to(self.problem.device)

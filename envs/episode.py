@@ -6,7 +6,7 @@ action.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rltemp.envs.finite import broken_potentials, explain, explain_potential, sound
 from rltemp.envs.mixup import mixed_loss
-from rltemp.envs.rewards import POTENTIALS, WORST, influence
+from rltemp.envs.rewards import POTENTIALS, WORST
 from rltemp.errors import BadInputError
 from rltemp.kd.checks import check_temperatures, unlawful
 from rltemp.kd.method import Method
@@ -26,7 +26,6 @@ from rltemp.kd.temperature_rule import per_batch
 from rltemp.loading import load_method, with_teacher
 from rltemp.policy.actions import ActionScale
 from rltemp.policy.features import DEFAULT_FEATURES, FEATURES, featurize
-from rltemp.rules.curriculum import LearnedRule
 from rltemp.training.distill import Distillation
 
 FIRST_TRAINING_SEED = 1_000_000
@@ -52,10 +51,7 @@ class Decision:
 
     @classmethod
     def make(
-        cls,
-        method: str | Method,
-        features: Sequence[str] = DEFAULT_FEATURES,
-        scale: ActionScale | None = None,
+        cls, method: str | Method, features: Sequence[str] = DEFAULT_FEATURES, scale: ActionScale | None = None
     ) -> Decision:
         """Check and build: the method by name, at least one known feature."""
         made = with_teacher(load_method(method), "an environment") if isinstance(method, str) else method
@@ -65,10 +61,9 @@ class Decision:
             raise BadInputError("an environment needs at least one feature")
         return cls(made, tuple(features), scale or ActionScale())
 
-    def loss(
-        self, signals: Signals, action: Tensor, on_temperatures: Callable[[Temperatures], None] | None = None
-    ) -> Tensor:
-        """The objective `[...]` of a step under actions `[..., A]`; who asks is told its temperatures, unchecked."""
+    def loss(self, signals: Signals, action: Tensor) -> tuple[Tensor, Temperatures]:
+        """The objective `[...]` of a step under actions `[..., A]`, and its temperatures, unchecked."""
+        given: list[Temperatures | None] = []
 
         # Called by the method, where it calls any rule: gradients then add up in the plain loop's order.
         @per_batch
@@ -77,12 +72,13 @@ class Decision:
 
         def objective(signals: Signals) -> Tensor:
             loss, temperatures = method.step_loss(signals)
-            if temperatures is not None and on_temperatures is not None:
-                on_temperatures(temperatures)
+            given.append(temperatures)
             return loss
 
         method = replace(self.method, rule=rule)
-        return mixed_loss(objective, signals)
+        loss = mixed_loss(objective, signals)
+        # A step in which no divergence counts, as at the start of a warm-up, asks for none.
+        return loss, given[-1] or self.temperatures(signals, action)
 
     def temperatures(self, signals: Signals, action: Tensor) -> Temperatures:
         """Temperatures `[...]` under actions `[..., A]`."""
@@ -115,7 +111,6 @@ class Episode:
         probe: Samples that rewards are measured on: positions in the run's own split, `[P]` or `[S, P]`.
         reward_interval: Steps from one look at the probe to the next, by default a twentieth of the run; rewards in
             between are zero, their sum the same.
-        keep_tape: Keep the weights of every step, for `influence`.
 
     Attributes:
         seen: What the last step let out, on the host.
@@ -126,24 +121,12 @@ class Episode:
     """
 
     def __init__(
-        self,
-        run: Distillation,
-        decision: Decision,
-        probe: Tensor,
-        reward_interval: int | None = None,
-        keep_tape: bool = False,
+        self, run: Distillation, decision: Decision, probe: Tensor, reward_interval: int | None = None
     ) -> None:
         self.run = run
         self.decision = replace(decision, method=run.attach(decision.method))
-        if keep_tape and isinstance(decision.method.rule, LearnedRule):
-            raise BadInputError(
-                f"influence replays a run, and the reference {decision.method.name} has changed since; take one by a "
-                "formula, or leave keep_tape out"
-            )
         self.probe = probe
         self.reward_interval = reward_interval or max(1, run.steps // LOOKS)
-        self.tape: list[list[Tensor]] | None = [] if keep_tape else None
-        self.actions: list[Tensor] = []
         self.potential: Tensor
         self.seen_potential: NDArray[np.float32]
         self._metric = lookup(POTENTIALS, run.problem.task.metric, "metric")
@@ -163,15 +146,9 @@ class Episode:
             TrainingDivergedError: Where a feature, a teacher logit or the potential is not finite though the student's
                 own numbers are sound, naming it and the sample.
         """
-        given: list[Temperatures] = []
-        loss = self.decision.loss(self.signals, action, given.append)
-        # A step in which no divergence counts, as at the start of a warm-up, asks for none.
-        self.temperatures = (given or [self.decision.temperatures(self.signals, action)])[-1].detach()
-        if self.tape is not None:
-            self.tape.append([parameter.detach().clone() for parameter in self.run.student.parameters()])
-            self.actions.append(action)
+        loss, temperatures = self.decision.loss(self.signals, action)
         self.run.update(loss)
-        self.loss = loss.detach()
+        self.temperatures, self.loss = temperatures.detach(), loss.detach()
         self._observe(self.temperatures, self.loss)
         before, self.reward = self.potential, np.zeros_like(self.seen_potential)
         due = self.run.step % self.reward_interval == 0 and bool(loss.numel())
@@ -191,20 +168,6 @@ class Episode:
         self._measure()
         self.potential = torch.where(fresh, self.potential, before[0])
         self.seen_potential = np.where(was, self.seen_potential, before[1])
-
-    def influence(self) -> Tensor:
-        """Each action's credit for the potential at the end of a finished run, `[steps, ..., A]`.
-
-        Needs `keep_tape`. Zero for a student that diverged on the way: no derivative reaches back across its
-        restart.
-        """
-        if self.tape is None or not self.run.done:
-            raise RuntimeError("influence needs keep_tape=True and a run at its end")
-        actions = torch.stack(self.actions)
-        outcome = self._metric(*self._probe_logits())
-        credits = influence(self.run, self.tape, actions, self.decision.loss, outcome)
-        lost = (self.lost | self.diverged).view(*self.lost.shape, *[1] * (credits.dim() - 1 - self.lost.dim()))
-        return torch.where(lost | ~credits.isfinite(), 0.0, credits)
 
     def _observe(self, temperatures: Temperatures | None = None, loss: Tensor | None = None) -> None:
         """See the next batch; a student that diverged keeps its last finite observation.

@@ -1,12 +1,10 @@
 """Mix-up in the first runs of a policy's training, so that the policy meets samples that a run would not show it.
 
-RLKD's "efficient exploration", Zhang et al. (2024), https://arxiv.org/abs/2407.00115, after the authors' code and page
-(the paper's text was not read). A batch's samples are ranked by the student's entropy. Those in the second tenth, of
-high entropy, are mixed pairwise into the places of those in the ninth, of low: image = r * high + (1 - r) * low.
-The released code keeps the place's own label though most of the image is another's; here the labels' losses are mixed
-as the images are, and the teacher looks at the mixed image.
-
-It ranks a batch by the student as it is now; the released code ranks the whole data set by means over past epochs.
+RLKD's "efficient exploration", after the code and page (not the text) of Zhang et al. (2024),
+https://arxiv.org/abs/2407.00115. Samples are ranked by the student's entropy. Those in the second tenth, of high
+entropy, are mixed pairwise into the places of those in the ninth, of low: image = r * high + (1 - r) * low. Here the
+labels' losses are mixed as the images are, and the teacher sees the mixed image; the released code keeps the place's
+own label. It ranks the data set by means over past epochs; here a batch is ranked by the student as it is now.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ of classes with a teacher of its own for each, `Variety` draws from several.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -58,6 +59,17 @@ class Assignment:
     teacher_logits: Tensor | None
     train: Tensor
     probe: Tensor
+
+    def replicated(self, replicas: int) -> Assignment:
+        """The same with so many students a group, side by side, on the problem's device."""
+        train, probe = (
+            positions.repeat_interleave(replicas, 0).to(self.problem.device) for positions in (self.train, self.probe)
+        )
+        return replace(self, train=train, probe=probe)
+
+    def run(self, seeds: int | list[int], kind: Callable[..., Distillation] = Distillation) -> Distillation:
+        """A fresh run of one student, or of a stack with a student for each row of `train`."""
+        return kind(self.problem, seeds, train=self.pool, subset=self.train, teacher_logits=self.teacher_logits)
 
 
 class Family:

@@ -4,8 +4,6 @@ A flat `Box(B)` action does not learn (one likelihood ratio over B dimensions, o
 this is the form that policies are trained in: observation `[F]`, action `[A]`, one small network for every
 sample. The students are stacked and trained in one call. Sub-environment s * B + i is sample i of student s;
 its time runs along the batches of that student, so generalised advantage estimation never crosses samples.
-
-`influence` gives what a plain `VecEnv` cannot: after a run, how much each single action changed its outcome.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -34,8 +32,6 @@ from rltemp.policy.actions import ActionScale
 from rltemp.policy.features import DEFAULT_FEATURES, LIMIT
 from rltemp.training.distill import Distillation
 
-Number = TypeVar("Number", bound=np.generic)
-
 
 class DistillVecEnv(VecEnv):
     """S students x B samples as S * B sub-environments of one distillation step each.
@@ -55,7 +51,6 @@ class DistillVecEnv(VecEnv):
         redraw: As in `rltemp.envs.assignments.OneTask`, where there is one task.
         reward_interval: Steps from one look at the probe to the next, by default a twentieth of the run; rewards in
             between are zero, their sum the same.
-        keep_tape: Keep what `influence` needs.
         mixup_runs: How many runs, from the first, mix samples of every batch (`rltemp.envs.mixup`).
         seed: Determines everything random.
     """
@@ -71,7 +66,6 @@ class DistillVecEnv(VecEnv):
         scale: ActionScale | None = None,
         redraw: bool = True,
         reward_interval: int | None = None,
-        keep_tape: bool = False,
         mixup_runs: int = 0,
         seed: int = 0,
     ) -> None:
@@ -84,7 +78,6 @@ class DistillVecEnv(VecEnv):
         self.batch_size = self.problem.task.recipe.batch_size
         self.decision = Decision.make(method, features, scale)
         self.reward_interval = reward_interval
-        self.keep_tape = keep_tape
         self.mixup_runs = mixup_runs
         self.runs_finished = 0
         self.render_mode = None
@@ -92,9 +85,8 @@ class DistillVecEnv(VecEnv):
         self._action = torch.zeros(0)
         self.finished: Episode | None = None
         observation = spaces.Box(-LIMIT, LIMIT, (len(features),), np.float32)
-        super().__init__(
-            students * self.batch_size, observation, spaces.Box(-1.0, 1.0, (self.decision.scale.size,), np.float32)
-        )
+        action = spaces.Box(-1.0, 1.0, (self.decision.scale.size,), np.float32)
+        super().__init__(students * self.batch_size, observation, action)
         # One shared empty info: building S * B dictionaries a step would cost as much as the step.
         self._nothing: list[dict[str, Any]] = [{}] * self.num_envs
         self._begin()
@@ -118,12 +110,11 @@ class DistillVecEnv(VecEnv):
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
         """Run the step; at an end, begin anew and put what ended into the infos, as SB3 expects."""
         episode = self.episode
-        action = self._action.view(self.students, self.batch_size, -1).to(self.problem.device)
-        episode.step(action)
-        rewards = self._per_sample(episode.reward)
+        episode.step(self._action.view(self.students, self.batch_size, -1).to(self.problem.device))
+        rewards = episode.reward.repeat(self.batch_size)
         self._returns += rewards
         self._lengths += 1
-        ended = self._per_sample(episode.seen.diverged) | episode.run.done
+        ended = episode.seen.diverged.repeat(self.batch_size) | episode.run.done
         if not ended.any():
             return self._observation(), rewards, ended, self._nothing
         infos = self._final_infos(ended, truncated=episode.run.done)
@@ -145,13 +136,6 @@ class DistillVecEnv(VecEnv):
         self._reset_seeds()
         self._generator.bit_generator.state = state["generator"]
         self.runs_finished = state["runs_finished"]
-
-    def influence(self) -> NDArray[np.float32]:
-        """Credit of every action of the last run for the potential at its end: `[steps, S * B, A]`."""
-        if self.finished is None:
-            raise RuntimeError("influence needs a run that has ended")
-        credits = self.finished.influence()
-        return credits.reshape(len(credits), self.num_envs, -1).cpu().numpy()
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -181,14 +165,10 @@ class DistillVecEnv(VecEnv):
         groups = self.students // self.replicas
         self._drawn_from = self._generator.bit_generator.state
         seeds = self._generator.integers(FIRST_TRAINING_SEED, 2**31, groups).repeat(self.replicas)
-        given = self.source.draw(self._generator, groups)
-        train, probe = (
-            part.repeat_interleave(self.replicas, 0).to(self.problem.device) for part in (given.train, given.probe)
-        )
+        given = self.source.draw(self._generator, groups).replicated(self.replicas)
         share = share_of_run(self.runs_finished, self.mixup_runs)
         kind = Distillation if share is None else partial(MixedDistillation, share=share)
-        run = kind(given.problem, seeds.tolist(), train=given.pool, subset=train, teacher_logits=given.teacher_logits)
-        self.episode = Episode(run, self.decision, probe, self.reward_interval, self.keep_tape)
+        self.episode = Episode(given.run(seeds.tolist(), kind), self.decision, given.probe, self.reward_interval)
         self._returns = np.zeros(self.num_envs, np.float64)
         self._lengths = np.zeros(self.num_envs, np.int64)
         self._started = time.monotonic()
@@ -196,13 +176,10 @@ class DistillVecEnv(VecEnv):
     def _observation(self) -> NDArray[np.float32]:
         return self.episode.seen.observation.reshape(self.num_envs, -1)
 
-    def _per_sample(self, per_student: NDArray[Number]) -> NDArray[Number]:
-        return per_student.repeat(self.batch_size)
-
     def _final_infos(self, ended: NDArray[np.bool_], truncated: bool) -> list[dict[str, Any]]:
         infos: list[dict[str, Any]] = list(self._nothing)
         last = self._observation()
-        diverged = self._per_sample(self.episode.seen.diverged)
+        diverged = self.episode.seen.diverged.repeat(self.batch_size)
         seconds = round(time.monotonic() - self._started, 6)
         for i in np.flatnonzero(ended):
             infos[i] = {

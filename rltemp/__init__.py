@@ -2,18 +2,18 @@
 
     import rltemp
 
-    rule = rltemp.load_rule("runs/p/policy.safetensors")     # or "dtkd", "fixed:4", "my_package.my_file:my_rule"
-    signals = rltemp.Signals(student_logits, teacher_logits, labels, progress)
-    loss = rltemp.kd_loss(signals, rule(signals)).mean()
+    controller = rltemp.Controller("universal")   # or "dtkd", "runs/p/policy.safetensors", "my_package.my_file:my_rule"
+    loss = controller.loss(student_logits, teacher_logits, labels, progress=step / steps).mean()
 
 A name is imported where it is first used, so that `import rltemp` takes no time. These names need torch, numpy,
 safetensors and pydantic alone; `rltemp.envs` adds Gymnasium and `rltemp.agents` Stable-Baselines3.
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
-from rltemp import moved
+from rltemp.moved import Moved
 
 if TYPE_CHECKING:
     from rltemp.errors import (
@@ -62,7 +62,7 @@ _HOMES = {
 }
 """The module of each public name that is no error."""
 
-moved.install()
+sys.meta_path.insert(0, Moved())  # before Python's own finders, which would load a submodule a second time
 
 
 def __getattr__(name: str) -> Any:

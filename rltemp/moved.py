@@ -1,8 +1,4 @@
-"""Documented modules of version 0.1 under their old names, for one version more.
-
-`import rltemp.plugs.trl`, the same name in a YAML file, and `python -m rltemp.plugs.timm` find the module at its new
-place, the very same object, and warn once.
-"""
+"""Documented modules of version 0.1 are found under their old names for one version more, as the same objects."""
 
 from __future__ import annotations
 
@@ -10,10 +6,9 @@ import importlib
 import importlib.util
 import sys
 import warnings
-from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from types import CodeType, ModuleType
+from types import ModuleType
 from typing import Any
 
 MOVED = {
@@ -21,53 +16,29 @@ MOVED = {
     "rltemp.actions": "rltemp.policy.actions",
     "rltemp.features": "rltemp.policy.features",
     "rltemp.tracking": "rltemp.training.tensorboard",
-    "rltemp.envs.workers": "rltemp.envs.worker_processes",
 }
 """New names by old ones; those of submodules follow."""
 
 
 class Moved(MetaPathFinder, Loader):
-    """Finds a module that has moved, and answers with the module at its new place."""
+    """Imports `rltemp.plugs.trl` as `rltemp.integrations.trl`, and warns once."""
 
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         """A spec for an old name; None for all others, which Python then looks for as ever."""
         if name in MOVED:  # a submodule's package has warned already
             text = f"{name} is now {MOVED[name]}; the old name goes with the next version"
             warnings.warn(text, DeprecationWarning, stacklevel=2)
-        return ModuleSpec(name, self) if name != new_name(name) else None
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """The module at its new place; its own spec is kept, because the import system overwrites it."""
-        module = importlib.import_module(new_name(spec.name))
-        spec.loader_state = module.__spec__
-        return module
+        return ModuleSpec(name, self) if any(f"{name}.".startswith(f"{old}.") for old in MOVED) else None
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run nothing: the module has run. Give its own spec back."""
-        assert module.__spec__ is not None  # the import system has just set it
-        module.__spec__ = module.__spec__.loader_state
+        """Put the module at its new place where Python looks for the old one."""
+        sys.modules[module.__name__] = importlib.import_module(_new_name(module.__name__))
 
-    def get_code(self, name: str) -> CodeType | None:
-        """What `python -m` runs."""
-        spec = importlib.util.find_spec(new_name(name))
-        loader: Any = None if spec is None else spec.loader
-        code: CodeType | None = loader.get_code(new_name(name)) if loader else None
-        return code
+    def get_code(self, name: str) -> Any:
+        """What `python -m rltemp.plugs.timm` runs."""
+        return importlib.util.find_spec(_new_name(name)).loader.get_code(_new_name(name))  # type: ignore[union-attr]
 
 
-def new_name(name: str) -> str:
-    """Where a module is now.
-
-    >>> new_name("rltemp.plugs.trl"), new_name("rltemp.kd")
-    ('rltemp.integrations.trl', 'rltemp.kd')
-    """
-    old = next((old for old in MOVED if name == old or name.startswith(f"{old}.")), "")
-    return MOVED[old] + name.removeprefix(old) if old else name
-
-
-def install() -> None:
-    """Before Python's own finders: they would load a submodule a second time, under the old name."""
-    if not any(isinstance(finder, Moved) for finder in sys.meta_path):
-        sys.meta_path.insert(0, Moved())
+def _new_name(name: str) -> str:
+    old = next(old for old in MOVED if f"{name}.".startswith(f"{old}."))
+    return MOVED[old] + name.removeprefix(old)

@@ -1,6 +1,6 @@
 """What rltemp adds to the student's own work: ratios of step times and of peak memory, on one thread.
 
-    python scripts/bench.py [--quick] [--only rules|training|plugs]
+    python scripts/bench.py [--rounds 15] [--only rules|training|plugs]
 
 Nothing is downloaded: the problem of CIFAR's size is random pixels. A ratio of times is the median over rounds in which
 both sides run one after the other, so that another job on the machine slows both.
@@ -9,11 +9,12 @@ both sides run one after the other, so that another job on the machine slows bot
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import platform
 import statistics
-import time
 from collections.abc import Callable
+from timeit import timeit
 from typing import Any
 
 import numpy as np
@@ -38,9 +39,8 @@ from rltemp.training.steps import plain_step
 from rltemp.training.teachers import prepare
 
 STUDENTS = 64
-SHAPES, QUICK_SHAPES = ((128, 100), (4096, 32000)), ((128, 100), (32, 8192))
+SHAPES = (128, 100), (4096, 32000)
 """Of logits: images of 100 classes, and the tokens of a language model (half a gigabyte a tensor)."""
-LINE = "{:62} {:7.3f}   {}".format
 HEADING = f"{'':64} ratio   target"
 SETTING = "(ResNet-20 to ResNet-8, 32 x 32, 100 classes, batch 128)\n"
 
@@ -50,94 +50,99 @@ Call = Callable[[], object]
 def main() -> None:
     """Measure, and print one line a result."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="few rounds: shows that it runs")
-    parser.add_argument("--only", choices=("rules", "training", "plugs"), help="one group of measurements")
+    parser.add_argument("--rounds", type=int, default=15, help="of every ratio; 3 show that it runs")
+    parser.add_argument("--only", choices=GROUPS, help="one group of measurements")
     options = parser.parse_args()
-    rounds = 3 if options.quick else 15
     torch.set_num_threads(1)
     print(f"{processor()}, 1 thread; Python {platform.python_version()}, torch {torch.__version__}\n")
-    if options.only in (None, "rules"):
-        show_rules(QUICK_SHAPES if options.quick else SHAPES, rounds)
-    if options.only in (None, "training"):
-        show_training(rounds)
-    if options.only in (None, "plugs"):
-        show_integrations(options.quick, rounds)
+    for name in [options.only] if options.only else GROUPS:
+        GROUPS[name](options.rounds)
 
 
-def show_rules(shapes: tuple[tuple[int, int], ...], rounds: int) -> None:
-    """A line a rule: time and memory of its loss at each shape of logits."""
+def line(name: str, found: float, target: str) -> None:
+    """Print a result."""
+    print(f"{name:62} {found:7.3f}   {target}", flush=True)
+
+
+def rules(rounds: int) -> None:
+    """A line a rule: time and peak memory of its loss and gradient over those of plain distillation, at each shape."""
     print("loss under a rule, forward and backward, float32, over plain distillation at one temperature")
     print("(targets: time 1.30, peak memory beside the logits 1.10; dtkd_exact and ctkd_* are not held to them)\n")
-    print(f"{'':20}" + "".join(f"{f'[{samples}, {classes}]':>14} time  memory" for samples, classes in shapes))
-    for name in RULES:
-        costs = [rule_to_plain(name, shape, rounds) for shape in shapes]
+    print(f"{'':20}" + "".join(f"{list(shape)!s:>14} time  memory" for shape in SHAPES))
+    for name, rule in RULES.items():
+        costs = [rule_to_plain(rule(), shape, rounds) for shape in SHAPES]
         print(f"{name:20}" + "".join(f"{seconds:19.2f} {memory:7.2f}" for seconds, memory in costs), flush=True)
     print()
 
 
-def show_training(rounds: int) -> None:
-    """The steps of the environment, of a policy and of a stack."""
-    images = random_images()
-    print(HEADING)
-    print(LINE("environment's step / plain loop's step", env_to_plain(images, max(1, rounds // 3)), "<= 1.05"))
-    policy = ratio(stepper(images, "universal"), stepper(images, "fixed:4"), rounds)
-    print(LINE("step under a policy / step at a fixed temperature", policy, "<= 1.10"))
-    print(SETTING)
-    times, rate = alone_to_stacked(prepare(load_task("digits")), 2 if rounds == 3 else 7)
-    print(LINE(f"{STUDENTS} digits students one by one / as one stack", times, ">= 10"))
-    print(f"{'stacked training, steps of one student per second':62} {rate:7,.0f}")
-
-
-def show_integrations(quick: bool, rounds: int) -> None:
-    """What a policy costs in a loop of one's own: its answer, the whole step, the loss's memory."""
-    print(HEADING)
-    for name, (in_turn, hot) in policies_to_dtkd(quick).items():
-        print(LINE(f"{name} / DTKD's own rule, [128, 100], call by call", in_turn, "<= 3"))
-        print(LINE(f"{name} / DTKD's own rule, [128, 100], hot loop", hot, "<= 3"))
-    for kind in ("", "compiled", "bfloat16", "compiled bfloat16"):
-        # Step by step in turn: in blocks of four, which take a second, the machine itself drifts by some hundredths.
-        found = ratio(own_loop("universal", kind), own_loop("fixed:4", kind), 4 * rounds, calls=1)
-        print(LINE(f"step under a policy / at a fixed temperature, {kind or 'plain'}", found, "<= 1.02"))
-    print(SETTING)
-    shape = (2, 256, 8192) if quick else (4, 512, 32000)
-    for name, found in policy_memory(shape):
-        print(LINE(f"peak memory of {name} under a policy / plain, {list(shape)}", found, "<= 1.10"))
-
-
-def rule_to_plain(name: str, shape: tuple[int, int], rounds: int) -> tuple[float, float]:
+def rule_to_plain(rule: RuleFunction, shape: tuple[int, int], rounds: int) -> tuple[float, float]:
     """Time and peak memory of one rule's loss and gradient over those of plain distillation in plain PyTorch."""
     student, teacher = random_logits(*shape)
-    labels, rule = torch.zeros(shape[0], dtype=torch.long), RULES[name]()
+    labels, large = torch.zeros(shape[0], dtype=torch.long), student.numel() > 2**17
 
     def under_rule() -> Tensor:
         signals = Signals(student, teacher, labels, progress=0.3)
         return kd_loss(signals, rule(signals)).mean()
 
     ours, plain = backward(under_rule, student), backward(lambda: plain_kd(student, teacher), student)
-    large = student.numel() > 2**17
     times = ratio(ours, plain, max(3, rounds // 5) if large else rounds, calls=1 if large else 40)
     return times, peak_memory(ours) / peak_memory(plain)
 
 
-def policies_to_dtkd(quick: bool) -> dict[str, tuple[float, float]]:
-    """Time of a policy's answer over that of DTKD's rule: call by call in turn, and a hundred calls in turn (hot).
+def training(rounds: int) -> None:
+    """The steps of the environment, of a policy and of a stack."""
+    images = random_images()
+    print(HEADING)
+    # The environment's step at action zero, and as many steps as lie between two evaluations on the probe.
+    env, recipe = DistillEnv(images), images.task.recipe
+    env.reset(seed=0)
+    action = np.zeros((recipe.batch_size, 2), np.float32)
+    steps = recipe.steps(len(images.dataset.train)) // LOOKS
+    found = ratio(lambda: env.step(action), stepper(images, "fixed:4"), max(1, rounds // 3), steps)
+    line("environment's step / plain loop's step", found, "<= 1.05")
+    policy = ratio(stepper(images, "universal"), stepper(images, "fixed:4"), rounds)
+    line("step under a policy / step at a fixed temperature", policy, "<= 1.10")
+    print(SETTING)
+    times, rate = alone_to_stacked(prepare(load_task("digits")), max(2, rounds // 2))
+    line(f"{STUDENTS} digits students one by one / as one stack", times, ">= 10")
+    print(f"{'stacked training, steps of one student per second':62} {rate:7,.0f}")
 
-    A training loop has other code between two calls, so that neither is hot there.
-    """
+
+def alone_to_stacked(problem: Problem, rounds: int, steps: int = 50) -> tuple[float, float]:
+    """Time of 64 students one by one over that of one stack, and the stack's student steps per second."""
+    ratios, rates = [], []
+    for _ in range(rounds):
+        stacked = timeit(stepper(problem, "fixed:4", list(range(STUDENTS))), number=steps)
+        alone = sum(timeit(stepper(problem, "fixed:4", seed), number=steps) for seed in range(STUDENTS))
+        ratios.append(alone / stacked)
+        rates.append(STUDENTS * steps / stacked)
+    return statistics.median(ratios), statistics.median(rates)
+
+
+def plugs(rounds: int) -> None:
+    """What a policy costs in a loop of one's own: its answer, the whole step, the loss's memory."""
+    print(HEADING)
     student, teacher = random_logits(128, 100)
     signals, policy, dtkd = Signals(student, teacher, progress=0.3), load_rule("universal"), RULES["dtkd"]()
-    rules: dict[str, RuleFunction] = {
+    answers: dict[str, RuleFunction] = {
         "universal": policy,
         "universal, compiled": torch.compile(policy, fullgraph=True),
     }
+    for name, rule in answers.items():
+        ours, theirs = functools.partial(rule, signals), functools.partial(dtkd, signals)
+        # A training loop has other code between two calls, so that neither is hot there.
+        line(f"{name} / DTKD's own rule, [128, 100], call by call", ratio(ours, theirs, 130 * rounds, 1), "<= 3")
+        line(f"{name} / DTKD's own rule, [128, 100], hot loop", ratio(ours, theirs, 2 * rounds, 100), "<= 3")
+    for kind in ("", "compiled", "bfloat16", "compiled bfloat16"):
+        # Step by step in turn: in blocks of four, which take a second, the machine itself drifts by some hundredths.
+        found = ratio(own_loop("universal", kind), own_loop("fixed:4", kind), 4 * rounds, calls=1)
+        line(f"step under a policy / at a fixed temperature, {kind or 'plain'}", found, "<= 1.02")
+    print(SETTING)
+    for name, found in policy_memory(4, 512, 32000).items():
+        line(f"peak memory of {name} under a policy / plain, [4, 512, 32000]", found, "<= 1.10")
 
-    def against_dtkd(rule: RuleFunction, rounds: int, calls: int) -> float:
-        return ratio(lambda: rule(signals), lambda: dtkd(signals), rounds, calls)
 
-    rounds = (200, 3) if quick else (2000, 31)
-    return {
-        name: (against_dtkd(rule, rounds[0], 1), against_dtkd(rule, rounds[1], 100)) for name, rule in rules.items()
-    }
+GROUPS = {"rules": rules, "training": training, "plugs": plugs}
 
 
 def own_loop(name: str, kind: str) -> Call:
@@ -163,7 +168,7 @@ def own_loop(name: str, kind: str) -> Call:
     return step
 
 
-def policy_memory(shape: tuple[int, ...]) -> list[tuple[str, float]]:
+def policy_memory(*shape: int) -> dict[str, float]:
     """Peak memory of losses under a policy, forward and backward, over that of plain distillation in plain PyTorch."""
     student, teacher = random_logits(*shape)
     labels, controller = torch.zeros(shape[:-1], dtype=torch.long), Controller("universal")
@@ -174,30 +179,7 @@ def policy_memory(shape: tuple[int, ...]) -> list[tuple[str, float]]:
         "objective with a mask": lambda: controller.loss(student, teacher, labels, 0.3, mask).mean(),
     }
     plain = peak_memory(backward(lambda: plain_kd(student, teacher), student))
-    return [(name, peak_memory(backward(loss, student)) / plain) for name, loss in losses.items()]
-
-
-def env_to_plain(problem: Problem, rounds: int) -> float:
-    """The environment's step at action zero over the plain loop's, same method and student.
-
-    A round has as many steps as lie between two evaluations on the probe, so that it pays for exactly one.
-    """
-    env = DistillEnv(problem)
-    env.reset(seed=0)
-    steps = problem.task.recipe.steps(len(problem.dataset.train)) // LOOKS
-    action = np.zeros((problem.task.recipe.batch_size, 2), np.float32)
-    return ratio(lambda: env.step(action), stepper(problem, "fixed:4"), rounds, steps)
-
-
-def alone_to_stacked(problem: Problem, rounds: int, steps: int = 50) -> tuple[float, float]:
-    """Time of 64 students one by one over that of one stack, and the stack's student steps per second."""
-    ratios, rates = [], []
-    for _ in range(rounds):
-        stacked = seconds(stepper(problem, "fixed:4", list(range(STUDENTS))), steps)
-        alone = sum(seconds(stepper(problem, "fixed:4", seed), steps) for seed in range(STUDENTS))
-        ratios.append(alone / stacked)
-        rates.append(STUDENTS * steps / stacked)
-    return statistics.median(ratios), statistics.median(rates)
+    return {name: peak_memory(backward(loss, student)) / plain for name, loss in losses.items()}
 
 
 def stepper(problem: Problem, name: str, seeds: int | list[int] = 0) -> Call:
@@ -258,15 +240,7 @@ def peak_memory(call: Call) -> int:
 def ratio(one: Call, other: Call, rounds: int, calls: int = 4) -> float:
     """The median over rounds of the time of one over that of the other."""
     one(), other()  # the first call allocates
-    return statistics.median(seconds(one, calls) / seconds(other, calls) for _ in range(rounds))
-
-
-def seconds(call: Call, times: int) -> float:
-    """How long so many calls take."""
-    start = time.perf_counter()
-    for _ in range(times):
-        call()
-    return time.perf_counter() - start
+    return statistics.median(timeit(one, number=calls) / timeit(other, number=calls) for _ in range(rounds))
 
 
 if __name__ == "__main__":

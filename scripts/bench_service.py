@@ -178,7 +178,7 @@ def serve() -> None:
     """Be the server: the service, and beside it the bare route `/route/SIZE`."""
     import torch
 
-    from rltemp.service.app import Service
+    from rltemp.service.app import Service  # in the process of the service alone
     from rltemp.service.host import serve as host
     from rltemp.service.limits import Limits
     from rltemp.service.repository import Repository

@@ -4,15 +4,13 @@
 
 trains a teacher, then a student for every seed and method. The students of one seed share initial weights, batches
 and pictures, so methods are compared in pairs. The same command goes on where it stopped, with more `--seeds` or
-`--methods` too. It writes results.csv, result.json and table.md. Needs the extra `detection` (torchmetrics,
-pycocotools).
+`--methods` too. Every student is a line of cells.jsonl; result.json and table.md sum them up. Needs the extra
+`detection` (torchmetrics, pycocotools).
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import itertools
 import json
 import sys
@@ -31,7 +29,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.ops import MultiScaleRoIAlign
 
 from rltemp.data.shapes import NUM_CLASSES, Scenes, scenes
-from rltemp.errors import BadInputError, TrainingDivergedError
+from rltemp.errors import BadInputError, RltempError, TrainingDivergedError
 from rltemp.experiments.statistics import mean_and_error, paired_difference, points
 from rltemp.integrations.detection import DetectorDistillation
 from rltemp.io.files import atomic_write
@@ -69,9 +67,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     try:
         run(options)
-    except (BadInputError, TrainingDivergedError) as error:
+    except RltempError as error:
         print(f"detect.py: {error}", file=sys.stderr)
-        sys.exit(4 if isinstance(error, TrainingDivergedError) else 2)
+        sys.exit(error.exit_code)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -210,12 +208,7 @@ def evaluate(network: FasterRCNN, data: Scenes) -> dict[str, float]:
 
 
 def write(out: Path, setting: dict[str, Any], runs: Runs) -> None:
-    """The three files of results."""
-    text = io.StringIO()
-    lines = csv.DictWriter(text, list(runs[0]) if runs else [], lineterminator="\n")
-    lines.writeheader()
-    lines.writerows(runs)
-    atomic_write(out / "results.csv", text.getvalue().encode())
+    """What the results sum up to."""
     best, found = summary(runs)
     result = {"setting": setting, "best_fixed": best, "methods": found}
     atomic_write(out / "result.json", json.dumps(result, indent=2, default=asdict).encode())

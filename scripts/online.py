@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 
 from rltemp.data.problem import Problem
 from rltemp.data.tasks import load_task
-from rltemp.experiments.statistics import Paired, paired_difference
+from rltemp.experiments.statistics import paired_difference
 from rltemp.experiments.students import default_stack, train_method
 from rltemp.io.files import atomic_write
 from rltemp.io.versions import processor
@@ -36,7 +37,6 @@ from rltemp.training.teachers import prepare
 
 MODEL = "online"
 RLTEMP = (sys.executable, "-m", "rltemp")
-Accuracy = NDArray[np.float64]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -58,23 +58,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         learn(options)
     files = {int(file.stem): file for file in sorted(versions.glob("*.safetensors"))}
     seeds = range(options.first_seed, options.first_seed + options.seeds)
-    accuracy = evaluate(problem, chosen(files, options.points), seeds)
+    accuracy = evaluate(problem, {version: files[version] for version in chosen(sorted(files), options.points)}, seeds)
     gains = {version: paired_difference(100 * row, 100 * accuracy[1]) for version, row in accuracy.items()}
-    line = json.loads((options.out / "learned.json").read_text())
-    results = {**line, "machine": processor(), "torch": torch.__version__, "first_seed": seeds.start}
-    results["points"] = [
-        {"version": version, "students": learned_from(files[version])}
-        | {"accuracy": 100 * float(accuracy[version].mean()), **interval(gain)}
+    students = {version: read_policy(files[version]).manifest.provenance["runs_learned_from"] for version in gains}
+    found = [
+        {"version": version, "students": int(students[version]), "accuracy": 100 * float(accuracy[version].mean())}
+        | {"mean": gain.mean, "low": gain.low, "high": gain.high}
         for version, gain in gains.items()
     ]
-    atomic_write(options.out / "online.json", (json.dumps(results, indent=1) + "\n").encode())
-    plot(gains, {version: learned_from(files[version]) for version in gains}, options)
-    for point in results["points"]:
-        print(
-            "version {version} of {students} students: {accuracy:.2f} %, {mean:+.2f} [{low:+.2f}, {high:+.2f}]".format(
-                **point
-            )
-        )
+    learned = json.loads((options.out / "learned.json").read_text())
+    about = {"machine": processor(), "torch": torch.__version__, "first_seed": seeds.start}
+    text = json.dumps({**learned, **about, "points": found}, indent=1)
+    atomic_write(options.out / "online.json", (text + "\n").encode())
+    plot(found, options)
+    for point in found:
+        line = "version {version} of {students} students: {accuracy:.2f} %, {mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+        print(line.format(**point))
 
 
 def learn(options: argparse.Namespace) -> None:
@@ -86,7 +85,18 @@ def learn(options: argparse.Namespace) -> None:
         words = ["--controller", url, "--learn", "--rule", MODEL, "--task", options.task]
         words += ["--runs", str(options.runs), "--replicas", str(options.replicas)]
         running = [
-            subprocess.Popen([*RLTEMP, "distill", *words, *own(options.out, place)], stdout=subprocess.DEVNULL)
+            subprocess.Popen(
+                [
+                    *RLTEMP,
+                    "distill",
+                    *words,
+                    "--seed",
+                    str(1000 * place),
+                    "--out",
+                    str(options.out / f"process-{place}"),
+                ],
+                stdout=subprocess.DEVNULL,
+            )
             for place in range(options.processes)
         ]
         while any(process.poll() is None for process in running):
@@ -103,11 +113,6 @@ def learn(options: argparse.Namespace) -> None:
     }
     (options.out / "learned.json").write_text(json.dumps(learned))
     kept.rename(options.out / "versions")
-
-
-def own(out: Path, place: int) -> list[str]:
-    """The options that a process does not share: its seeds and its folder."""
-    return ["--seed", str(1000 * place), "--out", str(out / f"process-{place}")]
 
 
 @contextlib.contextmanager
@@ -134,48 +139,31 @@ def service(out: Path, students_per_update: int) -> Iterator[str]:
 
 def keep(client: HttpClient, folder: Path) -> None:
     """Keep the newest version's policy file, where it is not kept yet."""
-    answer = client.request("GET", f"/v2/models/{MODEL}/policy", seconds=5.0)
+    answer = client.request("GET", f"/v2/models/{MODEL}/policy", seconds=60.0)
     file = folder / f"{int(answer.headers['rltemp-model-version']):06d}.safetensors"
     if not file.exists():
         atomic_write(file, answer.body)
 
 
-def chosen(files: Mapping[int, Path], points: int) -> dict[int, Path]:
+def chosen(versions: Sequence[int], points: int) -> list[int]:
     """The first version, and about so many others up to the last, evenly spaced."""
-    versions = sorted(files)
     places = np.unique(np.linspace(0, len(versions) - 1, points + 1).round().astype(int))
-    return {versions[place]: files[versions[place]] for place in places}
+    return [versions[place] for place in places]
 
 
-def evaluate(problem: Problem, files: Mapping[int, Path], seeds: Sequence[int]) -> dict[int, Accuracy]:
+def evaluate(problem: Problem, files: Mapping[int, Path], seeds: Sequence[int]) -> dict[int, NDArray[np.float64]]:
     """Test accuracy `[S]` of the students of given seeds under each version."""
     stack = default_stack(problem)
     return {version: train_method(problem, str(file), seeds, stack).test_accuracy for version, file in files.items()}
 
 
-def learned_from(file: Path) -> int:
-    """How many students a version was learned from, as its file says."""
-    return int(read_policy(file).manifest.provenance["runs_learned_from"])
-
-
-def better(gain: Paired) -> bool:
-    """Whether the students of one version are better than those of another beyond doubt."""
-    return gain.low > 0
-
-
-def interval(gain: Paired) -> dict[str, float]:
-    """Mean and bounds."""
-    return {"mean": gain.mean, "low": gain.low, "high": gain.high}
-
-
-def plot(gains: Mapping[int, Paired], students: Mapping[int, int], options: argparse.Namespace) -> None:
+def plot(found: Sequence[dict[str, Any]], options: argparse.Namespace) -> None:
     """Draw the gains over the students that were learned from."""
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
-    means = np.array([gain.mean for gain in gains.values()])
-    bounds = np.array([[gain.mean - gain.low, gain.high - gain.mean] for gain in gains.values()]).T
+    students, means, low, high = np.array([[one[k] for k in ("students", "mean", "low", "high")] for one in found]).T
     axes.axhline(0, color=GREY, linewidth=1)
-    axes.errorbar(list(students.values()), means, bounds, marker="o", capsize=3, color=BLUE)
+    axes.errorbar(students, means, [means - low, high - means], marker="o", capsize=3, color=BLUE)
     axes.set_xlabel(f"students of {options.processes} processes that were learned from")
     axes.set_ylabel("test accuracy minus version 1\n(points, 95 % interval)")
     axes.set_title(f"{options.task}: {options.seeds} students that nothing was learned from", fontsize=10)

@@ -3,10 +3,10 @@
     python scripts/rules_table.py train --task digits --label digits --seeds 64 --cells docs/rules/digits.jsonl
     python scripts/rules_table.py write docs/rules.md docs/rules/digits.jsonl docs/rules/cifar100.jsonl
 
-A cached result is one method and one seed: a line of the file that `--cells` names, whose first line is the setting. It
-is not trained again, so the same command goes on where it stopped. `--share 0/2` and `--share 1/2` are two halves of
-the work for two processes, each with a file of its own; `write` takes all files of one label together. Students of one
-seed share initial weights, batches and augmentation.
+A result is one method and one seed: a line of the file that `--cells` names, whose first line is the setting. It is not
+trained again, so the same command goes on where it stopped. Processes that share the work have `--methods` and files of
+their own: `write` takes all files of one label together. Students of one seed share initial weights, batches and
+augmentation.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,19 @@ from rltemp.training.distill import Distillation
 from rltemp.training.steps import train
 from rltemp.training.teachers import prepare
 
-NAMES = ("teacher", "student", "teacher_weights")
-NUMBERS = {"epochs": int, "batch_size": int, "learning_rate": float, "weight_decay": float, "teacher_epochs": int}
+FIELDS: dict[str, type] = {
+    **dict.fromkeys(("teacher", "student", "teacher_weights"), str),
+    **dict.fromkeys(("epochs", "batch_size", "teacher_epochs"), int),
+    **dict.fromkeys(("learning_rate", "weight_decay"), float),
+}
+"""Of a task, which options change."""
 PLAIN, DTKD = "fixed", "dtkd"
 MATCHED = "matched:"
+COLUMNS = [*METHODS, *(f"{MATCHED}{name}" for name in METHODS if name not in ("none", PLAIN))]
+"""Every method at published weights, then every one that has a soft term at matched weights."""
+Results = list[dict[str, Any]]
+Accuracies = dict[str, dict[int, float]]
+"""In percent, by method and seed."""
 HEAD = """# Every method, side by side
 
 The tables show the test accuracy in percent after the last epoch, mean ± standard error over students. `- KD` and
@@ -79,71 +88,55 @@ def main(argv: Sequence[str] | None = None) -> None:
     trainer = commands.add_parser("train", help="train the students that are missing")
     trainer.add_argument("--task", default="digits")
     trainer.add_argument("--label", default="digits", help="what the table calls the task")
-    for name in NAMES:
-        trainer.add_argument(f"--{name.replace('_', '-')}")
-    for name, kind in NUMBERS.items():
+    for name, kind in FIELDS.items():
         trainer.add_argument(f"--{name.replace('_', '-')}", type=kind)
     trainer.add_argument("--seeds", type=int, default=64)
-    trainer.add_argument("--methods", nargs="+", default=columns(), help="by default all")
+    trainer.add_argument("--methods", nargs="+", default=COLUMNS, help="by default all")
     trainer.add_argument("--cells", type=Path, required=True)
-    trainer.add_argument("--share", default="0/1", help="which part of the work: 0/2 is the first of two")
     writer = commands.add_parser("write", help="write the table")
     writer.add_argument("out", type=Path)
     writer.add_argument("files", type=Path, nargs="+")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     if options.command == "train":
-        train_cells(options)
+        train_missing(options)
     else:
         atomic_write(options.out, page(options.files).encode())
 
 
-def columns() -> list[str]:
-    """Every method at published weights, then every one that has a soft term at matched weights."""
-    return [*METHODS, *(f"{MATCHED}{name}" for name in METHODS if name not in ("none", PLAIN))]
-
-
-def train_cells(options: argparse.Namespace) -> None:
-    """Train what is missing in the file of cells, and add it line by line."""
-    problem = prepare(load_task(options.task, **{name: getattr(options, name) for name in (*NAMES, *NUMBERS)}))
-    setting = describe(problem, options.label)
-    known, cells = read_cells(options.cells)
-    if known is None:
-        options.cells.parent.mkdir(parents=True, exist_ok=True)
-        options.cells.write_text(json.dumps(setting) + "\n", "utf-8")
-    elif {**known, "processor": setting["processor"]} != setting:
-        raise BadInputError(f"{options.cells} holds cells of another setting, {known}; this one is {setting}")
-    done = {(cell["method"], cell["seed"]) for cell in cells}
+def train_missing(options: argparse.Namespace) -> None:
+    """Train what is missing in the file of results, and add it line by line."""
+    problem = prepare(load_task(options.task, **{name: getattr(options, name) for name in FIELDS}))
+    setting, file = describe(problem, options.label), options.cells
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(setting) + "\n", "utf-8")
+    known, results = read(file)
+    if {**known, "processor": setting["processor"]} != setting:
+        raise BadInputError(f"{file} holds results of another setting, {known}; this one is {setting}")
+    elsewhere = {} if known == setting else {"processor": setting["processor"]}
+    done = {(one["method"], one["seed"]) for one in results}
     stack = default_stack(problem)
-    part, parts = map(int, options.share.split("/"))
     memory: dict[int, dict[int, torch.Tensor]] = {}  # the teacher's logits, by seed
-    for method, seeds in track(list(batches(options.methods, options.seeds, stack))[part::parts]):
-        if missing := [seed for seed in seeds if (method, seed) not in done]:
-            found = train_batch(problem, method, missing, memory.setdefault(missing[0], {}) if stack == 1 else None)
-            elsewhere = {} if known in (None, setting) else {"processor": setting["processor"]}
-            found = [cell | elsewhere for cell in found]
-            with options.cells.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(cell) + "\n" for cell in found)
+    for first in track(range(0, options.seeds, stack)):  # what is stopped half-way is a table of half the seeds
+        for method in options.methods:
+            seeds = range(first, min(first + stack, options.seeds))
+            if missing := [seed for seed in seeds if (method, seed) not in done]:
+                shared = memory.setdefault(missing[0], {}) if stack == 1 else None
+                found = train_stack(problem, method, missing, shared)
+                with file.open("a", encoding="utf-8") as lines:
+                    lines.writelines(json.dumps(one | elsewhere) + "\n" for one in found)
 
 
-def batches(methods: list[str], seeds: int, stack: int) -> Iterator[tuple[str, list[int]]]:
-    """Methods and seeds that are trained together, seed by seed: half of the work is then a table of half the seeds."""
-    for start in range(0, seeds, stack):
-        for method in methods:
-            yield method, list(range(start, min(start + stack, seeds)))
-
-
-def train_batch(
-    problem: Problem, method: str, seeds: list[int], memory: dict[int, torch.Tensor] | None
-) -> list[dict[str, Any]]:
-    """Train a student for every seed, one alone where there is a memory for its teacher, and return their cells."""
+def train_stack(problem: Problem, method: str, seeds: list[int], memory: dict[int, torch.Tensor] | None) -> Results:
+    """Train a student for every seed, one alone where there is a memory for its teacher, and return their results."""
     started = time.perf_counter()
     run = Distillation(problem, seeds if memory is None else seeds[0], teacher_memory=memory)
     student = train(run, load_method(method))
     seconds = round((time.perf_counter() - started) / len(seeds), 3)
     test, validation = (
-        [round(value, 6) for value in evaluate(student, problem.dataset, part).reshape(-1).tolist()]
-        for part in (problem.dataset.test, problem.dataset.validation)
+        [round(value, 6) for value in evaluate(student, problem.dataset, split).reshape(-1).tolist()]
+        for split in (problem.dataset.test, problem.dataset.validation)
     )
     return [
         {"method": method, "seed": seed, "test": test[i], "validation": validation[i], "seconds": seconds}
@@ -152,7 +145,7 @@ def train_batch(
 
 
 def describe(problem: Problem, label: str) -> dict[str, Any]:
-    """What a cell depends on beside its method and seed; no path is in it."""
+    """What a result depends on beside its method and seed; no path is in it."""
     task = problem.task
     return {
         "label": label,
@@ -161,65 +154,57 @@ def describe(problem: Problem, label: str) -> dict[str, Any]:
         "student": task.student,
         "recipe": asdict(task.recipe),
         "split_seed": task.split_seed,
-        "samples": {part: len(getattr(problem.dataset, part)) for part in ("train", "validation", "test")},
+        "samples": {name: len(getattr(problem.dataset, name)) for name in ("train", "validation", "test")},
         "torch": torch.__version__,
         "processor": processor(),
     }
 
 
-def read_cells(file: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-    """The setting and the cells of a file; None and nothing where there is no file."""
+def read(file: Path) -> tuple[dict[str, Any], Results]:
+    """The setting and the results of a file."""
     if not file.is_file():
-        return None, []
-    setting, *cells = map(json.loads, file.read_text("utf-8").splitlines())
-    return setting, cells
+        raise BadInputError(f"no such file of results: {file}")
+    setting, *results = map(json.loads, file.read_text("utf-8").splitlines())
+    return setting, results
 
 
 def page(files: list[Path]) -> str:
     """The page: a table for each label among the files."""
-    by_label: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
-    for file in files:
-        setting, cells = read_cells(file)
-        if setting is None:
-            raise BadInputError(f"no such file of cells: {file}")
-        by_label.setdefault(setting["label"], (setting, []))[1].extend(cells)
-    return "\n".join([HEAD, *(section(setting, cells) for setting, cells in by_label.values())])
+    by_label: dict[str, tuple[dict[str, Any], Results]] = {}
+    for setting, results in map(read, files):
+        by_label.setdefault(setting["label"], (setting, []))[1].extend(results)
+    return "\n".join([HEAD, *(section(*one) for one in by_label.values())])
 
 
-def section(setting: dict[str, Any], cells: list[dict[str, Any]]) -> str:
+def section(setting: dict[str, Any], results: Results) -> str:
     """One task's setting and table."""
-    accuracies: dict[str, dict[int, float]] = {}
-    for cell in cells:
-        accuracies.setdefault(cell["method"], {})[cell["seed"]] = 100 * cell["test"]
-    recipe = setting["recipe"]
-    processors = dict.fromkeys(cell.get("processor", setting["processor"]) for cell in cells)
-    lines = [
-        f"## {setting['label']}",
-        "",
-        f"Teacher {setting['teacher']} ({100 * setting['teacher_accuracy']:.2f} %), student {setting['student']}, "
-        f"n seeds a method; {recipe['epochs']} epochs, batch "
-        f"{recipe['batch_size']}, learning rate {recipe['learning_rate']:g} ({recipe['schedule']}), weight decay "
-        f"{recipe['weight_decay']:g}; {setting['samples']['train']} training and {setting['samples']['test']} test "
-        f"samples. {' and '.join(processors)}, one thread, torch {setting['torch']}.",
-        "",
-        "",
-    ]
+    accuracies: Accuracies = {}
+    for one in results:
+        accuracies.setdefault(one["method"], {})[one["seed"]] = 100 * one["test"]
+    recipe, samples = setting["recipe"], setting["samples"]
+    processors = dict.fromkeys(one.get("processor", setting["processor"]) for one in results)
+    about = (
+        f"## {setting['label']}\n\nTeacher {setting['teacher']} ({100 * setting['teacher_accuracy']:.2f} %), student "
+        f"{setting['student']}, n seeds a method; {recipe['epochs']} epochs, batch {recipe['batch_size']}, learning "
+        f"rate {recipe['learning_rate']:g} ({recipe['schedule']}), weight decay {recipe['weight_decay']:g}; "
+        f"{samples['train']} training and {samples['test']} test samples. {' and '.join(processors)}, one thread, "
+        f"torch {setting['torch']}.\n\n"
+    )
     head = ["method", "n", "published", "- KD", "- DTKD", "n", "matched", "- KD", "- DTKD"]
-    return "\n".join(lines) + markdown(head, [table_row(name, accuracies) for name in METHODS if name in accuracies])
+    return about + markdown(head, [table_row(name, accuracies) for name in METHODS if name in accuracies])
 
 
-def table_row(name: str, accuracies: dict[str, dict[int, float]]) -> list[str]:
+def table_row(name: str, accuracies: Accuracies) -> list[str]:
     """One method's line; plain KD is its own match."""
-    matched = PLAIN if name == PLAIN else MATCHED + name
     line = [name]
-    for found, dtkd in ((name, DTKD), (matched, MATCHED + DTKD)):
-        students = [*accuracies.get(found, {}).values()]
+    for method, dtkd in ((name, DTKD), (PLAIN if name == PLAIN else MATCHED + name, MATCHED + DTKD)):
+        students = [*accuracies.get(method, {}).values()]
         line += [str(len(students)), with_error(*mean_and_error(students))] if students else ["", ""]
-        line += [difference(accuracies, found, base) for base in (PLAIN, dtkd)]
+        line += [difference(accuracies, method, base) for base in (PLAIN, dtkd)]
     return line
 
 
-def difference(accuracies: dict[str, dict[int, float]], method: str, base: str) -> str:
+def difference(accuracies: Accuracies, method: str, base: str) -> str:
     """Paired difference over the seeds that both have."""
     ours, theirs = accuracies.get(method, {}), accuracies.get(base, {})
     seeds = sorted(ours.keys() & theirs.keys())

@@ -4,10 +4,9 @@ r"""Does a policy serve tasks that it was not trained on? Trains students by eve
         --cells docs/results/transfer.jsonl
     python scripts/transfer.py write docs/results/transfer.md docs/results/transfer.jsonl
 
-A cached result is one task and one rule: a line of the file that `--cells` names. It is not trained again. Small data
-sets are split in 64 ways, and every student has a split and a teacher of its own: in a test split of 36 samples it
-matters more which samples these are than which student is taught. Students of one seed share all but the rule. `write`
-shows every rule on every task and, over all tasks, the paired mean difference to plain distillation and to each policy.
+A result is one task and one rule: a line of the file that `--cells` names. It is not trained again. Small data sets
+are split in 64 ways, and every student has a split and a teacher of its own: in a test split of 36 samples it matters
+more which samples these are than which student is taught. Students of one seed share all but the rule.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from torch import Tensor
 from rltemp.data.dataset import Split
 from rltemp.data.problem import Problem, predict
 from rltemp.data.tasks import load_task
+from rltemp.experiments.measures import accuracy
 from rltemp.experiments.statistics import Paired, paired_difference, points
 from rltemp.experiments.students import default_stack, train_method
 from rltemp.io.files import atomic_write
@@ -36,7 +36,7 @@ from rltemp.loading import load_method
 from rltemp.report.tables import markdown
 from rltemp.rules.published_methods import METHODS
 from rltemp.training.distill import Distillation
-from rltemp.training.steps import plain_step
+from rltemp.training.steps import train
 from rltemp.training.teachers import prepare
 
 TASKS: dict[str, tuple[str, dict[str, Any], int]] = {
@@ -53,8 +53,6 @@ digits keep their split, because the shipped policy's training draws from its tr
 PLAIN = "fixed:4"
 Accuracy = NDArray[np.float64]
 """One value a student."""
-Accuracies = dict[tuple[str, str], Accuracy]
-"""By task and rule."""
 HEAD = """# Tasks that the shipped policy never saw
 
 The first table shows the mean test accuracy in percent of {n} students for each rule and task. Every rule has its own
@@ -86,43 +84,44 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     if options.command == "train":
-        train_cells(options)
+        train_missing(options)
     else:
         atomic_write(options.out, page(read(options.cells)).encode())
 
 
-def train_cells(options: argparse.Namespace) -> None:
-    """Train what is missing in the file of cells, and add it line by line."""
+def train_missing(options: argparse.Namespace) -> None:
+    """Train what is missing in the file of results, and add it line by line."""
     options.cells.parent.mkdir(parents=True, exist_ok=True)
-    done = {(cell["task"], cell["rule"]) for cell in read(options.cells)} if options.cells.exists() else set()
-    rules = list(dict.fromkeys([*options.rules, PLAIN, *options.against]))
+    done = {(one["task"], one["rule"]) for one in read(options.cells)} if options.cells.exists() else set()
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
     for name in options.tasks:
-        if not (missing := [rule for rule in rules if (name, rule) not in done]):
-            continue
+        rules = dict.fromkeys([*options.rules, PLAIN, *options.against])
+        missing = [rule for rule in rules if (name, rule) not in done]
         spec, changes, splits = TASKS[name]
-        problems = [prepare(load_task(spec, **changes, split_seed=k)) for k in range(min(splits, options.seeds))]
+        count = min(splits, options.seeds) if missing else 0
+        problems = [prepare(load_task(spec, **changes, split_seed=k)) for k in range(count)]
         for rule in track(missing, name):
-            cell = train_cell(problems, rule, range(options.first_seed, options.first_seed + options.seeds))
-            line = {"task": name, "rule": rule, **cell, "torch": torch.__version__, "machine": processor()}
+            line = {"task": name, "rule": rule, **train_students(problems, rule, seeds)}
+            line |= {"torch": torch.__version__, "machine": processor()}
             with options.cells.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 
 
-def train_cell(problems: Sequence[Problem], rule: str, seeds: range) -> dict[str, Any]:
+def train_students(problems: Sequence[Problem], rule: str, seeds: range) -> dict[str, Any]:
     """Train a student for every seed by a rule, on one split after another, and return accuracies in percent."""
     if len(problems) > 1:
         measured = train_on_splits(problems, rule, seeds)
     else:
         stack = 16 if problems[0].task.student.startswith("cnn") else default_stack(problems[0])
-        arm = train_method(problems[0], rule, seeds, stack)
-        measured = {"test": arm.test_accuracy, "validation": arm.validation_accuracy}
-    found = {part: [round(100 * float(value), 3) for value in values] for part, values in measured.items()}
+        result = train_method(problems[0], rule, seeds, stack)
+        measured = {"test": result.test_accuracy, "validation": result.validation_accuracy}
+    found = {split: [round(100 * float(value), 3) for value in values] for split, values in measured.items()}
     teachers = [round(100 * problem.teacher_accuracy, 2) for problem in problems]
     return {**found, "teachers": teachers, "first_seed": seeds.start}
 
 
 def train_on_splits(problems: Sequence[Problem], rule: str, seeds: Sequence[int]) -> dict[str, Accuracy]:
-    """Train a student for every seed in one stack, each on the next split; its accuracies on the split's own parts."""
+    """Train a student for every seed in one stack, each on the next split, and measure it on that split."""
     own = torch.arange(len(seeds)) % len(problems)
     (images, labels), dataset = _stacked(problems, "train"), problems[0].dataset
     pool = Split(images.flatten(0, 1), labels.flatten())
@@ -133,15 +132,11 @@ def train_on_splits(problems: Sequence[Problem], rule: str, seeds: Sequence[int]
     run = Distillation(
         replace(problems[0], dataset=dataset), list(seeds), train=pool, subset=rows, teacher_logits=logits
     )
-    method = run.attach(load_method(rule))
-    while not run.done:
-        plain_step(run, method)
-    student, measured = run.student.eval(), dict[str, Accuracy]()
-    for part in ("test", "validation"):
-        images, labels = _stacked(problems, part)
+    student, measured = train(run, load_method(rule)).eval(), dict[str, Accuracy]()
+    for name in ("test", "validation"):
+        images, labels = _stacked(problems, name)
         with torch.no_grad():
-            right = student(images[own]).argmax(-1) == labels[own]
-        measured[part] = right.double().mean(-1).numpy()
+            measured[name] = accuracy(student(images[own]), labels[own]).numpy()
     return measured
 
 
@@ -153,45 +148,42 @@ def _stacked(problems: Sequence[Problem], name: str) -> tuple[Tensor, Tensor]:
 
 
 def read(file: Path) -> list[dict[str, Any]]:
-    """The cells of a file."""
+    """The results of a file."""
     return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
 
 
-def page(cells: list[dict[str, Any]]) -> str:
-    """The table as Markdown."""
-    tasks = list(dict.fromkeys(cell["task"] for cell in cells))
-    accuracy = {(cell["task"], cell["rule"]): np.array(cell["test"]) for cell in cells}
-    rules = [
-        rule for rule in dict.fromkeys(cell["rule"] for cell in cells) if all((t, rule) in accuracy for t in tasks)
-    ]
+def page(results: list[dict[str, Any]]) -> str:
+    """The table as Markdown: the rules that every task has, the best first, and the tasks."""
+    splits = {one["task"]: len(one["teachers"]) for one in results}
+    found = {(one["task"], one["rule"]): np.array(one["test"]) for one in results}
+    known, tasks = list(dict.fromkeys(rule for _, rule in found)), list(splits)
+    rules = [rule for rule in known if all((task, rule) in found for task in tasks)]
     policy = "universal" if "universal" in rules else rules[0]
-    rules.sort(key=lambda rule: -float(np.mean([accuracy[task, rule].mean() for task in tasks])))
-    head = ["rule", *tasks, "mean", f"minus {PLAIN}", f"{policy} minus it"]
-    ranking = markdown(head, [_line(accuracy, tasks, rule, policy) for rule in rules])
-    machines = " and ".join(sorted({cell["machine"] for cell in cells}))
-    named = " ".join(rule for rule in dict.fromkeys(cell["rule"] for cell in cells) if rule not in METHODS)
-    first = cells[0]
+    rules.sort(key=lambda rule: -np.mean([found[task, rule].mean() for task in tasks]))
+
+    def line(rule: str) -> list[str]:
+        means = [found[task, rule].mean() for task in tasks]
+        pairs = ((rule, PLAIN), (policy, rule))
+        differences = [points(over(found, tasks, *pair)) if pair[0] != pair[1] else "-" for pair in pairs]
+        return [rule, *(f"{mean:.2f}" for mean in (*means, np.mean(means))), *differences]
+
     start = HEAD.format(
-        n=len(first["test"]), machine=machines, torch=first["torch"], policies=named.replace(f"{PLAIN} ", "")
+        n=len(results[0]["test"]),
+        machine=" and ".join(sorted({one["machine"] for one in results})),
+        torch=results[0]["torch"],
+        policies=" ".join(rule for rule in known if rule not in (*METHODS, PLAIN)),
     )
     by_task = [
-        [task, str(count), f"{accuracy[task, PLAIN].mean():.2f}", points(over(accuracy, [task], policy, PLAIN))]
-        for task, count in {cell["task"]: len(cell["teachers"]) for cell in cells}.items()
+        [task, str(count), f"{found[task, PLAIN].mean():.2f}", points(over(found, [task], policy, PLAIN))]
+        for task, count in splits.items()
     ]
+    ranking = markdown(["rule", *tasks, "mean", f"minus {PLAIN}", f"{policy} minus it"], list(map(line, rules)))
     return start + ranking + "\n" + markdown(["task", "splits", PLAIN, f"{policy} minus it"], by_task)
 
 
-def _line(accuracy: Accuracies, tasks: list[str], rule: str, policy: str) -> list[str]:
-    means = [accuracy[task, rule].mean() for task in tasks]
-    pairs = ((rule, PLAIN), (policy, rule))
-    differences = [points(over(accuracy, tasks, *pair)) if pair[0] != pair[1] else "-" for pair in pairs]
-    return [rule, *(f"{mean:.2f}" for mean in (*means, np.mean(means))), *differences]
-
-
-def over(accuracy: Accuracies, tasks: list[str], one: str, other: str) -> Paired:
+def over(found: dict[tuple[str, str], Accuracy], tasks: list[str], one: str, other: str) -> Paired:
     """The paired difference of two rules, averaged over the tasks, student by student."""
-    both = (np.mean([accuracy[task, rule] for task in tasks], 0) for rule in (one, other))
-    return paired_difference(*both)
+    return paired_difference(*(np.mean([found[task, rule] for task in tasks], 0) for rule in (one, other)))
 
 
 if __name__ == "__main__":

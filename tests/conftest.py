@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,12 @@ def teacher_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def digits(teacher_cache: Path) -> Problem:
     return prepare(load_task("digits"))
+
+
+@pytest.fixture(scope="session")
+def short(digits: Problem) -> Problem:
+    """Digits, one epoch: 20 steps."""
+    return replace(digits, task=replace(digits.task, recipe=replace(digits.task.recipe, epochs=1)))
 
 
 @pytest.fixture(scope="session")

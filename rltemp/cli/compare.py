@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rltemp.cli.console import say, show, show_next
 from rltemp.data.problem import Problem
 from rltemp.errors import BadInputError
+from rltemp.experiments.compare import OnProgress
+from rltemp.experiments.method_results import Overall, stored_rows
 from rltemp.experiments.options import (
     SELECTION_SEED,
     CompareOptions,
@@ -18,62 +19,27 @@ from rltemp.experiments.options import (
     ExplainOptions,
     StudyOptions,
 )
+from rltemp.experiments.result_cache import ResultCache
 from rltemp.io.progress import Bar, Progress
 from rltemp.io.run_folders import TIMING, read_json, showing
+from rltemp.report.comparison import page_name, run_comparison, run_study
+from rltemp.report.explain_page import importance_words, relation_words, run_explanation
+from rltemp.report.tables import console_overall, console_table
 from rltemp.training.options import at_least
-
-if TYPE_CHECKING:
-    from rltemp.experiments.compare import OnProgress
-    from rltemp.experiments.result_cache import ResultCache
-
-# What trains and reports is imported where it is used: help need not wait a second for scipy and matplotlib.
-
-
-@dataclass(frozen=True)
-class Compare(CompareOptions):
-    """Train students under several rules, paired by seed, and report the differences."""
-
-    def run(self) -> dict[str, Any]:
-        """Do it and return the result."""
-        return compare(self)
-
-
-@dataclass(frozen=True)
-class Study(StudyOptions):
-    """Compare policies with every method, tuned, and with controls that tell what it is about them that helps."""
-
-    def run(self) -> dict[str, Any]:
-        """Do it and return the result."""
-        return study(self)
-
-
-@dataclass(frozen=True)
-class Explain(ExplainOptions):
-    """Show why a policy sets the temperatures it sets: what they go with, and which features decide them."""
-
-    def run(self) -> dict[str, Any]:
-        """Do it and return the result."""
-        return explain(self)
 
 
 def compare(options: CompareOptions) -> dict[str, Any]:
     """`rltemp compare`."""
-    from rltemp.report.comparison import run_comparison
-
     return _compared(options, lambda: run_comparison(options, _progress))
 
 
 def study(options: StudyOptions) -> dict[str, Any]:
     """`rltemp study`."""
-    from rltemp.report.study import run_study
-
     return _compared(options, lambda: run_study(options, _progress))
 
 
 def explain(options: ExplainOptions) -> dict[str, Any]:
     """`rltemp explain`."""
-    from rltemp.report.explanation import run_explanation
-
     at_least(2, seeds=options.seeds)
     at_least(1, stack=options.stack)
     at_least(0, first_seed=options.first_seed, importance_seeds=options.importance_seeds)
@@ -81,7 +47,10 @@ def explain(options: ExplainOptions) -> dict[str, Any]:
     if result is None:
         result = run_explanation(options, _explain_progress)
     with showing(out):
-        show_explanation(result, out)
+        for line in [*relation_words(result["relations"]), *importance_words(result["importance"])]:
+            say(line)
+    say(f"Read {out / 'why.md'}, look at {out / 'why.png'}.")
+    show_next(out)
     return result
 
 
@@ -103,10 +72,6 @@ def _compared(options: ComparisonOptions, work: Callable[[], dict[str, Any]]) ->
 
 def show_comparison(result: Mapping[str, Any], out: Path) -> None:
     """Print the tables of a result, where its files are and what to type next."""
-    from rltemp.experiments.method_results import Overall, stored_rows
-    from rltemp.report.comparison import page_name
-    from rltemp.report.tables import console_overall, console_table
-
     points, seeds = result.get("points", [result]), len(result["seeds"])
     for point in points:
         task = point["task"]
@@ -134,16 +99,6 @@ def _show_times(out: Path) -> None:
     for point in read_json(out / TIMING).get("step_times", ()):
         ratios = ", ".join(f"{rule} {found['ratio']:.2f}" for rule, found in point["rules"].items())
         say(f"Time of a step by that of plain distillation ({point['point']}; rough, measured in turn): {ratios}.")
-
-
-def show_explanation(result: Mapping[str, Any], out: Path) -> None:
-    """Print what was found, where its files are and what to type next."""
-    from rltemp.report.explain_page import importance_words, relation_words
-
-    for line in [*relation_words(result["relations"]), *importance_words(result["importance"])]:
-        say(line)
-    say(f"Read {out / 'why.md'}, look at {out / 'why.png'}.")
-    show_next(out)
 
 
 @contextlib.contextmanager

@@ -16,11 +16,10 @@ FILE_WIDTH = 160
 """Columns where the output is no terminal."""
 
 
-class ConsoleHandler(logging.Handler):
+class _Handler(logging.Handler):
     """Shows information as it is on stdout, and warnings on stderr, a line each, at once."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print the record."""
         if record.levelno < logging.WARNING:
             say(record.getMessage())
         else:
@@ -29,19 +28,16 @@ class ConsoleHandler(logging.Handler):
 
 @contextmanager
 def messages_shown() -> Iterator[None]:
-    """Within, what rltemp logs is printed."""
-    logger, handler = logging.getLogger("rltemp"), ConsoleHandler()
-    level, propagated = logger.level, logger.propagate
-    if not any(isinstance(other, ConsoleHandler) for other in logger.handlers):
-        logger.addHandler(handler)
+    """Within, what rltemp logs is printed, once: some library may have given the root logger a handler, too."""
+    logger = logging.getLogger("rltemp")
+    before = logger.handlers, logger.level, logger.propagate
+    logger.handlers, logger.propagate = [_Handler(logging.INFO)], False
     logger.setLevel(logging.INFO)
-    logger.propagate = False  # some library may have given the root logger a handler, too
     try:
         yield
     finally:
-        logger.removeHandler(handler)
+        logger.handlers, level, logger.propagate = before
         logger.setLevel(level)
-        logger.propagate = propagated
 
 
 def say(line: str) -> None:
@@ -72,7 +68,7 @@ def show_next(folder: Path, *commands: str) -> None:
 def _write(line: str, stream: TextIO) -> None:
     try:
         print(line, file=stream, flush=True)
-    except BrokenPipeError:
-        raise  # nobody listens any more
-    except OSError:
-        pass  # the output may go to the very disk that is full: no reason to end a run
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # nobody listens any more
+            raise
+        # The output may go to the very disk that is full: no reason to end a run.

@@ -6,12 +6,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from rltemp.agents.train import POLICY_FILE
-from rltemp.cli.compare import Compare
+from rltemp.cli.compare import compare
 from rltemp.cli.console import say, show_next
-from rltemp.cli.dispatch import call
 from rltemp.cli.distill import Distill
 from rltemp.cli.train_policy import PolicyOptions, TrainPolicy
 from rltemp.cli.train_teacher import TrainTeacher
+from rltemp.experiments.options import CompareOptions
 from rltemp.training.options import TaskOptions, at_least
 
 DEMO_RULES = (
@@ -38,38 +38,33 @@ class Demo(TaskOptions):
 
     command = "demo"
 
-    def folder(self) -> Path:
-        """The folder of the demo's four runs."""
-        return self.out or Path("runs") / "demo"
-
-
-def demo(options: Demo) -> None:
-    """Do it; each of the four is a run of its own, and one that is finished is not done again."""
-    at_least(1, seeds=options.seeds, updates=options.updates)
-    out = options.folder()
-    shared = {f.name: getattr(options, f.name) for f in fields(TaskOptions) if f.name not in ("out", "config")}
-    policy = PolicyOptions() if options.updates is None else PolicyOptions(updates=options.updates)
-    rule = str(out / "policy" / POLICY_FILE)
-    say("1 of 4: the teacher.")
-    call("train-teacher", TrainTeacher(**shared, out=out / "teacher"))
-    say("\n2 of 4: a policy, by reinforcement learning.")
-    call("train-policy", TrainPolicy(**shared, out=out / "policy", policy=policy))
-    say("\n3 of 4: one student, taught under the policy.")
-    call("distill", Distill(**shared, out=out / "student", rule=rule))
-    say("\n4 of 4: the comparison.")
-    comparison = Compare(
-        **shared,
-        out=out / "compare",
-        rules=(*DEMO_RULES, rule),
-        seeds=options.seeds,
-        selection_seeds=min(options.seeds, Compare.selection_seeds),
-        against=("fixed:4", "dtkd:1|2|4|8"),
-    )
-    call("compare", comparison)
-    say(f"\nThe policy is {rule}; two lines in a training loop use it (README).")
-    show_next(
-        out,
-        f"tensorboard --logdir {out}",
-        f"rltemp distill {options.task_words()} --rule {rule} --seed 1000",
-        f"rltemp compare {options.task_words()} --rules fixed:4 dtkd:1 {rule} --first-seed 1000 --seeds 128",
-    )
+    def run(self) -> None:
+        """Do it; each of the four is a run of its own, and one that is finished is not done again."""
+        at_least(1, seeds=self.seeds, updates=self.updates)
+        out = self.out or Path("runs") / "demo"
+        shared = {f.name: getattr(self, f.name) for f in fields(TaskOptions) if f.name not in ("out", "config")}
+        policy = PolicyOptions() if self.updates is None else PolicyOptions(updates=self.updates)
+        rule = str(out / "policy" / POLICY_FILE)
+        say("1 of 4: the teacher.")
+        TrainTeacher(**shared, out=out / "teacher").run()
+        say("\n2 of 4: a policy, by reinforcement learning.")
+        TrainPolicy(**shared, out=out / "policy", policy=policy).run()
+        say("\n3 of 4: one student, taught under the policy.")
+        Distill(**shared, out=out / "student", rule=rule).run()
+        say("\n4 of 4: the comparison.")
+        comparison = CompareOptions(
+            **shared,
+            out=out / "compare",
+            rules=(*DEMO_RULES, rule),
+            seeds=self.seeds,
+            selection_seeds=min(self.seeds, CompareOptions.selection_seeds),
+            against=("fixed:4", "dtkd:1|2|4|8"),
+        )
+        compare(comparison)
+        say(f"\nThe policy is {rule}; two lines in a training loop use it (README).")
+        show_next(
+            out,
+            f"tensorboard --logdir {out}",
+            f"rltemp distill {self.task_words()} --rule {rule} --seed 1000",
+            f"rltemp compare {self.task_words()} --rules fixed:4 dtkd:1 {rule} --first-seed 1000 --seeds 128",
+        )

@@ -1,26 +1,26 @@
-"""From the words of a command line to a command that runs: its options are read, checked, and given to its function."""
+"""From the words of a command line to a command that runs: its options are read and checked."""
 
 from __future__ import annotations
 
+import inspect
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
-from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 import tyro
 
-from rltemp.cli.main import COMMANDS
+from rltemp.cli.commands import COMMANDS
 from rltemp.errors import BadInputError
 from rltemp.io.locks import released_at_end
 from rltemp.io.run_folders import read_config
 from rltemp.kd.names import import_attribute, lookup
 from rltemp.loading import imports_code
 from rltemp.training.ddp import started_together
-from rltemp.training.options import NOT_CONFIGURATION, arguments, at_least, flat
+from rltemp.training.options import arguments, at_least, configuration
 
 MAX_TEXT = 4096
 """Characters of a value in a configuration file; a path has no more."""
@@ -35,13 +35,8 @@ def dispatch(words: Sequence[str]) -> None:
     options = parse(name, words[named:])
     at_least(1, threads=options.threads)
     torch.set_num_threads(options.threads)
-    call(name, options)
-
-
-def call(command: str, options: Any) -> Any:
-    """Run a command with its options; the run folders that it opens are free again afterwards, however it ends."""
     with released_at_end():
-        return _attribute(command, COMMANDS[command].function)(options)
+        _found(name)[1](options)
 
 
 def parse(command: str, words: Sequence[str]) -> Any:
@@ -50,7 +45,7 @@ def parse(command: str, words: Sequence[str]) -> Any:
     Raises:
         BadInputError: Where the command or an option is not known, or the configuration cannot be used.
     """
-    kind = _attribute(command, lookup(COMMANDS, command, "command").options)
+    kind = _found(command)[0]
     if hasattr(kind, "check_words"):
         kind.check_words(words)  # before anything could repeat them
     said = io.StringIO()
@@ -67,10 +62,10 @@ def parse(command: str, words: Sequence[str]) -> Any:
     return options
 
 
-def _attribute(command: str, name: str) -> Any:
-    """What a command's module has under a name, which may have dots: the options, or the function."""
-    first, *inner = name.split(".")
-    return reduce(getattr, inner, import_attribute(f"rltemp.cli.{COMMANDS[command].module}:{first}"))
+def _found(command: str) -> tuple[type[Any], Callable[[Any], object]]:
+    """A command's options, and what takes them."""
+    found = import_attribute(f"rltemp.cli.{lookup(COMMANDS, command, 'command')[0]}")
+    return (get_type_hints(found)["options"], found) if inspect.isfunction(found) else (found, found.run)
 
 
 def _one_line(boxed: str) -> str:
@@ -82,17 +77,15 @@ def _one_line(boxed: str) -> str:
 
 def _saved(kind: type[Any], command: str, words: Sequence[str]) -> list[str]:
     """What the file given as `--config` says, as words of a command line: it then checks their values."""
-    given = _given("--config", words)
-    if not given:
+    if not (file := _given("--config", words)):
         return []
-    values = read_config(Path(given[-1]), command)
-    known = dict.fromkeys(name for name in flat(kind()) if name not in NOT_CONFIGURATION)
+    values = read_config(Path(file), command)
     for name, value in values.items():
-        lookup(known, name, f"option in {given[-1]}:")
+        lookup(configuration(kind()), name, f"option in {file}:")
         for item in value if isinstance(value, list) else [value]:
             # Values become words of a command line, where these would be options of their own.
             if isinstance(item, (dict, list)) or str(item).startswith("--") or len(str(item)) > MAX_TEXT:
-                raise BadInputError(f"{given[-1]}: {name} cannot be {str(item)[:80]!r}")
+                raise BadInputError(f"{file}: {name} cannot be {str(item)[:80]!r}")
     return arguments(values)
 
 
@@ -112,11 +105,11 @@ def _refuse_code(options: Any, words: Sequence[str]) -> None:
 
 def _preset(kind: type[Any], words: Sequence[str]) -> list[str]:
     """What the preset that `--preset` names stands for, as words of a command line, where the command has presets."""
-    given = _given("--preset", words)
-    return arguments(kind.preset_options(given[-1])) if given and hasattr(kind, "preset_options") else []
+    name = _given("--preset", words)
+    return arguments(kind.preset_options(name)) if name and hasattr(kind, "preset_options") else []
 
 
-def _given(option: str, words: Sequence[str]) -> list[str]:
-    """Every value that an option is given."""
+def _given(option: str, words: Sequence[str]) -> str:
+    """The last value that an option is given, or nothing."""
     given = [words[i + 1] for i, word in enumerate(words[:-1]) if word == option]
-    return given + [word.partition("=")[2] for word in words if word.startswith(f"{option}=")]
+    return ["", *given, *(word.partition("=")[2] for word in words if word.startswith(f"{option}="))][-1]

@@ -99,8 +99,7 @@ class Distill(TaskOptions):
             student = run.train()
         if not team.first:
             return None
-        save_weights(student, out / "student.safetensors", {"task": shareable(self.task), "rule": shareable(self.rule)})
-        found = {**self._result(problem, student), **run.counts(), **problem.teacher_mark, **run.mark()}
+        found = {**self._saved(problem, student), **run.counts(), **problem.teacher_mark, **run.mark()}
         return self.finish(found, started, resumed_at=checkpoints.resumed_at, **run.timing())
 
     def _take_part(self) -> dict[str, Any]:
@@ -118,7 +117,7 @@ class Distill(TaskOptions):
     def _follow(self) -> dict[str, Any]:
         from rltemp.agents.online import Runs  # SB3 takes a second
         from rltemp.agents.report_client import ReportClient
-        from rltemp.agents.run_series import START_SECONDS, RunSeries
+        from rltemp.agents.run_series import RUN_SECONDS, START_SECONDS, RunSeries
 
         out, fallback, problem = self.folder(), load_method(self.fallback or "fixed:4"), self.problem()
         runs, wait = Runs(problem, self.replicas), self.controller_deadline
@@ -128,11 +127,10 @@ class Distill(TaskOptions):
         started = time.monotonic()
         say(f"Training {self.runs} runs of {self.replicas} {problem.task.student} for {self.rule}.")
         checkpoints = self.checkpoints(problem, self.fallback, unit="run", share=0)
-        series = RunSeries(problem, runs, client, fallback, out, checkpoints, wait)
+        series = RunSeries(runs, client, fallback, out, checkpoints, wait or RUN_SECONDS)
         with Bar("runs") as bar:
             student = series.train(self.seed, self.runs, bar)
-        save_weights(student, out / "student.safetensors", {"task": shareable(self.task), "rule": shareable(self.rule)})
-        found = {**self._result(problem, student), **series.result(), **problem.teacher_mark, **checkpoints.mark()}
+        found = {**self._saved(problem, student), **series.result(), **problem.teacher_mark, **checkpoints.mark()}
         return self.finish(found, started, resumed_at=checkpoints.resumed_at)
 
     def _show(self, result: dict[str, Any]) -> None:
@@ -182,8 +180,10 @@ class Distill(TaskOptions):
         )
         return kept.enter_context(contextlib.closing(rule)).method(self.rule)
 
-    def _result(self, problem: Problem, student: nn.Module) -> dict[str, Any]:
-        dataset = problem.dataset
+    def _saved(self, problem: Problem, student: nn.Module) -> dict[str, Any]:
+        """Save the student; what it is worth."""
+        dataset, about = problem.dataset, {"task": shareable(self.task), "rule": shareable(self.rule)}
+        save_weights(student, self.folder() / "student.safetensors", about)
         return {
             "test_accuracy": float(evaluate(student, dataset, dataset.test)),
             "validation_accuracy": float(evaluate(student, dataset, dataset.validation)),

@@ -1,4 +1,4 @@
-"""The commands about policy files: `policy show` checks one and says what is in it, `policy import` makes one."""
+"""The commands about policy files: `policy show`, `policy import` and `policy export`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from pydantic import ValidationError
 
 from rltemp.cli.console import say
 from rltemp.errors import BadInputError, one_line
+from rltemp.integrations.export import OUTPUTS, SUFFIXES, write
 from rltemp.kd.names import lookup
-from rltemp.loading import PIN, named_policy
+from rltemp.loading import PIN, imports_code, named_policy
 from rltemp.policy.features import DEFAULT_FEATURES, FEATURES
 from rltemp.policy.manifest import PolicyAction, PolicyFeature, PolicyManifest, describe
 from rltemp.policy.policy_file import write_policy
@@ -29,6 +30,15 @@ class PolicyShow(RunOptions):
 
     file: tyro.conf.Positional[str]
     """A policy file, or the name of a shipped policy."""
+
+    def run(self) -> None:
+        """Print what a policy file says about itself."""
+        path, sha256 = named_policy(self.file)
+        manifest = Policy.load(path, sha256).manifest
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        for line in [f"{path} passes every check.", *_described(manifest), f"SHA-256: {found}"]:
+            say(one_line(line))
+        say(f"Pinned: {self.file.partition(PIN)[0]}{PIN}{found}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,61 +73,62 @@ class PolicyImport(RunOptions):
     weight_ratio: float = 1.0
     """How far an action of 1 moves a sample's weight, as a factor; above 1 the action has a third number."""
 
-
-def policy_show(options: PolicyShow) -> None:
-    """Print what a policy file says about itself."""
-    path, sha256 = named_policy(options.file)
-    manifest = Policy.load(path, sha256).manifest
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    for line in [f"{path} passes every check.", *described(manifest), f"SHA-256: {found}"]:
-        say(one_line(line))
-    say(f"Pinned: {options.file.partition(PIN)[0]}{PIN}{found}")
-
-
-def policy_import(options: PolicyImport) -> None:
-    """Write the policy file."""
-    if options.out.exists():
-        raise BadInputError(f"{options.out} exists and is not overwritten; choose another --out")
-    reference_method(options.reference)
-    try:
-        features, action = _features(options), _action(options)
-    except ValidationError as error:
-        raise BadInputError(f"no policy file can hold these options: {describe(error)}") from None
-    weights = read_actor(options.file, [len(features), *_widths(options.arch), action.size])
-    write_policy(
-        options.out,
-        weights=weights,
-        activation=options.activation,
-        features=features,
-        action=action,
-        reference=options.reference,
-        provenance={"imported_from": "stable-baselines3"},
-    )
-    say(f"Wrote {options.out}, from the weights of {options.file} alone.")
-    say(f"Next:  rltemp policy show {options.out}")
-
-
-def _action(options: PolicyImport) -> PolicyAction:
-    return PolicyAction(
-        ratio=options.ratio, minimum=options.minimum, maximum=options.maximum, weight_ratio=options.weight_ratio
-    )
-
-
-def _features(options: PolicyImport) -> list[PolicyFeature]:
-    count = len(options.features)
-    for option in ("mean", "std"):
-        if len(getattr(options, option)) not in (0, count):
-            raise BadInputError(f"--{option} needs a number for each of {count} features")
-    known = [lookup(FEATURES, name, "feature") for name in options.features]
-    return [
-        PolicyFeature(name=name, version=feature.version, unit=feature.unit, mean=mean, std=std)
-        for name, feature, mean, std in zip(
-            options.features, known, options.mean or [0.0] * count, options.std or [1.0] * count, strict=True
+    def run(self) -> None:
+        """Write the policy file."""
+        if self.out.exists():
+            raise BadInputError(f"{self.out} exists and is not overwritten; choose another --out")
+        reference_method(self.reference)
+        bounds = {name: getattr(self, name) for name in ("ratio", "minimum", "maximum", "weight_ratio")}
+        try:
+            features, action = self._features(), PolicyAction(**bounds)
+        except ValidationError as error:
+            raise BadInputError(f"no policy file can hold these options: {describe(error)}") from None
+        write_policy(
+            self.out,
+            weights=read_actor(self.file, [len(features), *_widths(self.arch), action.size]),
+            activation=self.activation,
+            features=features,
+            action=action,
+            reference=self.reference,
+            provenance={"imported_from": "stable-baselines3"},
         )
-    ]
+        say(f"Wrote {self.out}, from the weights of {self.file} alone.")
+        say(f"Next:  rltemp policy show {self.out}")
+
+    def _features(self) -> list[PolicyFeature]:
+        count = len(self.features)
+        for option in ("mean", "std"):
+            if len(getattr(self, option)) not in (0, count):
+                raise BadInputError(f"--{option} needs a number for each of {count} features")
+        known = {name: lookup(FEATURES, name, "feature") for name in self.features}
+        columns = zip(self.features, self.mean or [0.0] * count, self.std or [1.0] * count, strict=True)
+        return [
+            PolicyFeature(name=name, version=known[name].version, unit=known[name].unit, mean=mean, std=std)
+            for name, mean, std in columns
+        ]
 
 
-def described(manifest: PolicyManifest) -> list[str]:
+@dataclass(frozen=True, kw_only=True)
+class PolicyExport(RunOptions):
+    """Write a policy, or another rule, as a program for hosts without rltemp: torch.export's, or ONNX."""
+
+    file: tyro.conf.Positional[str]
+    """A policy file, the name of a shipped policy, or a rule's, as in dtkd:reference=2."""
+    format: Literal["torch", "onnx"] = "torch"
+    """torch: torch.export's .pt2; onnx: for ONNX Runtime and others."""
+    out: Path | None = None
+    """The file to write; policy.pt2 or policy.onnx by default."""
+
+    def run(self) -> None:
+        """Write the program."""
+        if imports_code(self.file):
+            raise BadInputError(f"{self.file!r} would import a module; needed: a policy file or a rule's name")
+        out = self.out or Path("policy").with_suffix(SUFFIXES[self.format])
+        write(self.file, out, self.format)
+        say(f"Wrote {out}: student_logits, teacher_logits [B, C], progress [] to {', '.join(OUTPUTS)} [B].")
+
+
+def _described(manifest: PolicyManifest) -> list[str]:
     """A manifest in lines for a person."""
     action = manifest.action
     widths = [manifest.layers[0][0], *(out for _, out in manifest.layers)]
@@ -130,9 +141,8 @@ def described(manifest: PolicyManifest) -> list[str]:
         f"Action: the temperatures of {manifest.reference} times {action.ratio:g}^a, within [{action.minimum:g}, "
         f"{action.maximum:g}]{weight}{balanced}.",
         *(
-            f"Feature {index}: {feature.name} v{feature.version} [{feature.unit}], less {feature.mean:g}, over "
-            f"{feature.std:g}"
-            for index, feature in enumerate(manifest.features)
+            f"Feature {index}: {each.name} v{each.version} [{each.unit}], less {each.mean:g}, over {each.std:g}"
+            for index, each in enumerate(manifest.features)
         ),
         *(f"Provenance: {name} = {value}" for name, value in manifest.provenance.items()),
     ]

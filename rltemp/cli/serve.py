@@ -98,7 +98,7 @@ class Serve(RunOptions):
             raise BadInputError(f"--timeout must be above 0, at most 3600 seconds; got {self.timeout:g}")
         _check_libraries()
         # The libraries of the extra are imported here, where it is known that they are there.
-        from rltemp.service import host, logs, tokens
+        from rltemp.service import host, logs, tokens  # FastAPI, of the extra `serve`
         from rltemp.service.app import Service
         from rltemp.service.experience import LearningCollector, learning_routes
         from rltemp.service.limits import Limits
@@ -136,7 +136,7 @@ class Serve(RunOptions):
             return None
         if self.state is None:
             raise BadInputError("--learn needs --state FOLDER, where it keeps what is learned")
-        from rltemp.service.learning import Learning
+        from rltemp.service.learning import Learning  # Stable-Baselines3 takes a second
         from rltemp.service.repository import check_name
 
         options = self.learning

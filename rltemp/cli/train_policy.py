@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import time
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -11,8 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from rltemp.agents.config import PolicyConfig, preset
-from rltemp.agents.train import CHECKPOINTING, POLICY_FILE
-from rltemp.agents.train import train_policy as train
+from rltemp.agents.train import CHECKPOINTING, POLICY_FILE, train_policy
 from rltemp.cli.console import say, show_next
 from rltemp.envs.variety import Variety
 from rltemp.errors import BadInputError
@@ -54,37 +52,37 @@ class TrainPolicy(TaskOptions):
         default, named = flat(cls()), flat(cls(policy=PolicyOptions(**preset(name))))
         return {option: value for option, value in named.items() if value != default[option]}
 
+    def run(self) -> dict[str, Any]:
+        """Do it and return the result."""
+        out, result = self.look()
+        if result is None:
+            problem = self._variety() if self.task == VARIETY else self.problem()
+            self.open()
+            started = time.monotonic()
+            say(f"Training a policy on {self.task}.")
+            checkpoints = self.checkpoints(None if isinstance(problem, Variety) else problem, **CHECKPOINTING)
+            found = train_policy(problem, self.policy, out, checkpoints)
+            result = self.finish(found, started, resumed_at=checkpoints.resumed_at)
+        file = shlex.quote(str(out / POLICY_FILE))
+        words = "--task digits" if self.task == VARIETY else self.task_words()
+        show_next(
+            out,
+            f"tensorboard --logdir {out}",
+            f"rltemp distill {words} --rule {file}",
+            f"rltemp compare {words} --rules fixed:4 dtkd {file}",
+        )
+        return result
 
-def train_policy(options: TrainPolicy) -> dict[str, Any]:
-    """Do it and return the result."""
-    out, result = options.look()
-    if result is None:
-        problem = _variety(options) if options.task == VARIETY else options.problem()
-        options.open()
-        started = time.monotonic()
-        say(f"Training a policy on {options.task}.")
-        checkpoints = options.checkpoints(None if isinstance(problem, Variety) else problem, **CHECKPOINTING)
-        found = train(problem, options.policy, out, sys.stdout.isatty(), checkpoints)
-        result = options.finish(found, started, resumed_at=checkpoints.resumed_at)
-    file = shlex.quote(str(out / POLICY_FILE))
-    words = "--task digits" if options.task == VARIETY else options.task_words()
-    show_next(
-        out,
-        f"tensorboard --logdir {out}",
-        f"rltemp distill {words} --rule {file}",
-        f"rltemp compare {words} --rules fixed:4 dtkd {file}",
-    )
-    return result
+    def _variety(self) -> Variety:
+        """Tasks drawn at random; their data and teachers are made here.
 
-
-def _variety(options: TrainPolicy) -> Variety:
-    """Tasks drawn at random; their data and teachers are made here.
-
-    Raises:
-        BadInputError: Where an option of one task is given.
-    """
-    for name in OF_THE_TASK:
-        if getattr(options, name) is not None:
-            raise BadInputError(f"--task {VARIETY} draws every task's own {name}; leave --{name.replace('_', '-')} out")
-    say(f"Drawing the data sets of task {VARIETY}, and training their teachers.")
-    return Variety(options.policy.seed)
+        Raises:
+            BadInputError: Where an option of one task is given.
+        """
+        for name in OF_THE_TASK:
+            if getattr(self, name) is not None:
+                raise BadInputError(
+                    f"--task {VARIETY} draws every task's own {name}; leave --{name.replace('_', '-')} out"
+                )
+        say(f"Drawing the data sets of task {VARIETY}, and training their teachers.")
+        return Variety(self.policy.seed)

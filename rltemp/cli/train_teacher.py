@@ -21,23 +21,23 @@ class TrainTeacher(TaskOptions):
 
     command = "train-teacher"
 
-
-def train_teacher(options: TrainTeacher) -> dict[str, Any]:
-    """Do it and return the result."""
-    out, result = options.look()
-    if result is None:
-        started = time.monotonic()
-        problem = options.problem()
-        options.open()
-        save_weights(problem.teacher, out / "teacher.safetensors", {"task": shareable(options.task), "by": "rltemp"})
-        parts = {"train": problem.dataset.train, "validation": problem.dataset.validation}
-        found: dict[str, Any] = {
-            f"{name}_accuracy": float(evaluate(problem.teacher, problem.dataset, part)) for name, part in parts.items()
-        }
-        found |= {"test_accuracy": problem.teacher_accuracy, "teacher": problem.task.teacher}
-        result = options.finish({**found, **problem.teacher_mark}, started)
-    with showing(out):
-        say(f"Teacher {result['teacher']}: {100 * result['test_accuracy']:.2f} % test accuracy.")
-    weights = shlex.quote(str(out / "teacher.safetensors"))
-    show_next(out, f"rltemp distill {options.task_words()} --teacher-weights {weights}")
-    return result
+    def run(self) -> dict[str, Any]:
+        """Do it and return the result."""
+        out, result = self.look()
+        if result is None:
+            started = time.monotonic()
+            problem = self.problem()
+            self.open()
+            save_weights(problem.teacher, out / "teacher.safetensors", {"task": shareable(self.task), "by": "rltemp"})
+            parts = {"train": problem.dataset.train, "validation": problem.dataset.validation}
+            found: dict[str, Any] = {
+                f"{name}_accuracy": float(evaluate(problem.teacher, problem.dataset, part))
+                for name, part in parts.items()
+            }
+            found |= {"test_accuracy": problem.teacher_accuracy, "teacher": problem.task.teacher}
+            result = self.finish({**found, **problem.teacher_mark}, started)
+        with showing(out):
+            say(f"Teacher {result['teacher']}: {100 * result['test_accuracy']:.2f} % test accuracy.")
+        weights = shlex.quote(str(out / "teacher.safetensors"))
+        show_next(out, f"rltemp distill {self.task_words()} --teacher-weights {weights}")
+        return result

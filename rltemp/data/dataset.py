@@ -144,15 +144,7 @@ def epoch_order(seeds: int | Sequence[int], epoch: int, size: int, batch_size: i
     Returns:
         `[steps, B]` or `[steps, S, B]` positions below `size`, each at most once for a student; an incomplete last
         batch is dropped.
-
-    Raises:
-        BadInputError: Where `size` samples do not fill one batch.
     """
-    if not 1 <= batch_size <= size:
-        raise BadInputError(
-            f"batch size must be between 1 and the {size} training samples; got {batch_size}. "
-            "Give a smaller batch size or more data"
-        )
     if not isinstance(seeds, int):
         orders = {seed: epoch_order(seed, epoch, size, batch_size) for seed in seeds}
         return torch.stack([orders[seed] for seed in seeds], 1)

@@ -1,7 +1,7 @@
 """Where data sets come from: scikit-learn, torchvision, a folder of images, a formula; `DATASETS` names them.
 
 To add one, write a function `(option, split_seed, root) -> Dataset`, where `option` is what follows the colon
-in `name:option`, and give it a line in `DATASETS`. torchvision and scikit-learn are imported where used.
+in `name:option`, and give it a line in `DATASETS`, and in `TAKE_AN_OPTION` where there is one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 
 from rltemp.data.dataset import Dataset, Split, random_stream
 from rltemp.data.image_folder import image_folder
-from rltemp.data.splits import column_mean_and_std, mean_and_std, rows_as_images, split_by_class, split_pool, take
+from rltemp.data.splits import cut, rows_as_images, split_by_class, split_pool
 from rltemp.data.toy import NUM_CLASSES, toy_parts
 from rltemp.errors import BadInputError
 from rltemp.kd.checks import fraction, positive
@@ -43,20 +43,18 @@ def load_dataset(spec: str, split_seed: int = 0, root: Path | None = None) -> Da
         BadInputError: Where the name is not known, or the data cannot be had or used.
     """
     name, option = split_spec(spec)
-    return lookup(DATASETS, name, "task")(option, split_seed, root)
+    builder = lookup(DATASETS, name, "task")
+    if option and name not in TAKE_AN_OPTION:
+        raise BadInputError(f"task {name!r} takes no option; got {option!r}")
+    return builder(option, split_seed, root)
 
 
 def digits(option: str, split_seed: int, root: Path | None) -> Dataset:
     """Load scikit-learn's 1,797 handwritten digits of 8 x 8 pixels with values 0..16; needs no download."""
-    _refuse_option("digits", option)
     bunch = import_library("sklearn.datasets", "task 'digits'").load_digits()
-    everything = Split(
-        torch.from_numpy(bunch.images.astype(np.uint8))[:, None],
-        torch.from_numpy(bunch.target.astype(np.int64)),
-    )
-    order = torch.randperm(len(everything), generator=random_stream(split_seed, "split"))
-    train, probe, validation, test = (take(everything, index) for index in order.tensor_split((1000, 1200, 1400)))
-    return Dataset("digits", train, probe, validation, test, 10, *mean_and_std(train.images), augment=False)
+    images, labels = torch.from_numpy(bunch.images.astype(np.uint8)), torch.from_numpy(bunch.target.astype(np.int64))
+    order = torch.randperm(len(labels), generator=random_stream(split_seed, "split"))
+    return cut("digits", Split(images[:, None], labels), order.tensor_split((1000, 1200, 1400)), 10)
 
 
 def table(name: str, option: str, split_seed: int, root: Path | None) -> Dataset:
@@ -65,14 +63,10 @@ def table(name: str, option: str, split_seed: int, root: Path | None) -> Dataset
     A row of F columns is an image `[F, 1, 1]`, float32, so that each column is standardised as a channel. Every class
     is split alike: about 15 % probe, 15 % validation, 20 % test, and half for training.
     """
-    _refuse_option(name, option)
     bundled = getattr(import_library("sklearn.datasets", f"task {name!r}"), f"load_{name}")
-    rows, labels = bundled(return_X_y=True)
-    everything = rows_as_images(rows, labels)
-    index = split_by_class(everything.labels, split_seed, TABLE_SHARES)
-    probe, validation, test, train = (take(everything, part) for part in index)
-    mean_and_std = column_mean_and_std(train.images)
-    return Dataset(name, train, probe, validation, test, int(labels.max()) + 1, *mean_and_std, augment=False)
+    samples = rows_as_images(*bundled(return_X_y=True))
+    index = split_by_class(samples.labels, split_seed, TABLE_SHARES)
+    return cut(name, samples, index, int(samples.labels.max()) + 1)
 
 
 @dataclass(frozen=True)
@@ -129,12 +123,8 @@ def synthetic(option: str, split_seed: int, root: Path | None) -> Dataset:
         class_sep=settings.separation,
         random_state=int(seed),
     )
-    everything = rows_as_images(rows, labels)
-    # The rows come shuffled.
-    index = torch.arange(4800).tensor_split((2000, 2400, 2800))
-    train, probe, validation, test = (take(everything, part) for part in index)
-    mean_and_std = column_mean_and_std(train.images)
-    return Dataset(name, train, probe, validation, test, settings.classes, *mean_and_std, augment=False)
+    index = torch.arange(4800).tensor_split((2000, 2400, 2800))  # the rows come shuffled
+    return cut(name, rows_as_images(rows, labels), index, settings.classes)
 
 
 def cifar(kind: str, option: str, split_seed: int, root: Path | None) -> Dataset:
@@ -143,7 +133,6 @@ def cifar(kind: str, option: str, split_seed: int, root: Path | None) -> Dataset
     Probe and validation are 2,500 images each of the official training split, equally many of each class.
     """
     name = kind.lower()
-    _refuse_option(name, option)
     source = getattr(import_library("torchvision.datasets", f"task {name!r}"), kind)
     folder = root or Path(os.environ.get("RLTEMP_DATA") or "~/.cache/rltemp/data").expanduser()
     try:
@@ -162,16 +151,9 @@ def cifar(kind: str, option: str, split_seed: int, root: Path | None) -> Dataset
 
 def toy(option: str, split_seed: int, root: Path | None) -> Dataset:
     """Draw the task of `rltemp.data.toy`, whose best temperatures are known; its inputs are used as they are."""
-    _refuse_option("toy", option)
     train, probe, validation, test = toy_parts(split_seed, (1000, 500, 500, 2000))
-    channels = train.images.shape[1]
-    mean, std = torch.zeros(channels), torch.ones(channels)
+    mean, std = torch.zeros(train.images.shape[1]), torch.ones(train.images.shape[1])
     return Dataset("toy", train, probe, validation, test, NUM_CLASSES, mean, std, augment=False)
-
-
-def _refuse_option(name: str, option: str) -> None:
-    if option:
-        raise BadInputError(f"task {name!r} takes no option; got {option!r}")
 
 
 DATASETS: Mapping[str, DatasetBuilder] = {
@@ -185,3 +167,4 @@ DATASETS: Mapping[str, DatasetBuilder] = {
     "cifar100": partial(cifar, "CIFAR100"),
     "imagefolder": image_folder,
 }
+TAKE_AN_OPTION = ("synthetic", "imagefolder")

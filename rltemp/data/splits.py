@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,19 @@ def split_pool(name: str, pool: Split, test: Split, num_classes: int, split_seed
 
     The shares are taken class by class, and are at least one sample; so a class needs 3 samples in the pool.
     """
-    index = split_by_class(pool.labels, split_seed, POOL_SHARES)
-    probe, validation, train = (take(pool, split) for split in index)
+    train, probe, validation = (take(pool, index) for index in split_by_class(pool.labels, split_seed, POOL_SHARES))
     return Dataset(name, train, probe, validation, test, num_classes, *mean_and_std(train.images), augment=True)
 
 
+def cut(name: str, samples: Split, index: Sequence[Tensor], num_classes: int) -> Dataset:
+    """Make a data set of samples at the positions of its splits: train, probe, validation, test; uint8 or a table."""
+    train, probe, validation, test = (take(samples, positions) for positions in index)
+    statistics = mean_and_std if train.images.dtype == torch.uint8 else column_mean_and_std
+    return Dataset(name, train, probe, validation, test, num_classes, *statistics(train.images), augment=False)
+
+
 def split_by_class(labels: Tensor, seed: int, shares: tuple[float, ...]) -> list[Tensor]:
-    """Return the positions of one split for each share, then those of the rest, each in random order.
+    """Return the positions of what is left, then those of one split for each share, each in random order.
 
     The shares are taken class by class, rounded, and are at least one sample.
     """
@@ -38,13 +45,12 @@ def split_by_class(labels: Tensor, seed: int, shares: tuple[float, ...]) -> list
     rank -= (counts.cumsum(0) - counts)[labels[shuffled]]
     ends = torch.stack([(counts * share).round().long().clamp(min=1) for share in shares]).cumsum(0)
     split = (rank >= ends[:, labels[shuffled]]).sum(0)
-    return [shuffled[split == number] for number in range(len(shares) + 1)]
+    return [shuffled[split == number] for number in (len(shares), *range(len(shares)))]
 
 
 def rows_as_images(rows: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> Split:
     """Make images `[N, F, 1, 1]` of a table `[N, F]`, with its labels `[N]`."""
-    images = torch.from_numpy(rows.astype(np.float32))[:, :, None, None]
-    return Split(images, torch.from_numpy(labels.astype(np.int64)))
+    return Split(torch.from_numpy(rows.astype(np.float32))[:, :, None, None], torch.from_numpy(labels.astype(np.int64)))
 
 
 def take(split: Split, index: Tensor) -> Split:

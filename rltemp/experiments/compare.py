@@ -6,7 +6,8 @@ seed by seed. Small students train side by side as one stack. Test accuracy is m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from rltemp.data.problem import Problem
 from rltemp.experiments.grid import check_rules, choice, to_choose
 from rltemp.experiments.method_results import Comparison
 from rltemp.experiments.options import SELECTION_SEED
-from rltemp.experiments.pool import Order, Parcel, WorkerPool
+from rltemp.experiments.pool import Order, WorkerPool, packed, unpacked
 from rltemp.experiments.recorder import Recorder, temperature_columns, temperature_trace
-from rltemp.experiments.result_cache import MOST_POINTS, CachedResult, Outcome, ResultCache, StoredTrace
+from rltemp.experiments.result_cache import MOST_POINTS, CachedResult, ResultCache, StoredTrace, TrainedStack
 from rltemp.experiments.showcase import CONTENT, ShowcaseRecorder
 from rltemp.experiments.students import Maker, by_name, chunks, default_stack, gather, steps_of_a_run, train_stack
 from rltemp.loading import load_method
@@ -77,10 +78,17 @@ def compare(
     check_rules(rules, seeds, made)
     size = stack or default_stack(problem)
     stacks = sum(-(-len(seeds) // size) + len(to_choose(spec)) * -(-selection_seeds // size) for spec in rules)
-    counter = _Counter(stacks * steps_of_a_run(problem), on_progress)
+    total, taken = stacks * steps_of_a_run(problem), 0
+
+    def told(spec: str, steps: int = 1) -> None:
+        nonlocal taken
+        taken += steps
+        if on_progress is not None:
+            on_progress(spec, taken, total)
+
     files = fingerprints(spec for spec in rules if spec not in made)
     identity = problem_identity(problem) if cache is not None else {}
-    trainer = _Trainer(problem, size, files, made, identity, counter, cache, pool)
+    trainer = _Trainer(problem, size, files, made, identity, told, cache, pool)
     tuned = _tune(trainer, rules, range(SELECTION_SEED, SELECTION_SEED + selection_seeds))
     reported = {spec: best for spec, (best, _) in tuned.items()}
     names = list(dict.fromkeys(reported.values()))
@@ -123,7 +131,7 @@ class _Trainer:
     files: Mapping[str, str]
     made: Mapping[str, Made]
     identity: Mapping[str, Any]
-    counter: _Counter | None = None
+    told: Callable[..., None] = lambda *_: None
     cache: ResultCache | None = None
     pool: WorkerPool | None = None
     showcases: dict[str, Path] = field(default_factory=dict)
@@ -131,11 +139,11 @@ class _Trainer:
 
     def __getstate__(self) -> dict[str, Any]:
         """What another process needs to `work`."""
-        here: dict[str, Any] = {"counter": None, "cache": None, "pool": None, "_makers": {}}
-        return {**vars(self), **here, "problem": Parcel(self.problem)}
+        here = {"told": None, "cache": None, "pool": None}
+        return {**vars(self), **here, "_makers": {}, "problem": packed(self.problem)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update({**state, "problem": state["problem"].opened()})
+        vars(self).update({**state, "told": lambda *_: None, "problem": unpacked(state["problem"])})
 
     def train(
         self, rules: Sequence[str], seeds: Sequence[int], traced: str | None = None, shown: Container[str] = ()
@@ -149,20 +157,17 @@ class _Trainer:
     def _jobs(self, rule: str, seeds: Sequence[int], traced: bool, shown: bool) -> list[Job]:
         """A job a stack; the first stack is the one that is traced and shown."""
         made, jobs = self.made.get(rule), []
+        skipped = functools.partial(self.told, "", steps_of_a_run(self.problem))
         identity = made.identity if made else rule_identity(rule, self.files)
         for place, chunk in enumerate(chunks(seeds, self.size)):
             first = place == 0
             key = {**self.identity, "rule": identity, "seeds": chunk, "traced": traced and first}
-            jobs.append(Job(key, (rule, chunk, traced and first, shown and first), self._skipped))
+            jobs.append(Job(key, (rule, chunk, traced and first, shown and first), skipped))
             if shown and first and self.cache is not None:
                 self.showcases[rule] = self.cache.path(key).with_suffix(CONTENT)
         return jobs
 
-    def _skipped(self) -> None:
-        if self.counter is not None:
-            self.counter("", steps_of_a_run(self.problem))
-
-    def work(self, rule: str, chunk: int | list[int], traced: bool, shown: bool) -> Outcome:
+    def work(self, rule: str, chunk: int | list[int], traced: bool, shown: bool) -> TrainedStack:
         """Train one stack; its method is made when the first stack of a rule is trained."""
         if rule not in self._makers:
             self._makers[rule] = self.made[rule].maker if rule in self.made else by_name(rule)
@@ -170,16 +175,12 @@ class _Trainer:
         policy = _policy(rule) if traced else None
         tracer = [Recorder(temperature_columns(policy), steps, MOST_POINTS // students)] if policy else []
         showing = [ShowcaseRecorder(steps)] if shown else []
-
-        def told() -> None:
-            if self.counter is not None:
-                self.counter(rule)
-
+        told = functools.partial(self.told, rule)
         result = train_stack(self.problem, chunk, self._makers[rule], told, [*tracer, *showing])
         refuse_changed(self.files, "what was trained before")
         if tracer and (trace := temperature_trace(tracer[0])):
             result = result.model_copy(update={"trace": StoredTrace.pack(trace)})
-        return Outcome(result, showing[0].files if showing else {})
+        return TrainedStack(result, showing[0].files if showing else {})
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ class Job:
 
 def results_of(
     jobs: Sequence[Job],
-    work: Callable[..., Outcome],
+    work: Callable[..., TrainedStack],
     cache: ResultCache | None = None,
     pool: WorkerPool | None = None,
 ) -> list[CachedResult]:
@@ -221,7 +222,8 @@ def results_of(
     missing = [place for place in range(len(jobs)) if place not in found]
     if cache:
         cache.found += len(found)
-    for number, outcome in _trained([jobs[place].order for place in missing], work, pool):
+    orders = [jobs[place].order for place in missing]
+    for number, outcome in pool.run(work, orders) if pool else ((i, work(*one)) for i, one in enumerate(orders)):
         job = jobs[missing[number]]
         if cache:
             cache.write(job.key, outcome)
@@ -232,24 +234,6 @@ def results_of(
     return [found[place] for place in range(len(jobs))]
 
 
-def _trained(
-    orders: Sequence[Order], work: Callable[..., Outcome], pool: WorkerPool | None
-) -> Iterable[tuple[int, Outcome]]:
-    return pool.run(work, orders) if pool else ((number, work(*order)) for number, order in enumerate(orders))
-
-
 def _policy(spec: str) -> Policy | None:
     rule = getattr(load_method(spec), "rule", None)
     return rule if isinstance(rule, Policy) else None
-
-
-class _Counter:
-    """Counts the steps of all stacks, those that were not taken here among them, and passes the count on."""
-
-    def __init__(self, steps: int, report: OnProgress | None) -> None:
-        self._steps, self._taken, self._report = steps, 0, report
-
-    def __call__(self, spec: str, steps: int = 1) -> None:
-        self._taken += steps
-        if self._report is not None:
-            self._report(spec, self._taken, self._steps)

@@ -7,7 +7,7 @@ always paired by seed, with a 95 % interval.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from rltemp.kd.names import lookup
 
 Interval = tuple[float, float, float]
 """A mean with its bounds."""
+BOUNDS = ("mean", "low", "high")
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,8 @@ def table_rows(results: Sequence[MethodResult], against: Sequence[str], allow_mi
     for place, result in enumerate(results):
         accuracy, error = mean_and_error(100 * np.asarray(result.test_accuracy))
         differences = {name: column[place] for name, column in columns.items()}
-        note = "; ".join(filter(None, [result.note, *_marks(result, baselines, allow_mixed)]))
+        marks = _marks((unlike(result, base) for base in baselines), allow_mixed)
+        note = "; ".join(filter(None, (result.note, marks)))
         measures = {name: _shown(name, row) for name, row in result.measures.items() if name in MEASURES}
         rows.append(Row(result.rule, accuracy, error, differences, len(result.test_accuracy), note, measures))
     return rows
@@ -196,10 +198,10 @@ def _by_seed(result: MethodResult) -> dict[int, float]:
     return dict(zip(result.seeds or range(len(result.test_accuracy)), result.test_accuracy.tolist(), strict=True))
 
 
-def _marks(result: MethodResult, baselines: Sequence[MethodResult], allow_mixed: bool) -> list[str]:
-    """Why the differences of a result are refused, or what they are worth."""
-    reasons = dict.fromkeys(filter(None, (unlike(result, base) for base in baselines)))
-    return [f"{'compared although' if allow_mixed else 'not compared:'} {reason}" for reason in reasons]
+def _marks(reasons: Iterable[str], allow_mixed: bool) -> str:
+    """Why differences are refused, or what they are worth."""
+    word = "compared although" if allow_mixed else "not compared:"
+    return "; ".join(f"{word} {reason}" for reason in dict.fromkeys(reasons) if reason)
 
 
 def side(pair: Paired) -> int:
@@ -232,20 +234,18 @@ class Overall:
 
     def as_json(self) -> dict[str, Any]:
         """As `result.json` holds it."""
-        names = ("mean", "low", "high")
-        pairs = {base: dict(zip(names, pair, strict=True)) for base, pair in self.differences.items()}
-        accuracy = dict(zip(names, self.accuracy, strict=True))
+        pairs = {base: dict(zip(BOUNDS, pair, strict=True)) for base, pair in self.differences.items()}
+        accuracy = dict(zip(BOUNDS, self.accuracy, strict=True))
         return {"rule": self.rule, "accuracy_percent": accuracy, "differences_points": pairs, "note": self.note}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Overall:
         """The same, read back."""
-
-        def interval(found: Mapping[str, Any]) -> Interval:
-            return number(found["mean"]), number(found["low"]), number(found["high"])
-
-        differences = {base: interval(found) for base, found in stored["differences_points"].items()}
-        return cls(stored["rule"], interval(stored["accuracy_percent"]), differences, stored["note"])
+        found = {"": stored["accuracy_percent"], **stored["differences_points"]}
+        (_, accuracy), *differences = [
+            (base, (number(pair["mean"]), number(pair["low"]), number(pair["high"]))) for base, pair in found.items()
+        ]
+        return cls(stored["rule"], accuracy, dict(differences), stored["note"])
 
 
 def overall(
@@ -257,22 +257,17 @@ def overall(
         found: What was compared, one a point.
         rules: As they were written; where alternatives were chosen from, each point has its own choice.
         against: Baselines, likewise.
-        allow_mixed: As for `rltemp.experiments.method_results.table_rows`.
+        allow_mixed: As for `table_rows`.
     """
-    return [_overall(found, rule, against, allow_mixed) for rule in dict.fromkeys(rules)]
-
-
-def _overall(found: Sequence[Comparison], rule: str, against: Sequence[str], allow_mixed: bool) -> Overall:
-    results = [one.of(rule) for one in found]
-    differences, reasons = {}, []
-    for base in dict.fromkeys(against):
-        pairs = [(result, one.of(base)) for result, one in zip(results, found, strict=True)]
-        reasons += [reason for pair in pairs if (reason := unlike(*pair))]
-        common = [common_seeds(*pair, allow_mixed) for pair in pairs]
-        differences[base] = _middle([100 * (ours - theirs) for ours, theirs in common])
-    word = "compared although" if allow_mixed else "not compared:"
-    accuracy = _middle([100 * result.test_accuracy for result in results])
-    return Overall(rule, accuracy, differences, "; ".join(f"{word} {reason}" for reason in dict.fromkeys(reasons)))
+    summary = []
+    for rule in dict.fromkeys(rules):
+        pairs = {base: [(one.of(rule), one.of(base)) for one in found] for base in against}
+        common = {base: [common_seeds(*pair, allow_mixed) for pair in of_base] for base, of_base in pairs.items()}
+        differences = {base: _middle([100 * (a - b) for a, b in rows]) for base, rows in common.items()}
+        accuracy = _middle([100 * one.of(rule).test_accuracy for one in found])
+        marks = _marks((unlike(*pair) for of_base in pairs.values() for pair in of_base), allow_mixed)
+        summary.append(Overall(rule, accuracy, differences, marks))
+    return summary
 
 
 def _middle(rows: Sequence[NDArray[np.float64]]) -> Interval:
@@ -281,14 +276,9 @@ def _middle(rows: Sequence[NDArray[np.float64]]) -> Interval:
 
 def stored_rows(point: Mapping[str, Any], seeds: int) -> list[Row]:
     """The rows of a point as `result.json` holds it; results of before have no `n` and had one row a seed."""
-    return [
-        Row(
-            stored["rule"],
-            stored["accuracy_percent"],
-            number(stored["standard_error_percent"]),
-            {name: stored_pair(pair) for name, pair in stored["differences_points"].items()},
-            stored.get("n", seeds),
-            stored["note"],
-        )
-        for stored in point["arms"]
-    ]
+    rows = []
+    for one in point["arms"]:
+        pairs = {name: stored_pair(pair) for name, pair in one["differences_points"].items()}
+        error = number(one["standard_error_percent"])
+        rows.append(Row(one["rule"], one["accuracy_percent"], error, pairs, one.get("n", seeds), one["note"]))
+    return rows

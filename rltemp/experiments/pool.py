@@ -6,25 +6,21 @@ A worker is given the work once, then one order after another. What a worker had
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
+import io
 import multiprocessing
 import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import fields, replace
 from multiprocessing.connection import wait
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
 import torch
-from torch import Tensor, nn
 
-from rltemp.data.dataset import Dataset, Split
 from rltemp.data.problem import Problem
 from rltemp.errors import BadInputError, TrainingStoppedError
 from rltemp.io.interruption import kept_handlers
@@ -32,8 +28,8 @@ from rltemp.optional_imports import import_library
 
 RETRIES = 2
 """How often an order is tried again after its worker was lost."""
-KNOCK = 10.0
-"""Seconds in which a cluster's address has to answer."""
+SECONDS = 10.0
+"""In which a cluster's address has to answer."""
 
 Work = Callable[..., Any]
 """What a worker does with an order; it reaches each worker once, and may be large."""
@@ -57,22 +53,28 @@ class WorkerPool:
         waiting, lost = dict(enumerate(orders)), 0
         while waiting:
             before = len(waiting)
-            futures = {self._submit(work, order): place for place, order in waiting.items()}
-            try:
-                for future in as_completed(futures):
-                    if not (future.cancelled() or isinstance(future.exception(), BrokenProcessPool)):
-                        place = futures[future]
-                        del waiting[place]
-                        yield place, _outcome(future, orders[place])
-            finally:
-                for future in futures:
-                    future.cancel()
+            # Where nothing was done, one at a time: an order that ends its worker then takes no other along.
+            for places in [[place] for place in waiting] if lost else [list(waiting)]:
+                for place, outcome in self._tried(work, {place: orders[place] for place in places}):
+                    del waiting[place]
+                    yield place, outcome
             lost = lost + 1 if len(waiting) == before else 0
             if lost > RETRIES:
                 name = _name(next(iter(waiting.values())))
                 raise TrainingStoppedError(
                     f"{name} could not be trained in {lost} tries: each time its worker was lost"
                 )
+
+    def _tried(self, work: Work, orders: Mapping[int, Order]) -> Iterator[tuple[int, Any]]:
+        """What was made of each order, but for those whose worker was lost."""
+        futures = {self._submit(work, order): place for place, order in orders.items()}
+        try:
+            for future in as_completed(futures):
+                if not (future.cancelled() or isinstance(future.exception(), BrokenProcessPool)):
+                    yield futures[future], _outcome(future, orders[futures[future]])
+        finally:
+            for future in futures:
+                future.cancel()
 
     def _submit(self, work: Work, order: Order) -> Future[Any]:
         raise NotImplementedError
@@ -134,7 +136,9 @@ class RayPool(WorkerPool):
     def __init__(self, address: str, gpus: float = 0) -> None:
         self._ray = import_library("ray", "--ray", extra="ray")
         try:
-            _knock(address)
+            host, colon, port = address.removeprefix("ray://").rpartition(":")
+            if colon and port.isdecimal():  # Ray itself tries for minutes, and then ends the process
+                socket.create_connection((host, int(port)), timeout=SECONDS).close()
             with kept_handlers():  # Ray has one of its own for SIGTERM, which would leave without a word
                 self._ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         except (OSError, OverflowError, RuntimeError, ValueError) as error:
@@ -148,8 +152,7 @@ class RayPool(WorkerPool):
             self._shipped = work, self._ray.put(work)
         # Within a list it stays a reference, which a node's process follows once and not for every order.
         task = self._done.remote([self._shipped[1]], order, torch.get_num_threads())
-        future: Future[Any] = task.future()
-        return future
+        return cast("Future[Any]", task.future())
 
     def close(self) -> None:
         """Leave the cluster, which ends what it does for this process."""
@@ -225,73 +228,25 @@ def _done(order: Order) -> Any:
 
 def _done_on_node(shipped: list[Any], order: Order, threads: int) -> Any:
     torch.set_num_threads(threads)
-    return _carry_out(_unpacked(shipped[0]), order)
+    return _carry_out(_fetched(shipped[0]), order)
 
 
 @functools.lru_cache(maxsize=1)
-def _unpacked(reference: Any) -> Work:
-    work: Work = import_library("ray", "a Ray cluster's node", extra="ray").get(reference)
-    return work
+def _fetched(reference: Any) -> Any:
+    return import_library("ray", "a Ray cluster's node", extra="ray").get(reference)
 
 
-def _knock(address: str) -> None:
-    """Ray itself knocks for minutes, and then ends the process."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdecimal():
-        socket.create_connection((host, int(port)), timeout=KNOCK).close()
-
-
-class Parcel:
-    """A problem on its way to another process: tensors as arrays, which any transport takes as they are.
+def packed(problem: Problem) -> bytes:
+    """A problem on its way to another process.
 
     Torch's own way would put every tensor into shared memory, of which a container may have no more than 64 MiB.
-
-    Args:
-        problem: As it is in memory.
     """
-
-    def __init__(self, problem: Problem) -> None:
-        self._device = problem.device.type
-        self._weights = [_array(value) for value in _tensors(problem.teacher)]
-        # Without numbers, but with the order in memory, which decides how a convolution is computed.
-        teacher = copy.deepcopy(problem.teacher).to("meta")
-        self._packed = _replaced(replace(problem, teacher=teacher), Tensor, _array)
-
-    def opened(self) -> Problem:
-        """The problem, on the same kind of device."""
-        problem: Problem = _replaced(self._packed, np.ndarray, _tensor)
-        teacher = copy.deepcopy(problem.teacher).to_empty(device="cpu").eval().requires_grad_(False)
-        with torch.no_grad():
-            for value, array in zip(_tensors(teacher), self._weights, strict=True):
-                value.copy_(_tensor(array))
-        logits = problem.teacher_logits
-        return replace(
-            problem,
-            dataset=problem.dataset.to(self._device),
-            teacher=teacher.to(self._device),
-            teacher_logits=None if logits is None else logits.to(self._device),
-        )
+    stream = io.BytesIO()
+    torch.save(problem, stream)  # keeps the order in memory, which decides how a convolution is computed
+    return stream.getvalue()
 
 
-def _replaced(value: Any, kind: type[Any], by: Callable[[Any], Any]) -> Any:
-    """A problem, dataset or split with everything of a kind within it replaced."""
-    if isinstance(value, kind):
-        return by(value)
-    if isinstance(value, (Problem, Dataset, Split)):
-        return replace(
-            value, **{field.name: _replaced(getattr(value, field.name), kind, by) for field in fields(value)}
-        )
-    return value
-
-
-def _tensors(module: nn.Module) -> list[Tensor]:
-    return [*module.parameters(), *module.buffers()]
-
-
-def _array(tensor: Tensor) -> np.ndarray[Any, Any]:
-    found: np.ndarray[Any, Any] = tensor.detach().cpu().contiguous().numpy()
-    return found
-
-
-def _tensor(array: np.ndarray[Any, Any]) -> Tensor:
-    return torch.from_numpy(array.copy())  # one's own: what came may lie in memory that is not to be written
+def unpacked(data: bytes) -> Problem:
+    """The problem, on the same kind of device."""
+    problem: Problem = torch.load(io.BytesIO(data), weights_only=False)  # from `packed`, and nobody else
+    return problem

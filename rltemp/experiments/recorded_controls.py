@@ -6,6 +6,7 @@ Each is a maker (`rltemp.experiments.students.Maker`) that gives a method the po
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -77,8 +78,9 @@ def greedy(method: Method, held: bool) -> Maker:
     """At every step, for every sample, the temperatures of `GRID` that lower the probe loss most at first order.
 
     It looks at the labels of the probe samples in every step, which no rule may, and one step ahead, as no learner
-    should: `rltemp.envs.rewards.influence` says why. Made for small students: every step costs a pass over all probe
-    samples, and students with batch normalisation or random views are seen in train mode on views of their own.
+    should: what inflates the gradient now leaves a worse student at the end. Made for small students: every step costs
+    a pass over all probe samples, and students with batch normalisation or random views are seen in train mode on views
+    of their own.
 
     Args:
         method: Gives the loss weights; the divergence is KL.
@@ -115,7 +117,9 @@ def probe_slope(run: Distillation) -> Tensor:
     named = dict(student.named_parameters())
     gradient = dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
     place = {name: value.detach() for name, value in named.items()}
-    slope: Tensor = jvp(lambda at: run.signals_at(run.step, at).student_logits, (place,), (gradient,))[1]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*torch.jit.script", FutureWarning)  # torch's own, where it is first used
+        slope: Tensor = jvp(lambda at: run.signals_at(run.step, at).student_logits, (place,), (gradient,))[1]
     return slope.nan_to_num()
 
 

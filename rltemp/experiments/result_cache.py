@@ -226,7 +226,7 @@ class ResultCache:
                 log.warning(f"Cached result {path} is refused and trained again: {error}.")
             return None
 
-    def write(self, key: Mapping[str, Any], outcome: Outcome) -> None:
+    def write(self, key: Mapping[str, Any], outcome: TrainedStack) -> None:
         """Write a result, and before it the files that lie beside it."""
         path = self.path(key)
         for suffix, data in outcome.files.items():
@@ -249,7 +249,7 @@ class ResultCache:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainedStack:
     """What training a stack gives.
 
     Args:

@@ -1,7 +1,7 @@
 """The study: does a policy win over every method, tuned, and is it the temperature of each sample that wins?
 
 `plan` lists the methods, `controls` makes those that need a recording of a policy, and `verdict` says in words what
-came out. `rltemp.report.study` has them trained and writes the files.
+came out. `rltemp.report.comparison` has them trained and writes the files.
 """
 
 from __future__ import annotations

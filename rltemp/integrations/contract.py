@@ -12,6 +12,7 @@ import math
 import warnings
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -107,18 +108,11 @@ class Controller:
 
     __call__ = temperatures
 
-    def objective(
-        self,
-        student_logits: Tensor,
-        teacher_logits: Tensor,
-        labels: Tensor | None = None,
-        progress: float | Tensor = math.nan,
-        mask: Tensor | None = None,
-    ) -> Tensor:
+    def objective(self, *arguments: Any, **named: Any) -> Tensor:
         """Deprecated: `loss` under the name that it had in version 0.1."""
         if not torch.compiler.is_compiling():  # which cannot follow a warning
             warnings.warn("Controller.objective is called Controller.loss now", DeprecationWarning, stacklevel=2)
-        return self.loss(student_logits, teacher_logits, labels, progress, mask)
+        return self.loss(*arguments, **named)
 
     def rescaled(
         self,
@@ -129,32 +123,23 @@ class Controller:
         progress: float | Tensor = math.nan,
         mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Logits z T0 / T_i for a kit that divides by one temperature T0: it then divides by T_i, sample by sample.
+        """Logits z T0 / T_i for a kit that divides by one temperature T0, `base_temperature`: it then divides by T_i.
 
         The weights are not in them: the kit's own factor (T0^2 or none) is every sample's. Where the mask has no
         sample, the logits come back as they are.
-
-        Args:
-            student_logits: `[..., C]`.
-            teacher_logits: `[..., C]`.
-            base_temperature: T0, what the kit divides by; > 0.
-            labels: `[...]`.
-            progress: Of the run, 0..1.
-            mask: `[...]`.
 
         Returns:
             The student's and the teacher's logits `[..., C]`, each in its type.
         """
         base = positive(base_temperature, "rescaled", "base_temperature")
         found = self.temperatures(student_logits, teacher_logits, labels, progress, mask)
-        factors = (base / found.student, base / found.teacher)
-        if mask is not None:
-            factors = (factors[0].masked_fill(~mask, 1.0), factors[1].masked_fill(~mask, 1.0))
-        student, teacher = (
-            (logits * factor.unsqueeze(-1)).to(logits.dtype)
-            for logits, factor in zip((student_logits, teacher_logits), factors, strict=True)
-        )
-        return student, teacher
+
+        def rescaled(logits: Tensor, temperatures: Tensor) -> Tensor:
+            factor = base / temperatures
+            factor = factor if mask is None else factor.masked_fill(~mask, 1.0)
+            return (logits * factor.unsqueeze(-1)).to(logits.dtype)
+
+        return rescaled(student_logits, found.student), rescaled(teacher_logits, found.teacher)
 
     @staticmethod
     def signals(

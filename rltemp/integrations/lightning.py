@@ -19,7 +19,7 @@ from rltemp.errors import BadInputError
 from rltemp.integrations.contract import mean_of, tested_with
 from rltemp.integrations.recording import RecordingController
 from rltemp.kd.method import Method
-from rltemp.kd.summary import temperature_scalars
+from rltemp.kd.signals import temperature_scalars
 
 TESTED = ">=2.5,<2.7"
 

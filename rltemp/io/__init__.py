@@ -1,7 +1,7 @@
-"""Files, folders, the console and signals: how the project writes, locks and prints.
+"""Files, folders, progress bars and signals.
 
 Inside: `files` writes a file whole or not at all, `locks` keeps a second process out of a folder, `run_folders` opens
-    and resumes run folders, `strict_json` reads JSON that strangers wrote, `console` prints.
+    and resumes run folders, `strict_json` reads JSON that strangers wrote, `interruption` ends a run in order.
 To extend: add a module for each new kind of file or output; nothing here knows of distillation.
 Imports: `errors` alone.
 Imported by: every package.

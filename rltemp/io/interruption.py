@@ -52,14 +52,14 @@ def handled() -> Iterator[None]:
         yield
         return
     _noted.clear()
-    before = {number: signal.signal(number, _handle) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        _patience(0)
-        _noted.clear()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with kept_handlers():
+        for number in SIGNALS:
+            signal.signal(number, _handle)
+        try:
+            yield
+        finally:
+            _patience(0)
+            _noted.clear()
 
 
 @contextmanager

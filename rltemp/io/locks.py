@@ -17,21 +17,6 @@ LOCK = "run.lock"
 _held: dict[Path, FileLock] = {}
 
 
-def taken(path: Path) -> FileLock | None:
-    """The lock on this file, taken and signed; None where another process has it.
-
-    Raises:
-        OSError: Where no lock can be made there.
-    """
-    lock = FileLock(path)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        return None
-    _sign(path)
-    return lock
-
-
 def owner(path: Path) -> str:
     """Who has a lock, since when, as far as its file says."""
     with contextlib.suppress(OSError, ValueError):
@@ -54,20 +39,27 @@ def hold(folder: Path, option: str = "--out") -> None:
     path = folder.resolve() / LOCK
     if path in _held:
         return
+    lock = FileLock(path)
     try:
-        lock = taken(path)
+        lock.acquire(blocking=False)
+    except Timeout:
+        by = owner(path)
+        raise BadInputError(
+            f"{folder} is in use by {by} (lock {LOCK}). Wait for it, or choose another {option}"
+        ) from None
     except OSError as error:
         said = error.strerror or error
         raise BadInputError(f"cannot write into {folder}: {said}. Choose another {option}") from error
-    if lock is None:
-        by = owner(path)
-        raise BadInputError(f"{folder} is in use by {by} (lock {LOCK}). Wait for it, or choose another {option}")
+    _sign(path)
     _held[path] = lock
 
 
 def release(folder: Path) -> None:
     """Let others in again."""
-    _release(folder.resolve() / LOCK)
+    path = folder.resolve() / LOCK
+    if (lock := _held.pop(path, None)) is not None:
+        path.unlink(missing_ok=True)
+        lock.release()
 
 
 @contextlib.contextmanager
@@ -78,13 +70,7 @@ def released_at_end() -> Iterator[None]:
         yield
     finally:
         for path in set(_held) - before:
-            _release(path)
-
-
-def _release(path: Path) -> None:
-    if (lock := _held.pop(path, None)) is not None:
-        path.unlink(missing_ok=True)
-        lock.release()
+            release(path.parent)
 
 
 def _sign(path: Path) -> None:

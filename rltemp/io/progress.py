@@ -6,8 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import TypeVar
+from contextlib import ExitStack
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
@@ -16,11 +15,10 @@ from rich.progress import Progress as RichProgress
 EVERY = 30.0
 """Seconds from one line to the next where the output is no terminal."""
 
-_Self = TypeVar("_Self", bound="Bar")
 _log = logging.getLogger("rltemp")
 
 
-class Bar:
+class Bar(ExitStack):
     """A progress bar on a terminal, told the steps taken and the steps there are.
 
     Args:
@@ -28,12 +26,14 @@ class Bar:
     """
 
     def __init__(self, label: str) -> None:
+        super().__init__()
         self._begun = time.monotonic()
         self._bar: RichProgress | None = None
         if sys.stdout.isatty():
             columns = TextColumn("{task.fields[label]}", markup=False), BarColumn(), TextColumn("{task.description}")
             # Where stderr is a file, warnings are for that file and not for the terminal.
-            self._bar = RichProgress(*columns, console=Console(), transient=True, redirect_stderr=sys.stderr.isatty())
+            bar = RichProgress(*columns, console=Console(), transient=True, redirect_stderr=sys.stderr.isatty())
+            self._bar = self.enter_context(bar)
             self._task = self._bar.add_task("", total=None, label=label)
 
     def __call__(self, step: int, steps: int) -> None:
@@ -52,17 +52,6 @@ class Bar:
         """The time left at the pace so far."""
         seconds = time.monotonic() - self._begun
         return f", {duration(seconds * missing / taken)} left" if taken > 0 else ""
-
-    def __enter__(self: _Self) -> _Self:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
 
 
 class Progress(Bar):

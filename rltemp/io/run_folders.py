@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import platform
 import unicodedata
@@ -54,9 +53,11 @@ def open_run(out: Path, command: str, config: Mapping[str, Any]) -> dict[str, An
         if all(entry.suffix == ".tmp" or entry.name == LOCK for entry in out.iterdir()):
             hold(out)
             if not (out / CONFIG).exists():
-                atomic_write(out / CONFIG, _encode(wanted))
+                _write(out / CONFIG, wanted)
     except OSError as error:
-        raise BadInputError(f"cannot use {out} as a run folder: {_reason(error)}. Choose another --out") from error
+        raise BadInputError(
+            f"cannot use {out} as a run folder: {error.strerror or error}. Choose another --out"
+        ) from error
     if not (out / CONFIG).exists():
         raise BadInputError(f"{out} is not an rltemp run folder (files, but no {CONFIG}). Choose another --out")
     different = changes(read_json(out / CONFIG), wanted)
@@ -85,9 +86,9 @@ def finish_run(folder: Path, result: Mapping[str, Any], seconds: float, **timing
     if (folder / RESULT).exists():
         raise BadInputError(f"{folder} already holds a finished run; nothing was overwritten. Choose another --out")
     machine = {"system": platform.system(), "machine": platform.machine(), "processors": os.cpu_count()}
-    written: dict[str, Any] = _plain({**result, "versions": versions(), "platform": machine})
-    atomic_write(folder / TIMING, _encode(_plain({"seconds": round(seconds, 3), **timing})))
-    atomic_write(folder / RESULT, _encode(written))
+    written = _plain({**result, "versions": versions(), "platform": machine})
+    _write(folder / TIMING, _plain({"seconds": round(seconds, 3), **timing}))
+    _write(folder / RESULT, written)
     release(folder)
     return written
 
@@ -122,7 +123,7 @@ def read_json(path: Path) -> dict[str, Any]:
         with path.open("rb") as stream:
             data = stream.read(MAX_JSON_BYTES + 1)
     except OSError as error:
-        raise BadInputError(f"cannot read {path}: {_reason(error)}") from error
+        raise BadInputError(f"cannot read {path}: {error.strerror or error}") from error
     if len(data) > MAX_JSON_BYTES:
         raise BadInputError(f"{path} is larger than {MAX_JSON_BYTES} bytes, the most that is read as JSON")
     try:
@@ -150,23 +151,24 @@ def showing(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _plain(value: Any) -> Any:
-    """`value` as JSON can hold it and give it back: the form in which configurations are compared."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
+    """`value` as JSON gives it back, the form in which configurations are compared; NaN and infinity become null."""
+    plain: dict[str, Any] = json.loads(json.dumps(value, default=_as_json), parse_constant=lambda _: None)
+    return plain
+
+
+def _as_json(value: Any) -> Any:
     if isinstance(value, (np.ndarray, np.generic)):
-        return _plain(value.tolist())
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return dict(value)
     if isinstance(value, Path):
         return str(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    raise TypeError(f"{type(value).__name__} is nothing that JSON can hold")
 
 
-def _encode(value: Any) -> bytes:
-    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
+def _write(path: Path, value: Any) -> None:
+    atomic_write(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any], most: int = 4) -> str:
@@ -195,7 +197,3 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
             yield from _leaves(item, f"{name}[{index}]")
     else:
         yield name, json.dumps(value)
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error)

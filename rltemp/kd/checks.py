@@ -36,15 +36,6 @@ def bounds_of(rule: object) -> Bounds | None:
     return low, high
 
 
-def law(bounds: Bounds | None) -> str:
-    """What a temperature must be, in words.
-
-    >>> law((0.5, 20.0)), law(None)
-    ('finite and in [0.5, 20]', 'finite and above 0')
-    """
-    return "finite and above 0" if bounds is None else f"finite and in [{bounds[0]:g}, {bounds[1]:g}]"
-
-
 def check_shape(temperatures: object, shape: tuple[int, ...], source: str) -> None:
     """Refuse what is no `Temperatures`, or has not one value for each sample: nothing is broadcast.
 
@@ -67,25 +58,15 @@ def check_temperatures(temperatures: Temperatures, source: str, bounds: Bounds |
     the same goes for a negative weight. (A weight that is not finite makes the loss so, which is its student's alone.)
     One number is read from the device.
 
-    Args:
-        temperatures: A rule's answer.
-        source: The rule, for the message.
-        bounds: That the rule states.
-
     Raises:
-        BadInputError: Naming the field, the value, what it must be, the sample and `source`.
+        BadInputError: Naming the field, the value, what it must be (within `bounds`, if any), the sample and `source`.
     """
     if bool(unlawful(temperatures, bounds).any()):
         raise BadInputError(f"{fault(temperatures, bounds)} from {source}")
 
 
 def unlawful(temperatures: Temperatures, bounds: Bounds | None) -> Tensor:
-    """Tell which samples break the law, bool `[...]`; nothing is read from the device.
-
-    Args:
-        temperatures: A rule's answer.
-        bounds: What is checked in place of the law for all, which is finite and above 0.
-    """
+    """Tell which samples break the law (within `bounds`, or finite and above 0), bool `[...]`; nothing is read."""
     good = lawful(temperatures.student, bounds)
     if temperatures.teacher is not temperatures.student:
         good = good & lawful(temperatures.teacher, bounds)
@@ -93,18 +74,14 @@ def unlawful(temperatures: Temperatures, bounds: Bounds | None) -> Tensor:
 
 
 def fault(temperatures: Temperatures, bounds: Bounds | None, words_for: Bounds | None = None) -> str:
-    """The first value that breaks the law, in words, where there is one.
-
-    Args:
-        temperatures: A rule's answer.
-        bounds: As `unlawful` has it.
-        words_for: Bounds to name where there are none to check.
-    """
+    """The first value that breaks the law, in words; `words_for` are named where no bounds are checked."""
     for name in ("student", "teacher", "weight"):
         values = getattr(temperatures, name).detach()
         bad = values < 0 if name == "weight" else ~lawful(values, bounds)
         if bool(bad.any()):
-            needed = "must be at least 0" if name == "weight" else f"temperature must be {law(bounds or words_for)}"
+            limits = bounds or words_for
+            law = f"in [{limits[0]:g}, {limits[1]:g}]" if limits else "above 0"
+            needed = "must be at least 0" if name == "weight" else f"temperature must be finite and {law}"
             sample = int(torch.nonzero(bad.flatten())[0])
             return f"{name} {needed}; got {float(values.flatten()[sample])} for sample {sample}"
     raise ValueError("these temperatures break no law")
@@ -137,8 +114,21 @@ def fraction(value: float, owner: str, option: str) -> float:
     return float(value)
 
 
+def whole(value: int, lowest: int, owner: str, option: str) -> int:
+    """Return `value`, or refuse one that is not a whole number of `lowest` or more."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+        raise BadInputError(f"{owner}: {option} must be a whole number of {lowest} or more; got {value!r}")
+    return value
+
+
 def switch(value: bool, owner: str, option: str) -> bool:
     """Return `value`, or refuse one that is neither true nor false."""
     if not isinstance(value, bool):
         raise BadInputError(f"{owner}: {option} must be true or false; got {value!r}")
     return value
+
+
+def below(minimum: float, maximum: float, owner: str) -> None:
+    """Refuse a lowest temperature that is not below the highest."""
+    if minimum >= maximum:
+        raise BadInputError(f"{owner}: minimum must be below maximum; got {minimum} and {maximum}")

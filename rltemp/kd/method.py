@@ -49,10 +49,7 @@ class NoTeacher:
     def __post_init__(self) -> None:
         not_negative(self.ce_weight, self.name, "ce_weight")
 
-    @property
-    def uses_progress(self) -> bool:
-        """It does not."""
-        return False
+    uses_progress = False
 
     def loss(self, signals: Signals) -> Tensor:
         """Return the cross-entropy of every sample, `[...]`, in nats; 0 where the mask has no sample."""
@@ -143,15 +140,13 @@ class Method:
 
     def _step_loss(self, signals: Signals) -> StepLoss:
         hard, soft = self._shares(signals.progress)
-        if isinstance(soft, Tensor):  # nobody reads it
-            found = self._divergences(signals, soft)
-            return found._replace(loss=found.loss + hard * cross_entropy(signals))
-        if not hard and not soft:  # a warm-up's first step without labels: zero, with a graph to go back through
-            return StepLoss(0.0 * full_precision(signals.student_logits).sum(-1), None)
-        if not soft:
-            return StepLoss(hard * cross_entropy(signals), None)
-        found = self._divergences(signals, soft)
-        return found._replace(loss=hard * cross_entropy(signals) + found.loss) if hard else found
+        # A share that is a tensor is not read.
+        found = self._divergences(signals, soft) if isinstance(soft, Tensor) or soft else None
+        if isinstance(hard, Tensor) or hard:
+            own = hard * cross_entropy(signals)
+            return StepLoss(own, None) if found is None else found._replace(loss=own + found.loss)
+        # A warm-up's first step without labels: zero, with a graph to go back through.
+        return found or StepLoss(0.0 * full_precision(signals.student_logits).sum(-1), None)
 
     def _divergences(self, signals: Signals, share: float | Tensor) -> StepLoss:
         """The divergences at their share of the loss, or matched."""
@@ -215,13 +210,13 @@ def watch(objective: AnyObjective, on_temperatures: Callable[[Temperatures], Non
     return replace(objective, rule=WrappedRule(objective.rule, told))
 
 
+@dataclass
 class GuardCount:
     """Counts the samples for which a rule's guard stood in for its formula."""
 
-    def __init__(self) -> None:
-        self.samples = 0
-        self.last: Temperatures | None = None
-        self._guarded: int | Tensor = 0
+    samples: int = 0
+    last: Temperatures | None = None
+    _guarded: int | Tensor = 0
 
     def __call__(self, temperatures: Temperatures) -> None:
         """Count a step's."""
@@ -230,23 +225,10 @@ class GuardCount:
         if temperatures.guarded is not None:
             self._guarded = self._guarded + temperatures.guarded.sum()  # on its device: no step waits for it
 
-    def state(self) -> dict[str, int]:
-        """The counts so far."""
-        return {"samples": self.samples, "guarded": int(self._guarded)}
-
-    def restore(self, state: dict[str, int]) -> None:
-        """Go on counting."""
-        self.samples, self._guarded = state["samples"], state["guarded"]
-
     @property
     def guarded(self) -> int:
         """How many samples so far."""
         return int(self._guarded)
-
-    @property
-    def fraction(self) -> float:
-        """Of all samples so far, 0..1."""
-        return self.guarded / max(self.samples, 1)
 
 
 def uniform(signals: Signals, temperature: float) -> Temperatures:

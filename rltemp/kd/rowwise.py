@@ -38,14 +38,12 @@ class Formula:
             not look, so it may change its own tensors, not the inputs.
         variable: How many of the numbers have a gradient; those behind them are constants of the graph.
         foreign: An input that no slope is worked out for. Where it needs a gradient, torch follows the value.
-        again: From the inputs and the numbers the slopes and factors alone, where that is less work.
     """
 
     value: Callable[..., Any]
     slopes: Callable[..., Slopes]
     variable: int = 1
     foreign: int | None = None
-    again: Callable[[Values, Values], tuple[tuple[Tensor | None, ...], tuple[Tensor, ...]]] | None = None
 
     def __call__(self, *inputs: Tensor) -> Any:
         """The value, as torch's own operations compute it."""
@@ -72,19 +70,23 @@ def rowwise(function: Callable[..., Any], *inputs: Tensor) -> Any:
         return _evaluated(function, inputs)
     if not isinstance(function, Formula) or (function.foreign is not None and needed[function.foreign]):
         return function(*inputs)
-    node = _InBlocks if is_cut(inputs[0]) else _Whole
-    return node.apply(function, *inputs)
+    return _Node.apply(function, *inputs)
 
 
-class _Whole(torch.autograd.Function):
-    """A formula of one block in torch's graph, which finds its slopes beside its value."""
+class _Node(torch.autograd.Function):
+    """A formula in torch's graph; of one block it finds its slopes beside its value, of many when they are needed."""
 
     @staticmethod
     def forward(ctx: Any, formula: Formula, *inputs: Tensor) -> Any:
-        found, slopes, factors = formula.slopes(ctx.needs_input_grad[1:], *inputs)
-        ctx.formula = formula
-        ctx.set_materialize_grads(False)  # a number that nobody used costs no tensor of zeros
-        ctx.save_for_backward(*inputs, *slopes, *factors)
+        ctx.formula, ctx.cut = formula, is_cut(inputs[0])
+        kept: Sequence[Tensor | None] = ()
+        if ctx.cut:
+            found = _evaluated(formula, inputs)
+        else:
+            found, slopes, factors = formula.slopes(ctx.needs_input_grad[1:], *inputs)
+            kept = (*slopes, *factors)
+            ctx.set_materialize_grads(False)  # a number that nobody used costs no tensor of zeros
+        ctx.save_for_backward(*inputs, *kept)
         if isinstance(found, tuple):
             ctx.mark_non_differentiable(*found[formula.variable :])
         return found
@@ -95,27 +97,9 @@ class _Whole(torch.autograd.Function):
         count = len(needed)
         if torch.is_grad_enabled():
             return None, *_followed(ctx.formula, needed, outer, saved[:count])
+        if ctx.cut:
+            return None, *_gradient_in_blocks(ctx.formula, needed, outer, saved)
         return None, *_gradient(outer, saved[count : 2 * count], saved[2 * count :])
-
-
-class _InBlocks(torch.autograd.Function):
-    """A formula of many blocks in torch's graph, which finds its slopes when they are asked for."""
-
-    @staticmethod
-    def forward(ctx: Any, formula: Formula, *inputs: Tensor) -> Any:
-        found = _evaluated(formula, inputs)
-        ctx.formula = formula
-        ctx.save_for_backward(*inputs, *(found if formula.again else ()))
-        if isinstance(found, tuple):
-            ctx.mark_non_differentiable(*found[formula.variable :])
-        return found
-
-    @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        saved, needed = ctx.saved_tensors, ctx.needs_input_grad[1:]
-        if torch.is_grad_enabled():
-            return None, *_followed(ctx.formula, needed, outer, saved[: len(needed)])
-        return None, *_gradient_in_blocks(ctx.formula, needed, outer, saved)
 
 
 def _gradient(outer: Sequence[Tensor | None], slopes: Sequence[Tensor | None], factors: Values) -> list[Tensor | None]:
@@ -150,16 +134,14 @@ def _followed(
     return [next(found) if need else None for need in needed]
 
 
-def _gradient_in_blocks(formula: Formula, needed: Sequence[bool], outer: Values, saved: Values) -> list[Tensor | None]:
-    inputs, start = saved[: len(needed)], len(outer)
+def _gradient_in_blocks(formula: Formula, needed: Sequence[bool], outer: Values, inputs: Values) -> list[Tensor | None]:
     found = [
         torch.empty(value.shape, dtype=value.dtype, device=value.device) if need else None
         for value, need in zip(inputs, needed, strict=True)
     ]
     flat = [None if value is None else _flat(value, inputs[0]) for value in found]
-    for block, part in _blocks(inputs[0], [*outer, *saved]):
-        own, numbers = part[start : start + len(needed)], part[start + len(needed) :]
-        slopes, factors = formula.again(own, numbers) if formula.again else formula.slopes(needed, *own)[1:]
+    for block, part in _blocks(inputs[0], [*outer, *inputs]):
+        _, slopes, factors = formula.slopes(needed, *part[len(outer) :])
         for target, gradient in zip(flat, _gradient(part, slopes, factors), strict=True):
             if target is not None and gradient is not None:
                 target[block] = gradient

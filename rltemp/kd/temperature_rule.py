@@ -9,53 +9,40 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from rltemp.errors import BadInputError
 from rltemp.kd.checks import Bounds, bounds_of
 from rltemp.kd.signals import Signals, Temperatures, scatter
 
 RuleFunction = Callable[[Signals], Temperatures]
-"""What a user may write: any callable; its attributes `bounds`, `per_sample` and `uses_progress` are read once."""
+"""What a user may write: any callable; its attributes that `TemperatureRule` has, `bounds` say, are read once."""
 
 
 class TemperatureRule:
     """Maps `Signals` to `Temperatures`; `answer` is what a rule defines, everything else has a default.
 
     A call takes signals with a mask too: the answer is T = 1 and weight 0 where the mask has no sample.
+
+    Attributes:
+        per_sample: Whether the answer for a sample depends on no other, but those that the mask leaves. Then a mask
+            costs no wait for the device; the samples of a mask are gathered for any other rule.
+        uses_progress: Whether the answer depends on the progress of the run; a call without it is refused then.
+        bounds: Lowest and highest temperature that the rule promises, which is checked; None where it promises none.
+        limits: Between which temperatures a policy chooses; None for a formula. A run warns where it sees one alone.
+        checked: Whether the answers are lawful (finite, above 0) for all finite logits, so that no step checks them.
     """
+
+    per_sample: bool = False
+    uses_progress: bool = False
+    bounds: Bounds | None = None
+    limits: Bounds | None = None
+    checked: bool = False
 
     @property
     def name(self) -> str:
         """For messages."""
         return type(self).__name__
-
-    @property
-    def per_sample(self) -> bool:
-        """Whether the answer for a sample depends on no other, but those that the mask leaves.
-
-        Then a mask costs no wait for the device. The samples of a mask are gathered for any other rule.
-        """
-        return False
-
-    @property
-    def uses_progress(self) -> bool:
-        """Whether the answer depends on the progress of the run; a call without it is refused then."""
-        return False
-
-    @property
-    def bounds(self) -> Bounds | None:
-        """Lowest and highest temperature that the rule promises, which is checked; None where it promises none."""
-        return None
-
-    @property
-    def limits(self) -> Bounds | None:
-        """Between which temperatures a policy chooses; None for a formula. A run warns where it sees one alone."""
-        return None
-
-    @property
-    def checked(self) -> bool:
-        """Whether the answers are lawful (finite, above 0) for all finite logits, so that no step has to check them."""
-        return False
 
     def answer(self, signals: Signals) -> Temperatures:
         """Temperatures `[...]`; of signals with a mask, which a rule may ignore, if it is `per_sample`."""
@@ -90,6 +77,7 @@ class FunctionRule(TemperatureRule):
     per_sample: bool = False
     uses_progress: bool = False
     bounds: Bounds | None = None
+    limits: Bounds | None = None
     checked: bool = False
 
     def __post_init__(self) -> None:
@@ -112,9 +100,13 @@ over_time = partial(FunctionRule, per_sample=True, uses_progress=True)
 """Decorator: the same, of a function that uses the progress of the run."""
 
 
+def _of_inner(member: str) -> Any:
+    return property(lambda rule: getattr(rule.inner, member))
+
+
 @dataclass(eq=False, repr=False)
 class WrappedRule(TemperatureRule):
-    """A rule that asks another one, and promises what that one promises.
+    """A rule that asks another one, and promises what that one promises at this moment.
 
     Args:
         inner: The other one.
@@ -124,35 +116,8 @@ class WrappedRule(TemperatureRule):
     inner: TemperatureRule
     ask: Ask
 
-    @property
-    def name(self) -> str:
-        """The inner rule's."""
-        return self.inner.name
-
-    @property
-    def per_sample(self) -> bool:
-        """The inner rule's."""
-        return self.inner.per_sample
-
-    @property
-    def uses_progress(self) -> bool:
-        """The inner rule's."""
-        return self.inner.uses_progress
-
-    @property
-    def bounds(self) -> Bounds | None:
-        """The inner rule's."""
-        return self.inner.bounds
-
-    @property
-    def limits(self) -> Bounds | None:
-        """The inner rule's."""
-        return self.inner.limits
-
-    @property
-    def checked(self) -> bool:
-        """The inner rule's."""
-        return self.inner.checked
+    name, per_sample, uses_progress = _of_inner("name"), _of_inner("per_sample"), _of_inner("uses_progress")
+    bounds, limits, checked = _of_inner("bounds"), _of_inner("limits"), _of_inner("checked")
 
     def answer(self, signals: Signals) -> Temperatures:
         """What is made of the other one's answer."""
@@ -179,8 +144,9 @@ def as_rule(rule: TemperatureRule | RuleFunction) -> TemperatureRule:
         return rule
     if not callable(rule):
         raise BadInputError(f"a {type(rule).__name__} is no temperature rule; needed: a function of rltemp.Signals")
-    alone, over_time = (bool(getattr(rule, name, False)) for name in ("per_sample", "uses_progress"))
-    return FunctionRule(rule, getattr(rule, "__name__", ""), alone, over_time, bounds_of(rule))
+    alone, timed = (bool(getattr(rule, name, False)) for name in ("per_sample", "uses_progress"))
+    limits = getattr(rule, "limits", None)
+    return FunctionRule(rule, getattr(rule, "__name__", ""), alone, timed, bounds_of(rule), limits)
 
 
 def entry(rule: TemperatureRule, name: str, checked: bool = True) -> TemperatureRule:

@@ -7,6 +7,7 @@ in-place arithmetic on activations, no control flow that depends on data.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -39,7 +40,10 @@ def build_model(spec: str, image_shape: ImageShape, num_classes: int) -> nn.Modu
         BadInputError: Where the name or its option is not known, or the network cannot take such images.
     """
     name, option = split_spec(spec)
-    model = (MODELS.get(name) or _torchvision_builder(name))(option, image_shape, num_classes)
+    builder = MODELS.get(name) or _torchvision_builder(name)
+    if option and builder not in (mlp, cnn):
+        raise BadInputError(f"model {name!r} takes no option; got {option!r}")
+    model = builder(option, image_shape, num_classes)
     _check_fits(model, spec, image_shape, num_classes)
     return model
 
@@ -54,13 +58,17 @@ def seeded_model(spec: str, image_shape: ImageShape, num_classes: int, seed: int
 
 def linear(option: str, image_shape: ImageShape, num_classes: int) -> nn.Module:
     """Return one linear layer on the pixels."""
-    _refuse_option("linear", option)
-    return _perceptron([], image_shape, num_classes)
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(image_shape), num_classes))
 
 
 def mlp(option: str, image_shape: ImageShape, num_classes: int) -> nn.Module:
     """Return a perceptron with ReLUs; `option` holds the hidden widths, `64x32` (default: one layer of 8)."""
-    return _perceptron(_widths("mlp", option), image_shape, num_classes)
+    layers: list[nn.Module] = [nn.Flatten()]
+    size = math.prod(image_shape)
+    for units in _widths("mlp", option):
+        layers += [nn.Linear(size, units), nn.ReLU()]
+        size = units
+    return nn.Sequential(*layers, nn.Linear(size, num_classes))
 
 
 def cnn(option: str, image_shape: ImageShape, num_classes: int) -> nn.Module:
@@ -85,7 +93,6 @@ def resnet(
     blocks: int, widths: tuple[int, int, int, int], option: str, image_shape: ImageShape, num_classes: int
 ) -> nn.Module:
     """Return a `ResNet`; images need 8 pixels a side, which it halves twice."""
-    _refuse_option("resnet", option)
     _refuse_small_images("ResNets need", image_shape)
     return ResNet(blocks, widths, image_shape[0], num_classes)
 
@@ -154,16 +161,6 @@ def _stage(blocks: int, width_in: int, width_out: int, stride: int) -> nn.Sequen
     return nn.Sequential(first, *(BasicBlock(width_out, width_out, 1) for _ in range(blocks - 1)))
 
 
-def _perceptron(hidden: list[int], image_shape: ImageShape, num_classes: int) -> nn.Sequential:
-    channels, height, width = image_shape
-    layers: list[nn.Module] = [nn.Flatten()]
-    size = channels * height * width
-    for units in hidden:
-        layers += [nn.Linear(size, units), nn.ReLU()]
-        size = units
-    return nn.Sequential(*layers, nn.Linear(size, num_classes))
-
-
 def _widths(name: str, option: str) -> list[int]:
     """Read `64x32`; no option is one layer of 8."""
     widths = (option or "8").split("x")
@@ -181,17 +178,11 @@ def _torchvision_builder(name: str) -> ModelBuilder:
     models = import_library("torchvision.models", f"model {name!r}, which is none of rltemp's own ({ours}),")
 
     def build(option: str, _: ImageShape, num_classes: int) -> nn.Module:
-        _refuse_option(name, option)
         model: nn.Module = models.get_model(name, weights=None, num_classes=num_classes)
         return model
 
     theirs: dict[str, ModelBuilder] = dict.fromkeys(models.list_models(module=models), build)
     return lookup({**theirs, **MODELS}, name, "model")
-
-
-def _refuse_option(name: str, option: str) -> None:
-    if option:
-        raise BadInputError(f"model {name!r} takes no option; got {option!r}")
 
 
 def _refuse_small_images(needed_by: str, image_shape: ImageShape) -> None:
@@ -220,20 +211,13 @@ def _check_fits(model: nn.Module, spec: str, image_shape: ImageShape, num_classe
     )
 
 
-_NARROW = (16, 16, 32, 64)
-_WIDE = (32, 64, 128, 256)
+_NARROW, _WIDE = (16, 16, 32, 64), (32, 64, 128, 256)
 
 MODELS: Mapping[str, ModelBuilder] = {
     "linear": linear,
     "mlp": mlp,
     "cnn": cnn,
-    "resnet8": partial(resnet, 1, _NARROW),
-    "resnet14": partial(resnet, 2, _NARROW),
-    "resnet20": partial(resnet, 3, _NARROW),
-    "resnet32": partial(resnet, 5, _NARROW),
-    "resnet44": partial(resnet, 7, _NARROW),
-    "resnet56": partial(resnet, 9, _NARROW),
-    "resnet110": partial(resnet, 18, _NARROW),
+    **{f"resnet{6 * blocks + 2}": partial(resnet, blocks, _NARROW) for blocks in (1, 2, 3, 5, 7, 9, 18)},
     "resnet8x4": partial(resnet, 1, _WIDE),
     "resnet32x4": partial(resnet, 5, _WIDE),
 }

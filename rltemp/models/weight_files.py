@@ -62,7 +62,12 @@ def load_weights(module: nn.Module, path: str | Path) -> dict[str, str]:
     """
     path = Path(path)
     _check_file(path)
-    tensors, metadata = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    metadata: dict[str, str] = {}
+    if path.suffix == ".safetensors":
+        tensors, metadata = _read_safetensors(path)
+    else:
+        with path.open("rb") as file:
+            tensors = read_state_dict(file, str(path))
     if tensors and all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
     expected = module.state_dict()
@@ -122,11 +127,6 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             "changed; copy it again"
         )
     return tensors, metadata or {}
-
-
-def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    with path.open("rb") as file:
-        return read_state_dict(file, str(path)), {}
 
 
 def check_names_and_shapes(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rltemp.errors import BadInputError
-from rltemp.kd.gradient_norm import matching_factor
+from rltemp.kd.gradient_matching import matching_factor
 from rltemp.kd.signals import Signals, Temperatures
 
 
@@ -30,7 +30,7 @@ class ActionScale:
         weight_ratio: How far an action of 1 moves a sample's weight, as a factor: a third number of the action. At 1
             there is none.
         balanced: Match gradients: scale the weights of a batch so that its mean gradient norm is that of T = 4 for all,
-            whatever the temperatures (`rltemp.kd.gradient_norm`); the third number of the action comes on top.
+            whatever the temperatures (`rltemp.kd.gradient_matching`); the third number of the action comes on top.
 
     >>> from rltemp.rules import fixed
     >>> from rltemp import Signals

@@ -2,8 +2,9 @@
 
 Every feature is invariant to a shift of the logits and to what a new task changes (the number of classes, where that
 makes sense), lies roughly between -1 and 1 and is clipped to `LIMIT`. Features are computed in float32 on detached
-logits. To add one: one function of `Statistics`, one entry in `FEATURES`, one hand-worked test. Raise the version of an
-entry whenever its numbers change: policy files carry it, and a policy of another version is refused.
+logits. To add one: one function of `Statistics` (and of the network, 0 the student, 1 the teacher, where both have it),
+one entry in `FEATURES`, one hand-worked test. Raise the version of an entry whenever its numbers change: policy files
+carry it, and a policy of another version is refused.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 import torch
@@ -56,7 +58,7 @@ class Statistics:
     def __init__(self, student: Tensor, teacher: Tensor, labels: Tensor | None, progress: float | Tensor) -> None:
         self.pair = torch.stack([student.detach().float(), teacher.detach().float()])
         self.progress = progress
-        self._labels = labels
+        self.labels = labels
 
     @_Once
     def largest(self) -> tuple[Tensor, Tensor]:
@@ -109,12 +111,6 @@ class Statistics:
         """Their logarithms: minus the log-probability of the largest logit, of both, `[2, ...]`."""
         return self.totals.log()
 
-    def log_probability_of_label(self, network: int) -> Tensor:
-        """Of the student (0) or the teacher (1), `[...]`; an error where the signals carry no labels."""
-        if self._labels is None:
-            raise BadInputError("this policy's features need labels; the signals carry none")
-        return self.below[network].gather(-1, self._labels.unsqueeze(-1)).squeeze(-1) - self.log_totals[network]
-
 
 def progress(s: Statistics) -> Tensor:
     """How much of the run is done, from -1 (first step) to 1 (end)."""
@@ -123,24 +119,14 @@ def progress(s: Statistics) -> Tensor:
     return moved.to(s.pair).reshape(()).expand(shape) if isinstance(moved, Tensor) else s.pair.new_full(shape, moved)
 
 
-def student_margin(s: Statistics) -> Tensor:
-    """The student's largest logit minus its second, in standard deviations of its logits, minus 1."""
-    return s.margins[0]
+def margin(s: Statistics, network: int) -> Tensor:
+    """The largest logit minus the second, in standard deviations of the logits, minus 1."""
+    return s.margins[network]
 
 
-def teacher_margin(s: Statistics) -> Tensor:
-    """The teacher's largest logit minus its second, in standard deviations of its logits, minus 1."""
-    return s.margins[1]
-
-
-def student_spread(s: Statistics) -> Tensor:
-    """Natural logarithm of the standard deviation of the student's logits, halved."""
-    return s.log_stds[0]
-
-
-def teacher_spread(s: Statistics) -> Tensor:
-    """Natural logarithm of the standard deviation of the teacher's logits, halved."""
-    return s.log_stds[1]
+def spread(s: Statistics, network: int) -> Tensor:
+    """Natural logarithm of the standard deviation of the logits, halved."""
+    return s.log_stds[network]
 
 
 def relative_spread(s: Statistics) -> Tensor:
@@ -151,14 +137,13 @@ def relative_spread(s: Statistics) -> Tensor:
     return (s.stds[0] / s.stds[1]).log() / 2
 
 
-def student_entropy(s: Statistics) -> Tensor:
-    """Entropy of the student's prediction over its maximum log C, from -1 (certain) to 1 (uniform)."""
-    return _entropy(s, 0)
-
-
-def teacher_entropy(s: Statistics) -> Tensor:
-    """Entropy of the teacher's prediction over its maximum log C, from -1 (certain) to 1 (uniform)."""
-    return _entropy(s, 1)
+def entropy(s: Statistics, network: int) -> Tensor:
+    """Entropy of the prediction over its maximum log C, from -1 (certain) to 1 (uniform)."""
+    mean = (s.terms[network] * s.below[network]).sum(-1) / s.totals[network]
+    negative, classes = mean - s.log_totals[network], s.pair.shape[-1]
+    if torch.compiler.is_compiling():  # the number of classes may be a variable, of which `math` would make a constant
+        return negative * (-2 / s.pair.new_full((), classes).log()) - 1
+    return negative * (-2 / math.log(classes)) - 1
 
 
 def divergence(s: Statistics) -> Tensor:
@@ -174,28 +159,21 @@ def agreement(s: Statistics) -> Tensor:
     return torch.where(behind < 0, behind, s.gaps[0]) / s.stds[0]  # its own choice has the second as best other
 
 
-def student_loss(s: Statistics) -> Tensor:
-    """log(1 + cross-entropy of the student with the label), minus 1; needs labels."""
-    return (-s.log_probability_of_label(0)).log1p() - 1
+def loss(s: Statistics, network: int) -> Tensor:
+    """log(1 + cross-entropy with the label), minus 1; needs labels."""
+    if s.labels is None:
+        raise BadInputError("this policy's features need labels; the signals carry none")
+    of_label = s.below[network].gather(-1, s.labels.unsqueeze(-1)).squeeze(-1) - s.log_totals[network]
+    return (-of_label).log1p() - 1
 
 
-def teacher_loss(s: Statistics) -> Tensor:
-    """log(1 + cross-entropy of the teacher with the label), minus 1; needs labels."""
-    return (-s.log_probability_of_label(1)).log1p() - 1
+def top_probability(s: Statistics, network: int) -> Tensor:
+    """The largest probability at T = 1.
 
-
-def student_top_probability(s: Statistics) -> Tensor:
-    """The student's largest probability at T = 1.
-
-    With the two below the state of RLKD, Zhang et al. (2024), https://arxiv.org/abs/2407.00115, as the authors' code
+    With the one below the state of RLKD, Zhang et al. (2024), https://arxiv.org/abs/2407.00115, as the authors' code
     and page have it (the paper's text was not read), but for a slip in that code: see `student_probability_margin`.
     """
-    return 1 / s.totals[0]
-
-
-def teacher_top_probability(s: Statistics) -> Tensor:
-    """The teacher's largest probability at T = 1."""
-    return 1 / s.totals[1]
+    return 1 / s.totals[network]
 
 
 def student_probability_margin(s: Statistics) -> Tensor:
@@ -234,14 +212,6 @@ def featurize(signals: Signals, names: Sequence[str]) -> Tensor:
         return torch.stack(of_samples, -1).clamp_(-LIMIT, LIMIT)
 
 
-def _entropy(s: Statistics, network: int) -> Tensor:
-    mean = (s.terms[network] * s.below[network]).sum(-1) / s.totals[network]
-    negative, classes = mean - s.log_totals[network], s.pair.shape[-1]
-    if torch.compiler.is_compiling():  # the number of classes may be a variable, of which `math` would make a constant
-        return negative * (-2 / s.pair.new_full((), classes).log()) - 1
-    return negative * (-2 / math.log(classes)) - 1
-
-
 @dataclass(frozen=True)
 class Feature:
     """An entry of the feature table: how to compute it, its unit and the version of its definition."""
@@ -253,19 +223,19 @@ class Feature:
 
 FEATURES: dict[str, Feature] = {
     "progress": Feature(progress, "fraction of the run"),
-    "student_margin": Feature(student_margin, "deviations"),
-    "teacher_margin": Feature(teacher_margin, "deviations"),
-    "student_spread": Feature(student_spread, "log logits"),
-    "teacher_spread": Feature(teacher_spread, "log logits"),
+    "student_margin": Feature(partial(margin, network=0), "deviations"),
+    "teacher_margin": Feature(partial(margin, network=1), "deviations"),
+    "student_spread": Feature(partial(spread, network=0), "log logits"),
+    "teacher_spread": Feature(partial(spread, network=1), "log logits"),
     "relative_spread": Feature(relative_spread, "log ratio"),
-    "student_entropy": Feature(student_entropy, "fraction of log C"),
-    "teacher_entropy": Feature(teacher_entropy, "fraction of log C"),
+    "student_entropy": Feature(partial(entropy, network=0), "fraction of log C"),
+    "teacher_entropy": Feature(partial(entropy, network=1), "fraction of log C"),
     "divergence": Feature(divergence, "log nats"),
     "agreement": Feature(agreement, "deviations"),
-    "student_loss": Feature(student_loss, "log nats"),
-    "teacher_loss": Feature(teacher_loss, "log nats"),
-    "student_top_probability": Feature(student_top_probability, "probability"),
-    "teacher_top_probability": Feature(teacher_top_probability, "probability"),
+    "student_loss": Feature(partial(loss, network=0), "log nats"),
+    "teacher_loss": Feature(partial(loss, network=1), "log nats"),
+    "student_top_probability": Feature(partial(top_probability, network=0), "probability"),
+    "teacher_top_probability": Feature(partial(top_probability, network=1), "probability"),
     "student_probability_margin": Feature(student_probability_margin, "probability"),
 }
 

@@ -128,7 +128,7 @@ class PolicyManifest(_Strict):
         """
         raw = strict_json(text, "manifest")
         newer = _newer_format(raw)
-        if newer and newer.split(".")[0] != FORMAT_VERSION.split(".")[0]:
+        if newer and not newer.startswith("1."):
             raise ArtifactRefusedError(f"format {newer}, this rltemp reads up to 1.x: pip install -U rltemp")
         try:
             return PolicyManifest.model_validate(raw)

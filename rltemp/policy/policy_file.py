@@ -33,7 +33,15 @@ from rltemp.policy.manifest import (
     feature_spec_sha256,
     refuse_unknown_features,
 )
-from rltemp.policy.policy_bytes import pack, read_bytes, refuse_other_formats, tensor_shapes, unpack, weights_sha256
+from rltemp.policy.policy_bytes import (
+    body_of,
+    pack,
+    read_bytes,
+    refuse_other_formats,
+    tensor_shapes,
+    unpack,
+    weights_sha256,
+)
 
 MAX_WEIGHT = 1e3
 SELF_TEST_TOLERANCE = 1e-5
@@ -119,6 +127,7 @@ def encode_policy(
     try:
         tensors = {name: weights[name].detach().to("cpu", torch.float32) for name in sorted(weights)}
         layers = _layers(tensors, action.size)
+        body = body_of(tensors, layers)
         _check_values(tensors)
         manifest = PolicyManifest(
             created_with=dict(versions() if created_with is None else created_with),
@@ -128,11 +137,11 @@ def encode_policy(
             feature_spec_sha256=feature_spec_sha256(features),
             action=action,
             reference=reference,
-            weights_sha256=weights_sha256(tensors, layers),
+            weights_sha256=weights_sha256(body, layers),
             self_test=SelfTest(seed=self_test_seed, expected=_self_test_actions(tensors, activation, self_test_seed)),
             provenance=dict(provenance or {}),
         )
-        data = pack(manifest, tensors)
+        data = pack(manifest, body)
         policy = _decode(data, None)
     except ValueError as error:
         raise BadInputError(describe(error) if isinstance(error, ValidationError) else str(error)) from None
@@ -151,17 +160,11 @@ def read_policy(path: str | Path, known_features: KnownFeatures | None = None, s
         BadInputError: Where there is no such file.
         ArtifactRefusedError: Where a check fails; one line with the file, the check and what to do.
     """
-    path = Path(path)
-    return check_policy(read_unchecked(path), path, known_features, sha256)
+    return check_policy(read_unchecked(Path(path)), Path(path), known_features, sha256)
 
 
 def read_unchecked(path: Path) -> bytes:
-    """A policy file's bytes, for `check_policy`.
-
-    Raises:
-        BadInputError: Where there is no such file.
-        ArtifactRefusedError: Where it cannot be read.
-    """
+    """A policy file's bytes, for `check_policy`; the same errors as `read_policy`'s where there are none."""
     try:
         return read_bytes(path)
     except ArtifactRefusedError as error:
@@ -171,20 +174,15 @@ def read_unchecked(path: Path) -> bytes:
 def check_policy(
     data: bytes, path: Path, known_features: KnownFeatures | None = None, sha256: str | None = None
 ) -> PolicyFile:
-    """Check a policy file's bytes, wherever they come from; the same checks as `read_policy`'s.
-
-    Args:
-        data: All of them.
-        path: What to call them in a message.
-        known_features: As `read_policy` has it.
-        sha256: As `read_policy` has it.
-
-    Raises:
-        ArtifactRefusedError: Where a check fails.
-    """
+    """`read_policy` of bytes, wherever they come from; `path` is what to call them in a message."""
     try:
         refuse_other_formats(data, path)
-        _check_pin(data, sha256)
+        found = hashlib.sha256(data).hexdigest()
+        if sha256 not in (None, found):
+            raise ArtifactRefusedError(
+                f"SHA-256 mismatch (pinned {str(sha256)[:12]}..., file {found[:12]}...): it is not the file that was "
+                "pinned. Get that one, or look at this one with `rltemp policy show` and pin it"
+            )
         return _decode(data, known_features)
     except ArtifactRefusedError as error:
         raise _refused(path, error) from None
@@ -201,15 +199,6 @@ def _decode(data: bytes, known_features: KnownFeatures | None) -> PolicyFile:
         refuse_unknown_features(manifest, known_features)
     _check_self_test(manifest, weights)
     return PolicyFile(manifest, weights, sha256)
-
-
-def _check_pin(data: bytes, pinned: str | None) -> None:
-    found = hashlib.sha256(data).hexdigest()
-    if pinned is not None and found != pinned:
-        raise ArtifactRefusedError(
-            f"SHA-256 mismatch (pinned {pinned[:12]}..., file {found[:12]}...): it is not the file that was "
-            "pinned. Get that one, or look at this one with `rltemp policy show` and pin it"
-        )
 
 
 def _check_values(weights: Mapping[str, Tensor]) -> None:

@@ -46,26 +46,11 @@ class Policy(TemperatureRule):
         self._weights = dict(weights)
         self._mean = torch.tensor([feature.mean for feature in manifest.features])
         self._std = torch.tensor([feature.std for feature in manifest.features])
-
-    @property
-    def per_sample(self) -> bool:
-        """As the reference is: the features are, and gradient matching heeds the mask."""
-        return self.reference.rule.per_sample
-
-    @property
-    def checked(self) -> bool:
-        """As the reference is: the scale keeps to its bounds."""
-        return self.reference.rule.checked
-
-    @property
-    def uses_progress(self) -> bool:
-        """Whether a feature is the progress, or the reference uses it."""
-        return "progress" in self._names or self.reference.rule.uses_progress
-
-    @property
-    def limits(self) -> tuple[float, float]:
-        """Lowest and highest temperature; where the reference lies beyond one, the policy may go as far as that."""
-        return self.scale.minimum, self.scale.maximum
+        # The features look at each sample alone, gradient matching heeds the mask, and the scale keeps to its bounds.
+        self.per_sample, self.checked = self.reference.rule.per_sample, self.reference.rule.checked
+        self.uses_progress = "progress" in self._names or self.reference.rule.uses_progress
+        # Where the reference lies beyond one of them, the policy may go as far as that.
+        self.limits = self.scale.minimum, self.scale.maximum
 
     @classmethod
     def load(cls, path: Path, sha256: str | None = None) -> Policy:

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rltemp.errors import BadInputError, ExchangeFailedError, RequestRefusedError, one_line
-from rltemp.io.token_files import read_token
+from rltemp.io.files import read_token
 from rltemp.optional_imports import import_library
 
 MAX_ANSWER = 16 * 2**20
@@ -73,7 +73,8 @@ class HttpClient:
         self.url = checked_url(url)
         self._headers = {} if token_file is None else {"Authorization": f"Bearer {read_token(Path(token_file))}"}
         self._urllib3 = import_library("urllib3", "a temperature controller (--controller)", extra="remote")
-        self._pool, self._process = self._new_pool(), os.getpid()
+        self._pool: Any = None
+        self._process = 0
 
     def request(
         self,
@@ -99,8 +100,8 @@ class HttpClient:
             ExchangeFailedError: Where there is no whole answer in time, or its status says that a later one may come.
             RequestRefusedError: Where the status says that the request is a mistake (4xx but 408, 425 and 429).
         """
-        if self._process != os.getpid():  # a fork must not read from its parent's connections
-            self._pool, self._process = self._new_pool(), os.getpid()
+        if self._process != os.getpid():  # at first, and in a fork, which must not read from its parent's connections
+            self._pool, self._process = self._urllib3.PoolManager(num_pools=1, maxsize=2), os.getpid()
         ends = time.monotonic() + seconds
         options = {"retries": False, "redirect": False, "preload_content": False, "decode_content": False}
         options["timeout"] = self._urllib3.Timeout(connect=seconds, read=seconds)
@@ -117,10 +118,8 @@ class HttpClient:
 
     def close(self) -> None:
         """Close the connections that are kept; a later request opens new ones."""
-        self._pool.clear()
-
-    def _new_pool(self) -> Any:
-        return self._urllib3.PoolManager(num_pools=1, maxsize=2)
+        if self._pool is not None:
+            self._pool.clear()
 
 
 def _body(response: Any, ends: float) -> bytes:

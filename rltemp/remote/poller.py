@@ -74,8 +74,7 @@ class Poller:
         """Wait for the end of a call that begins after this: so long at most, and not while the service is away."""
         with self._changed:
             calls = self._calls + 1 + self._busy
-            self._wanted = True
-            self._changed.notify_all()
+            self.wake()
             self._changed.wait_for(lambda: self.reason or self._calls >= calls, seconds)
 
     def close(self) -> None:

@@ -64,12 +64,8 @@ class ActionClient:
         return actions
 
     def _post(self, version: str, features: Tensor, found: list[bytes | Exception]) -> None:
-        data = {
-            "name": "features",
-            "datatype": "FP32",
-            "shape": list(features.shape),
-            "data": features.flatten().tolist(),
-        }
+        sent = {"name": "features", "datatype": "FP32", "shape": list(features.shape)}
+        data = {**sent, "data": features.flatten().tolist()}
         body = json.dumps({"inputs": [data], "outputs": [{"name": "action"}]}).encode()
         path, headers = f"{self._path}/versions/{version}/infer", {"Content-Type": "application/json"}
         try:

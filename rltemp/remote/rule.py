@@ -101,7 +101,7 @@ class RemoteRule(TemperatureRule):
         self._poller.start(deadline or START_SECONDS, strict)
 
     @property
-    def limits(self) -> Bounds | None:
+    def limits(self) -> Bounds | None:  # type: ignore[override]  # it changes with the version
         """Lowest and highest temperature of the policy, where it is known."""
         return None if self._served is None else self._served.method.rule.limits
 
@@ -113,14 +113,14 @@ class RemoteRule(TemperatureRule):
         return self._plain if self._served is None else self._served.reference
 
     @property
-    def per_sample(self) -> bool:
+    def per_sample(self) -> bool:  # type: ignore[override]
         """As the model's rule and the fallback are."""
-        return all(rule.per_sample for rule in self._rules())
+        return self.fallback.rule.per_sample and (self._served is None or self._served.method.rule.per_sample)
 
     @property
-    def checked(self) -> bool:
+    def checked(self) -> bool:  # type: ignore[override]
         """As the model's rule and the fallback are."""
-        return all(rule.checked for rule in self._rules())
+        return self.fallback.rule.checked and (self._served is None or self._served.method.rule.checked)
 
     def method(self, name: str) -> Method:
         """What a run under this rule minimises: the model's loss weights, or the fallback's where it is away."""
@@ -163,8 +163,8 @@ class RemoteRule(TemperatureRule):
 
     def counts(self) -> dict[str, Any]:
         """What `result.json` says."""
-        file = None if self._served is None else self._served.file
-        what = {"model": self.model, "mode": self.mode, "sha256": None if file is None else file.sha256}
+        file = self._served.file if self._served else None
+        what = {"model": self.model, "mode": self.mode, "sha256": file.sha256 if file else None}
         return {**what, **self.state(), "away": self._poller.reason != ""}
 
     def timing(self) -> dict[str, float]:
@@ -173,10 +173,8 @@ class RemoteRule(TemperatureRule):
 
     def scalars(self) -> dict[str, float]:
         """What TensorBoard shows, by tag."""
-        found = {
-            "controller/fallback_steps": float(self.seen["fallback_steps"]),
-            "controller/open": float(bool(self._failure or self._poller.reason)),
-        }
+        away = bool(self._failure or self._poller.reason)
+        found = {"controller/fallback_steps": float(self.seen["fallback_steps"]), "controller/open": float(away)}
         if self._actions.last_seconds:
             found["controller/round_trip_ms"] = 1000 * self._actions.last_seconds
         if self._version.isdigit():
@@ -187,10 +185,6 @@ class RemoteRule(TemperatureRule):
         """End the thread, which otherwise ends with this object, and the connections."""
         self._poller.close()
         self._client.close()
-
-    def _rules(self) -> list[TemperatureRule]:
-        served = self._served
-        return [self.fallback.rule, *([] if served is None else [served.method.rule])]
 
     def _pull(self) -> None:
         """Take up a new version, on the poller's thread."""

@@ -62,13 +62,10 @@ def pull(client: HttpClient, model: str, known: ServedModel | None, seconds: flo
         RequestRefusedError: Where the service calls the request a mistake.
     """
     try:
-        if known is None:
-            known = _described(client, model, seconds)
-            if known is not None:
-                return known
-        elif known.file is None:  # a closed-form rule stays what it is
+        if known is not None and known.file is None:  # a closed-form rule stays what it is
             return known
-        return _pulled(client, model, known, seconds)
+        rule = None if known else _described(client, model, seconds)
+        return rule or _pulled(client, model, known, seconds)
     except (ExchangeFailedError, RequestRefusedError):
         raise
     except Exception as error:  # a refused file, an unknown rule, or whatever else a service makes of the readers
@@ -103,13 +100,11 @@ def _described(client: HttpClient, model: str, seconds: float) -> ServedModel | 
 
 def _pulled(client: HttpClient, model: str, known: ServedModel | None, seconds: float) -> ServedModel:
     """The policy, unless it is the one that is known."""
-    headers = {} if known is None or known.file is None else {"If-None-Match": f'"{known.file.sha256}"'}
-    allowed = (304,) if known is not None else ()
+    headers = {"If-None-Match": f'"{known.file.sha256}"'} if known and known.file else {}
+    allowed = (304,) if known else ()
     answer = client.request("GET", f"{model_path(model)}/policy", headers=headers, seconds=seconds, allowed=allowed)
-    if known is not None and answer.status == 304:
+    if known and answer.status == 304:
         return known
     file = check_policy(answer.body, Path(f"{model}.safetensors"), KNOWN_FEATURES)
-    policy = Policy.of(file, model)
-    return ServedModel(
-        named_version(answer.headers.get(VERSION, "unknown")), policy.method(model), policy.reference, file
-    )
+    policy, version = Policy.of(file, model), named_version(answer.headers.get(VERSION, "unknown"))
+    return ServedModel(version, policy.method(model), policy.reference, file)

@@ -1,6 +1,6 @@
 """A comparison from options to files: `results.csv`, `report.md`, `report.html`, pictures, TensorBoard's sessions.
 
-`run_comparison` is the whole of it; `rltemp.report.study` has other methods trained and uses the same parts.
+`run_comparison` is the whole of it, and `run_study` the same with the methods of `rltemp.experiments.study`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import logging
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -26,16 +26,18 @@ from rltemp.experiments.grid import (
     to_choose,
 )
 from rltemp.experiments.method_results import Comparison, MethodResult, overall, table_rows
-from rltemp.experiments.options import CompareOptions, ComparisonOptions
+from rltemp.experiments.options import CompareOptions, ComparisonOptions, StudyOptions
 from rltemp.experiments.pool import open_pool
 from rltemp.experiments.result_cache import ResultCache
 from rltemp.experiments.showcase import Showcase
 from rltemp.experiments.students import step_times
+from rltemp.experiments.study import check_study, controls, plan, verdict
 from rltemp.loading import is_policy
+from rltemp.report.drawing import save_png
 from rltemp.report.hparams import write_sessions
 from rltemp.report.html_page import SHOWN, write_page
 from rltemp.report.markdown import Section, write_report
-from rltemp.report.plots import save_picture
+from rltemp.report.plots import picture
 from rltemp.report.tables import write_csv
 from rltemp.training.options import command_line, configuration
 
@@ -48,13 +50,7 @@ ShowProgress = Callable[[Problem, ResultCache], contextlib.AbstractContextManage
 """Shows, within the context, how far the comparison of a problem is."""
 
 
-@contextlib.contextmanager
-def silent(problem: Problem, cache: ResultCache) -> Iterator[OnProgress]:
-    """Shows nothing."""
-    yield lambda rule, step, steps: None
-
-
-def run_comparison(options: CompareOptions, progress: ShowProgress = silent) -> dict[str, Any]:
+def run_comparison(options: CompareOptions, progress: ShowProgress) -> dict[str, Any]:
     """Check everything, train every student, write the files, return the result."""
     check_rules(options.rules, options.reported_seeds())
     check_baselines(options.baselines(), options.rules)
@@ -67,8 +63,42 @@ def run_comparison(options: CompareOptions, progress: ShowProgress = silent) -> 
     options.open()
     started = time.monotonic()
     points = train_points(options, problems, options.rules, list(filter(is_policy, options.rules)), progress)
-    result = write_comparison(options, points)
-    return options.finish(result, started, **measured_steps(options, points))
+    return finish(options, points, started)
+
+
+def run_study(options: StudyOptions, progress: ShowProgress) -> dict[str, Any]:
+    """Check everything, record the policies, train every student, write the files, return the result."""
+    names = plan(options.rules, options.only)
+    check_study(options, names)
+    problem = options.problem()
+    options.open()
+    started = time.monotonic()
+    made = controls(problem, options) if "controls" in options.only else {}
+    points = train_points(options, [problem], names, options.rules, progress, made)
+    ((_, found),) = points
+    lines = verdict(found, options.rules, options.only, options.selection_seeds, options.allow_mixed)
+    return finish(options, points, started, lines, made)
+
+
+def finish(
+    options: ComparisonOptions,
+    points: Sequence[Point],
+    started: float,
+    verdict: Sequence[str] = (),
+    made: Container[str] = (),
+) -> dict[str, Any]:
+    """Write all files and the result; with `--time` measure the step of every rule that is not `made`."""
+    result = write_comparison(options, points, verdict)
+    timing: dict[str, Any] = {}
+    if options.time:
+        timing["step_times"] = [
+            {
+                "point": point_name(problem.task),
+                **step_times(problem, [one.rule for one in found.results if one.rule not in made], options.stack),
+            }
+            for problem, found in points
+        ]
+    return options.finish(result, started, **timing)
 
 
 def train_points(
@@ -126,21 +156,6 @@ def open_cache(options: ComparisonOptions) -> ResultCache:
     return ResultCache(folder, allow_mixed=options.allow_mixed)
 
 
-def measured_steps(
-    options: ComparisonOptions, points: Sequence[Point], made: Container[str] = ()
-) -> dict[str, list[dict[str, Any]]]:
-    """What `timing.json` holds with `--time`: the time of a step in every point, of the rules that are not `made`."""
-    if not options.time:
-        return {}
-    names = [[result.rule for result in found.results if result.rule not in made] for _, found in points]
-    return {
-        "step_times": [
-            {"point": point_name(problem.task), **step_times(problem, rules, options.stack)}
-            for (problem, _), rules in zip(points, names, strict=True)
-        ]
-    }
-
-
 def write_comparison(
     options: ComparisonOptions, points: Sequence[Point], verdict: Sequence[str] = ()
 ) -> dict[str, Any]:
@@ -151,7 +166,7 @@ def write_comparison(
         points: What was compared: one problem, or those of a grid.
         verdict: What follows from the numbers, a line each.
     """
-    out, several = options.folder(), len(points) > 1
+    out, several, command = options.folder(), len(points) > 1, command_line(options)
     sections = [_section(options, *point, number) for number, point in enumerate(points, start=several)]
     names = list(dict.fromkeys(name for _, found in points for name in found.names))
     summary = (
@@ -160,50 +175,30 @@ def write_comparison(
     warnings = tuning_warnings(found.results for _, found in points)
     seeds = options.reported_seeds()
     write_csv(out / "results.csv", [(problem.task, found.results) for problem, found in points], seeds)
-    for section, (_, found) in zip(sections, points, strict=True):
-        save_picture(out / section.picture, section.rows, section.baseline, found.trace, section.title)
-    command = command_line(options)
     write_report(out, sections, overall=summary, command=command, warnings=warnings, verdict=verdict)
-    for section, point in zip(sections, points, strict=True):
-        _write_page(options, section, *point, verdict)
-    results = [_result(*point, section, options) for point, section in zip(points, sections, strict=True)]
+    for section, (_, found) in zip(sections, points, strict=True):
+        save_png(out / section.picture, picture(section.rows, section.baseline, found.trace, section.title))
+        if options.html:
+            showcases = {rule: one for rule, path in found.showcases.items() if (one := Showcase.read(path))}
+            page, settings = out / page_name(section.picture), configuration(options)
+            write_page(page, section, showcases, configuration=settings, command=command, verdict=verdict)
+        number = section.picture.removeprefix("picture").removesuffix(".png")
+        write_sessions(out / f"tensorboard{number}", section, len(found.results[0].seeds))
+    results = [_result(found, section, options) for (_, found), section in zip(points, sections, strict=True)]
     result: dict[str, Any] = {"seeds": list(seeds), "files": points[0][1].files, "warnings": warnings}
     result |= {"points": results, "overall": [one.as_json() for one in summary]} if several else results[0]
     return result | ({"verdict": list(verdict)} if verdict else {})
 
 
-def _write_page(
-    options: ComparisonOptions, section: Section, problem: Problem, found: Comparison, verdict: Sequence[str]
-) -> None:
-    """A point's page, and its sessions for TensorBoard's HParams."""
-    out, task = options.folder(), problem.task
-    if options.html:
-        showcases = {rule: one for rule, path in found.showcases.items() if (one := Showcase.read(path))}
-        write_page(
-            out / page_name(section.picture),
-            section.rows,
-            showcases,
-            title=section.title,
-            task=task,
-            teacher_accuracy=problem.teacher_accuracy,
-            configuration=configuration(options),
-            command=command_line(options),
-            verdict=verdict,
-        )
-    number = section.picture.removeprefix("picture").removesuffix(".png")
-    write_sessions(out / f"tensorboard{number}", section.rows, section.baseline, task, len(found.results[0].seeds))
-
-
-def page_name(picture: str) -> str:
+def page_name(drawn: str) -> str:
     """`report.html` beside `picture.png`, `report-2.html` beside `picture-2.png`."""
-    return picture.replace("picture", "report").replace(".png", ".html")
+    return drawn.replace("picture", "report").replace(".png", ".html")
 
 
 def _section(options: ComparisonOptions, problem: Problem, found: Comparison, number: int) -> Section:
     against = list(dict.fromkeys(found.names.get(name, name) for name in options.baselines()))
-    rows, task = table_rows(found.results, against, options.allow_mixed), problem.task
-    drawn = f"picture-{number}.png" if number else "picture.png"
-    return Section(task.name, task.teacher, problem.teacher_accuracy, task.student, rows, drawn)
+    rows = table_rows(found.results, against, options.allow_mixed)
+    return Section(problem.task, problem.teacher_accuracy, rows, f"picture-{number}.png" if number else "picture.png")
 
 
 def tuning_warnings(points: Iterable[Collection[MethodResult]]) -> list[str]:
@@ -217,7 +212,7 @@ def tuning_warnings(points: Iterable[Collection[MethodResult]]) -> list[str]:
     ]
 
 
-def _result(problem: Problem, found: Comparison, section: Section, options: ComparisonOptions) -> dict[str, Any]:
+def _result(found: Comparison, section: Section, options: ComparisonOptions) -> dict[str, Any]:
     """One point, as `result.json` has it."""
     methods = [
         {
@@ -237,8 +232,8 @@ def _result(problem: Problem, found: Comparison, section: Section, options: Comp
         for row, one in zip(section.rows, found.results, strict=True)
     ]
     return {
-        "task": asdict(problem.task),
-        "teacher_accuracy": problem.teacher_accuracy,
+        "task": asdict(section.task),
+        "teacher_accuracy": section.teacher_accuracy,
         "arms": methods,
         "picture": section.picture,
     }

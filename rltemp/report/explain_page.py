@@ -1,8 +1,10 @@
-"""What `explain` hands back to read: its findings in words, `why.md` and `why.png`."""
+"""An explanation of a policy from options to files: its findings in words, `why.md` and `why.png`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from rltemp.experiments.explain import ANSWERS, NAMES, THIRDS, Trace, thirds
+from rltemp.experiments.compare import OnProgress
+from rltemp.experiments.explain import ANSWERS, NAMES, THIRDS, Trace, explain, policy_to_explain, thirds
 from rltemp.experiments.method_results import side
+from rltemp.experiments.options import ExplainOptions
 from rltemp.experiments.statistics import points, stored_pair
 from rltemp.report.drawing import BLUE, GREY, ORANGE, PLAIN, binned, draw_band, logarithmic, save_png
 from rltemp.report.rendering import write_template
 from rltemp.report.tables import markdown
+from rltemp.training.options import command_line
 
 PROPERTIES = {
     "margin": "teacher's logit margin (deviations)",
@@ -32,6 +37,22 @@ COURSE = {
     **{name: PROPERTIES[name] for name in ("confidence", "difficulty")},
 }
 """What the course of a run is told by."""
+
+
+def run_explanation(
+    options: ExplainOptions, progress: Callable[[], AbstractContextManager[OnProgress]]
+) -> dict[str, Any]:
+    """Check everything, train every student, write the files, return the result."""
+    probe = policy_to_explain(options)
+    problem, out = options.problem(), options.folder()
+    options.open()
+    started = time.monotonic()
+    with progress() as told:
+        result, trace = explain(options, problem, probe, told)
+    title = f"{problem.task.name}: {options.rules[0]} ({options.seeds} students)"
+    save_explanation_picture(out / "why.png", trace, title)
+    write_explanation(out, result, command_line(options))
+    return options.finish(result, started)
 
 
 def relation_words(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from rltemp.data.tasks import Task
 from rltemp.experiments.method_results import Row
+from rltemp.report.markdown import Section
 
 METRICS = {
     "compare/accuracy": "test accuracy, mean over seeds (percent)",
@@ -20,25 +20,24 @@ METRICS = {
 }
 
 
-def write_sessions(folder: Path, rows: Sequence[Row], baseline: str, task: Task, seeds: int) -> None:
+def write_sessions(folder: Path, section: Section, seeds: int) -> None:
     """Write one folder of events for each method, which HParams shows as a line of its table.
 
     Args:
         folder: Made where it is missing; sessions that an earlier try left are replaced.
-        rows: From `table_rows`, `baseline` among their differences.
-        baseline: The rule that the differences are taken to.
-        task: Its recipe's fields are hyperparameters.
+        section: What was compared; differences are to its baseline, its recipe's fields are hyperparameters.
         seeds: How many students each method was asked for.
     """
     # Here, because it takes a second that a comparison without a page need not wait for.
     from torch.utils.tensorboard.summary import hparams, scalar
 
-    from rltemp.training.events_file import EventFile
+    from rltemp.training.events_file import EventFile  # imports TensorBoard too
 
+    task = section.task
     shared = {"task": task.name, "teacher": task.teacher, "student": task.student, "seeds": seeds}
     shared |= {name: value for name, value in asdict(task.recipe).items() if isinstance(value, (str, int, float))}
-    for place, row in enumerate(rows):
-        metrics = measured(row, baseline)
+    for place, row in enumerate(section.rows):
+        metrics = measured(row, section.baseline)
         events = EventFile(folder / session_name(place, row.rule))
         for summary in hparams({"rule": row.rule, **shared}, metrics):  # type: ignore[no-untyped-call]
             events.add(summary, 0)

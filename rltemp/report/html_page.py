@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from rltemp.data.tasks import Task
 from rltemp.experiments.method_results import Row, seeds, short
 from rltemp.experiments.showcase import Showcase
 from rltemp.experiments.statistics import points
 from rltemp.report import plots
 from rltemp.report.drawing import binned, svg
+from rltemp.report.markdown import Section
 from rltemp.report.rendering import write_template
 from rltemp.report.tables import sides, table_cells
 
@@ -54,12 +54,9 @@ class Picture:
 
 def write_page(
     path: Path,
-    rows: Sequence[Row],
+    section: Section,
     showcases: Mapping[str, Showcase],
     *,
-    title: str,
-    task: Task,
-    teacher_accuracy: float,
     configuration: Mapping[str, Any],
     command: str,
     verdict: Sequence[str] = (),
@@ -68,11 +65,8 @@ def write_page(
 
     Args:
         path: Of the file.
-        rows: From `table_rows`, with one baseline at least.
+        section: What was compared, with one baseline at least.
         showcases: Of the methods that have one, by name; the most important first.
-        title: The heading.
-        task: What was trained.
-        teacher_accuracy: On the test split, 0..1.
         configuration: The command's options by name.
         command: The command line that gives these results again.
         verdict: What follows from the numbers, a line each.
@@ -80,14 +74,14 @@ def write_page(
     Raises:
         BadInputError: Where the file cannot be written.
     """
-    head, *body = table_cells(rows)
+    rows, (head, *body) = section.rows, table_cells(section.rows)
     shown = {row.rule: showcases[row.rule] for row in rows if row.rule in showcases}
     write_template(
         path,
         "report.html",
-        title=title,
-        task=task,
-        teacher_accuracy=100 * teacher_accuracy,
+        title=section.title,
+        task=section.task,
+        teacher_accuracy=100 * section.teacher_accuracy,
         seeds=seeds(rows),
         head=head,
         body=[(cells, sides(row, head)) for row, cells in zip(rows, body, strict=True)],
@@ -95,7 +89,7 @@ def write_page(
         pictures={key: list(found) for key, found in _pictures(rows, shown, [*showcases][:EMBEDDED]).items()},
         among="" if len(shown) == len(rows) else f" Shown are {len(shown)} of {len(rows)} methods.",
         embedded=EMBEDDED,
-        options=[(name, _written(value)) for name, value in leaves({**configuration, "task": asdict(task)})],
+        options=[(name, _written(value)) for name, value in leaves({**configuration, "task": asdict(section.task)})],
         command=command,
     )
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rltemp.data.tasks import Task
+from rltemp.experiments.grid import point_name
 from rltemp.experiments.method_results import Overall, Row, seeds
 from rltemp.report.rendering import write_template
 from rltemp.report.tables import markdown_table, measures_table, overall_table
@@ -19,18 +21,14 @@ class Section:
     """One point of a comparison.
 
     Args:
-        task: Name of the task.
-        teacher: Name of the teacher network.
+        task: What was trained.
         teacher_accuracy: The teacher's test accuracy, a fraction.
-        student: Name of the student network.
         rows: From `table_rows`.
         picture: The picture's file name in the run's folder, or empty where none was drawn.
     """
 
-    task: str
-    teacher: str
+    task: Task
     teacher_accuracy: float
-    student: str
     rows: Sequence[Row]
     picture: str = ""
 
@@ -42,7 +40,7 @@ class Section:
     @property
     def title(self) -> str:
         """Its heading."""
-        return f"{self.task}: {self.teacher} teaches {self.student}"
+        return point_name(self.task)
 
 
 def write_report(
@@ -62,7 +60,7 @@ def write_report(
         command: The command line that gives these results again.
         overall: The methods over all points, where there are several.
         warnings: What a reader must not miss, a line each.
-        verdict: What follows from the numbers, a line each; nothing by default.
+        verdict: What follows from the numbers, a line each.
     """
     return write_template(
         folder / "report.md",

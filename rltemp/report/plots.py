@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -28,7 +27,6 @@ from rltemp.report.drawing import (
     draw_forest,
     logarithmic,
     printable,
-    save_png,
 )
 
 COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8C6D1F")
@@ -38,13 +36,6 @@ WIDTH = 4.4
 
 Style = tuple[str, str]
 """A colour, and dashes with a marker."""
-
-
-def save_picture(
-    path: Path, rows: Sequence[Row], baseline: str, trace: TemperatureTrace | None = None, title: str = ""
-) -> None:
-    """Write the figure as a PNG, 1500 pixels wide; arguments as for `picture`."""
-    save_png(path, picture(rows, baseline, trace, title))
 
 
 def picture(rows: Sequence[Row], baseline: str, trace: TemperatureTrace | None = None, title: str = "") -> Figure:

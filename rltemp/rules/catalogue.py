@@ -5,11 +5,10 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from rltemp.kd.divergences import DIVERGENCES
-from rltemp.kd.method import Objective
 from rltemp.rules import RULES
 from rltemp.rules.published_constants import DKD
 from rltemp.rules.published_methods import METHODS, summary
@@ -31,7 +30,7 @@ class Entry:
     name: str
     summary: str
     options: str
-    facts: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, str]
 
     def lines(self) -> Iterator[str]:
         """The entry as text."""
@@ -41,14 +40,14 @@ class Entry:
         yield from (f"    {key}: {text}" for key, text in self.facts.items())
 
 
-def facts(factory: Callable[..., Any]) -> dict[str, str]:
+def facts(factory: Callable[..., Any] | None) -> dict[str, str]:
     """What a docstring says in its lines `Key: text`, each to the next key or the next empty line.
 
     >>> facts(RULES["fixed"])["Formula"]
     'T_t = T_s = T, weight T^2.'
     """
-    text = inspect.getdoc(factory) or ""
-    found = {match["key"]: " ".join(match["text"].split()) for match in _LINE.finditer(text)}
+    text = inspect.getdoc(factory) if factory else None
+    found = {match["key"]: " ".join(match["text"].split()) for match in _LINE.finditer(text or "")}
     return {key: value for key, value in found.items() if key not in ("Args", "Returns", "Raises")}
 
 
@@ -64,20 +63,19 @@ def divergences() -> list[Entry]:
 
 def methods() -> list[Entry]:
     """Every method: its rule's source, its objective, and what it needs labels for beside the cross-entropy."""
-    return [_method(name, factory) for name, factory in METHODS.items()]
+    found = []
+    for name, factory in METHODS.items():
+        of_rule = (RULES | DIVERGENCES).get(name)
+        known = {key: text for key, text in facts(of_rule).items() if key in ("Source", "Labels", "Guard")}
+        if pairs := getattr(factory, "by_pair", DKD if name == "dkd" else None):
+            known["Pairs"] = ", ".join(pairs)
+        found.append(Entry(name, summary(name), options_of(factory), known))
+    return found
 
 
 def _entry(name: str, factory: Callable[..., Any]) -> Entry:
     first = (inspect.getdoc(factory) or "").partition("\n")[0]
     return Entry(name, first, options_of(factory), facts(factory))
-
-
-def _method(name: str, factory: Callable[..., Objective]) -> Entry:
-    rule = facts(RULES[name]) if name in RULES else facts(DIVERGENCES[name]) if name in DIVERGENCES else {}
-    known: dict[str, str] = {key: rule[key] for key in ("Source", "Labels", "Guard") if key in rule}
-    if (pairs := getattr(factory, "by_pair", None)) or name == "dkd":
-        known["Pairs"] = ", ".join(pairs or DKD)
-    return Entry(name, summary(name), options_of(factory), known)
 
 
 def options_of(factory: Callable[..., Any]) -> str:

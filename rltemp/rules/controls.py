@@ -114,15 +114,11 @@ def with_lengths(signals: Signals, temperatures: Temperatures, lengths: Tensor, 
 class _ControlledRule(WrappedRule):
     """A rule under a control, which sees the batch."""
 
-    per_sample = False
+    per_sample = uses_progress = False
 
     def __init__(self, inner: TemperatureRule, ask: Ask, uses_progress: bool) -> None:
         super().__init__(inner, lambda signals, rule: ask(signals, rule).detach())
-        self._uses_progress = uses_progress
-
-    @property
-    def uses_progress(self) -> bool:
-        return self._uses_progress or self.inner.uses_progress
+        self.uses_progress = uses_progress or inner.uses_progress
 
 
 def _controlled(method: Method, ask: Ask, uses_progress: bool = False) -> Method:

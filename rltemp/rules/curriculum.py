@@ -42,6 +42,7 @@ class LearnedRule(nn.Module, TemperatureRule):
         super().__init__()
         self.start, self.span = positive(start, name, "start"), positive(span, name, "span")
         self.ramp = fraction(ramp, name, "ramp")
+        self.uses_progress = self.ramp > 0
 
     def fresh(self, num_classes: int, seeds: int | Sequence[int] = 0) -> LearnedRule:
         """Return a copy with initial parameters: for one student, or for each student of a stack."""
@@ -56,11 +57,6 @@ class LearnedRule(nn.Module, TemperatureRule):
     def logits(self, signals: Signals) -> Tensor:
         """One number a sample, `[...]`, with the graph of the parameters."""
         raise NotImplementedError
-
-    @property
-    def uses_progress(self) -> bool:
-        """Only while the factor of the gradient grows."""
-        return self.ramp > 0
 
     def reversal(self, progress: float | Tensor) -> float | Tensor:
         """The factor of the gradient, from 0 down to -1 over the ramp.

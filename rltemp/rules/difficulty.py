@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from rltemp.errors import BadInputError
-from rltemp.kd.checks import fraction, positive
+from rltemp.kd.checks import below, fraction, positive, whole
 from rltemp.kd.rowwise import logsumexp, rowwise
 from rltemp.kd.signals import Signals, Temperatures, full_precision
 from rltemp.kd.temperature_rule import TemperatureRule, over_time, per_batch
@@ -150,8 +150,7 @@ def random(minimum: float = 1.0, maximum: float = 10.0, seed: int = 0) -> Temper
         seed: Of the draws, an integer of 0 or more.
     """
     lowest, highest = _range("random", minimum, maximum)
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise BadInputError(f"random: seed must be an integer of 0 or more; got {seed!r}")
+    whole(seed, 0, "random", "seed")
 
     @over_time
     def rule(signals: Signals) -> Temperatures:
@@ -207,6 +206,5 @@ def _same(temperature: Tensor, guarded: Tensor | None = None) -> Temperatures:
 
 def _range(name: str, minimum: float, maximum: float) -> tuple[float, float]:
     lowest, highest = positive(minimum, name, "minimum"), positive(maximum, name, "maximum")
-    if lowest >= highest:
-        raise BadInputError(f"{name}: minimum must be below maximum; got {minimum} and {maximum}")
+    below(lowest, highest, name)
     return lowest, highest

@@ -93,32 +93,26 @@ def dkd(
     return Method("dkd", entry(fixed(temperature), "fixed"), ce_weight, kd_weight, warmup=warmup, divergence=divergence)
 
 
-_PUBLISHED = (
-    PublishedMethod("dtkd", RULES["dtkd"], "its rule at 3, plain KL at 1, CE at 1", pairs.DTKD_DEFAULT, pairs.DTKD),
-    PublishedMethod("dtkd_logsumexp", RULES["dtkd_logsumexp"], "as dtkd", pairs.DTKD_DEFAULT, pairs.DTKD),
-    PublishedMethod("dtkd_exact", RULES["dtkd_exact"], "as dtkd", pairs.DTKD_DEFAULT, pairs.DTKD),
-    PublishedMethod(
-        "ttm", RULES["ttm"], "CE at 1, KL at beta, tuned by pair", pairs.TTM["resnet56-resnet20"], pairs.TTM
-    ),
-    PublishedMethod(
-        "wttm", RULES["wttm"], "CE at 1, KL at beta, tuned by pair", pairs.WTTM["resnet56-resnet20"], pairs.WTTM
-    ),
-    PublishedMethod("atkd", RULES["atkd"], "CE at 0.1, KL at 9", {"kd_weight": 9.0}),
-    PublishedMethod("normkd", RULES["normkd"], "CE at 0.1, KL at 0.9"),
-    PublishedMethod("lskd", RULES["lskd"], "CE at 0.1, KL at 9", {"kd_weight": 9.0}),
-    PublishedMethod("ctkd", RULES["ctkd"], "CE at 0.1, KL at 0.9"),
-    PublishedMethod(
-        "annealing",
-        RULES["annealing"],
+_PUBLISHED: dict[str, tuple[Any, ...]] = {
+    "dtkd": ("its rule at 3, plain KL at 1, CE at 1", pairs.DTKD_DEFAULT, pairs.DTKD),
+    "dtkd_logsumexp": ("as dtkd", pairs.DTKD_DEFAULT, pairs.DTKD),
+    "dtkd_exact": ("as dtkd", pairs.DTKD_DEFAULT, pairs.DTKD),
+    "ttm": ("CE at 1, KL at beta, tuned by pair", pairs.TTM["resnet56-resnet20"], pairs.TTM),
+    "wttm": ("CE at 1, KL at beta, tuned by pair", pairs.WTTM["resnet56-resnet20"], pairs.WTTM),
+    "atkd": ("CE at 0.1, KL at 9", {"kd_weight": 9.0}),
+    "normkd": ("CE at 0.1, KL at 0.9",),
+    "lskd": ("CE at 0.1, KL at 9", {"kd_weight": 9.0}),
+    "ctkd": ("CE at 0.1, KL at 0.9",),
+    "annealing": (
         "first the squared difference of logits alone, then CE alone",
         {"ce_weight": 1.0, "kd_weight": 1.0, "divergence": "mse"},
     ),
-)
+}
+"""Summary, published coefficients and values by pair, as `PublishedMethod` has them."""
 
 METHODS: dict[str, Callable[..., Objective]] = {
     "none": none,
-    **{name: PublishedMethod(name, rule) for name, rule in RULES.items()},
-    **{recipe.name: recipe for recipe in _PUBLISHED},
+    **{name: PublishedMethod(name, rule, *_PUBLISHED.get(name, ())) for name, rule in RULES.items()},
     "dkd": dkd,
 }
 

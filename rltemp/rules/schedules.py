@@ -8,7 +8,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from rltemp.errors import BadInputError
-from rltemp.kd.checks import fraction, positive
+from rltemp.kd.checks import fraction, positive, whole
 from rltemp.kd.signals import Signals, Temperatures
 from rltemp.kd.temperature_rule import TemperatureRule, over_time
 
@@ -44,9 +44,7 @@ def cosine_schedule(start: float = 8.0, end: float = 1.0) -> TemperatureRule:
     Invariant: shift, scale
     Guard: none.
 
-    Args:
-        start: T at the first step, > 0.
-        end: T at the end, > 0.
+    Args: as `linear_schedule`'s.
     """
     first, last = positive(start, "cosine_schedule", "start"), positive(end, "cosine_schedule", "end")
     return _scheduled(lambda progress: last + (first - last) * (1 + _cosine(math.pi * progress)) / 2)
@@ -68,12 +66,8 @@ def step_schedule(start: float = 8.0, end: float = 1.0, levels: int = 4) -> Temp
         levels: 2 or more.
     """
     first, last = positive(start, "step_schedule", "start"), positive(end, "step_schedule", "end")
-    _whole(levels, 2, "step_schedule", "levels")
-
-    def temperature(progress: Progress) -> Progress:
-        return first * (last / first) ** (_part(progress, levels) / (levels - 1))
-
-    return _scheduled(temperature)
+    whole(levels, 2, "step_schedule", "levels")
+    return _scheduled(lambda progress: first * (last / first) ** (_part(progress, levels) / (levels - 1)))
 
 
 def annealing(maximum: int = 10, until: float = 10 / 13) -> TemperatureRule:
@@ -93,7 +87,7 @@ def annealing(maximum: int = 10, until: float = 10 / 13) -> TemperatureRule:
         maximum: T_t at the first step, a whole number of 1 or more.
         until: Fraction of the run after which T_t is 1, above 0, to 1.
     """
-    _whole(maximum, 1, "annealing", "maximum")
+    whole(maximum, 1, "annealing", "maximum")
     if fraction(until, "annealing", "until") == 0:
         raise BadInputError("annealing: until must be above 0; got 0")
 
@@ -125,8 +119,3 @@ def _part(progress: Progress, parts: int) -> Progress:
     if isinstance(progress, Tensor):
         return (progress * parts).floor().clamp(max=parts - 1)
     return min(int(progress * parts), parts - 1)
-
-
-def _whole(value: int, lowest: int, owner: str, option: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-        raise BadInputError(f"{owner}: {option} must be a whole number of {lowest} or more; got {value!r}")

@@ -8,8 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from rltemp.errors import BadInputError
-from rltemp.kd.checks import not_negative, positive, switch
+from rltemp.kd.checks import below, not_negative, positive, switch
 from rltemp.kd.rowwise import LARGEST, LOGSUMEXP, Formula, Slopes, rowwise
 from rltemp.kd.signals import Signals, Temperatures, bounded
 from rltemp.kd.temperature_rule import TemperatureRule, per_sample
@@ -119,21 +118,14 @@ def _meeting(reference: float, teacher: Tensor, student: Tensor) -> Tensor:
 
 
 def _shared(
-    name: str,
-    sharpness: Formula,
-    reference: float,
-    minimum: float,
-    maximum: float,
-    published: bool,
+    name: str, sharpness: Formula, reference: float, minimum: float, maximum: float, published: bool
 ) -> TemperatureRule:
     """2x/(x+y) and 2y/(x+y) of the reference, x and y being the sharpness of teacher and student."""
     value = positive(reference, name, "reference")
     lowest, highest = not_negative(minimum, name, "minimum"), positive(maximum, name, "maximum")
-    guard = not switch(published, name, "published")
-    if lowest >= highest:
-        raise BadInputError(f"{name}: minimum must be below maximum; got {minimum} and {maximum}")
-
-    formula = _shared_formula(value, sharpness, (max(lowest, _LEAST), highest) if guard else None)
+    below(lowest, highest, name)
+    bounds = None if switch(published, name, "published") else (max(lowest, _LEAST), highest)
+    formula = _shared_formula(value, sharpness, bounds)
 
     @per_sample
     def rule(signals: Signals) -> Temperatures:

@@ -42,15 +42,7 @@ def normkd(temperature: float = 2.0, published: bool = False) -> TemperatureRule
     """
     value = positive(temperature, "normkd", "temperature")
     floor = 0.0 if switch(published, "normkd", "published") else LOWEST_DEVIATION
-
-    formula = _in_proportion(value, floor)
-
-    @per_sample
-    def rule(signals: Signals) -> Temperatures:
-        student, teacher, *guarded = rowwise(formula, signals.student_logits, signals.teacher_logits)
-        return Temperatures(student, teacher, teacher.square(), *guarded)
-
-    return rule
+    return _weighed(_in_proportion(value, floor), Tensor.square)
 
 
 def lskd(temperature: float = 2.0, divisor: Literal["K-1", "K"] = "K-1", published: bool = False) -> TemperatureRule:
@@ -75,15 +67,8 @@ def lskd(temperature: float = 2.0, divisor: Literal["K-1", "K"] = "K-1", publish
     correction = lookup({"K-1": 1, "K": 0}, divisor, "divisor")
     eps = _STANDARDIZATION_EPS if switch(published, "lskd", "published") else 0.0
     floor = 0.0 if published else LOWEST_DEVIATION
-
     formula = _in_proportion(value, floor, correction, eps)
-
-    @per_sample
-    def rule(signals: Signals) -> Temperatures:
-        student, teacher, *guarded = rowwise(formula, signals.student_logits, signals.teacher_logits)
-        return Temperatures(student, teacher, torch.full_like(teacher, value * value), *guarded)
-
-    return rule
+    return _weighed(formula, lambda teacher: torch.full_like(teacher, value * value))
 
 
 def atkd(
@@ -130,6 +115,17 @@ def atkd(
     return rule
 
 
+def _weighed(formula: Formula, weight: Callable[[Tensor], Tensor]) -> TemperatureRule:
+    """The rule with these temperatures, and a weight of the teacher's."""
+
+    @per_sample
+    def rule(signals: Signals) -> Temperatures:
+        student, teacher, *guarded = rowwise(formula, signals.student_logits, signals.teacher_logits)
+        return Temperatures(student, teacher, weight(teacher), *guarded)
+
+    return rule
+
+
 def _in_proportion(
     factor: float | Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
     floor: float,
@@ -170,21 +166,15 @@ def _in_proportion(
             times = factor(student[0], deviations[0], teacher[0], deviations[1])
         return (times * deviations[0], times * deviations[1], times, *guarded), times
 
-    def slope(centred: Tensor, deviation: Tensor, times: Any) -> tuple[tuple[Tensor, None], tuple[Tensor]]:
+    def slopes(needed: Sequence[bool], student_logits: Tensor, teacher_logits: Tensor) -> Slopes:
+        centred, deviation = centred_and_deviation(student_logits)
+        found, times = answer((centred, deviation), centred_and_deviation(teacher_logits))
         by_deviation = times / (centred.shape[-1] - correction) / deviation
         if floor:
             by_deviation.masked_fill_(deviation <= floor, 0.0)
-        return (centred, None), (by_deviation,)
-
-    def slopes(needed: Sequence[bool], student_logits: Tensor, teacher_logits: Tensor) -> Slopes:
-        student = centred_and_deviation(student_logits)
-        found, times = answer(student, centred_and_deviation(teacher_logits))
-        return found, *slope(*student, times)
-
-    def again(inputs: Sequence[Tensor], found: Sequence[Tensor]) -> tuple[tuple[Tensor, None], tuple[Tensor]]:
-        return slope(*centred_and_deviation(inputs[0]), factor if isinstance(factor, float) else found[2])
+        return found, (centred, None), (by_deviation,)
 
     def value(student: Tensor, teacher: Tensor) -> tuple[Tensor, ...]:
         return answer(centred_and_deviation(student), centred_and_deviation(teacher))[0]
 
-    return Formula(value, slopes, foreign=1, again=again)
+    return Formula(value, slopes, foreign=1)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rltemp.errors import BadInputError
-from rltemp.io import token_files
+from rltemp.io import files
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def read_token(path: Path) -> bytes:
     Raises:
         BadInputError: Where there is none that can be used; the message does not show it.
     """
-    token = token_files.read_token(path).encode()
+    token = files.read_token(path).encode()
     if len(token) < SHORTEST:
         raise BadInputError(
             f"the token in {path} needs {SHORTEST} characters or more, as from: "

@@ -30,7 +30,7 @@ from rltemp.errors import ArtifactRefusedError, BadInputError, InterruptedRunErr
 from rltemp.io.files import atomic_write
 from rltemp.io.interruption import deferred, requested
 from rltemp.io.run_folders import changes
-from rltemp.training.exactness import conditions, random_state, set_random_state
+from rltemp.training.identity import conditions, random_state, set_random_state
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +62,10 @@ class Checkpoints:
         inexact: Go on although threads, device or a version differ from the checkpoint's.
         extra: Further facts that a continuation depends on, by name.
         reader: Write nothing, and leave signals to who does: another process has the same state.
+
+    Attributes:
+        saved: The step of the last checkpoint that was written or read.
+        resumed_at: The step that `resume` went on from.
     """
 
     def __init__(
@@ -83,7 +87,7 @@ class Checkpoints:
         self.conditions = {**conditions(), **(extra or {})}
         self.differences: str = ""
         self.resumed_at: int | None = None
-        self._saved: int | None = None
+        self.saved: int | None = None
         self._due = 0.0
         self._failures = 0
         self._reached: int | None = None
@@ -119,8 +123,13 @@ class Checkpoints:
                 log.warning(str(error))
                 continue
             self._check_conditions(content["conditions"], file)
-            self._set_aside(files[: files.index(file)])
-            return self._begin(content)
+            for damaged in files[: files.index(file)] if not self.reader else []:
+                damaged.rename(damaged.with_suffix(".damaged"))  # in nobody's way, and still there to be looked at
+            self.saved = self.resumed_at = step = int(content["step"])
+            set_random_state(content["random"])
+            log.info(f"Resumed at {self.unit} {step} (lost {max(self._read_reached() - step, 0)} {self.unit}s).")
+            state: State = content["state"]
+            return state
         if files:
             raise ArtifactRefusedError(
                 f"no checkpoint in {self.folder} can be used ({', '.join(file.name for file in files)}). Bring back a "
@@ -160,16 +169,11 @@ class Checkpoints:
         except BadInputError as error:
             self._failed(step, error)
             return
-        self._saved, self._failures = step, 0
+        self.saved, self._failures = step, 0
         for old in sorted(self.folder.glob(f"{self.unit}-*.ckpt"))[:-KEPT]:
             old.unlink(missing_ok=True)
         ended = time.monotonic()
         self._due = ended + self.share * (ended - started)
-
-    @property
-    def saved(self) -> int | None:
-        """The step of the last checkpoint that was written or read."""
-        return self._saved
 
     def remove(self) -> None:
         """Forget all that is saved."""
@@ -181,19 +185,10 @@ class Checkpoints:
 
     def standing(self, step: int) -> str:
         """What is saved, in words."""
-        if self._saved is None:
+        if self.saved is None:
             return f"at {self.unit} {step}, nothing saved yet"
-        lost = f", {step - self._saved} further lost" if step > self._saved else ""
-        return f"saved at {self.unit} {self._saved}{lost}"
-
-    def _begin(self, content: State) -> State:
-        step = int(content["step"])
-        self._saved = self.resumed_at = step
-        set_random_state(content["random"])
-        reached = self._read_reached()
-        log.info(f"Resumed at {self.unit} {step} (lost {max(reached - step, 0)} {self.unit}s).")
-        state: State = content["state"]
-        return state
+        lost = f", {step - self.saved} further lost" if step > self.saved else ""
+        return f"saved at {self.unit} {self.saved}{lost}"
 
     def _check_conditions(self, found: Mapping[str, str], file: Path) -> None:
         self.differences = changes(found, self.conditions)
@@ -203,15 +198,10 @@ class Checkpoints:
                 "have. Go on under the same ones, or add --allow-inexact (the result says so), or --fresh"
             )
 
-    def _set_aside(self, damaged: list[Path]) -> None:
-        """Rename what cannot be read, so that it is in nobody's way and still there to be looked at."""
-        for file in damaged if not self.reader else []:
-            file.rename(file.with_suffix(".damaged"))
-
     def _failed(self, step: int, error: BadInputError) -> None:
         self._failures += 1
         self._due = time.monotonic() + RETRY
-        last = "there is no good checkpoint" if self._saved is None else f"the last good one is {self._saved}"
+        last = "there is no good checkpoint" if self.saved is None else f"the last good one is {self.saved}"
         line = f"could not write the checkpoint of {self.unit} {step}: {error}; {last}"
         if self._failures >= TRIES:
             raise TrainingStoppedError(f"{line}. Stopped after {TRIES} tries; the same command goes on from there")

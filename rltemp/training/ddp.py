@@ -1,9 +1,8 @@
 """`torchrun -m rltemp distill`: several processes train one student, each on its share of every batch.
 
 Every process draws the same batch, runs both networks on its share of the rows, and gathers everybody's logits. So the
-rule, the loss and every check of numbers see the whole batch, in every process the same, and any method works as it
-does in one process; its gradient goes on into a process's own rows, and `DistributedDataParallel` adds up the weights'.
-The first process alone writes files.
+rule, the loss and every check of numbers see the whole batch, and any method works as it does in one process. Its
+gradient goes on into a process's own rows, and `DistributedDataParallel` averages the weights' gradients.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from rltemp.kd.signals import Signals
 from rltemp.models.stack import normalises_batches, seeded_students
 from rltemp.rules.curriculum import LearnedRule
 from rltemp.training.ddp import ALONE, Team
-from rltemp.training.loss_scaling import scaler_for
+from rltemp.training.loss_scaling import LossScaler
 
 
 class Distillation:
@@ -79,8 +79,7 @@ class Distillation:
         self._team, self._rows = team, team.share(self.recipe.batch_size)
         self.student = _new_student(problem, seeds)
         self._forward = team.joined(self.student)
-        self._check_batch()
-        self.scaler = scaler_for(self.recipe.precision, seeds, problem.device)
+        self.scaler = LossScaler(problem.device) if self.recipe.precision == "float16" else None
         self.healthy = True
         self.optimizer = torch.optim.SGD(
             self.student.parameters(),
@@ -89,17 +88,12 @@ class Distillation:
             weight_decay=self.recipe.weight_decay,
             foreach=True,
         )
-        size = len(self.split) if subset is None else subset.shape[-1]
-        self.steps_per_epoch = size // self.recipe.batch_size
-        if self.steps_per_epoch < 1:  # such a run would be done before its first step
-            raise BadInputError(
-                f"batch size {self.recipe.batch_size} is above the {size} training samples: "
-                "give a smaller batch size or more data"
-            )
-        self.steps = self.recipe.steps(size)
+        self._size = len(self.split) if subset is None else subset.shape[-1]
+        self.steps_per_epoch = self._size // self.recipe.batch_size
+        self._check_recipe()
+        self.steps = self.recipe.steps(self._size)
         self.step = 0
         self._learned: LearnedRule | None = None
-        self._size = size
         self._order: tuple[int, Tensor] | None = None
 
     @property
@@ -132,12 +126,6 @@ class Distillation:
                 buffers = {name: value.clone() for name, value in self.student.named_buffers()}
                 student_logits = functional_call(self.student, {**parameters, **buffers}, (images,))
         teacher_logits = self._teacher_logits(step, index, images)
-        if student_logits.shape[-1] != teacher_logits.shape[-1]:
-            raise BadInputError(
-                f"student has {student_logits.shape[-1]} class outputs, teacher {teacher_logits.shape[-1]} "
-                f"(shapes {tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}): "
-                "give a teacher that was trained on this task's classes"
-            )
         stacked = not isinstance(self.seeds, int)
         return Signals(student_logits, teacher_logits, self.split.labels[index], step / self.steps, stacked=stacked)
 
@@ -223,7 +211,17 @@ class Distillation:
         parts = {"student": self.student, "learned": self._learned, "scaler": self.scaler, "optimizer": self.optimizer}
         return {name: part for name, part in parts.items() if part is not None}
 
-    def _check_batch(self) -> None:
+    def _check_recipe(self) -> None:
+        if self.scaler is not None and not isinstance(self.seeds, int):
+            raise BadInputError(
+                f"precision float16 trains one student at a time, for each has a loss scale of its own; here "
+                f"{len(self.seeds)} train side by side. Use float32 or bfloat16, or, in a comparison, --stack 1"
+            )
+        if self.steps_per_epoch < 1:  # such a run would be done before its first step
+            raise BadInputError(
+                f"batch size {self.recipe.batch_size} is above the {self._size} training samples: "
+                "give a smaller batch size or more data"
+            )
         if self.recipe.batch_size == self._team.size and normalises_batches(self.student):
             raise BadInputError(
                 f"student {self.problem.task.student} has BatchNorm, which needs 2 samples or more in a batch; got "
@@ -244,10 +242,8 @@ class Distillation:
     def _epoch_order(self, epoch: int) -> Tensor:
         """Batches of one epoch as positions in the split: `[steps, B]` or `[steps, S, B]`."""
         order = epoch_order(self.seeds, epoch, self._size, self.recipe.batch_size).to(self.split.labels.device)
-        if self.subset is None:
-            return order
-        if self.subset.dim() == 1:
-            return self.subset[order]
+        if self.subset is None or self.subset.dim() == 1:
+            return order if self.subset is None else self.subset[order]
         return self.subset.expand(len(order), -1, -1).gather(-1, order)
 
     def _images(self, step: int, index: Tensor) -> Tensor:

@@ -1,13 +1,8 @@
 """What watches over the numbers of one student's run: all of a step is judged before it may change a weight.
 
-`RunGuard.step` takes a step as `rltemp.training.steps.plain_step` does, but passes a batch over whose logits, loss or
-gradient are not finite: it says so in a line, writes down which samples were in it, and after five such batches stops
-the run. Temperatures that a rule must not answer are `rltemp.training.safe_temperatures`'s task.
-
 One number is read from the device in a step, right before the optimizer's update: whether logits, temperatures, loss
-and gradient are all sound. Only where they are not does anybody look at which is not. Reading it later, or every few
-steps, would save no more than a wait for work that the next step needs anyway, and weights and momentum of the steps
-in between would have to be kept to be put back.
+and gradient are all sound. Only where they are not does anybody look at which is not. To read it later, or every few
+steps, would spare a wait for work that the next step needs anyway, and weights and momentum would have to be kept.
 
 A sound run is the same to the last bit with a guard and without.
 """
@@ -15,8 +10,9 @@ A sound run is the same to the last bit with a guard and without.
 from __future__ import annotations
 
 import json
+import logging
 import math
-from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +20,12 @@ from torch import Tensor
 
 from rltemp.errors import BadInputError, TrainingDivergedError
 from rltemp.io.files import atomic_write
-from rltemp.kd.method import Objective, StepLoss
+from rltemp.kd.method import Method, Objective, StepLoss
 from rltemp.kd.signals import Signals, Temperatures
 from rltemp.training.distill import Distillation
-from rltemp.training.safe_temperatures import BoundWatch, TemperatureGuard
+from rltemp.training.safe_temperatures import BoundWatch, doubts, mended
+
+log = logging.getLogger(__name__)
 
 MOST_SKIPPED = 5
 """Steps of a run that are passed over before it is stopped."""
@@ -35,47 +33,62 @@ MOST_SKIPPED = 5
 MOST_LISTED = 4096
 """Samples that the file about a step names."""
 
-Tell = Callable[[str], None]
+DEGRADED = 0.01
+"""A run with a larger fraction of its steps under the fallback is marked."""
+
+
+@dataclass
+class Counts:
+    """What became of a run's steps and samples.
+
+    Attributes:
+        answered_steps: Steps that had temperatures.
+        samples: Temperatures of these.
+        guarded: How many of them a rule's own guard gave, in place of its formula.
+        skipped_steps: Passed over because of numbers that are not finite.
+        overflowed_steps: Passed over because a float16 gradient overflowed, which lowers the loss scale: no fault.
+        empty_steps: Passed over because there was no sample in the batch.
+        clamped_samples: Temperatures that lay beyond a bound by rounding, and were put onto it.
+        fallback_samples: Temperatures that plain distillation's replaced.
+        fallback_steps: Steps with such samples.
+    """
+
+    answered_steps: int = 0
+    samples: int = 0
+    guarded: int | Tensor = 0  # on its device: no step waits for it
+    skipped_steps: int = 0
+    overflowed_steps: int = 0
+    empty_steps: int = 0
+    clamped_samples: int = 0
+    fallback_samples: int = 0
+    fallback_steps: int = 0
 
 
 class RunGuard:
-    """Keeps numbers that are not finite away from a student's weights.
+    """Keeps numbers that are not finite, and temperatures that must not be, away from a student's weights.
+
+    `step` takes a step as `rltemp.training.steps.plain_step` does, but passes a batch over whose logits, loss or
+    gradient are not finite: it logs a line, writes down which samples were in it, and stops the run at the sixth.
+    A step whose temperatures alone are at fault is taken once more with mended ones.
 
     Args:
         folder: Where files about passed-over steps go, `nonfinite-step-1204.json`; None writes none.
-        tell: Told a line about each such step, and about temperatures, once.
         strict: Stop at the first fault instead.
         network: What is trained, for the messages: student or teacher.
-        option: What sets its learning rate, likewise.
-        watchers: Told the temperatures of every step whose logits are sound.
 
     Attributes:
-        skipped: How many steps were passed over because of numbers that are not finite.
-        overflowed: How many because a float16 gradient overflowed, which lowers the loss scale and is no fault.
-        empty: How many because there was no sample in the batch.
-        temperatures: What the rule's answers were replaced by.
+        counts: What became of the steps so far.
         bounds: Whether a policy is at its bounds for a whole epoch.
+        last: The temperatures of the last step that had some, as they reached the loss.
     """
 
-    def __init__(
-        self,
-        folder: Path | None = None,
-        tell: Tell = lambda _: None,
-        *,
-        strict: bool = False,
-        network: str = "student",
-        option: str = "--learning-rate",
-        watchers: Sequence[Callable[[Temperatures], None]] = (),
-    ) -> None:
+    def __init__(self, folder: Path | None = None, *, strict: bool = False, network: str = "student") -> None:
         self.folder = folder
-        self.tell = tell
-        self.allowed = 0 if strict else MOST_SKIPPED
+        self.strict = strict
         self.network = network
-        self.option = option
-        self.skipped = self.overflowed = self.empty = 0
-        self.temperatures = TemperatureGuard(tell, strict)
-        self.bounds = BoundWatch(tell)
-        self._watchers: list[Callable[[Temperatures], None]] = [*watchers, self.bounds]
+        self.counts = Counts()
+        self.bounds = BoundWatch()
+        self.last: Temperatures | None = None
         self._run: Distillation | None = None
         self._buffers: list[Tensor] = []
         self._sound_teacher = False
@@ -95,66 +108,81 @@ class RunGuard:
         if not run.healthy:
             self._put_back(kept)  # a batch norm has taken in what this forward saw
             fault = self._logits(signals)
-            if fault is None and (mended := self.temperatures.mended(method, temperatures)) is not None:
+            if fault is None and (safe := self._mended(method, temperatures)) is not None:
                 run.retry()
-                signals, (loss, temperatures) = self._try(run, mended)
+                signals, (loss, temperatures) = self._try(run, safe)
             if fault is not None:
                 loss, temperatures = signals.full(math.nan), None
             elif not run.healthy:
                 self._put_back(kept)
                 fault = self._passed_over(run, loss)
         if temperatures is not None:
-            self._tell_watchers(temperatures.detach())
+            self._add(temperatures.detach())
         if fault is not None:
-            self._count(run, *fault)
+            self._skip(run, *fault)
         if run.step % run.steps_per_epoch == 0:
             self.bounds.end_epoch(run.step // run.steps_per_epoch)
         return signals, loss
 
-    def counts(self) -> dict[str, Any]:
+    def result(self) -> dict[str, Any]:
         """What `result.json` says of the run's faults; `degraded` where more than 1 % of the steps had one."""
+        found = {**vars(self.counts), **self.bounds.counts()}
+        answered, samples, guarded = (found.pop(name) for name in ("answered_steps", "samples", "guarded"))
         return {
-            "skipped_steps": self.skipped,
-            "overflowed_steps": self.overflowed,
-            "empty_steps": self.empty,
-            **self.temperatures.counts(),
-            **self.bounds.counts(),
+            "guarded_fraction": int(guarded) / max(samples, 1),
+            **found,
+            "degraded": self.counts.fallback_steps > DEGRADED * answered,
         }
 
     def state(self) -> dict[str, Any]:
-        """All counts, for a checkpoint: plain numbers."""
-        own = {"skipped": self.skipped, "overflowed": self.overflowed, "empty": self.empty}
-        return {**own, "temperatures": self.temperatures.state(), "bounds": self.bounds.state()}
+        """All counts, for a checkpoint."""
+        return {"counts": dict(vars(self.counts)), "bounds": dict(vars(self.bounds))}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` gave."""
-        self.skipped, self.overflowed, self.empty = (int(state[n]) for n in ("skipped", "overflowed", "empty"))
-        self.temperatures.restore(state["temperatures"])
-        self.bounds.restore(state["bounds"])
+        self.counts, self.bounds = Counts(**state["counts"]), BoundWatch(**state["bounds"])
 
     def _begin(self, run: Distillation, method: Objective) -> None:
         """Find out about a run, once, what would be too slow in every step."""
         self._run, self._buffers = run, list(run.student.buffers())
         stored = run.teacher_logits
         self._sound_teacher = stored is not None and bool(stored.isfinite().all())
-        self.bounds.begin(method)
+        self.bounds.limits = method.rule.limits if isinstance(method, Method) else None
 
     def _try(self, run: Distillation, method: Objective) -> tuple[Signals, StepLoss]:
         """Take the step, unless one of its numbers is not what it must be."""
         signals = run.observe()
         found = method.step_loss(signals)
-        watched = [signals.student_logits, *self.temperatures.doubts(method, found.temperatures)]
+        watched = [signals.student_logits, *doubts(method, found.temperatures)]
         run.update(found.loss, watched if self._sound_teacher else [*watched, signals.teacher_logits])
         return signals, found
+
+    def _mended(self, method: Objective, temperatures: Temperatures | None) -> Method | None:
+        """The method with lawful temperatures, which are counted; None where they are lawful already."""
+        if (found := mended(method, temperatures)) is None:
+            return None
+        if self.strict:
+            raise BadInputError(found.fault)
+        counts, bad = self.counts, found.fallback_samples
+        if not counts.fallback_steps and (bad or not counts.clamped_samples):
+            what = f"T = {found.plain:g} stands in (fallback)" if bad else "it is put onto the bound (clamped)"
+            log.warning(f"alarm: {found.fault}: {what}; result.json counts how often")
+        counts.clamped_samples += found.clamped_samples
+        counts.fallback_samples += bad
+        counts.fallback_steps += bad > 0
+        return found.method
+
+    def _add(self, temperatures: Temperatures) -> None:
+        self.last = temperatures
+        self.counts.answered_steps += 1
+        self.counts.samples += temperatures.weight.numel()
+        if temperatures.guarded is not None:
+            self.counts.guarded = self.counts.guarded + temperatures.guarded.sum()
+        self.bounds.add(temperatures.student)
 
     def _put_back(self, kept: list[Tensor]) -> None:
         for buffer, value in zip(self._buffers, kept, strict=True):
             buffer.copy_(value)
-
-    def _tell_watchers(self, temperatures: Temperatures) -> None:
-        self.temperatures.steps += 1
-        for watcher in self._watchers:
-            watcher(temperatures)
 
     def _logits(self, signals: Signals) -> tuple[str, Tensor] | None:
         """Which network's logits are not finite, and for which samples of the batch, bool `[B]`."""
@@ -166,31 +194,32 @@ class RunGuard:
     def _passed_over(self, run: Distillation, loss: Tensor) -> tuple[str, Tensor] | None:
         """Why an update changed no weight: counts what is no fault, and names what is one."""
         if not loss.numel():
-            self.empty += 1
+            self.counts.empty_steps += 1
             return None
         bad = ~loss.detach().isfinite()
         if bool(bad.any()) or not math.isfinite(loss.detach().mean().item()):
             return "loss", bad
         if run.scaler is not None:
-            self.overflowed += 1
+            self.counts.overflowed_steps += 1
             return None
         named = run.student.named_parameters()
         names = [name for name, value in named if value.grad is not None and not bool(value.grad.isfinite().all())]
         return f"gradient of {names[0] if names else 'the rule'}", bad
 
-    def _count(self, run: Distillation, what: str, bad: Tensor) -> None:
-        self.skipped += 1
+    def _skip(self, run: Distillation, what: str, bad: Tensor) -> None:
+        self.counts.skipped_steps += 1
+        skipped, allowed = self.counts.skipped_steps, 0 if self.strict else MOST_SKIPPED
         positions, samples = bad.nonzero().flatten().tolist(), run.positions(run.step - 1).tolist()
         first = f" (first index {positions[0]}, training sample {samples[positions[0]]})" if positions else ""
         line = (
             f"non-finite {what}: {len(positions) or len(samples)} of {len(samples)} samples{first} at step {run.step}"
         )
         line += self._listed({"step": run.step, "what": what, "positions": positions, "batch": samples})
-        if self.skipped > self.allowed:
+        if skipped > allowed:
             raise TrainingDivergedError(
-                f"{line}: stopped after {self.skipped} such steps of {run.step}. {self._advice(what, run)}"
+                f"{line}: stopped after {skipped} such steps of {run.step}. {self._advice(what, run)}"
             )
-        self.tell(f"{line}: no weight was changed ({self.skipped} of at most {self.allowed} such steps)")
+        log.warning(f"{line}: no weight was changed ({skipped} of at most {allowed} such steps)")
 
     def _listed(self, found: dict[str, Any]) -> str:
         """Write down which samples were in the batch; a full disk is no reason to stop."""
@@ -207,4 +236,5 @@ class RunGuard:
     def _advice(self, what: str, run: Distillation) -> str:
         if what.startswith("teacher") and self.network != "teacher":
             return "Check the teacher's weights (--teacher-weights) and these samples"
-        return f"Lower {self.option} (it is {run.recipe.learning_rate:g}) or check these samples"
+        option = "--learning-rate" if self.network == "student" else "--teacher-learning-rate"
+        return f"Lower {option} (it is {run.recipe.learning_rate:g}) or check these samples"

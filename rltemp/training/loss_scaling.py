@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rltemp.errors import BadInputError, TrainingDivergedError
+from rltemp.errors import TrainingDivergedError
 
 MOST_OVERFLOWS = 20
 """In a row: the scale is then a millionth of what it was, and halving it further will not help."""
@@ -65,19 +64,3 @@ class LossScaler:
         """Go on from what `state_dict` gave."""
         self.overflows = int(state["overflows"])
         self._scaler.load_state_dict({name: value for name, value in state.items() if name != "overflows"})
-
-
-def scaler_for(precision: str, seeds: int | Sequence[int], device: torch.device) -> LossScaler | None:
-    """The scaler of a run in a precision; None where it needs none.
-
-    Raises:
-        BadInputError: For float16 and a stack of students, each of which would need a scale of its own.
-    """
-    if precision != "float16":
-        return None
-    if not isinstance(seeds, int):
-        raise BadInputError(
-            f"precision float16 trains one student at a time, for each has a loss scale of its own; here {len(seeds)} "
-            "train side by side. Use float32 or bfloat16, or, in a comparison, --stack 1"
-        )
-    return LossScaler(device)

@@ -175,20 +175,13 @@ class TaskOptions(RunOptions):
             extra: What else they depend on, by name.
             **settings: As `Checkpoints` has them.
         """
-        content = {} if problem is None else problem_identity(problem)
-        files = {} if rule is None else fingerprints([rule])
-        return Checkpoints(
-            self.folder() / CHECKPOINTS,
-            fresh=self.fresh,
-            inexact=self.allow_inexact,
-            extra={
-                "device": self.torch_device(),
-                **{name: str(content[name]) for name in ("data", "teacher") if content},
-                **files,
-                **(extra or {}),
-            },
-            **settings,
-        )
+        found = {"device": self.torch_device()}
+        if problem is not None:
+            content = problem_identity(problem)
+            found |= {name: str(content[name]) for name in ("data", "teacher")}
+        found |= {} if rule is None else fingerprints([rule])
+        settings |= {"fresh": self.fresh, "inexact": self.allow_inexact}
+        return Checkpoints(self.folder() / CHECKPOINTS, extra={**found, **(extra or {})}, **settings)
 
     def torch_device(self) -> str:
         """Where everything runs, cpu or cuda.

@@ -113,7 +113,7 @@ def train_teacher(
     problem = Problem(replace(task, student=task.teacher), dataset, nn.Identity(), nobody, teacher_accuracy=0.0)
     run = Distillation(problem, task.teacher_seed, recipe=task.teacher_recipe)
     file = teacher_file(task, dataset)  # what is wrong with a batch is written beside the teacher's place
-    guard = RunGuard(file.parent / f"{file.stem}-faults", log.info, network="teacher", option="--teacher-learning-rate")
+    guard = RunGuard(file.parent / f"{file.stem}-faults", network="teacher")
     saved = checkpoints.resume() if checkpoints else None
     if saved is not None:
         run.restore(saved["run"])

@@ -8,31 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from rltemp.kd.losses import cross_entropy
 from rltemp.kd.names import lookup
-from rltemp.kd.signals import Signals, Temperatures
-from rltemp.kd.summary import NETWORKS, temperature_scalars
+from rltemp.kd.signals import NETWORKS, Signals, Temperatures, temperature_scalars
 
 BINS = 50
+
+_STATISTICS = {"mean": "mean over the batch"}
+_STATISTICS |= {"q05": "5 % quantile of the batch", "q50": "median of the batch", "q95": "95 % quantile of the batch"}
 
 TAGS: dict[str, str] = {
     "kd/loss": "the whole objective, mean over the batch (nats)",
     "kd/cross_entropy": "cross-entropy of the student with the labels at T = 1 (nats)",
     "kd/divergence": "KL(teacher || student) at T = 1 (nats)",
     "kd/agreement": "samples where student and teacher predict the same class (fraction, 0 to 1)",
-    "temperature/teacher_mean": "teacher temperature, mean over the batch (no unit, above 0)",
-    "temperature/teacher_q05": "teacher temperature, 5 % quantile of the batch (no unit, above 0)",
-    "temperature/teacher_q50": "teacher temperature, median of the batch (no unit, above 0)",
-    "temperature/teacher_q95": "teacher temperature, 95 % quantile of the batch (no unit, above 0)",
-    "temperature/student_mean": "student temperature, mean over the batch (no unit, above 0)",
-    "temperature/student_q05": "student temperature, 5 % quantile of the batch (no unit, above 0)",
-    "temperature/student_q50": "student temperature, median of the batch (no unit, above 0)",
-    "temperature/student_q95": "student temperature, 95 % quantile of the batch (no unit, above 0)",
+    **{
+        f"temperature/{network}_{name}": f"{network} temperature, {words} (no unit, above 0)"
+        for network in ("teacher", "student")
+        for name, words in _STATISTICS.items()
+    },
     "temperature/teacher": "histogram of the batch's teacher temperatures (no unit, above 0)",
     "temperature/student": "histogram of the batch's student temperatures (no unit, above 0)",
     "temperature/guarded": "samples of the batch where a rule's guard stood in for its formula (fraction, 0 to 1)",
@@ -113,7 +111,7 @@ class Tracker:
         # Here, because it takes a second that most commands need not wait for.
         from torch.utils.tensorboard import summary
 
-        from rltemp.training.events_file import EventFile
+        from rltemp.training.events_file import EventFile  # imports TensorBoard too
 
         self._make = summary
         self._events = EventFile(folder, size)
@@ -121,9 +119,7 @@ class Tracker:
     def __enter__(self) -> Tracker:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._events.close()
 
     def flush(self) -> int:

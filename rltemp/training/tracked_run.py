@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from pathlib import Path
@@ -13,17 +12,14 @@ from torch import Tensor, nn
 from rltemp.data.problem import Problem, predict
 from rltemp.errors import TrainingDivergedError
 from rltemp.io.progress import Bar
-from rltemp.kd.method import GuardCount, Method, Objective
+from rltemp.kd.method import Method, Objective
 from rltemp.kd.signals import Signals
 from rltemp.training.checkpoints import INEXACT, Checkpoints, State
 from rltemp.training.ddp import ALONE, Team
 from rltemp.training.distill import Distillation
-from rltemp.training.guards import RunGuard
-from rltemp.training.safe_temperatures import DEGRADED
+from rltemp.training.guards import DEGRADED, RunGuard
 from rltemp.training.steps import train
 from rltemp.training.tensorboard import Tracker, step_scalars, validation_scalars
-
-log = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -32,27 +28,21 @@ class ReportingRule(Protocol):
 
     def state(self) -> dict[str, Any]:
         """Its counts, for a checkpoint: plain numbers and text."""
-        ...
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on counting from what `state` gave."""
-        ...
 
     def counts(self) -> dict[str, Any]:
         """What `result.json` says; `steps` and `fallback_steps` are among it."""
-        ...
 
     def scalars(self) -> dict[str, float]:
         """What TensorBoard shows, by tag."""
-        ...
 
     def timing(self) -> dict[str, float]:
         """What the clock says."""
-        ...
 
     def inexact(self) -> str:
         """Why a run that went on after a stop cannot be what it would have been; empty where it is."""
-        ...
 
 
 class TrackedRun:
@@ -81,8 +71,7 @@ class TrackedRun:
         team: Team = ALONE,
     ) -> None:
         self.run = Distillation(problem, seed, team=team)
-        self.guards = GuardCount()
-        self.guard = RunGuard(out, log.warning, strict=strict, watchers=[self.guards])
+        self.guard = RunGuard(out, strict=strict)
         rule = method.rule if isinstance(method, Method) else None
         self.controller = rule if isinstance(rule, ReportingRule) else None
         self.method = method
@@ -92,7 +81,6 @@ class TrackedRun:
         if saved is not None:
             self.run.restore(saved["run"])
             self.guard.restore(saved["guard"])
-            self.guards.restore(saved["guards"])
             if self.controller is not None:
                 self.controller.restore(saved["controller"])
         self.tracker = Tracker(out, saved["events"] if saved and team.first else 0)
@@ -108,26 +96,29 @@ class TrackedRun:
             TrainingDivergedError: Where its numbers stop being finite.
             InterruptedRunError: Where a signal came; the state is saved.
         """
-        self._clock = time.perf_counter(), self.run.step
+        run = self.run
+        self._clock = time.perf_counter(), run.step
         with self.checkpoints, self.tracker, Bar(self.method.name) as self.bar:
             try:
-                student = train(self.run, self.method, self._after_step, self.guard.step)
+                student = train(run, self.method, self._after_step, self.guard.step)
             except TrainingDivergedError as error:
-                raise TrainingDivergedError(f"{error} ({self.checkpoints.standing(self.run.step)})") from error
-        if not self._finite():
-            raise self._diverged()
+                raise TrainingDivergedError(f"{error} ({self.checkpoints.standing(run.step)})") from error
+        # Large finite weights may not answer with numbers.
+        if not bool(predict(student, run.problem.dataset, run.problem.dataset.validation).isfinite().all()):
+            raise TrainingDivergedError(
+                f"the student's numbers are not finite at step {run.step} of {run.steps}; "
+                f"lower --learning-rate (it is {run.recipe.learning_rate:g}) and choose another --out"
+            )
         return student
 
     def state(self) -> State:
         """What a checkpoint holds; the log is on the disk as far as this."""
-        counts = {"guard": self.guard.state(), "guards": self.guards.state()}
-        if self.controller is not None:
-            counts["controller"] = self.controller.state()
-        return {"run": self.run.state(), **counts, "events": self.tracker.flush()}
+        found = {"run": self.run.state(), "guard": self.guard.state(), "events": self.tracker.flush()}
+        return found if self.controller is None else {**found, "controller": self.controller.state()}
 
     def counts(self) -> dict[str, Any]:
         """What a result says of guards and faults."""
-        found = {"guarded_fraction": self.guards.fraction, **self.guard.counts()}
+        found = self.guard.result()
         if self.controller is not None:
             said = self.controller.counts()
             found["fallback_steps"] += said["fallback_steps"]
@@ -168,8 +159,8 @@ class TrackedRun:
         values["time/step_ms"] = 1000 * (now - then) / (run.step - step)
         values["student/learning_rate"] = float(run.optimizer.param_groups[0]["lr"])
         self.tracker.scalars(values, run.step)
-        if self.guards.last is not None:
-            self.tracker.temperatures(self.guards.last, run.step)
+        if self.guard.last is not None:
+            self.tracker.temperatures(self.guard.last, run.step)
         if self.controller is not None:
             self.tracker.scalars(self.controller.scalars(), run.step)
         self._clock = time.perf_counter(), run.step
@@ -180,15 +171,3 @@ class TrackedRun:
         self.tracker.scalars(validation_scalars(logits, dataset.validation.labels), self.run.step)
         then, step = self._clock
         self._clock = then + time.perf_counter() - before, step  # no part of a training step
-
-    def _finite(self) -> bool:
-        """Whether the student still answers with numbers; large finite weights may not."""
-        dataset = self.run.problem.dataset
-        return bool(predict(self.run.student, dataset, dataset.validation).isfinite().all())
-
-    def _diverged(self) -> TrainingDivergedError:
-        run = self.run
-        return TrainingDivergedError(
-            f"the student's numbers are not finite at step {run.step} of {run.steps}; "
-            f"lower --learning-rate (it is {run.recipe.learning_rate:g}) and choose another --out"
-        )

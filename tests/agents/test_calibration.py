@@ -69,18 +69,14 @@ def test_what_is_left_over_is_shared_out_equally() -> None:
     assert calibrate(rewards, said, 2).tolist() == [[[2.5, 0.5]], [[3.5, 1.5]]]
 
 
-def test_calibration_changes_the_advantages_and_no_students_sum() -> None:
-    on, off = buffers(*(toy()[i] for i in (0, 1, 3)))
+def test_where_only_some_samples_matter_they_are_paid_and_sums_stay() -> None:
+    """Before, a sample's reward knows nothing of its own part in it; after, most of what it did."""
+    states, actions, true, rewards = toy()
+    on, off = buffers(states, actions, rewards)
     assert np.abs(on.advantages - off.advantages).max() > 0.1
     assert correlation(on.advantages, off.advantages) < 0.9
     sums = [buffer.rewards.reshape(STEPS // INTERVAL, INTERVAL, STUDENTS, BATCH).sum((1, 3)) for buffer in (on, off)]
     np.testing.assert_allclose(*sums, rtol=1e-4, atol=1e-4)
-
-
-def test_where_only_some_samples_matter_they_are_paid() -> None:
-    """Before, a sample's reward knows nothing of its own part in it; after, most of what it did."""
-    states, actions, true, rewards = toy()
-    on, off = buffers(states, actions, rewards)
     assert abs(correlation(off.rewards, true)) < 0.3
     assert correlation(on.rewards, true) > 0.8
     assert on.model.explained > 0.5
@@ -90,7 +86,7 @@ def test_where_only_some_samples_matter_they_are_paid() -> None:
     assert slope > 2 * abs(idle)
 
 
-def test_rewards_that_come_with_a_feature_are_given_to_the_samples_that_have_it() -> None:
+def test_rewards_that_come_with_a_feature_go_to_the_samples_that_have_it() -> None:
     states, actions, _, rewards = toy()
     counts = (states > 0).float()
     rewards[INTERVAL - 1 :: INTERVAL] = INTERVAL * window_means(counts, INTERVAL)[:, :, None]

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 import re
-import signal
-import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +17,14 @@ import torch
 from PIL import Image
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import SubprocVecEnv, VecCheckNan
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan
+from support.processes import events
 from torch import Tensor
 
 from rltemp import BadInputError
 from rltemp.agents import train as agent
 from rltemp.agents.alarms import CollapseCallback, trend
+from rltemp.agents.callbacks import RunCallback
 from rltemp.agents.config import PolicyConfig
 from rltemp.agents.train import make_env, make_model, train_policy
 from rltemp.data.problem import Problem
@@ -35,9 +33,8 @@ from rltemp.data.tasks import load_task
 from rltemp.envs import rewards
 from rltemp.envs.distill_env import DistillEnv
 from rltemp.envs.vector import DistillVecEnv
-from rltemp.envs.worker_processes import WorkerError, WorkerVecEnv
 from rltemp.errors import TrainingDivergedError
-from rltemp.policy.features import FEATURES, Feature, Statistics, student_margin
+from rltemp.policy.features import FEATURES, Feature, Statistics
 from rltemp.policy.policy_file import read_policy
 from rltemp.training.distill import Distillation
 from rltemp.training.teachers import prepare
@@ -45,12 +42,6 @@ from rltemp.training.teachers import prepare
 pytestmark = pytest.mark.usefixtures("console")
 
 QUICK = PolicyConfig(updates=3, students=4, replicas=2, validate_every=1, validation_students=2)
-
-
-@pytest.fixture(scope="module")
-def short() -> Problem:
-    """Digits, one epoch: 20 steps."""
-    return prepare(load_task("digits", epochs=1))
 
 
 class Snapshot(BaseCallback):
@@ -72,31 +63,27 @@ class Snapshot(BaseCallback):
 # Case 15: what leaves a step is finite
 
 
-def nan_at_the_end(run_number: int, steps: int) -> Feature:
+def nan_at_the_end(run_number: int) -> Feature:
     """`student_margin`, but nan for sample 7 in the observation after the last step of a run."""
-    seen = {"ends": 0}
+    ends = count(1)
 
     def compute(s: Statistics) -> Tensor:
-        values = student_margin(s)
-        if s.progress == 1.0:
-            seen["ends"] += 1
-            if seen["ends"] == run_number:
-                values = values * 1
-                values[..., 7] = math.nan
+        values = s.margins[0].clone()
+        if s.progress == 1.0 and next(ends) == run_number:
+            values[..., 7] = math.nan
         return values
 
     return Feature(compute, "deviations")
 
 
-def broken_potential(run_number: int, steps: int) -> Callable[[Tensor, Tensor], Tensor]:
+def broken_potential(run_number: int) -> Callable[[Tensor, Tensor], Tensor]:
     """The smooth accuracy, but nan for student 1 at the end of a run."""
-    calls = {"count": 0}
+    calls = count(1)
 
     def potential(logits: Tensor, labels: Tensor) -> Tensor:
-        calls["count"] += 1
         value = rewards.margin(logits, labels)
         # Once at the start of a run and at each of its looks.
-        if calls["count"] == run_number * (QUICK.looks + 1):
+        if next(calls) == run_number * (QUICK.looks + 1):
             value[1] = math.nan
         return value
 
@@ -105,7 +92,6 @@ def broken_potential(run_number: int, steps: int) -> Callable[[Tensor, Tensor], 
 
 def broken_teacher(problem: Problem) -> Problem:
     """The problem with a teacher that is nan on one training sample."""
-    assert problem.teacher_logits is not None
     teacher = problem.teacher
 
     class Broken(torch.nn.Module):
@@ -126,17 +112,15 @@ def test_a_nan_raises_in_its_step_and_no_weight_of_the_policy_changes(
     config = replace(QUICK, agent=kind)
     runs = 3 + config.normalise  # one more run measures the features' mean
     if broken == "reward":
-        monkeypatch.setitem(rewards.POTENTIALS, "margin", broken_potential(runs + 1, 20))  # one begins unused
+        monkeypatch.setitem(rewards.POTENTIALS, "margin", broken_potential(runs + 1))  # one begins unused
         named = r"reward: the potential margin of student 1 is nan at step 20"
     else:
-        monkeypatch.setitem(FEATURES, "student_margin", nan_at_the_end(runs - 1, 20))
+        monkeypatch.setitem(FEATURES, "student_margin", nan_at_the_end(runs - 1))
         named = r"feature student_margin is nan for sample 7 of student 0 at step 20"
     env = make_env(short, config)
     model, snapshot = make_model(env, config), Snapshot()
     first = [value.clone() for value in model.policy.state_dict().values()]
-    callbacks: list[BaseCallback] = [snapshot]
-    if kind == "run":
-        callbacks.insert(0, agent.DrawCallback(env.students))
+    callbacks = [*([agent.DrawCallback(env.students)] if kind == "run" else []), snapshot]
     with pytest.raises(TrainingDivergedError, match=named) as error:
         model.learn(10 * model.n_steps * env.num_envs, callback=callbacks)
     assert error.value.exit_code == 4
@@ -163,8 +147,6 @@ def test_sb3s_own_guard_lets_such_an_observation_through(monkeypatch: pytest.Mon
             ends = self.steps == 4
             return np.full(2, math.nan if ends else 0.0, np.float32), 0.0, False, ends, {}
 
-    from stable_baselines3.common.vec_env import DummyVecEnv
-
     model = PPO("MlpPolicy", VecCheckNan(DummyVecEnv([Ends])), n_steps=8, batch_size=8, n_epochs=1)
     with pytest.raises(ValueError, match="nan"):
         model.learn(16)
@@ -190,7 +172,7 @@ def test_a_feature_that_breaks_down_is_named_in_the_flat_environment_too(
     short: Problem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Case 15."""
-    monkeypatch.setitem(FEATURES, "student_margin", nan_at_the_end(1, 20))
+    monkeypatch.setitem(FEATURES, "student_margin", nan_at_the_end(1))
     env = DistillEnv(short)
     env.reset(seed=0)
     action = np.zeros((50, 2), np.float32)
@@ -258,9 +240,7 @@ FAST = PolicyConfig(
 
 
 def scalars(folder: Path, tag: str) -> list[float]:
-    events = EventAccumulator(str(folder / "tensorboard"), {"scalars": 0})
-    events.Reload()
-    return [event.value for event in events.Scalars(tag)]
+    return [event.value for event in events(folder / "tensorboard").Scalars(tag)]
 
 
 def test_a_reward_of_minus_the_training_loss_raises_the_alarm(
@@ -268,12 +248,12 @@ def test_a_reward_of_minus_the_training_loss_raises_the_alarm(
 ) -> None:
     """Case 20: in TensorBoard, on the console with both curves, and in the result."""
     monkeypatch.setattr(agent, "DistillVecEnv", Greedy)
-    found = train_policy(short, FAST, tmp_path, progress=False)
+    found = train_policy(short, FAST, tmp_path)
     assert found["collapsed"] is True
     assert re.match(
         r"\d+\.\d % of the samples are within 1 % of the bounds 0.5 and 20, in 5 updates", found["collapse"]
     )
-    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("alarm")]
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("rltemp: warning: alarm: ")]
     assert len(said) == 1
     assert re.search(
         r"Reward -\d.*, -\d.*; validation potential 0\.\d{4}, the reference's 0\.\d{4}; training goes", said[0]
@@ -291,10 +271,10 @@ def test_on_collapse_stop_is_an_error_and_fallback_exports_the_reference(
     """Case 20: the policy that is left is one that is known."""
     monkeypatch.setattr(agent, "DistillVecEnv", Greedy)
     with pytest.raises(TrainingDivergedError, match=r"the policy has collapsed: .*Reward -\d.*--on-collapse fallback"):
-        train_policy(short, replace(FAST, on_collapse="stop"), tmp_path / "stop", progress=False)
+        train_policy(short, replace(FAST, on_collapse="stop"), tmp_path / "stop")
     assert not (tmp_path / "stop" / "policy.safetensors").exists()
     assert scalars(tmp_path / "stop", "alarm/collapsed")[-1] == 1.0
-    found = train_policy(short, replace(FAST, on_collapse="fallback"), tmp_path / "fallback", progress=False)
+    found = train_policy(short, replace(FAST, on_collapse="fallback"), tmp_path / "fallback")
     assert (found["collapsed"], found["kept_update"]) == (True, 0)
     weights = read_policy(tmp_path / "fallback" / "policy.safetensors").weights
     assert not any(bool(value.any()) for value in weights.values())
@@ -304,9 +284,9 @@ def test_on_collapse_stop_is_an_error_and_fallback_exports_the_reference(
 def test_the_default_policy_raises_none(short: Problem, tmp_path: Path, capsys: Any) -> None:
     """Case 20: few updates, and as many looks as a trend takes."""
     config = PolicyConfig(updates=7, students=16, replicas=8, validate_every=1, validation_students=16)
-    found = train_policy(short, config, tmp_path, progress=False)
+    found = train_policy(short, config, tmp_path)
     assert (found["collapsed"], found["collapse"]) == (False, None)
-    assert "alarm" not in capsys.readouterr().out
+    assert "alarm" not in capsys.readouterr().err
     assert set(scalars(tmp_path, "alarm/collapsed")) == {0.0}
 
 
@@ -317,10 +297,10 @@ def test_a_reward_that_rises_while_students_get_worse_raises_the_alarm(
     """Case 20: the default policy is too bounded to reach a bound quickly, and is found out by its students."""
     monkeypatch.setattr(agent, "DistillVecEnv", Greedy)
     config = PolicyConfig(updates=30, students=32, validate_every=5, validation_students=16)
-    found = train_policy(prepare(load_task("digits", epochs=2)), config, tmp_path, progress=False)
+    found = train_policy(prepare(load_task("digits", epochs=2)), config, tmp_path)
     assert found["collapsed"] is True
     assert "the reward rises and the validation potential falls" in found["collapse"]
-    curves = re.search(r"Reward ([^;]*); validation potential ([\d., ]*), the reference", capsys.readouterr().out)
+    curves = re.search(r"Reward ([^;]*); validation potential ([\d., ]*), the reference", capsys.readouterr().err)
     assert curves is not None
     rising, falling = ([float(value) for value in text.split(", ")] for text in curves.groups())
     assert trend(rising) >= 8
@@ -330,7 +310,7 @@ def test_a_reward_that_rises_while_students_get_worse_raises_the_alarm(
 def test_the_alarms_memory_goes_into_a_checkpoint_and_back(short: Problem) -> None:
     """Case 20: a run that goes on alarms when an uninterrupted one would."""
     env = make_env(short, QUICK)
-    alarms = [CollapseCallback(env, None, QUICK) for _ in range(2)]  # type: ignore[arg-type]  # nothing is looked at
+    alarms = [CollapseCallback(RunCallback(env, print), None, QUICK) for _ in range(2)]  # type: ignore[arg-type]
     alarms[0].at_bounds, alarms[0].rewards, alarms[0].looks = [0.5, 0.99], [1.0], [(1.0, 0.5)]
     alarms[1].restore(alarms[0].state())
     assert alarms[1].state() == alarms[0].state()
@@ -358,99 +338,3 @@ def test_an_image_that_cannot_be_decoded_is_named_with_its_index(tmp_path: Path)
     ) as error:
         load_dataset(f"imagefolder:{root}")
     assert error.value.exit_code == 2
-
-
-class Failing(gym.Wrapper[Any, Any, Any, Any]):
-    """An environment that fails in its third step."""
-
-    def __init__(self, env: gym.Env[Any, Any], how: str) -> None:
-        super().__init__(env)
-        self.how, self.steps = how, 0
-
-    def reset(self, **given: Any) -> Any:
-        if self.how == "reset":
-            raise LookupError("no such student")
-        return self.env.reset(**given)
-
-    def step(self, action: Any) -> Any:
-        self.steps += 1
-        if self.how == "raise" and self.steps == 3:
-            raise ZeroDivisionError("third step")
-        if self.how == "hang" and self.steps == 3:
-            time.sleep(60)
-        if self.how == "kill" and self.steps == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return self.env.step(action)
-
-
-def made(how: str, name: str, **options: Any) -> gym.Env[Any, Any]:
-    if how == "make":
-        raise FileNotFoundError("no teacher here")
-    return Failing(gym.make(name, **options), how)
-
-
-POLE = "CartPole-v1"  # without torch: a process that was forked cannot use torch's own threads
-
-
-def makers(*hows: str, name: str = POLE, **options: Any) -> list[Callable[[], gym.Env[Any, Any]]]:
-    return [partial(made, how, name, **options) for how in hows]
-
-
-@pytest.mark.parametrize(
-    ("how", "named"),
-    [
-        ("raise", r"env worker 1 failed; its own traceback:(.|\n)*in step\n(.|\n)*ZeroDivisionError: third step"),
-        ("reset", r"env worker 1 failed; (.|\n)*LookupError: no such student"),
-        ("make", r"env worker 1 failed; (.|\n)*in made\n(.|\n)*FileNotFoundError: no teacher here"),
-        ("hang", r"env worker 1 has not answered for 2 s\. .*a larger timeout"),
-        ("kill", r"env worker 1 ended with code -9 \(a negative code is a signal"),
-    ],
-)
-def test_what_a_worker_raised_reaches_the_parent_under_ppo(how: str, named: str) -> None:
-    """Case 21: the original traceback, from real processes."""
-
-    def learn() -> None:
-        env = WorkerVecEnv(makers("", how), start_method="fork", timeout=2)
-        PPO("MlpPolicy", env, n_steps=8, batch_size=16, n_epochs=1).learn(16)
-
-    with pytest.raises(WorkerError, match=named):
-        learn()
-
-
-def test_without_failures_it_is_sb3s_own() -> None:
-    """Case 21: the same numbers, step by step, and it closes."""
-    steps = []
-    for kind in (WorkerVecEnv, SubprocVecEnv):
-        env = kind(makers("", ""), start_method="fork")
-        env.seed(0)
-        observations = [env.reset()]
-        observations += [env.step(np.array([0, 1]))[0] for _ in range(6)]
-        steps.append(observations)
-        env.close()
-    for ours, theirs in zip(*steps, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-
-
-@pytest.mark.faults
-def test_our_own_environment_fails_in_a_process_of_its_own_with_its_traceback() -> None:
-    """Case 21: `rltemp/Distill-v0`, whose third step is given a broken action by nobody but itself."""
-    env = WorkerVecEnv(makers("", "raise", name="rltemp.envs:rltemp/Distill-v0", task="toy"))
-    observation = env.reset()
-    assert np.isfinite(np.asarray(observation)).all()
-    actions = np.zeros((2, *(env.action_space.shape or ())), np.float32)
-    env.step(actions)
-    env.step(actions)
-    with pytest.raises(WorkerError, match=r"env worker 1 failed; (.|\n)*ZeroDivisionError: third step"):
-        env.step(actions)
-
-
-def test_gymnasiums_own_processes_forward_an_exception() -> None:
-    """Case 21: `AsyncVectorEnv` needs no help."""
-    env = gym.vector.AsyncVectorEnv(makers("", "raise"), context="fork")
-    env.reset(seed=0)
-    actions = np.zeros(2, np.int64)
-    env.step(actions)
-    env.step(actions)
-    with pytest.raises(ZeroDivisionError, match="third step"):
-        env.step(actions)
-    env.close(terminate=True)

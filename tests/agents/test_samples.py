@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3 import PPO
-from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.policies import ActorCriticPolicy
+from support.processes import events
 from torch import nn
 
 from rltemp import BadInputError, Signals, load_method, load_rule
@@ -22,46 +21,20 @@ from rltemp.agents.config import PRESETS, PolicyConfig, preset
 from rltemp.agents.policy_export import export_policy
 from rltemp.agents.train import controller, make_env, make_model, train_policy
 from rltemp.data.problem import Problem
-from rltemp.data.tasks import load_task
 from rltemp.envs.vector import DistillVecEnv
 from rltemp.kd.signals import Temperatures
 from rltemp.policy.actions import ActionScale
 from rltemp.policy.features import RLKD_FEATURES, featurize
-from rltemp.training.distill import Distillation
-from rltemp.training.steps import train
-from rltemp.training.teachers import prepare
+from rltemp.training.tensorboard import TAGS
 
 RLKD = PolicyConfig(**preset("rlkd"))
 QUICK = replace(RLKD, updates=2, students=2, passes=1, hidden=(8,), validate_every=1, validation_students=2)
 FIELDS = ("student", "teacher", "weight")
 
 
-@pytest.fixture(scope="module")
-def short_digits() -> Problem:
-    return prepare(load_task("digits", epochs=1))
-
-
 def quiet(model: PPO) -> PPO:
     model.set_logger(configure(None, []))
     return model
-
-
-class AtRolloutEnd(BaseCallback):
-    """Keeps a copy of what the buffer holds before PPO uses it."""
-
-    def _on_step(self) -> bool:
-        return True
-
-    def _on_rollout_end(self) -> None:
-        buffer: RolloutBuffer = self.model.rollout_buffer  # type: ignore[attr-defined]
-        self.rewards, self.advantages = buffer.rewards.copy(), buffer.advantages.copy()
-
-
-def rollout(problem: Problem, config: PolicyConfig) -> AtRolloutEnd:
-    env = make_env(problem, config)
-    end = AtRolloutEnd()
-    quiet(make_model(env, config)).learn(env.num_envs * env.episode.run.steps, callback=end)
-    return end
 
 
 def test_the_preset_is_the_published_agent() -> None:
@@ -75,19 +48,16 @@ def test_the_preset_is_the_published_agent() -> None:
     assert PolicyConfig(**preset("default")) == PolicyConfig()
 
 
-def test_a_preset_nobody_knows_is_answered_with_the_closest() -> None:
+def test_a_preset_is_a_copy_and_a_wrong_name_is_answered_with_the_closest() -> None:
+    preset("rlkd")["mixup"] = 0.0
+    assert PRESETS["rlkd"]["mixup"] > 0
     with pytest.raises(BadInputError, match="unknown preset 'rlkdd': did you mean 'rlkd'"):
         preset("rlkdd")
 
 
-def test_to_change_a_presets_options_does_not_change_the_preset() -> None:
-    preset("rlkd")["mixup"] = 0.0
-    assert PRESETS["rlkd"]["mixup"] > 0
-
-
-def test_actor_and_critic_are_networks_of_their_own_that_see_the_state(short_digits: Problem) -> None:
+def test_actor_and_critic_are_networks_of_their_own_that_see_the_state(short: Problem) -> None:
     config = replace(RLKD, students=2)
-    policy = make_model(make_env(short_digits, config), config).policy
+    policy = make_model(make_env(short, config), config).policy
     assert type(policy) is ActorCriticPolicy
     for network, head in ((policy.mlp_extractor.policy_net, policy.action_net), (policy.mlp_extractor.value_net, None)):
         shapes = [tuple(layer.weight.shape) for layer in network if isinstance(layer, nn.Linear)]
@@ -99,8 +69,8 @@ def test_actor_and_critic_are_networks_of_their_own_that_see_the_state(short_dig
     assert policy.predict_values(states).std() > 0
 
 
-def test_the_action_is_one_temperature_for_both_networks(short_digits: Problem) -> None:
-    env = make_env(short_digits, QUICK)
+def test_the_action_is_one_temperature_for_both_networks(short: Problem) -> None:
+    env = make_env(short, QUICK)
     model = make_model(env, QUICK)
     assert model.action_space.shape == (1,)
     model.env.reset()
@@ -114,9 +84,9 @@ def test_the_action_is_one_temperature_for_both_networks(short_digits: Problem) 
     torch.testing.assert_close(used.weight, wanted**2)
 
 
-def test_without_sharing_there_are_two_temperatures(short_digits: Problem) -> None:
+def test_without_sharing_there_are_two_temperatures(short: Problem) -> None:
     config = replace(QUICK, shared=False)
-    env = make_env(short_digits, config)
+    env = make_env(short, config)
     model = make_model(env, config)
     assert model.action_space.shape == (2,)
     model.env.reset()
@@ -126,7 +96,7 @@ def test_without_sharing_there_are_two_temperatures(short_digits: Problem) -> No
 
 
 @pytest.mark.parametrize("action", [-1.0, -0.5, 0.0])
-def test_the_presets_map_is_the_sigmoid_of_the_released_code_below_its_centre(action: float) -> None:
+def test_the_presets_map_is_the_released_codes_sigmoid_below_its_middle(action: float) -> None:
     reference = Temperatures(*(torch.full((1,), value) for value in (5.0, 5.0, 25.0)))
     scale = ActionScale(RLKD.ratio, RLKD.minimum, RLKD.maximum)
     signals = Signals(torch.zeros(1, 2), torch.zeros(1, 2))
@@ -134,23 +104,24 @@ def test_the_presets_map_is_the_sigmoid_of_the_released_code_below_its_centre(ac
     assert mine == pytest.approx(10 / (1 + math.exp(-action)), rel=0.08)
 
 
-def test_an_action_of_zero_is_the_reference_at_every_step(short_digits: Problem) -> None:
-    env = DistillVecEnv(short_digits, 2, method=RLKD.reference, scale=ActionScale(RLKD.ratio, 1.0, 10.0))
-    env.reset()
-    run = env.episode.run
-    for _ in range(run.steps):
-        env.step(np.zeros((env.num_envs, 2), np.float32))
-    again = Distillation(short_digits, run.seeds, train=run.split, subset=run.subset, teacher_logits=run.teacher_logits)
-    for mine, theirs in zip(run.student.parameters(), train(again, load_method("fixed:5")).parameters(), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-7)
+def exported_as_trained(model: PPO, env: DistillVecEnv, action: np.ndarray, folder: Path) -> Temperatures:
+    """The exported policy's temperatures, which are those of the trained one's actions."""
+    network, weights = controller(model)
+    export_policy(folder / "p.safetensors", network, weights(), env.decision)
+    signals = env.episode.signals
+    trained = env.decision.temperatures(signals, torch.from_numpy(action).view(*signals.shape, -1))
+    loaded = load_rule(str(folder / "p.safetensors"))(signals)
+    for name in FIELDS:
+        torch.testing.assert_close(getattr(loaded, name), getattr(trained, name), rtol=1e-5, atol=1e-5)
+    return loaded
 
 
 @pytest.mark.parametrize("change", [{}, {"shared": False}, {"normalise": True}, {"hidden": ()}, {"activation": "tanh"}])
 def test_the_exported_policy_acts_as_the_trained_one_without_noise(
-    short_digits: Problem, tmp_path: Path, change: dict[str, object]
+    short: Problem, tmp_path: Path, change: dict[str, object]
 ) -> None:
     config = replace(QUICK, **change)
-    env = make_env(short_digits, config)
+    env = make_env(short, config)
     model = make_model(env, config)
     observation = model.env.reset()
     with torch.no_grad():
@@ -158,31 +129,18 @@ def test_the_exported_policy_acts_as_the_trained_one_without_noise(
             value.normal_(std=0.7)
         # Not to be at the bounds, where every policy acts alike.
         model.policy.action_net.bias -= model.policy.get_distribution(torch.from_numpy(observation)).mode().mean(0)
-    network, weights = controller(model)
-    export_policy(tmp_path / "p.safetensors", network, weights(), env.decision)
     action, _ = model.predict(observation, deterministic=True)
-    signals = env.episode.signals
-    both = torch.from_numpy(np.broadcast_to(action, (env.num_envs, 2)).copy()).view(*signals.shape, 2)
-    trained, loaded = env.decision.temperatures(signals, both), load_rule(str(tmp_path / "p.safetensors"))(signals)
-    for name in FIELDS:
-        torch.testing.assert_close(getattr(loaded, name), getattr(trained, name), rtol=1e-5, atol=1e-5)
+    loaded = exported_as_trained(model, env, np.broadcast_to(action, (env.num_envs, 2)).copy(), tmp_path)
     assert loaded.student.std() > 0.01
     assert torch.equal(loaded.student, loaded.teacher) is config.shared
 
 
-def test_weights_of_zero_are_the_reference(short_digits: Problem, tmp_path: Path) -> None:
-    env = make_env(short_digits, QUICK)
-    network, weights = controller(make_model(env, QUICK))
-    export_policy(tmp_path / "p.safetensors", network, torch.zeros_like(weights()), env.decision)
-    assert load_rule(str(tmp_path / "p.safetensors"))(env.episode.signals).student.unique().tolist() == [5.0]
-
-
-def test_the_reward_is_measured_after_the_step_that_used_the_action(short_digits: Problem) -> None:
+def test_the_reward_is_measured_after_the_step_that_used_the_action(short: Problem) -> None:
     """Two environments that differ by one step's actions differ in that very step's reward."""
     rewards = []
     for action in (0.0, -1.0):
         config = replace(QUICK, mixup=0.0)
-        env = make_env(short_digits, config)
+        env = make_env(short, config)
         model = make_model(env, config)
         assert env.episode.reward_interval == 1
         model.env.reset()
@@ -190,9 +148,9 @@ def test_the_reward_is_measured_after_the_step_that_used_the_action(short_digits
     assert np.abs(rewards[0] - rewards[1]).min() > 1e-6
 
 
-def test_advantages_run_along_a_students_steps_and_never_across_the_samples_of_a_batch(short_digits: Problem) -> None:
+def test_advantages_run_along_a_students_steps_not_across_its_batch(short: Problem) -> None:
     config = replace(QUICK, calibration=False)
-    buffer = make_model(make_env(short_digits, config), config).rollout_buffer
+    buffer = make_model(make_env(short, config), config).rollout_buffer
     rows, steps = buffer.n_envs, buffer.buffer_size
 
     def advantages(bonus: float) -> np.ndarray:
@@ -209,31 +167,21 @@ def test_advantages_run_along_a_students_steps_and_never_across_the_samples_of_a
     assert np.count_nonzero(moved) == 3
 
 
-def test_the_end_of_a_run_is_not_bootstrapped(short_digits: Problem) -> None:
+def test_the_end_of_a_run_is_not_bootstrapped(short: Problem) -> None:
     """Rewards in the buffer are the environment's: SB3 would add the critic's value where a run is cut off."""
     config = replace(QUICK, calibration=False, mixup=0.0)
-    env = make_env(short_digits, config)
-    end = AtRolloutEnd()
-    quiet(make_model(env, config)).learn(env.num_envs * env.episode.run.steps, callback=end)
-    by_student = end.rewards.reshape(-1, 2, env.batch_size)
+    env = make_env(short, config)
+    model = quiet(make_model(env, config))
+    model.learn(env.num_envs * env.episode.run.steps)
+    by_student = model.rollout_buffer.rewards.reshape(-1, 2, env.batch_size)
     assert np.ptp(by_student, axis=2).max() == 0
     assert env.finished is not None
     assert (by_student.sum(0)[:, 0] < env.finished.potential.numpy()).all()
 
 
-def test_calibration_is_a_switch_that_keeps_each_students_sum_and_changes_its_advantages(
-    short_digits: Problem,
-) -> None:
-    on, off = (rollout(short_digits, replace(QUICK, calibration=switch)) for switch in (True, False))
-    sums = [end.rewards.reshape(len(end.rewards), 2, -1).sum(2) for end in (on, off)]
-    np.testing.assert_allclose(*sums, atol=1e-4)
-    assert np.abs(on.advantages - off.advantages).max() > 1e-3
-    assert np.ptp(on.rewards.reshape(-1, 2, 50), axis=2).max() > 1e-4
-
-
-def test_each_part_can_be_switched_off_alone(short_digits: Problem) -> None:
+def test_each_part_can_be_switched_off_alone(short: Problem) -> None:
     def parts(config: PolicyConfig) -> tuple[bool, bool, int]:
-        env = make_env(short_digits, config)
+        env = make_env(short, config)
         model = make_model(env, config)
         return isinstance(model.rollout_buffer, CalibratedBuffer), env.mixup_runs > 0, len(env.decision.features)
 
@@ -246,6 +194,10 @@ def test_each_part_can_be_switched_off_alone(short_digits: Problem) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"replicas": 1}, "replicas"),
+        ({"students": 10, "replicas": 4}, "divide students"),
+        ({"updates": 0}, "updates"),
+        ({"averaging": 1.0}, "averaging"),
         ({"calibration": True}, "calibration has no effect where a run is one decision"),
         ({"discount": 0.9}, "discount has no effect"),
         ({"gae_lambda": 0.9}, "gae_lambda has no effect"),
@@ -256,62 +208,49 @@ def test_each_part_can_be_switched_off_alone(short_digits: Problem) -> None:
         ({"max_gradient": -1.0}, "max_gradient must be"),
     ],
 )
-def test_options_that_cannot_take_effect_are_refused(change: dict[str, object], message: str) -> None:
+def test_options_that_cannot_learn_or_take_effect_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(BadInputError, match=message):
         PolicyConfig(**change)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("change", [{"shared": True}, {"mixup": 0.5}, {"normalise": False}, {"activation": "relu"}])
+@pytest.mark.parametrize(
+    "change",
+    [{"shared": True}, {"mixup": 0.5}, {"normalise": False}, {"activation": "relu"}, {"reference": "fixed:4"}],
+)
 def test_the_agent_of_whole_runs_takes_the_parts_that_make_sense_to_it(
-    short_digits: Problem, tmp_path: Path, change: dict[str, object]
+    short: Problem, tmp_path: Path, change: dict[str, object]
 ) -> None:
     config = PolicyConfig(updates=2, students=4, replicas=2, hidden=(5,), validation_students=2, **change)  # type: ignore[arg-type]
-    env = make_env(short_digits, config)
+    env = make_env(short, config)
     model = make_model(env, config)
     with torch.no_grad():
-        model.policy.network.weights.normal_()
-    network, weights = controller(model)
-    export_policy(tmp_path / "p.safetensors", network, weights(), env.decision)
-    signals, loaded = env.episode.signals, load_rule(str(tmp_path / "p.safetensors"))
-    observation = featurize(signals, env.decision.features).reshape(env.num_envs, -1).numpy()
+        model.policy.network.weights.normal_(std=0.5)  # not to be at the bounds
+    observation = featurize(env.episode.signals, env.decision.features).reshape(env.num_envs, -1).numpy()
     action, _ = model.predict(observation, deterministic=True)
-    trained = env.decision.temperatures(signals, torch.from_numpy(action).view(*signals.shape, env.decision.scale.size))
-    for name in FIELDS:
-        torch.testing.assert_close(getattr(loaded(signals), name), getattr(trained, name), rtol=1e-5, atol=1e-5)
+    assert exported_as_trained(model, env, action, tmp_path).student.std() > 0.01
     assert (env.mixup_runs == 1) is (config.mixup > 0)
     action_pairs = action.reshape(-1, env.decision.scale.size)
     assert bool((action_pairs[:, 0] == action_pairs[:, 1]).all()) is config.shared
 
 
-def test_training_writes_a_policy_that_loads_and_distils_and_documented_tags(
-    short_digits: Problem, tmp_path: Path
-) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    from rltemp.training.tensorboard import TAGS
-
-    result = train_policy(short_digits, QUICK, tmp_path, progress=False)
+def test_training_writes_known_tags_and_a_policy_that_loads_and_repeats(short: Problem, tmp_path: Path) -> None:
+    result, again = (train_policy(short, QUICK, tmp_path / name) for name in "ab")
+    assert result["sha256"] == again["sha256"]
     assert result["students_trained"] == 4
     signals = Signals(torch.randn(7, 10), torch.randn(7, 10))
-    temperatures = load_rule(str(tmp_path / "policy.safetensors"))(signals)
+    method = load_method(str(tmp_path / "a" / "policy.safetensors"))
+    temperatures = method.rule(signals)
     assert torch.equal(temperatures.student, temperatures.teacher)
     assert ((temperatures.student >= 2.5) & (temperatures.student <= 10)).all()
-    method = load_method(str(tmp_path / "policy.safetensors"))
     assert (method.ce_weight, method.kd_weight) == (0.1, 0.9)
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    written = set(events.Tags()["scalars"])
+    found = events(tmp_path / "a" / "tensorboard")
+    written = set(found.Tags()["scalars"])
     assert "calibration/explained" in written
     assert {tag for tag in written if tag.startswith(("calibration/", "reward/", "temperature/"))} <= set(TAGS)
-    assert -1 < events.Scalars("reward/run_mean")[0].value < 1
+    assert -1 < found.Scalars("reward/run_mean")[0].value < 1
 
 
-def test_the_same_seed_trains_the_same_policy(short_digits: Problem, tmp_path: Path) -> None:
-    a, b = (train_policy(short_digits, QUICK, tmp_path / name, progress=False) for name in "ab")
-    assert a["sha256"] == b["sha256"]
-
-
-def test_the_agent_prefers_what_is_rewarded(short_digits: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_agent_prefers_what_is_rewarded(short: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
     """Paid for high temperatures where the teacher is sure and low ones elsewhere, it learns to tell them apart."""
     original = DistillVecEnv.step_wait
 
@@ -324,7 +263,7 @@ def test_the_agent_prefers_what_is_rewarded(short_digits: Problem, monkeypatch: 
     monkeypatch.setattr(DistillVecEnv, "step_wait", paying)
     quick = {"hidden": (32,), "learning_rate": 3e-3, "passes": 4, "discount": 0.01, "normalise": True}
     config = replace(QUICK, calibration=False, mixup=0.0, **quick)  # type: ignore[arg-type]
-    env = make_env(short_digits, config)
+    env = make_env(short, config)
     model = quiet(make_model(env, config))
     model.learn(3 * env.num_envs * env.episode.run.steps)
     network, weights = controller(model)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sklearn.datasets
 import torch
 from PIL import Image
 
@@ -44,97 +45,68 @@ def write_folder(
 SMALL = {"train": {"ape": 4, "bat": 3}, "test": {"ape": 1, "bat": 2}}
 
 
-def test_digits_come_in_four_disjoint_parts_of_the_documented_sizes() -> None:
-    data = load_dataset("digits")
-    assert sizes(data) == [1000, 200, 200, 397]
-    assert (data.image_shape, data.num_classes, data.augment) == ((1, 8, 8), 10, False)
-    assert data.train.images.dtype == torch.uint8
-    assert data.train.images.max() == 16
-    # All images of the set are different but for a few; so disjoint parts show as nearly no repetition.
-    everything = [row for part in (data.train, data.probe, data.validation, data.test) for row in rows(part)]
-    from sklearn.datasets import load_digits
-
-    assert sorted(everything) == sorted(image.astype(np.uint8).tobytes() for image in load_digits().images)
-
-
-def test_digits_keep_each_image_with_its_label() -> None:
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    labels = {image.astype(np.uint8).tobytes(): int(y) for image, y in zip(bunch.images, bunch.target, strict=True)}
-    test = load_dataset("digits", split_seed=3).test
-    assert [labels[row] for row in rows(test)] == test.labels.tolist()
-
-
 TABLES = ["wine", "breast_cancer", "iris"]
 
 
-def labelled_rows(*parts: Split) -> list[tuple[bytes, int]]:
-    return [pair for part in parts for pair in zip(rows(part), part.labels.tolist(), strict=True)]
+def parts(data: Dataset) -> list[Split]:
+    return [data.train, data.probe, data.validation, data.test]
+
+
+def labelled_rows(data: Dataset) -> list[tuple[bytes, int]]:
+    return [pair for part in parts(data) for pair in zip(rows(part), part.labels.tolist(), strict=True)]
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "classes", "expected"),
+    ("name", "shape", "classes", "expected", "kind"),
     [
-        ("wine", (13, 1, 1), 3, [88, 27, 27, 36]),
-        ("breast_cancer", (30, 1, 1), 2, [284, 86, 86, 113]),
-        ("iris", (4, 1, 1), 3, [72, 24, 24, 30]),
+        ("digits", (1, 8, 8), 10, [1000, 200, 200, 397], np.uint8),
+        ("wine", (13, 1, 1), 3, [88, 27, 27, 36], np.float32),
+        ("breast_cancer", (30, 1, 1), 2, [284, 86, 86, 113], np.float32),
+        ("iris", (4, 1, 1), 3, [72, 24, 24, 30], np.float32),
     ],
 )
-def test_tables_come_with_a_column_as_a_channel_and_half_of_the_rows_for_training(
-    name: str, shape: tuple[int, int, int], classes: int, expected: list[int]
+def test_bundled_data_come_once_with_their_labels_in_parts_of_known_sizes(
+    name: str, shape: tuple[int, int, int], classes: int, expected: list[int], kind: type[Any]
 ) -> None:
-    data = load_dataset(name)
+    data = load_dataset(name, split_seed=3)
     assert (data.name, data.image_shape, data.num_classes, data.augment) == (name, shape, classes, False)
     assert sizes(data) == expected
-    assert data.train.images.dtype == torch.float32
-
-
-@pytest.mark.parametrize("name", TABLES)
-def test_the_parts_of_a_table_hold_each_row_once_with_its_label(name: str) -> None:
-    import sklearn.datasets
-
     columns, labels = getattr(sklearn.datasets, f"load_{name}")(return_X_y=True)
-    known = [(row.tobytes(), int(label)) for row, label in zip(columns.astype(np.float32), labels, strict=True)]
-    data = load_dataset(name, split_seed=3)
-    assert sorted(labelled_rows(data.train, data.probe, data.validation, data.test)) == sorted(known)
+    known = [(row.tobytes(), int(label)) for row, label in zip(columns.astype(kind), labels, strict=True)]
+    assert sorted(labelled_rows(data)) == sorted(known)
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_every_part_of_a_table_has_its_share_of_every_class(name: str) -> None:
     data = load_dataset(name, split_seed=1)
-    parts = [data.train, data.probe, data.validation, data.test]
-    counts = torch.stack([part.labels.bincount(minlength=data.num_classes) for part in parts])
+    counts = torch.stack([part.labels.bincount(minlength=data.num_classes) for part in parts(data)])
     expected = torch.tensor([0.5, 0.15, 0.15, 0.2])[:, None] * counts.sum(0)
     # Each held-out part is rounded to whole samples; training has what the three leave.
     assert ((counts - expected).abs() <= torch.tensor([1.5, 0.5, 0.5, 0.5])[:, None] + 1e-3).all()
     assert data.train.labels.tolist() != sorted(data.train.labels.tolist())
 
 
-@pytest.mark.parametrize("spec", [*TABLES, "synthetic"])
-def test_each_column_of_a_table_is_standardised_on_the_training_part(spec: str) -> None:
+@pytest.mark.parametrize("spec", ["digits", *TABLES, "synthetic"])
+def test_images_or_columns_are_standardised_on_the_training_part(spec: str) -> None:
     data = load_dataset(spec)
-    columns = data.normalise(data.train.images)[:, :, 0, 0].double()
-    zeros = torch.zeros_like(columns[0])
-    torch.testing.assert_close(columns.mean(0), zeros, atol=1e-4, rtol=0)
-    torch.testing.assert_close(columns.std(0, correction=0), zeros + 1, atol=1e-4, rtol=0)
+    columns = data.normalise(data.train.images).transpose(0, 1).flatten(1).double()
+    zeros = torch.zeros(len(columns)).double()
+    torch.testing.assert_close(columns.mean(1), zeros, atol=1e-4, rtol=0)
+    torch.testing.assert_close(columns.std(1, correction=0), zeros + 1, atol=1e-4, rtol=0)
 
 
-def test_a_synthetic_table_has_documented_sizes_and_no_row_twice() -> None:
+def test_a_synthetic_table_has_known_sizes_and_options_in_its_name() -> None:
     data = load_dataset("synthetic")
     assert sizes(data) == [2000, 400, 400, 2000]
     assert (data.name, data.image_shape, data.num_classes, data.augment) == ("synthetic", (32, 1, 1), 10, False)
-    assert len(set(labelled_rows(data.train, data.probe, data.validation, data.test))) == 4800
-    for part in (data.train, data.probe, data.validation, data.test):
+    assert len(set(labelled_rows(data))) == 4800
+    for part in parts(data):
         # About as many of each class, though the parts are cut at random: a tenth each, give or take a half.
         assert (part.labels.bincount(minlength=10) > len(part) / 20).all()
-
-
-def test_the_options_of_a_synthetic_table_are_in_its_name() -> None:
-    data = load_dataset("synthetic:classes=20,features=64")
-    assert (data.name, data.num_classes) == ("synthetic:classes=20,features=64", 20)
-    assert data.image_shape == (64, 1, 1)
-    assert data.test.labels.unique().tolist() == list(range(20))
+    other = load_dataset("synthetic:classes=20,features=64")
+    assert (other.name, other.num_classes) == ("synthetic:classes=20,features=64", 20)
+    assert other.image_shape == (64, 1, 1)
+    assert other.test.labels.unique().tolist() == list(range(20))
     assert load_dataset("synthetic:4").num_classes == 4
 
 
@@ -163,22 +135,6 @@ def test_the_split_depends_on_the_split_seed_alone(spec: str) -> None:
     assert not torch.equal(first.test.images, other.test.images)
 
 
-def test_statistics_are_those_of_the_training_part() -> None:
-    data = load_dataset("digits")
-    images = data.train.images.double()
-    assert data.mean.item() == pytest.approx(images.mean().item(), rel=1e-6)
-    assert data.std.item() == pytest.approx(images.std(correction=0).item(), rel=1e-6)
-    normalised = data.normalise(data.train.images)
-    assert normalised.mean().item() == pytest.approx(0, abs=1e-5)
-    assert normalised.std().item() == pytest.approx(1, abs=1e-3)
-
-
-def test_a_constant_channel_becomes_zeros() -> None:
-    pool = Split(torch.full((40, 1, 8, 8), 7, dtype=torch.uint8), torch.arange(40) % 2)
-    data = split_pool("grey", pool, pool, 2, 0)
-    assert (data.normalise(data.train.images) == 0).all()
-
-
 def test_a_pool_is_split_class_by_class_and_loses_no_sample() -> None:
     labels = torch.tensor([0] * 100 + [1] * 60 + [2] * 3)[torch.randperm(163)]
     pool = Split(torch.arange(163, dtype=torch.uint8).view(163, 1, 1, 1).expand(-1, 1, 8, 8), labels)
@@ -190,6 +146,9 @@ def test_a_pool_is_split_class_by_class_and_loses_no_sample() -> None:
     assert sorted(seen.tolist()) == list(range(163))
     for part in (data.train, data.probe, data.validation):
         assert torch.equal(labels[part.images[:, 0, 0, 0].long()], part.labels)
+    grey = Split(torch.full((40, 1, 8, 8), 7, dtype=torch.uint8), torch.arange(40) % 2)
+    constant = split_pool("grey", grey, grey, 2, 0)
+    assert (constant.normalise(constant.train.images) == 0).all()
 
 
 def test_parts_of_a_pool_are_not_sorted_by_class() -> None:
@@ -224,7 +183,7 @@ def test_cifar_takes_probe_and_validation_from_the_official_training_part(
     # 10 images of a class: 5 % would be half of one, so one each.
     assert sizes(data) == [80, 10, 10, 20]
     assert (data.image_shape, data.num_classes, data.augment) == ((3, 32, 32), 10, True)
-    for part in (data.train, data.probe, data.validation, data.test):
+    for part in parts(data):
         assert torch.equal(part.images[:, 0, 0, 0].long(), part.labels)
     assert 100 < data.mean.min() < data.mean.max() < 150
     everything = [row for part in (data.train, data.probe, data.validation) for row in rows(part)]
@@ -242,19 +201,16 @@ def test_a_failed_download_says_where_the_file_goes(tmp_path: Path, monkeypatch:
     assert str(tmp_path) in str(caught.value)
 
 
-def test_a_folder_of_images_is_read_whole(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path, {"train": {"ape": 40, "bat": 20}, "test": {"ape": 2, "bat": 1}})
+def test_a_folder_of_images_is_read_whole_and_as_rgb(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "rgb", {"train": {"ape": 40, "bat": 20}, "test": {"ape": 2, "bat": 1}})
     data = load_dataset(f"imagefolder:{folder}")
     assert sizes(data) == [36 + 18, 3, 3, 3]
     assert (data.name, data.image_shape, data.num_classes) == (f"imagefolder:{folder}", (3, 8, 9), 2)
     assert data.test.labels.tolist() == [0, 0, 1]
     pixels = np.asarray(Image.open(folder / "test" / "bat" / "000.png"))
     assert np.array_equal(data.test.images[2].permute(1, 2, 0).numpy(), pixels)
-
-
-def test_grey_images_are_read_as_rgb(tmp_path: Path) -> None:
-    data = load_dataset(f"imagefolder:{write_folder(tmp_path, SMALL, mode='L')}")
-    assert torch.equal(data.test.images[:, 0], data.test.images[:, 2])
+    grey = load_dataset(f"imagefolder:{write_folder(tmp_path / 'grey', SMALL, mode='L')}")
+    assert torch.equal(grey.test.images[:, 0], grey.test.images[:, 2])
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -12,24 +12,32 @@ from rltemp.data.tasks import TASKS, Recipe, load_task
 from rltemp.models.networks import build_model
 
 
-def test_fields_of_the_task_of_its_recipe_and_of_its_teachers_are_replaced_by_name() -> None:
+def test_fields_of_a_task_and_of_its_recipes_are_replaced_by_name() -> None:
     task = load_task("digits", student="mlp:16", epochs=3, teacher_epochs=7, teacher_seed=5, split_seed=2)
     assert (task.student, task.recipe.epochs, task.teacher_recipe.epochs) == ("mlp:16", 3, 7)
     assert (task.teacher_seed, task.split_seed) == (5, 2)
     assert task.recipe.batch_size == TASKS["digits"].recipe.batch_size
 
 
-def test_none_keeps_what_the_task_has() -> None:
+def test_none_keeps_what_the_task_has_and_its_name_its_option() -> None:
     assert load_task("digits", epochs=None, student=None, teacher_weights=None) == TASKS["digits"]
-
-
-def test_a_task_keeps_the_option_it_was_asked_for_with() -> None:
-    assert load_task("imagefolder:/data/birds").name == "imagefolder:/data/birds"
     assert load_task("synthetic:classes=20").name == "synthetic:classes=20"
 
 
+def test_a_schedule_falls_by_a_cosine_by_tenths_or_not() -> None:
+    cosine, step, constant = (Recipe(1, 1, 0.2, schedule=name) for name in ("cosine", "step", "constant"))
+    rates = [cosine.rate(step, 8) for step in range(8)]
+    assert (rates[0], rates[4]) == (0.2, pytest.approx(0.1))
+    assert rates == sorted(rates, reverse=True)
+    assert 0 < rates[-1] < 0.01
+    # Epochs 150, 180 and 210 of 240, one step each
+    fallen = [step.rate(number, 240) for number in (0, 149, 150, 179, 180, 209, 210, 239)]
+    assert fallen == pytest.approx([0.2, 0.2, 0.02, 0.02, 0.002, 0.002, 0.0002, 0.0002])
+    assert {constant.rate(number, 10) for number in range(10)} == {0.2}
+
+
 @pytest.mark.parametrize("name", ["wine", "breast_cancer", "iris", "synthetic"])
-def test_a_run_on_a_table_has_a_few_hundred_steps_for_a_student_far_smaller_than_its_teacher(name: str) -> None:
+def test_a_run_on_a_table_has_a_few_hundred_steps_and_a_small_student(name: str) -> None:
     task, data = load_task(name), load_dataset(name)
     assert 100 <= task.recipe.steps(len(data.train)) <= 400
     student, teacher = (
@@ -58,30 +66,3 @@ def test_a_run_on_a_table_has_a_few_hundred_steps_for_a_student_far_smaller_than
 def test_what_cannot_be_is_refused_by_name(spec: str, overrides: dict[str, Any], named: str) -> None:
     with pytest.raises(BadInputError, match=named):
         load_task(spec, **overrides)
-
-
-def test_the_cosine_schedule_falls_from_the_rate_to_almost_zero() -> None:
-    recipe = Recipe(1, 1, 0.2)
-    rates = [recipe.rate(step, 8) for step in range(8)]
-    assert rates[0] == 0.2
-    assert rates[4] == pytest.approx(0.1)
-    assert rates == sorted(rates, reverse=True)
-    assert 0 < rates[-1] < 0.01
-
-
-def test_the_step_schedule_is_a_tenth_at_five_six_and_seven_eighths() -> None:
-    # Epochs 150, 180 and 210 of 240, one step each
-    recipe = Recipe(1, 1, 1.0, schedule="step")
-    rates = [recipe.rate(step, 240) for step in (0, 149, 150, 179, 180, 209, 210, 239)]
-    assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
-
-
-def test_the_constant_schedule_is_constant() -> None:
-    recipe = Recipe(1, 1, 0.3, schedule="constant")
-    assert {recipe.rate(step, 10) for step in range(10)} == {0.3}
-
-
-@pytest.mark.parametrize("name", sorted(TASKS))
-def test_every_task_is_named_as_in_the_table(name: str) -> None:
-    assert TASKS[name].name == name
-    assert load_task(name) == TASKS[name]

@@ -49,12 +49,8 @@ def test_labels_follow_the_posterior() -> None:
 
 def test_parts_have_the_documented_form() -> None:
     data = load_dataset("toy")
-    assert [len(part) for part in (data.train, data.probe, data.validation, data.test)] == [
-        1000,
-        500,
-        500,
-        2000,
-    ]
+    sizes = [len(part) for part in (data.train, data.probe, data.validation, data.test)]
+    assert sizes == [1000, 500, 500, 2000]
     assert (data.image_shape, data.num_classes, data.augment) == ((7, 1, 1), 4, False)
     assert torch.equal(data.normalise(data.train.images), data.train.images)
     values, counts = data.train.images[:, 6, 0, 0].unique(return_counts=True)

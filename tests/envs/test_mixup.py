@@ -23,12 +23,6 @@ STEPS, BATCH = 20, 50
 SHARE = 0.7
 
 
-@pytest.fixture
-def short(digits: Problem) -> Problem:
-    """Digits, one epoch: 20 steps."""
-    return replace(digits, task=replace(digits.task, recipe=replace(digits.task.recipe, epochs=1)))
-
-
 def by_entropy(descending: list[int]) -> Tensor:
     """Logits `[20, 3]` whose entropies fall in the order of the given samples."""
     logits = torch.zeros(20, 3)

@@ -1,24 +1,15 @@
-"""Potentials worked by hand; credits against finite differences, and up the toy to its known optimum."""
+"""Potentials worked by hand."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from itertools import product
 
 import pytest
 import torch
-from torch import Tensor
 
-from rltemp.data.problem import Problem
-from rltemp.data.toy import toy_best_ratio
-from rltemp.envs.assignments import training_pool
-from rltemp.envs.episode import Decision, Episode
-from rltemp.envs.rewards import MARGIN_SLOPE, POTENTIALS, WORST, influence, log_likelihood, log_odds, margin
-from rltemp.kd.losses import cross_entropy
-from rltemp.kd.signals import Signals
+from rltemp.envs.episode import Decision
+from rltemp.envs.rewards import MARGIN_SLOPE, POTENTIALS, WORST, log_likelihood, log_odds, margin
 from rltemp.policy.features import FEATURES
-from rltemp.training.distill import Distillation
 
 PROBE = torch.arange(100, 140)
 
@@ -62,179 +53,6 @@ def test_a_potential_gives_every_student_of_a_stack_its_own_number(name: str) ->
 @pytest.mark.parametrize("name", sorted(POTENTIALS))
 def test_logits_without_a_margin_give_a_finite_potential(name: str) -> None:
     assert bool(POTENTIALS[name](torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64)).isfinite())
-
-
-@pytest.fixture
-def tiny(toy: Problem) -> Problem:
-    """The toy in float64, three steps of four samples, with momentum and weight decay."""
-    recipe = replace(toy.task.recipe, batch_size=4, epochs=1, momentum=0.8, weight_decay=0.05, learning_rate=0.3)
-    return replace(toy, task=replace(toy.task, recipe=recipe))
-
-
-def in_float64(run: Distillation, steps: int) -> Distillation:
-    run.student.double()
-    run.steps = steps
-    return run
-
-
-class Smooth:
-    """A run of float64 end to end: `Method.loss` works in float32, where differences of 1e-6 drown."""
-
-    def __init__(self, problem: Problem, steps: int = 3) -> None:
-        self.problem, self.steps = problem, steps
-
-    def loss(self, signals: Signals, action: Tensor) -> Tensor:
-        student_temperature, teacher_temperature = (2.0 * torch.exp(action)).unbind(-1)
-        student = (signals.student_logits / student_temperature[:, None]).log_softmax(-1)
-        teacher = (signals.teacher_logits.double() / teacher_temperature[:, None]).log_softmax(-1)
-        divergence = (teacher.exp() * (teacher - student)).sum(-1)
-        own = -signals.student_logits.log_softmax(-1).gather(-1, self._labels(signals)[:, None]).squeeze(-1)
-        return 0.1 * own + 0.9 * student_temperature * teacher_temperature * divergence
-
-    def _labels(self, signals: Signals) -> Tensor:
-        assert signals.labels is not None
-        return signals.labels
-
-    def play(self, actions: Tensor) -> tuple[Distillation, list[list[Tensor]], Tensor]:
-        run = in_float64(Distillation(self.problem, 0), self.steps)
-        tape = []
-        for action in actions:
-            signals = run.observe()
-            tape.append([value.detach().clone() for value in run.student.parameters()])
-            run.update(self.loss(signals, action))
-        data = self.problem.dataset
-        logits = run.student(data.batch(data.probe, PROBE).double())
-        return run, tape, log_likelihood(logits, data.probe.labels[PROBE])
-
-
-@pytest.fixture
-def smooth(tiny: Problem, monkeypatch: pytest.MonkeyPatch) -> Smooth:
-    single = Distillation._images
-    monkeypatch.setattr(Distillation, "_images", lambda self, step, index: single(self, step, index).double())
-    return Smooth(tiny)
-
-
-@pytest.mark.parametrize("student", ["linear", "mlp:3"])
-def test_influence_is_the_derivative_of_the_end_by_every_action(smooth: Smooth, student: str) -> None:
-    smooth.problem = replace(smooth.problem, task=replace(smooth.problem.task, student=student))
-    actions = 0.3 * torch.randn(3, 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    run, tape, outcome = smooth.play(actions)
-    credits = influence(run, tape, actions, smooth.loss, outcome)
-    assert credits.dtype == torch.float64
-    assert bool((credits.abs() > 1e-6).all())
-    for index in product(range(3), range(4), range(2)):
-        ends = []
-        for change in (1e-5, -1e-5):
-            moved = actions.clone()
-            moved[index] += change
-            ends.append(smooth.play(moved)[2].item())
-        assert (ends[0] - ends[1]) / 2e-5 == pytest.approx(float(credits[index]), rel=1e-5, abs=1e-9)
-
-
-def test_influence_is_zero_where_a_loss_ignores_its_actions(toy: Problem) -> None:
-    run = Distillation(toy, 0)
-    tape = []
-    run.steps = 3
-    while not run.done:
-        tape.append([value.detach().clone() for value in run.student.parameters()])
-        run.update(cross_entropy(run.observe()))
-    data = toy.dataset
-    outcome = log_likelihood(run.student(data.batch(data.probe, PROBE)), data.probe.labels[PROBE])
-    actions = torch.zeros(3, 50, 2)
-    credits = influence(run, tape, actions, lambda signals, action: cross_entropy(signals), outcome)
-    assert torch.equal(credits, torch.zeros(3, 50, 2))
-
-
-def episode(problem: Problem, seeds: int | list[int] = 0) -> Episode:
-    run = Distillation(problem, seeds)
-    probe = torch.arange(len(run.split))
-    probe = probe if isinstance(seeds, int) else probe.expand(len(seeds), -1)
-    return Episode(run, Decision.make("fixed:2"), probe, keep_tape=True)
-
-
-def test_an_episodes_influence_agrees_with_training_again(toy: Problem) -> None:
-    problem = shortened(toy, epochs=1)
-    actions = torch.zeros(20, 50, 2)
-
-    def end(actions: Tensor) -> Episode:
-        made = episode(problem)
-        for action in actions:
-            made.step(action)
-        return made
-
-    credits = end(actions).influence()
-    direction = credits / credits.norm()
-    # One number along the gradient of all 2,000 actions: float32 resolves it, and the step is small.
-    gained = float(end(0.05 * direction).potential - end(-0.05 * direction).potential) / 0.1
-    assert gained == pytest.approx(float(credits.norm()), rel=0.02)
-
-
-def test_a_stacks_influence_is_that_of_each_student_alone(toy: Problem) -> None:
-    problem = shortened(toy, epochs=1)
-    together, alone = episode(problem, [3, 4]), [episode(problem, seed) for seed in (3, 4)]
-    generator = torch.Generator().manual_seed(0)
-    while not together.run.done:
-        action = 0.5 * torch.randn(2, 50, 2, generator=generator)
-        together.step(action)
-        for one, own in zip(alone, action, strict=True):
-            one.step(own)
-    expected = torch.stack([one.influence() for one in alone], 1)
-    torch.testing.assert_close(together.influence(), expected, rtol=1e-3, atol=1e-8)
-
-
-def test_credits_of_a_restarted_student_are_zero(toy: Problem) -> None:
-    made = episode(shortened(toy, epochs=1), [3, 4])
-    while not made.run.done:
-        made.step(torch.zeros(2, 50, 2))
-        if made.run.step == 7:
-            with torch.no_grad():
-                next(made.run.student.parameters())[1] = math.nan
-        if bool(made.diverged.any()):
-            made.recover()
-    credits = made.influence()
-    assert torch.equal(credits[:, 1], torch.zeros(20, 50, 2))
-    assert bool((credits[:, 0].abs().sum((1, 2)) > 0).all())
-
-
-def test_influence_needs_a_tape_and_an_end(toy: Problem) -> None:
-    made = episode(toy)
-    with pytest.raises(RuntimeError, match="at its end"):
-        made.influence()
-
-
-def test_climbing_the_influence_leads_to_the_toys_best_ratio(toy: Problem) -> None:
-    """Three students, each on samples whose teacher is too sharp by 1, 2 or 4; one teacher temperature each.
-
-    (One linear student for all of them would fit the mean of their teachers, whichever of them is too sharp.)
-    """
-    problem = shortened(toy, epochs=8)
-    part, logits = training_pool(problem)
-    best = toy_best_ratio(part.images)
-    size, ratios = len(problem.dataset.train), torch.tensor([1.0, 2.0, 4.0])
-    train, probe = (
-        torch.stack([(best[span] == ratio).nonzero()[:most, 0] for ratio in ratios]) + start
-        for span, most, start in ((slice(size), 300, 0), (slice(size, None), 160, size))
-    )
-    decision = Decision.make("fixed:2")
-    action = torch.zeros(3)  # of the teacher; the student keeps its temperature
-
-    def error() -> Tensor:
-        return (decision.scale.ratio**action / ratios).log().abs()
-
-    start, stride = error(), 0.1
-    for _ in range(25):
-        run = Distillation(problem, [0, 0, 0], train=part, subset=train, teacher_logits=logits)
-        made = Episode(run, decision, probe, reward_interval=10_000, keep_tape=True)
-        actions = torch.stack([torch.zeros(3), action], -1)[:, None].expand(3, 50, 2).contiguous()
-        while not run.done:
-            made.step(actions)
-        action, stride = action + stride * made.influence()[..., 1].sum((0, 2)).sign(), stride * 0.93
-    assert float(error().mean()) < 0.6 * float(start.mean())
-    assert bool(action[0] < action[1] < action[2])
-
-
-def shortened(problem: Problem, epochs: int) -> Problem:
-    return replace(problem, task=replace(problem.task, recipe=replace(problem.task.recipe, epochs=epochs)))
 
 
 def test_every_potential_has_its_worst_and_every_default_feature_exists() -> None:

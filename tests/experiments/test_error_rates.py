@@ -1,6 +1,6 @@
 """Simulated comparisons: identical methods are told apart no oftener than is said, and intervals cover the truth.
 
-A simulated student has the effect of its seed, which all arms share, and noise of its own; its accuracy is a whole
+A simulated student has the effect of its seed, which all methods share, and noise of its own; its accuracy is a whole
 number of test samples where the kind says so. `python tests/experiments/test_error_rates.py` prints the numbers that
 docs/experiments.md reports.
 """
@@ -34,47 +34,47 @@ def quicker(resamples: int, unused: str) -> Iterator[None]:
         yield
 
 
-def normal(rng: np.random.Generator, arms: int, seeds: int) -> Accuracies:
-    """Accuracies `[arms, seeds]` around 0.9: seeds spread by 2 points, arms by half a point."""
-    return 0.9 + rng.normal(0, 0.02, seeds) + rng.normal(0, 0.005, (arms, seeds))
+def normal(rng: np.random.Generator, methods: int, seeds: int) -> Accuracies:
+    """Accuracies `[methods, seeds]` around 0.9: seeds spread by 2 points, methods by half a point."""
+    return 0.9 + rng.normal(0, 0.02, seeds) + rng.normal(0, 0.005, (methods, seeds))
 
 
-def discrete(rng: np.random.Generator, arms: int, seeds: int) -> Accuracies:
+def discrete(rng: np.random.Generator, methods: int, seeds: int) -> Accuracies:
     """Of 36 test samples, as wine has."""
-    return rng.binomial(36, rng.beta(18, 2, seeds), (arms, seeds)) / 36
+    return rng.binomial(36, rng.beta(18, 2, seeds), (methods, seeds)) / 36
 
 
-def failing(rng: np.random.Generator, arms: int, seeds: int) -> Accuracies:
-    """One student in ten is 10 points below, in each arm by itself."""
-    return normal(rng, arms, seeds) - 0.1 * (rng.random((arms, seeds)) < 0.1)
+def failing(rng: np.random.Generator, methods: int, seeds: int) -> Accuracies:
+    """One student in ten is 10 points below, in each method by itself."""
+    return normal(rng, methods, seeds) - 0.1 * (rng.random((methods, seeds)) < 0.1)
 
 
-def skewed(rng: np.random.Generator, arms: int, seeds: int) -> Accuracies:
-    """The first arm falls below by an exponential amount, of 1.5 points on average."""
-    found = normal(rng, arms, seeds)
+def skewed(rng: np.random.Generator, methods: int, seeds: int) -> Accuracies:
+    """The first method falls below by an exponential amount, of 1.5 points on average."""
+    found = normal(rng, methods, seeds)
     found[0] -= rng.exponential(0.015, seeds)
     return found
 
 
-def one_fails(rng: np.random.Generator, arms: int, seeds: int) -> Accuracies:
-    """One student in ten is 10 points below in the first arm, and none elsewhere."""
-    found = normal(rng, arms, seeds)
+def one_fails(rng: np.random.Generator, methods: int, seeds: int) -> Accuracies:
+    """One student in ten is 10 points below in the first method, and none elsewhere."""
+    found = normal(rng, methods, seeds)
     found[0] -= 0.1 * (rng.random(seeds) < 0.1)
     return found
 
 
 ALIKE: tuple[Draw, ...] = (normal, discrete, failing)
-"""Kinds of which all arms are the same method."""
+"""Kinds of which all methods are the same method."""
 TRUTH: dict[Draw, float] = {normal: 0.0, discrete: 0.0, skewed: -1.5, one_fails: -1.0}
-"""Points between the first arm and the second."""
+"""Points between the first method and the second."""
 
 
 @quicker(499, unused="_interval")
-def rejecting(draw: Draw, seeds: int, arms: int, comparisons: int) -> int:
-    """How many comparisons of one method under `arms` names tell any two apart at 5 %, after correction."""
+def rejecting(draw: Draw, seeds: int, methods: int, comparisons: int) -> int:
+    """How many comparisons of one method under `methods` names tell any two apart at 5 %, after correction."""
     rng, found = np.random.default_rng(seeds), 0
     for _ in range(comparisons):
-        drawn = [MethodResult(f"name {number}", row, row) for number, row in enumerate(draw(rng, arms, seeds))]
+        drawn = [MethodResult(f"name {number}", row, row) for number, row in enumerate(draw(rng, methods, seeds))]
         pairs = [row.differences["name 0"] for row in table_rows(drawn, ["name 0"])[1:]]
         found += any(pair.p_corrected <= LEVEL for pair in pairs)
     return found
@@ -102,13 +102,13 @@ def test_one_method_under_four_names_is_told_apart_no_oftener_than_is_said(draw:
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize(("seeds", "arms"), [(8, 2), (16, 2), (16, 4), (64, 2)])
+@pytest.mark.parametrize(("seeds", "methods"), [(8, 2), (16, 2), (16, 4), (64, 2)])
 @pytest.mark.parametrize("draw", ALIKE)
-def test_a_thousand_comparisons_of_one_method_reject_at_most_as_often_as_is_said(draw: Draw, seeds: int, arms: int):
-    assert rejecting(draw, seeds, arms, COMPARISONS) <= most(COMPARISONS)
+def test_comparisons_of_one_method_reject_at_most_as_often_as_is_said(draw: Draw, seeds: int, methods: int):
+    assert rejecting(draw, seeds, methods, COMPARISONS) <= most(COMPARISONS)
 
 
-def test_a_true_difference_is_told_apart_about_as_often_as_the_table_says_it_could_be():
+def test_a_true_difference_is_found_about_as_often_as_the_table_says():
     rng, found = np.random.default_rng(0), []
     for _ in range(150):
         base, other = normal(rng, 2, 16)

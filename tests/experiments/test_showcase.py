@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,20 +56,16 @@ def shown(problem: Problem, rule: str, seeds: int | list[int], path: Path) -> Sh
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_recording_a_stack_changes_no_number_of_it(rule: str, once: Problem):
-    recorded = trained(once, rule, [3, 4], ShowcaseRecorder(steps(once)))
-    assert recorded == trained(once, rule, [3, 4])
-
-
-@pytest.mark.parametrize("rule", RULES)
-def test_it_is_the_first_student_of_the_stack(rule: str, once: Problem, tmp_path: Path):
-    stacked, alone = (shown(once, rule, seeds, tmp_path / "x.showcase") for seeds in ([3, 4], 3))
+def test_it_is_the_first_student_of_the_stack_and_changes_no_number(rule: str, once: Problem, tmp_path: Path):
+    showing = ShowcaseRecorder(steps(once))
+    assert trained(once, rule, [3, 4], showing) == trained(once, rule, [3, 4])
+    stacked, alone = read(showing, tmp_path / "x.showcase"), shown(once, rule, 3, tmp_path / "y.showcase")
     for name in SAMPLED:
         np.testing.assert_allclose(stacked.samples[name], alone.samples[name], rtol=2e-3, atol=2e-3)
     np.testing.assert_allclose(stacked.features, alone.features, rtol=2e-3, atol=2e-3)
 
 
-def test_a_fixed_temperature_is_shown_as_it_is_with_the_sharpness_it_leaves(once: Problem, tmp_path: Path):
+def test_a_fixed_temperature_is_shown_with_the_sharpness_it_leaves(once: Problem, tmp_path: Path):
     samples = shown(once, "fixed:4", [0, 1], tmp_path / "x.showcase").samples
     every = steps(once)
     assert sorted(set(samples["progress"])) == pytest.approx([step / every for step in range(every)])
@@ -88,13 +85,10 @@ def test_without_a_teacher_there_are_no_temperatures_but_logits(once: Problem, t
     assert np.isnan(samples["softened_student_sharpness"]).all()
     assert np.isfinite(samples["student_sharpness"]).all()
     assert len(samples["progress"]) == 1000, "all of an epoch"
-
-
-def test_a_method_that_leaves_its_teacher_has_temperatures_until_then(once: Problem, tmp_path: Path):
-    samples = shown(once, "annealing", [0, 1], tmp_path / "x.showcase").samples
-    known = np.isfinite(samples["teacher_temperature"])
-    assert samples["progress"][known].max() < samples["progress"][~known].min()
-    assert np.isfinite(samples["student_sharpness"]).all()
+    leaves = shown(once, "annealing", [0, 1], tmp_path / "x.showcase").samples
+    known = np.isfinite(leaves["teacher_temperature"])
+    assert leaves["progress"][known].max() < leaves["progress"][~known].min(), "until it leaves its teacher"
+    assert np.isfinite(leaves["student_sharpness"]).all()
 
 
 def test_a_run_of_more_steps_than_points_keeps_some_from_everywhere(once: Problem, tmp_path: Path, monkeypatch):
@@ -108,9 +102,7 @@ def test_a_run_of_more_steps_than_points_keeps_some_from_everywhere(once: Proble
 @pytest.mark.parametrize(
     ("student", "width"), [("mlp:6", 6), ("mlp:12x5", 5), ("linear", 10), ("cnn:8", 8), ("resnet8", 64)]
 )
-def test_features_are_what_the_last_layer_is_given_or_the_logits_where_that_is_the_image(
-    student: str, width: int, digits: Problem
-):
+def test_features_are_the_last_layers_input_or_the_logits_of_a_linear_one(student: str, width: int, digits: Problem):
     network = seeded_model(student, digits.dataset.image_shape, digits.dataset.num_classes, 0)
     features, labels = seen_by_last_layer(network, digits.dataset)
     assert features.shape == (300, width)
@@ -153,14 +145,8 @@ def test_what_is_damaged_or_missing_is_not_shown(once: Problem, tmp_path: Path):
     assert Showcase.read(path) is None
     shown(once, "fixed:4", [0, 1], path)
     whole = path.read_bytes()
-    for damaged in (
-        b"",
-        whole[:9],
-        whole[:-1],
-        whole[: len(whole) // 2],
-        b"\xff" * 64,
-        whole.replace(b"labels", b"lapels"),
-    ):
+    half = len(whole) // 2
+    for damaged in (b"", whole[:9], whole[:-1], whole[:half], b"\xff" * 64, whole.replace(b"labels", b"lapels")):
         path.write_bytes(damaged)
         assert Showcase.read(path) is None
     path.write_bytes(whole)
@@ -172,9 +158,8 @@ def test_what_is_damaged_or_missing_is_not_shown(once: Problem, tmp_path: Path):
 
 def test_a_comparison_watches_the_rules_that_are_to_be_shown(once: Problem, tmp_path: Path):
     cache = ResultCache(tmp_path / "cells")
-    found = compare(
-        once, ["fixed:4", "none", "universal"], range(3), stack=2, cache=cache, shown=["universal", "fixed:4"]
-    )
+    asked: dict[str, Any] = {"stack": 2, "cache": cache, "shown": ["universal", "fixed:4"]}
+    found = compare(once, ["fixed:4", "none", "universal"], range(3), **asked)
     assert set(found.showcases) == {"fixed:4", "universal"}
     for rule, path in found.showcases.items():
         assert json.loads(path.with_suffix(".json").read_text())["key"]["seeds"] == [0, 1]
@@ -182,11 +167,5 @@ def test_a_comparison_watches_the_rules_that_are_to_be_shown(once: Problem, tmp_
         assert one is not None
         assert (set(one.samples["teacher_temperature"]) == {4.0}) == (rule == "fixed:4"), "watched though it is traced"
     assert len(list((tmp_path / "cells").glob("*.showcase"))) == 2
-    again = compare(
-        once, ["fixed:4", "none", "universal"], range(3), stack=2, cache=cache, shown=["universal", "fixed:4"]
-    )
-    assert again.showcases == found.showcases
-
-
-def test_a_comparison_that_keeps_nothing_shows_nothing(once: Problem):
+    assert compare(once, ["fixed:4", "none", "universal"], range(3), **asked).showcases == found.showcases
     assert compare(once, ["fixed:4"], range(2), shown=["fixed:4"]).showcases == {}

@@ -1,4 +1,4 @@
-"""The study's own controls (recorded ones, the greedy oracle), its arms, its words, and the command once."""
+"""The study's own controls (recorded ones, the greedy oracle), its methods, its words, and the command once."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_constant_is_the_geometric_mean_of_a_recording_worked_by_hand(recording:
     ("progress", "expected"),
     [(0.0, (2.0, 4.0, 2.0)), (0.25, (2.0, 4.0, 2.0)), (0.5, (8.0, 3.0, 6.0)), (0.75, (8.0, 3.0, 6.0))],
 )
-def test_schedule_is_the_mean_of_the_step_or_of_the_nearest_one_that_was_asked(
+def test_schedule_is_the_mean_of_the_step_or_of_the_nearest_asked(
     recording: Recorder, progress: float, expected: tuple[float, float, float]
 ):
     found = scheduled(recording)(even(progress))
@@ -137,7 +137,7 @@ def fall(problem: Problem, choose: Callable[[Signals, Tensor], Temperatures], ra
 
 
 @pytest.mark.parametrize("held", [False, True])
-def test_one_small_step_of_the_oracle_lowers_the_probe_loss_most_and_its_opposite_least(digits: Problem, held: bool):
+def test_a_step_of_the_oracle_lowers_the_loss_most_and_its_opposite_least(digits: Problem, held: bool):
     best = fall(digits, lambda signals, slope: chosen(signals, slope, held))
     plain = fall(digits, lambda signals, slope: uniform(signals, 4.0))
     worst = fall(digits, lambda signals, slope: chosen(signals, -slope, held))
@@ -190,7 +190,7 @@ def benefit(signals: Signals, slope: Tensor, found: Temperatures, by_length: boo
     return (gradient * slope).sum(-1) / (gradient.norm(dim=-1) if by_length else 1.0)
 
 
-def test_the_oracle_answers_once_a_step_also_where_a_matched_method_asks_twice(digits: Problem):
+def test_the_oracle_answers_once_a_step_even_if_a_method_asks_twice(digits: Problem):
     run = Distillation(digits, SEEDS)
     rule = greedy(load_method("fixed:4"), held=False)(run).rule
     assert rule is not None
@@ -225,15 +225,15 @@ def test_alternatives_behind_a_wrapper_are_chosen_from(short_toy: Problem):
 
 
 def test_the_verdict_names_the_best_rival_and_counts_what_is_above_zero():
-    def arm(rule: str, percent: float) -> MethodResult:
+    def result(rule: str, percent: float) -> MethodResult:
         values = np.full(8, percent / 100)
         return MethodResult(rule, values, values)
 
     policy, percents = "dtkd:2", {"detached": 91.0, "greedy": 91.0, "shuffled": 89.5, "averaged": 89.5}
-    arms = [arm(policy, 90.0), arm("fixed:4", 89.0)]
-    arms += [arm(f"{name}:{policy}", percents.get(name, 90.0)) for name in MEANINGS]
-    names = {a.rule: a.rule for a in arms} | dict.fromkeys(CLOSED_FORM, "fixed:4")
-    lines = verdict(Comparison(arms, names), [policy], ["closed-form", "controls"], 32)
+    results = [result(policy, 90.0), result("fixed:4", 89.0)]
+    results += [result(f"{name}:{policy}", percents.get(name, 90.0)) for name in MEANINGS]
+    names = {one.rule: one.rule for one in results} | dict.fromkeys(CLOSED_FORM, "fixed:4")
+    lines = verdict(Comparison(results, names), [policy], ["closed-form", "controls"], 32)
     assert lines[0] == "dtkd:2 has 90.00 %."
     assert lines[1] == "  minus fixed:4, the best closed-form method: +1.00 [+1.00, +1.00], better."
     assert "-1.00 [-1.00, -1.00], worse." in lines[2]
@@ -255,7 +255,7 @@ def test_a_study_writes_its_files_its_verdict_and_is_not_done_twice(
     command = ("study", "--task", "digits", "--epochs", 2, "--rules", "dtkd:2", "--seeds", 4, "--selection-seeds", 2)
     assert code(*command, "--out", out) == 0
     said = capsys.readouterr().out
-    rows = list(csv.DictReader((out / "results.csv").open()))
+    rows = list(csv.DictReader((out / "results.csv").read_text().splitlines()))
     assert {row["seed"] for row in rows} == {"1000", "1001", "1002", "1003"}
     rules = {row["rule"] for row in rows}
     assert {"dtkd:2", "matched:dtkd:2", "matched:atkd"} <= rules
@@ -290,6 +290,6 @@ def test_a_mistake_ends_in_one_line_and_leaves_nothing(words: str, tmp_path: Pat
     assert not (tmp_path / "s").exists()
 
 
-def test_what_cannot_be_studied_is_refused_by_the_plan_of_arms():
+def test_what_cannot_be_studied_is_refused_by_its_plan():
     with pytest.raises(BadInputError, match="unknown rule"):
         check_rules(plan(["dtdk"], ["matched"]), [0])

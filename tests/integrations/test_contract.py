@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -71,17 +70,14 @@ def test_a_loss_of_one_temperature_divides_by_every_samples_own(name: str) -> No
     kit = F.kl_div((scaled[0] / base).log_softmax(-1), (scaled[1] / base).softmax(-1), reduction="none").sum(-1)
     torch.testing.assert_close(kit, kd_loss(Signals(student, teacher), replace(found, weight=torch.ones_like(kit))))
     torch.testing.assert_close(scaled[0] / base, student / found.student.unsqueeze(-1))
-
-
-def test_at_the_losss_own_temperature_rescaled_logits_are_the_same() -> None:
-    student, teacher, _ = drawn()
-    for found, logits in zip(Controller("fixed:4").rescaled(student, teacher, 4.0), (student, teacher), strict=True):
-        assert torch.equal(found, logits)
+    same = Controller("fixed:4").rescaled(student, teacher, 4.0)
+    assert all(torch.equal(each, logits) for each, logits in zip(same, (student, teacher), strict=True))
 
 
 def test_a_controller_is_made_from_a_name_a_rule_or_a_method() -> None:
     method = load_method("dtkd")
     assert Controller(method).method is method
+    assert repr(Controller(method)) == f"Controller({method!r})"
     rule = load_rule("dtkd")
     made = Controller(rule).method
     assert isinstance(made, Method)
@@ -114,10 +110,6 @@ def test_the_old_name_of_the_loss_still_answers_it_and_says_so() -> None:
     with pytest.warns(DeprecationWarning, match=r"Controller.objective is called Controller.loss now"):
         found = Controller("fixed:4").objective(*arguments)
     assert torch.equal(found, Controller("fixed:4").loss(*arguments))
-
-
-def test_a_controller_tells_its_method() -> None:
-    assert repr(Controller("fixed:2")) == f"Controller({load_method('fixed:2')!r})"
 
 
 def test_the_bounds_that_a_function_states_are_checked() -> None:
@@ -193,7 +185,7 @@ def test_what_stands_off_the_mask_reaches_nothing_and_no_step_waits(name: str, k
 
 
 @pytest.mark.parametrize(("name", "what"), [("universal", "loss"), ("dtkd", "loss"), ("ttm", "kd")])
-def test_a_compiled_loss_has_no_graph_break_and_is_not_compiled_anew_as_the_run_goes_on(name: str, what: str) -> None:
+def test_a_compiled_loss_has_no_graph_break_and_is_compiled_once(name: str, what: str) -> None:
     student, teacher, labels = drawn()
     controller, counter = Controller(name), CompileCounter()
     torch.compiler.reset()
@@ -240,7 +232,7 @@ def test_temperatures_stay_within_the_policys_bounds_whatever_the_logits() -> No
             assert low <= value.min() <= value.max() <= high
 
 
-def test_a_rule_of_ones_own_that_compares_samples_sees_those_of_the_mask_and_is_checked() -> None:
+def test_a_rule_of_ones_own_compares_a_masks_samples_and_is_checked() -> None:
     def softest(signals: Signals) -> Any:
         return copy.copy(load_rule("fixed:4")(signals)) if signals.mask is None else pytest.fail("a mask arrived")
 
@@ -260,18 +252,15 @@ def test_a_rule_of_ones_own_that_compares_samples_sees_those_of_the_mask_and_is_
             call(*alone)
 
 
-def peaks(shape: tuple[int, ...]) -> dict[str, float]:
-    """Peak memory of losses under a policy, forward and backward, over plain distillation's."""
-    sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-    from bench import plug_memory
-
-    return dict(plug_memory(shape))
-
-
 @pytest.mark.parametrize(
     "shape", [(2, 256, 8192), pytest.param((4, 512, 32000), marks=pytest.mark.slow)], ids=["small", "whole"]
 )
-def test_a_policy_takes_no_more_memory_than_plain_distillation(shape: tuple[int, ...]) -> None:
-    found = peaks(shape)
+def test_a_policy_takes_no_more_memory_than_plain_distillation(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
+    from bench import policy_memory
+
+    found = policy_memory(*shape)  # peaks of losses under a policy over plain distillation's
     assert {name: ratio for name, ratio in found.items() if ratio > 1.1} == {}
     assert found["objective"] > 0.1, "nothing was measured"

@@ -1,6 +1,8 @@
 import json
 import os
 import platform
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,19 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def one_line(refusal: pytest.ExceptionInfo[BadInputError]) -> str:
+def refused(call: Callable[[], object]) -> str:
+    """The one line of the refusal."""
+    with pytest.raises(BadInputError) as refusal:
+        call()
     assert "\n" not in str(refusal.value)
     return str(refusal.value)
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Path:
+    """A run folder of `CONFIG`."""
+    assert open_run(tmp_path, "compare", CONFIG) is None
+    return tmp_path
 
 
 def test_a_new_folder_is_made_with_its_parents_and_holds_the_configuration(tmp_path):
@@ -30,15 +42,11 @@ def test_a_new_folder_is_made_with_its_parents_and_holds_the_configuration(tmp_p
     assert text.endswith("}\n")
 
 
-def test_an_empty_folder_becomes_a_run_folder(tmp_path):
-    assert open_run(tmp_path, "compare", CONFIG) is None
-    assert (tmp_path / "config.json").exists()
-
-
-def test_a_configuration_comes_back_as_it_was_given(tmp_path):
-    open_run(tmp_path, "compare", CONFIG)
-    assert read_config(tmp_path, "compare") == CONFIG
-    assert read_config(tmp_path / "config.json", "compare") == CONFIG
+def test_a_configuration_comes_back_as_it_was_given(opened):
+    assert read_config(opened, "compare") == CONFIG
+    assert read_config(opened / "config.json", "compare") == CONFIG
+    said = refused(lambda: read_config(opened, "distill"))
+    assert "is the configuration of 'compare'; needed: one of 'distill'" in said
 
 
 def test_a_configuration_written_by_hand_needs_no_command(tmp_path):
@@ -46,57 +54,42 @@ def test_a_configuration_written_by_hand_needs_no_command(tmp_path):
     assert read_config(tmp_path / "mine.json", "distill") == {"task": "digits"}
 
 
-def test_a_configuration_of_another_command_is_refused(tmp_path):
-    open_run(tmp_path, "compare", CONFIG)
-    with pytest.raises(BadInputError, match=r"is the configuration of 'compare'; needed: one of 'distill'"):
-        read_config(tmp_path, "distill")
+def test_an_unfinished_run_with_the_same_settings_goes_on(opened):
+    (opened / "checkpoint").write_bytes(b"half")
+    before = contents(opened)
+    assert open_run(opened, "compare", CONFIG) is None
+    assert contents(opened) == before
 
 
-def test_an_unfinished_run_with_the_same_settings_goes_on(tmp_path):
-    open_run(tmp_path, "compare", CONFIG)
-    (tmp_path / "checkpoint").write_bytes(b"half")
-    before = contents(tmp_path)
-    assert open_run(tmp_path, "compare", CONFIG) is None
-    assert contents(tmp_path) == before
-
-
-def test_paths_tuples_and_numpy_numbers_are_the_same_settings_when_they_come_back(tmp_path):
-    config = {
-        "policy": Path("p.safetensors"),
-        "rules": ("a", "b"),
-        "seed": np.int64(3),
-        "rate": np.float64(0.5),
-    }
+def test_paths_tuples_and_numpy_numbers_are_the_same_when_they_come_back(tmp_path):
+    config = {"policy": Path("p.safetensors"), "rules": ("a", "b"), "seed": np.int64(3), "rate": np.float64(0.5)}
     open_run(tmp_path, "compare", config)
     assert open_run(tmp_path, "compare", config) is None
-    assert read_config(tmp_path, "compare") == {
-        "policy": "p.safetensors",
-        "rules": ["a", "b"],
-        "seed": 3,
-        "rate": 0.5,
-    }
+    plain = {"policy": "p.safetensors", "rules": ["a", "b"], "seed": 3, "rate": 0.5}
+    assert read_config(tmp_path, "compare") == plain
 
 
-def test_a_finished_run_with_the_same_settings_is_returned_and_nothing_is_written(tmp_path):
-    open_run(tmp_path, "compare", CONFIG)
-    written = finish_run(tmp_path, {"accuracy": 0.95}, seconds=1.5)
-    before = contents(tmp_path)
-    assert open_run(tmp_path, "compare", CONFIG) == written
-    assert contents(tmp_path) == before
+def test_a_finished_run_is_returned_and_neither_changed_nor_overwritten(opened):
+    written = finish_run(opened, {"accuracy": 0.95}, seconds=1.5)
+    before = contents(opened)
+    assert sorted(before) == ["config.json", "result.json", "timing.json"]
+    opened.chmod(0o500)  # it is shown where nobody may write, too
+    try:
+        assert open_run(opened, "compare", CONFIG) == written
+    finally:
+        opened.chmod(0o700)
+    assert "nothing was overwritten" in refused(lambda: finish_run(opened, {"accuracy": 0.10}, seconds=1.0))
+    assert contents(opened) == before
 
 
-@pytest.mark.parametrize("finished", [True, False])
-def test_a_run_with_other_settings_is_refused_and_says_what_differs(tmp_path, finished):
-    open_run(tmp_path, "compare", CONFIG)
-    if finished:
-        finish_run(tmp_path, {}, seconds=1.0)
-    before = contents(tmp_path)
-    with pytest.raises(BadInputError) as refusal:
-        open_run(tmp_path, "compare", {**CONFIG, "seed": 1})
-    state = "a finished" if finished else "an unfinished"
-    settings = f"{tmp_path} holds {state} run with other settings (differs in: seed 0 -> 1). Choose another --out"
-    assert one_line(refusal) == settings
-    assert contents(tmp_path) == before
+@pytest.mark.parametrize("state", ["a finished", "an unfinished"])
+def test_a_run_with_other_settings_is_refused_and_says_what_differs(opened, state):
+    if state == "a finished":
+        finish_run(opened, {}, seconds=1.0)
+    before = contents(opened)
+    settings = f"{opened} holds {state} run with other settings (differs in: seed 0 -> 1). Choose another --out"
+    assert refused(lambda: open_run(opened, "compare", {**CONFIG, "seed": 1})) == settings
+    assert contents(opened) == before
 
 
 @pytest.mark.parametrize(
@@ -110,53 +103,45 @@ def test_a_run_with_other_settings_is_refused_and_says_what_differs(tmp_path, fi
         ({"task": "x" * 500}, 'task "digits" -> "' + "x" * 59 + ")"),
     ],
 )
-def test_every_kind_of_difference_is_named(tmp_path, change, shown):
-    open_run(tmp_path, "compare", CONFIG)
+def test_every_kind_of_difference_is_named(opened, change, shown):
     config = {**CONFIG, **change}
-    with pytest.raises(BadInputError) as refusal:
-        open_run(tmp_path, config.pop("command", "compare"), config)
-    assert shown in one_line(refusal)
+    assert shown in refused(lambda: open_run(opened, config.pop("command", "compare"), config))
 
 
 def test_a_folder_of_other_files_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
-    with pytest.raises(BadInputError, match="is not an rltemp run folder"):
-        open_run(tmp_path, "compare", CONFIG)
+    assert "is not an rltemp run folder" in refused(lambda: open_run(tmp_path, "compare", CONFIG))
     assert contents(tmp_path) == {"thesis.tex": b"mine"}
 
 
-def test_a_file_in_place_of_the_folder_is_one_line(tmp_path):
+@pytest.mark.parametrize("out", ["out", "out/deeper"])
+def test_a_file_in_place_of_the_folder_is_one_line(tmp_path, out):
     (tmp_path / "out").write_text("")
-    for out in (tmp_path / "out", tmp_path / "out" / "deeper"):
-        with pytest.raises(
-            BadInputError, match=r"cannot use .*out.* as a run folder: .*Choose another --out"
-        ) as refusal:
-            open_run(out, "compare", CONFIG)
-        one_line(refusal)
+    said = refused(lambda: open_run(tmp_path / out, "compare", CONFIG))
+    assert re.search("cannot use .*out.* as a run folder: .*Choose another --out", said)
+
+
+def fails(error: OSError) -> Callable[..., None]:
+    """Something that cannot be done."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    return refuse
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
-    def refuse(*args: object, **options: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(BadInputError, match=r"as a run folder: Permission denied\. Choose another --out") as refusal:
-        open_run(tmp_path / "other", "compare", CONFIG)
-    one_line(refusal)
+    monkeypatch.setattr(Path, "mkdir", fails(PermissionError(13, "Permission denied")))
+    said = refused(lambda: open_run(tmp_path / "other", "compare", CONFIG))
+    assert "as a run folder: Permission denied. Choose another --out" in said
 
 
-def test_a_result_that_cannot_be_written_is_one_line_and_the_run_stays_unfinished(tmp_path, monkeypatch):
-    def refuse(*args: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    open_run(tmp_path, "compare", CONFIG)
+def test_a_run_whose_result_cannot_be_written_stays_unfinished(opened, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", refuse)
-        with pytest.raises(BadInputError, match="No space left on device") as refusal:
-            finish_run(tmp_path, {}, seconds=1.0)
-    one_line(refusal)
-    assert sorted(contents(tmp_path)) == ["config.json", "run.lock"]
-    assert open_run(tmp_path, "compare", CONFIG) is None
+        patch.setattr(os, "fsync", fails(OSError(28, "No space left on device")))
+        assert "No space left on device" in refused(lambda: finish_run(opened, {}, seconds=1.0))
+    assert sorted(contents(opened)) == ["config.json", "run.lock"]
+    assert open_run(opened, "compare", CONFIG) is None
 
 
 def test_a_run_killed_at_its_first_write_can_start_again(tmp_path):
@@ -165,38 +150,20 @@ def test_a_run_killed_at_its_first_write_can_start_again(tmp_path):
     assert read_config(tmp_path, "compare") == CONFIG
 
 
-def test_a_result_says_versions_and_machine_but_no_host_and_nothing_that_the_clock_says(tmp_path):
-    open_run(tmp_path, "compare", CONFIG)
-    finish_run(tmp_path, {"accuracy": 0.95}, seconds=1.23456, resumed_at=7)
-    result = json.loads((tmp_path / "result.json").read_text())
+def test_a_result_says_versions_and_machine_and_nothing_of_the_clock(opened):
+    finish_run(opened, {"accuracy": 0.95}, seconds=1.23456, resumed_at=7)
+    result = read_json(opened / "result.json")
     assert list(result) == ["accuracy", "versions", "platform"]
-    assert read_json(tmp_path / "timing.json") == {"seconds": 1.235, "resumed_at": 7}
-    assert result["versions"]["python"] == platform.python_version()
-    assert result["versions"]["numpy"] == np.__version__
-    assert result["platform"] == {
-        "system": platform.system(),
-        "machine": platform.machine(),
-        "processors": os.cpu_count(),
-    }
+    assert read_json(opened / "timing.json") == {"seconds": 1.235, "resumed_at": 7}
+    assert (result["versions"]["python"], result["versions"]["numpy"]) == (platform.python_version(), np.__version__)
+    machine = {"system": platform.system(), "machine": platform.machine(), "processors": os.cpu_count()}
+    assert result["platform"] == machine, "and no host"
 
 
-def test_numbers_that_are_not_finite_become_null(tmp_path):
-    open_run(tmp_path, "compare", CONFIG)
-    finish_run(tmp_path, {"error": float("nan"), "bounds": np.array([np.inf, 0.5])}, seconds=0.0)
-    text = (tmp_path / "result.json").read_text()
-    assert "NaN" not in text
-    assert "Infinity" not in text
-    result = read_json(tmp_path / "result.json")
+def test_numbers_that_are_not_finite_become_null(opened):
+    finish_run(opened, {"error": float("nan"), "bounds": np.array([np.inf, 0.5])}, seconds=0.0)
+    result = read_json(opened / "result.json")  # which takes neither NaN nor Infinity
     assert (result["error"], result["bounds"]) == (None, [None, 0.5])
-
-
-def test_a_finished_result_is_never_overwritten(tmp_path):
-    open_run(tmp_path, "compare", CONFIG)
-    finish_run(tmp_path, {"accuracy": 0.95}, seconds=1.0)
-    before = contents(tmp_path)
-    with pytest.raises(BadInputError, match="nothing was overwritten"):
-        finish_run(tmp_path, {"accuracy": 0.10}, seconds=1.0)
-    assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize(
@@ -217,10 +184,9 @@ def test_a_finished_result_is_never_overwritten(tmp_path):
 def test_json_that_is_not_one_strict_small_object_is_refused_in_one_line(tmp_path, data, reason):
     path = tmp_path / "config.json"
     path.write_bytes(data)
-    with pytest.raises(BadInputError) as refusal:
-        read_json(path)
-    assert reason in one_line(refusal)
-    assert str(path) in str(refusal.value)
+    said = refused(lambda: read_json(path))
+    assert reason in said
+    assert str(path) in said
 
 
 def test_a_file_of_exactly_one_mebibyte_is_read(tmp_path):
@@ -230,21 +196,7 @@ def test_a_file_of_exactly_one_mebibyte_is_read(tmp_path):
 
 
 def test_a_missing_file_a_folder_and_a_pipe_are_refused(tmp_path):
-    with pytest.raises(BadInputError, match=r"cannot read .*nothing.json: No such file"):
-        read_json(tmp_path / "nothing.json")
-    with pytest.raises(BadInputError, match="is not a file"):
-        read_json(tmp_path)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(BadInputError, match="is not a file"):
-        read_json(tmp_path / "pipe")
-
-
-def test_a_finished_run_leaves_no_lock_and_is_read_while_nobody_may_write(tmp_path):
-    open_run(tmp_path, "compare", CONFIG)
-    written = finish_run(tmp_path, {"accuracy": 0.95}, seconds=1.0)
-    assert sorted(contents(tmp_path)) == ["config.json", "result.json", "timing.json"]
-    tmp_path.chmod(0o500)
-    try:
-        assert open_run(tmp_path, "compare", CONFIG) == written
-    finally:
-        tmp_path.chmod(0o700)
+    assert "nothing.json: No such file" in refused(lambda: read_json(tmp_path / "nothing.json"))
+    for no_file in (tmp_path, tmp_path / "pipe"):
+        assert "is not a file" in refused(lambda no_file=no_file: read_json(no_file))

@@ -23,7 +23,7 @@ def test_the_divergence_at_one_is_worked_by_hand() -> None:
     assert kd_loss(signals, fixed(1.0)(signals)).item() == pytest.approx(by_hand, rel=1e-6)
 
 
-def test_each_network_has_its_own_temperature_and_each_sample_its_own_weight() -> None:
+def test_each_network_has_its_temperature_and_each_sample_its_weight() -> None:
     # Student at T = 2: logits (1, 0). Teacher at T = 4: (1, 0) too, so no divergence; at T = 2 there is one.
     signals = Signals(torch.tensor([[2.0, 0.0]] * 2), torch.tensor([[4.0, 0.0]] * 2))
     split = Temperatures(torch.tensor([2.0, 2.0]), torch.tensor([4.0, 2.0]), torch.tensor([5.0, 7.0]))
@@ -34,7 +34,7 @@ def test_each_network_has_its_own_temperature_and_each_sample_its_own_weight() -
     assert loss[1].item() == pytest.approx(7.0 / 4.0 * plain, rel=1e-6)
 
 
-def test_another_divergence_is_computed_between_the_softened_logits_and_weighed() -> None:
+def test_another_divergence_takes_the_softened_logits_and_is_weighed() -> None:
     signals = Signals(torch.tensor([[2.0, 0.0]]), torch.tensor([[8.0, 4.0]]))
     split = Temperatures(torch.tensor([2.0]), torch.tensor([4.0]), torch.tensor([3.0]))
     # Softened (1, 0) and (2, 1): one apart in both.
@@ -65,16 +65,6 @@ def test_losses_are_float32_for_narrower_logits_and_float64_for_float64(
     signals = Signals(student, teacher, torch.zeros(4, dtype=torch.long))
     assert kd_loss(signals, fixed()(signals)).dtype == computed
     assert cross_entropy(signals).dtype == computed
-
-
-def test_extreme_logits_stay_finite_with_their_gradient() -> None:
-    student = (torch.randn(8, 10) * 1e4).requires_grad_()
-    signals = Signals(student, torch.randn(8, 10) * 1e4)
-    loss = kd_loss(signals, fixed(0.5)(signals))
-    loss.sum().backward()
-    assert student.grad is not None
-    assert loss.isfinite().all()
-    assert student.grad.isfinite().all()
 
 
 def test_cross_entropy_without_labels_says_so() -> None:

@@ -58,7 +58,6 @@ def test_each_student_of_a_stack_is_matched_by_itself(name: str) -> None:
 
 def test_students_of_a_stack_with_more_axes_are_matched_as_with_one() -> None:
     flat, matched = drawn(3, 8, stacked=True), load_method("matched:dtkd")
-    assert flat.labels is not None
     logits = (value.view(3, 4, 2, 10) for value in (flat.student_logits, flat.teacher_logits))
     folded = Signals(*logits, flat.labels.view(3, 4, 2), flat.progress, stacked=True)
     torch.testing.assert_close(matched.loss(folded).flatten(1), matched.loss(flat))
@@ -115,7 +114,6 @@ def test_a_method_that_does_not_pull_at_all_leaves_the_cross_entropy(spec: str, 
     loss = load_method(spec).loss(few)
     torch.testing.assert_close(loss, 0.1 * cross_entropy(few))
     loss.sum().backward()
-    assert few.student_logits.grad is not None
     assert few.student_logits.grad.isfinite().all()
 
 

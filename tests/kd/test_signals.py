@@ -25,21 +25,20 @@ def test_signals_take_any_leading_shape_and_name_it(shape: tuple[int, ...]) -> N
         (torch.float64, torch.float64, torch.float64),
     ],
 )
-def test_signals_say_what_is_computed_in_float64_where_either_networks_logits_are(
+def test_signals_compute_in_float64_where_either_networks_logits_are(
     student: torch.dtype, teacher: torch.dtype, computed: torch.dtype
 ) -> None:
     signals = Signals(torch.zeros(3, 4, dtype=student), torch.zeros(3, 4, dtype=teacher))
     assert signals.dtype == signals.full(2.5).dtype == computed
 
 
-def test_the_samples_of_a_mask_are_compacted_in_order_and_without_it_are_the_whole() -> None:
+def test_a_masks_samples_are_compacted_in_order_and_are_all_without_it() -> None:
     student = torch.arange(24.0).view(2, 3, 4)
     mask = torch.tensor([[True, False, True], [False, False, True]])
     signals = Signals(student, -student, torch.arange(6).view(2, 3), 0.25, mask)
     samples = signals.samples()
     assert samples.student_logits[:, 0].tolist() == [0.0, 8.0, 20.0]
     assert torch.equal(samples.teacher_logits, -samples.student_logits)
-    assert samples.labels is not None
     assert samples.labels.tolist() == [0, 2, 5]
     assert (samples.progress, samples.mask) == (0.25, None)
     assert samples.samples() is samples
@@ -88,7 +87,7 @@ def test_progress_outside_the_run_is_refused(progress: float) -> None:
 
 
 @pytest.mark.parametrize("field", ["student", "teacher", "weight"])
-def test_a_column_beside_rows_is_refused_because_it_would_broadcast_to_a_square(field: str) -> None:
+def test_a_column_beside_rows_is_refused_as_it_would_become_a_square(field: str) -> None:
     values = {name: torch.ones(5) for name in ("student", "teacher", "weight")}
     values[field] = torch.ones(5, 1)
     with pytest.raises(BadInputError, match=rf"one value per sample; got .*'{field}': \(5, 1\)"):

@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import pickle
 import random
 import struct
 import time
-import tracemalloc
-import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from support import hostile
 from support.policy_files import FEATURES, KNOWN, compact, fields, forge, make_weights, manifest_of, pack, unpack
 from torch import nn
 
@@ -81,33 +80,28 @@ def test_a_policy_comes_back_with_the_same_outputs(tmp_path: Path, widths: tuple
     torch.testing.assert_close(actions, forward(weights, activation, observation), rtol=0, atol=1e-6)
 
 
-def test_the_network_is_the_one_that_torch_builds_from_the_same_weights() -> None:
+def test_the_network_is_torchs_and_worked_by_hand() -> None:
     weights = make_weights(3, 8, 2)
     network = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
     network.load_state_dict({f"{2 * int(name[0])}{name[1:]}": tensor for name, tensor in weights.items()})
     observation = torch.randn(11, 3)
     torch.testing.assert_close(forward(weights, "tanh", observation), network(observation))
-
-
-def test_a_network_worked_by_hand() -> None:
-    weights = {
-        "0.weight": torch.tensor([[1.0, -1.0]]),
-        "0.bias": torch.tensor([0.5]),
-        "1.weight": torch.tensor([[2.0], [-3.0]]),
-        "1.bias": torch.tensor([0.0, 1.0]),
-    }
+    first = {"0.weight": torch.tensor([[1.0, -1.0]]), "0.bias": torch.tensor([0.5])}
+    second = {"1.weight": torch.tensor([[2.0], [-3.0]]), "1.bias": torch.tensor([0.0, 1.0])}
     # relu(3 - 1 + 0.5) = 2.5 and relu(0 - 1 + 0.5) = 0
-    actions = forward(weights, "relu", torch.tensor([[3.0, 1.0], [0.0, 1.0]]))
+    actions = forward(first | second, "relu", torch.tensor([[3.0, 1.0], [0.0, 1.0]]))
     assert actions.tolist() == [[5.0, -6.5], [0.0, 1.0]]
 
 
-def test_writing_the_same_policy_twice_gives_the_same_bytes(tmp_path: Path) -> None:
-    write_policy(tmp_path / "a", **fields())
-    backwards = dict(reversed(fields()["weights"].items()))
-    write_policy(tmp_path / "b", **fields(weights=backwards))
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    write_policy(tmp_path / "c", **fields(reference="fixed:5"))
-    assert (tmp_path / "a").read_bytes() != (tmp_path / "c").read_bytes()
+def test_the_same_policy_gives_the_same_bytes_in_any_order_type_and_layout(tmp_path: Path) -> None:
+    weights = make_weights(3, 16, 2)
+    changed = {name: nn.Parameter(tensor.double()) for name, tensor in weights.items()}
+    changed["0.weight"] = nn.Parameter(weights["0.weight"].double().T.contiguous().T)
+    backwards = dict(reversed(weights.items()))
+    for name, given in (("a", weights), ("b", weights), ("backwards", backwards), ("other types", changed)):
+        write_policy(tmp_path / name, **fields(weights=given))
+    write_policy(tmp_path / "other", **fields(reference="fixed:5"))
+    assert len({file.read_bytes() for file in tmp_path.iterdir()}) == 2
 
 
 def test_any_safetensors_reader_opens_the_file(path: Path) -> None:
@@ -115,15 +109,6 @@ def test_any_safetensors_reader_opens_the_file(path: Path) -> None:
         assert sorted(file.keys()) == ["0.bias", "0.weight", "1.bias", "1.weight"]
         np.testing.assert_array_equal(file.get_tensor("0.weight"), make_weights(3, 16, 2)["0.weight"].numpy())
         assert json.loads(file.metadata()["rltemp"])["reference"] == "fixed:4"
-
-
-def test_weights_that_are_transposed_float64_and_trainable_are_written_as_float32(tmp_path: Path) -> None:
-    weights = make_weights(3, 16, 2)
-    changed = {name: nn.Parameter(tensor.double()) for name, tensor in weights.items()}
-    changed["0.weight"] = nn.Parameter(weights["0.weight"].double().T.contiguous().T)
-    write_policy(tmp_path / "a", **fields(weights=changed))
-    write_policy(tmp_path / "b", **fields(weights=weights))
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_an_older_minor_and_a_newer_minor_without_new_fields_load(path: Path) -> None:
@@ -213,12 +198,6 @@ def test_a_reference_is_a_methods_name_with_options(tmp_path: Path, good: str) -
     assert read_policy(tmp_path / "p").manifest.reference == good
 
 
-@pytest.mark.parametrize("bad", ["a.b:c", "os:system", "/tmp/x", "x.safetensors", "Fixed:4", "fixed:4\n", "", "a:b:c"])
-def test_a_reference_is_neither_a_path_nor_a_module(path: Path, bad: str) -> None:
-    forge(path, {**manifest_of(path), "reference": bad})
-    assert "manifest reference" in refusal(path)
-
-
 # Files that are no policy
 
 
@@ -230,62 +209,37 @@ def test_a_missing_file_is_bad_input_and_not_a_refusal(tmp_path: Path) -> None:
         assert str(caught.value).isprintable()
 
 
-def test_a_folder_an_empty_file_and_a_device_are_refused(tmp_path: Path) -> None:
-    assert "not a regular file" in refusal(tmp_path)
+def test_folders_empty_files_devices_and_unreadable_files_are_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "not a regular file" in refusal(path.parent)
     assert "not a regular file" in refusal(Path("/dev/zero"))
-    (tmp_path / "empty").touch()
-    assert "has 0 bytes" in refusal(tmp_path / "empty")
-
-
-def test_a_file_that_cannot_be_read_says_why(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def denied(*_: Any) -> Any:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr("builtins.open", denied)
+    (path.parent / "empty").touch()
+    assert "has 0 bytes" in refusal(path.parent / "empty")
+    monkeypatch.setattr("builtins.open", Mock(side_effect=PermissionError(13, "Permission denied")))
     assert "cannot be read (Permission denied)" in refusal(path)
 
 
-class Payload:
-    """Makes a file where it is unpickled."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.marker),)
-
-
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("protocol", range(6))
 def test_a_pickle_is_refused_by_name_and_runs_nothing(tmp_path: Path, protocol: int) -> None:
-    (tmp_path / "p.pkl").write_bytes(pickle.dumps(Payload(tmp_path / "marker"), protocol))
-    assert "is a pickle, which can run code when loaded" in refusal(tmp_path / "p.pkl")
+    (tmp_path / "p.pkl").write_bytes(pickle.dumps(hostile.Payload(tmp_path / "marker"), protocol))
+    known = "is a pickle, which can run code when loaded" if protocol >= 2 else "claims a header"
+    assert known in refusal(tmp_path / "p.pkl")
     assert not (tmp_path / "marker").exists()
 
 
-def test_a_pickle_of_the_oldest_protocols_is_refused_and_runs_nothing(tmp_path: Path) -> None:
-    for protocol in (0, 1):
-        (tmp_path / "p.pkl").write_bytes(pickle.dumps(Payload(tmp_path / "marker"), protocol))
-        assert "claims a header" in refusal(tmp_path / "p.pkl")
-    assert not (tmp_path / "marker").exists()
+def test_an_archive_is_refused_by_name_before_its_members_are_read(tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    archive = hostile.sb3_archive(marker, pickle.dumps(hostile.Payload(marker)), large=bytes(9 * 2**20))
+    for data in (archive, hostile.torch_file(make_weights(3, 2))):
+        (tmp_path / "model.zip").write_bytes(data)
+        message = refusal(tmp_path / "model.zip")
+        assert "is a Stable-Baselines3 archive, which can run code when loaded" in message
+        assert "rltemp train-policy" in message
+    assert not marker.exists()
 
 
-def test_a_stable_baselines_archive_is_refused_before_its_members_are_read(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "model.zip", "w") as archive:
-        archive.writestr("data", json.dumps({"policy_class": {":type:": "x", ":serialized:": "gASVAA=="}}))
-        archive.writestr("policy.pth", pickle.dumps(Payload(tmp_path / "marker")))
-        archive.writestr("large", bytes(9 * 2**20))
-    message = refusal(tmp_path / "model.zip")
-    assert "is a Stable-Baselines3 archive, which can run code when loaded" in message
-    assert "rltemp train-policy" in message
-    assert not (tmp_path / "marker").exists()
-
-
-def test_what_torch_saves_is_refused_too(tmp_path: Path) -> None:
-    torch.save(make_weights(3, 2), tmp_path / "p.pt")
-    assert "can run code when loaded" in refusal(tmp_path / "p.pt")
-
-
-def test_a_header_whose_length_looks_like_the_mark_of_a_pickle_is_still_read(tmp_path: Path) -> None:
+def test_a_header_with_a_length_like_the_mark_of_a_pickle_is_read(tmp_path: Path) -> None:
     note = 0
     while True:
         write_policy(tmp_path / "p", **fields(provenance={"note": "x" * note}))
@@ -298,27 +252,26 @@ def test_a_header_whose_length_looks_like_the_mark_of_a_pickle_is_still_read(tmp
 # Damage
 
 
-def test_every_single_flipped_bit_is_refused(path: Path) -> None:
+def assert_flipped_bits_are_refused(path: Path, bits: Iterable[int]) -> None:
     data = path.read_bytes()
-    chosen = random.Random(0).sample(range(8 * len(data)), 300)
-    for bit in [*range(64), *chosen]:
+    for bit in bits:
         flipped = bytearray(data)
         flipped[bit // 8] ^= 1 << bit % 8
         path.write_bytes(flipped)
         refusal(path)
+
+
+def test_every_single_flipped_bit_is_refused(path: Path) -> None:
+    chosen = random.Random(0).sample(range(8 * path.stat().st_size), 300)
+    assert_flipped_bits_are_refused(path, [*range(64), *chosen])
 
 
 @pytest.mark.faults
 def test_each_of_three_thousand_flipped_bits_is_refused(path: Path) -> None:
-    data = path.read_bytes()
-    for bit in random.Random(1).sample(range(8 * len(data)), 3000):
-        flipped = bytearray(data)
-        flipped[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(flipped)
-        refusal(path)
+    assert_flipped_bits_are_refused(path, random.Random(1).sample(range(8 * path.stat().st_size), 3000))
 
 
-def test_a_flipped_bit_in_the_weights_and_in_the_manifest_says_which_sum_is_wrong(path: Path) -> None:
+def test_a_flipped_bit_in_weights_or_manifest_says_which_sum_is_wrong(path: Path) -> None:
     data = path.read_bytes()
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     assert "SHA-256 mismatch of the weights" in refusal(path)
@@ -331,40 +284,39 @@ def test_a_truncated_file_is_refused_wherever_it_ends(path: Path) -> None:
     for length in [*range(0, len(data), 37), len(data) - 1]:
         path.write_bytes(data[:length])
         refusal(path)
-    path.write_bytes(data[:-1])
-    assert "bytes of weights" in refusal(path)
 
 
-def test_bytes_after_the_last_tensor_are_refused(path: Path) -> None:
-    path.write_bytes(path.read_bytes() + b"\0")
-    assert "bytes of weights" in refusal(path)
+def test_bytes_too_few_too_many_or_written_in_another_way_are_refused(path: Path) -> None:
+    data = path.read_bytes()
+    header, _, body = unpack(data)
+    over = data + bytes(policy_bytes.MAX_FILE_BYTES)
+    for changed, named in (
+        (data[:-1], "bytes of weights"),
+        (data + b"\0", "bytes of weights"),
+        (pack(json.dumps(header), body), "not written as rltemp writes it"),
+        (over, "is over 8388608 bytes"),
+    ):
+        path.write_bytes(changed)
+        assert named in refusal(path)
 
 
-def test_a_header_written_in_another_way_is_refused(path: Path) -> None:
-    header, _, body = unpack(path.read_bytes())
-    path.write_bytes(pack(json.dumps(header), body))
-    assert "not written as rltemp writes it" in refusal(path)
-
-
-def test_another_seed_in_the_self_test_is_noticed_by_the_outputs(path: Path) -> None:
-    manifest = manifest_of(path)
-    manifest["self_test"]["seed"] = 1
+@pytest.mark.parametrize(
+    ("keys", "value", "named"),
+    [
+        (("self_test", "seed"), 1, "self-test 0 gives"),
+        (("self_test", "expected", 3), [0.0, 0.0, 0.5], "self-test 3 gives"),  # by fuzzing: rows of 2 and 3 are allowed
+        (("activation",), "relu", "self-test 0 gives"),
+    ],
+)
+def test_a_manifest_of_another_function_is_noticed_by_the_outputs(
+    path: Path, keys: tuple[Any, ...], value: Any, named: str
+) -> None:
+    manifest = place = manifest_of(path)
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
     forge(path, manifest)
-    assert "self-test 0 gives" in refusal(path)
-
-
-def test_a_row_of_the_self_test_that_is_not_as_long_as_an_action_is_noticed(path: Path) -> None:
-    """Found by fuzzing: rows of 2 and of 3 numbers are both well-formed."""
-    manifest = manifest_of(path)
-    row = manifest["self_test"]["expected"][3]
-    manifest["self_test"]["expected"][3] = [*row, 0.5]
-    forge(path, manifest)
-    assert "self-test 3 gives" in refusal(path)
-
-
-def test_an_activation_that_computes_something_else_is_noticed_by_the_self_test(path: Path) -> None:
-    forge(path, {**manifest_of(path), "activation": "relu"})
-    assert "self-test" in refusal(path)
+    assert named in refusal(path)
 
 
 def test_the_self_test_notices_a_change_of_the_running_code(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,12 +330,7 @@ def test_the_self_test_notices_a_change_of_the_running_code(path: Path, monkeypa
 @pytest.mark.parametrize("length", [2**17 + 4097, 2**32, 2**40, 2**63, 2**64 - 1])
 def test_a_header_that_claims_to_be_huge_is_refused_at_once(tmp_path: Path, length: int) -> None:
     (tmp_path / "p").write_bytes(struct.pack("<Q", length) + b'{"a":1}' + bytes(2**19))
-    tracemalloc.start()
-    message = refusal(tmp_path / "p")
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert f"claims a header of {length} bytes" in message
-    assert peak < 2**24
+    assert f"claims a header of {length} bytes" in refusal(tmp_path / "p")
     assert best_seconds(lambda: refusal(tmp_path / "p")) < 0.1
 
 
@@ -408,15 +355,10 @@ def test_hostile_json_is_refused_in_a_tenth_of_a_second(tmp_path: Path, header: 
     assert best_seconds(lambda: refusal(tmp_path / "p")) < 0.1
 
 
-def test_a_file_over_the_size_bound_is_refused(path: Path) -> None:
-    path.write_bytes(path.read_bytes() + bytes(policy_bytes.MAX_FILE_BYTES))
-    assert "is over 8388608 bytes" in refusal(path)
-
-
 @pytest.mark.parametrize(
     ("header", "named"),
     [
-        (b"\xff\xfe{}", "not UTF-8"),
+        (b"\xff\xfe{}", "not strict JSON"),
         (b"", "not strict JSON"),
         (b"not json", "not strict JSON"),
         (b"[1, 2]", "holds no policy manifest"),
@@ -444,44 +386,36 @@ def test_brackets_inside_strings_are_not_counted_as_depth() -> None:
     assert strict_json("[[[[[[[[1]]]]]]]]", "it") == [[[[[[[[1]]]]]]]]
 
 
+EMPTY = {"dtype": "F32", "shape": [0], "data_offsets": [392, 392]}
+
+
 @pytest.mark.parametrize(
-    ("name", "change", "named"),
+    ("name", "change"),
     [
-        ("0.weight", {"shape": [3, 16]}, "tensor '0.weight' is"),
-        ("0.weight", {"shape": [2**40, 2**20]}, "tensor '0.weight' is"),
-        ("0.weight", {"shape": [16, -3]}, "tensor '0.weight' is"),
-        ("0.weight", {"shape": [48]}, "tensor '0.weight' is"),
-        ("0.weight", {"dtype": "F16"}, "tensor '0.weight' is"),
-        ("0.weight", {"dtype": "I32"}, "tensor '0.weight' is"),
-        ("0.weight", {"data_offsets": [0, 192]}, "tensor '0.weight' is"),
-        ("1.bias", {"data_offsets": [0, 8]}, "tensor '1.bias' is"),
-        ("1.weight", {"data_offsets": [2**60, 2**60 + 128]}, "tensor '1.weight' is"),
-        ("1.bias", None, "tensor '1.bias' is None"),
-        ("2.bias", {"dtype": "F32", "shape": [0], "data_offsets": [392, 392]}, "tensor '2.bias' is"),
-        ("../../x", {"dtype": "F32", "shape": [0], "data_offsets": [392, 392]}, "tensor '../../x' is"),
-        ("0.bias", {"extra": 1}, "tensor '0.bias' is"),
-        ("0.bias", {"shape": [16.0]}, "not written as rltemp writes it"),
+        *(("0.weight", {"shape": shape}) for shape in ([3, 16], [2**40, 2**20], [16, -3], [48])),
+        ("0.weight", {"dtype": "F16"}),
+        ("0.weight", {"dtype": "I32"}),
+        ("0.weight", {"data_offsets": [0, 192]}),
+        ("1.bias", {"data_offsets": [0, 8]}),
+        ("1.weight", {"data_offsets": [2**60, 2**60 + 128]}),
+        ("1.bias", None),
+        ("2.bias", EMPTY),
+        ("../../x", EMPTY),
+        ("0.bias", {"extra": 1}),
+        ("0.bias", {"shape": [16.0]}),
     ],
 )
-def test_a_lie_about_a_tensor_is_refused_by_its_name(path: Path, name: str, change: Any, named: str) -> None:
+def test_a_lie_about_a_tensor_is_refused(path: Path, name: str, change: dict[str, Any] | None) -> None:
     header, manifest, _ = unpack(path.read_bytes())
-    tensors = {key: entry for key, entry in header.items() if key != "__metadata__"}
-    if change is None:
-        del tensors[name]
-    else:
+    tensors = {key: entry for key, entry in header.items() if key not in ("__metadata__", None if change else name)}
+    if change:
         tensors[name] = {**tensors.get(name, {}), **change}
     forge(path, manifest, tensors)
-    assert named in refusal(path)
+    assert "not written as rltemp writes it" in refusal(path)
 
 
-def test_layers_that_claim_more_than_the_file_holds_are_refused_before_anything_is_read(path: Path) -> None:
-    manifest = {**manifest_of(path), "layers": [[3, 1024], [1024, 2]]}
-    shapes = {"0.bias": [1024], "0.weight": [1024, 3], "1.bias": [2], "1.weight": [2, 1024]}
-    tensors, end = {}, 0
-    for name, shape in shapes.items():
-        begin, end = end, end + 4 * int(np.prod(shape))
-        tensors[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
-    forge(path, manifest, tensors)
+def test_layers_that_claim_more_than_the_file_holds_are_refused_unread(path: Path) -> None:
+    forge(path, {**manifest_of(path), "layers": [[3, 1024], [1024, 2]]})
     assert "bytes of weights, its layers need" in refusal(path)
 
 
@@ -493,6 +427,11 @@ def test_weights_that_are_not_finite_or_too_big_are_refused(path: Path, value: f
 
 
 # The manifest
+
+
+ACTION = {"mapping": "log", "ratio": 2.0, "minimum": 1.0, "maximum": 2.0}
+MISSING = ("layers", "activation", "features", "action", "reference", "self_test")
+NO_REFERENCE = ("a.b:c", "os:system", "/tmp/x", "x.safetensors", "Fixed:4", "fixed:4\n", "", "a:b:c")
 
 
 @pytest.mark.parametrize(
@@ -519,9 +458,9 @@ def test_weights_that_are_not_finite_or_too_big_are_refused(path: Path, value: f
         ({"features": []}, "manifest features:"),
         ({"weight": "student"}, "manifest weight:"),
         ({"kd_weight": 0.9}, "manifest kd_weight: Extra inputs"),
-        ({"action": {"mapping": "log", "ratio": "2", "minimum": 1.0, "maximum": 2.0}}, "action.ratio"),
-        ({"action": {"mapping": "log", "ratio": 10**400, "minimum": 1.0, "maximum": 2.0}}, "action.ratio"),
-        ({"action": {"mapping": "log", "ratio": None, "minimum": 1.0, "maximum": 2.0}}, "action.ratio"),
+        ({"action": {**ACTION, "ratio": "2"}}, "action.ratio"),
+        ({"action": {**ACTION, "ratio": 10**400}}, "action.ratio"),
+        ({"action": {**ACTION, "ratio": None}}, "action.ratio"),
         ({"weights_sha256": "x"}, "manifest weights_sha256:"),
         ({"weights_sha256": "0" * 64}, "SHA-256 mismatch of the weights"),
         ({"provenance": {"a": [1]}}, "manifest provenance.a"),
@@ -529,41 +468,36 @@ def test_weights_that_are_not_finite_or_too_big_are_refused(path: Path, value: f
         ({"self_test": {"seed": 0, "expected": [[0.0, 0.0]] * 15}}, "manifest self_test.expected:"),
         ({"self_test": {"seed": 2**32, "expected": [[0.0, 0.0]] * 16}}, "manifest self_test.seed:"),
         ({"self_test": {"seed": 0, "expected": [[0.0]] * 16}}, "manifest self_test.expected.0"),
-        ({"action": {"mapping": "log", "ratio": 1.0, "minimum": 1.0, "maximum": 2.0}}, "action.ratio"),
-        ({"action": {"mapping": "exp", "ratio": 2.0, "minimum": 1.0, "maximum": 2.0}}, "action.mapping"),
-        ({"action": {"mapping": "log", "ratio": 2.0, "minimum": 0.0, "maximum": 2.0}}, "action.minimum"),
-        (
-            {"action": {"mapping": "log", "ratio": 2.0, "minimum": 2.0, "maximum": 2.0}},
-            "must be below maximum",
-        ),
-        ({"action": {"mapping": "log", "ratio": 2.0, "minimum": 2.0, "maximum": 1e30}}, "action.maximum"),
+        ({"action": {**ACTION, "ratio": 1.0}}, "action.ratio"),
+        ({"action": {**ACTION, "mapping": "exp"}}, "action.mapping"),
+        ({"action": {**ACTION, "minimum": 0.0}}, "action.minimum"),
+        ({"action": {**ACTION, "minimum": 2.0}}, "must be below maximum"),
+        *(({"reference": bad}, "manifest reference") for bad in NO_REFERENCE),
+        *(({key: None}, f"manifest {key}: Field required") for key in MISSING),
+        ({"action": {**ACTION, "maximum": 1e30}}, "action.maximum"),
     ],
 )
 def test_a_manifest_that_breaks_the_schema_is_refused_by_the_field(path: Path, change: Any, named: str) -> None:
-    forge(path, {**manifest_of(path), **change})
+    changed = {**manifest_of(path), **change}
+    forge(path, {key: value for key, value in changed.items() if value is not None})
     assert named in refusal(path)
 
 
-@pytest.mark.parametrize("key", ["format", "layers", "activation", "features", "action", "reference", "self_test"])
-def test_a_manifest_without_a_field_is_refused_or_has_a_default(path: Path, key: str) -> None:
-    manifest = manifest_of(path)
-    del manifest[key]
-    forge(path, manifest)
-    if key == "format":
-        assert read_policy(path).manifest.format == "rltemp-policy"
-    else:
-        assert f"manifest {key}: Field required" in refusal(path)
+def test_a_manifest_without_the_name_of_its_format_has_it(path: Path) -> None:
+    forge(path, {key: value for key, value in manifest_of(path).items() if key != "format"})
+    assert read_policy(path).manifest.format == "rltemp-policy"
 
 
-@pytest.mark.parametrize("std", ["0.0", "-1.0", "5e-324", "1e999", "NaN", "null"])
-def test_a_feature_without_a_positive_finite_std_is_refused(path: Path, std: str) -> None:
-    forge(path, compact(manifest_of(path)).replace('"std":0.25', f'"std":{std}'))
-    assert "manifest" in refusal(path)
-
-
-def test_a_key_given_twice_in_the_manifest_is_refused(path: Path) -> None:
-    forge(path, compact(manifest_of(path)).replace('"ratio":4.0', '"ratio":4.0,"ratio":2.0'))
-    assert "key 'ratio' is given twice" in refusal(path)
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        *(('"std":0.25', f'"std":{std}', "manifest") for std in ("0.0", "-1.0", "5e-324", "1e999", "NaN", "null")),
+        ('"ratio":4.0', '"ratio":4.0,"ratio":2.0', "key 'ratio' is given twice"),
+    ],
+)
+def test_a_manifest_of_other_text_is_refused(path: Path, old: str, new: str, named: str) -> None:
+    forge(path, compact(manifest_of(path)).replace(old, new))
+    assert named in refusal(path)
 
 
 @pytest.mark.parametrize(
@@ -592,9 +526,6 @@ def test_features_that_the_running_code_computes_otherwise_are_listed(path: Path
     assert "2: margin v1 [deviations] in policy, unknown here" in message
     assert "progress" not in message
     assert "0.1.0" in message
-
-
-def test_a_unit_that_differs_is_a_feature_that_differs(path: Path) -> None:
     known = {**KNOWN, "entropy": (2, "bits")}
     assert "1: entropy v2 [nats] in policy, v2 [bits] here" in refusal(path, known_features=known)
 
@@ -607,14 +538,8 @@ def test_features_in_another_order_are_another_spec(path: Path) -> None:
 
 
 def test_nothing_is_opened_but_the_file_itself(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = []
-    original = io.open
-
-    def watch(file: Any, *arguments: Any, **options: Any) -> Any:
-        opened.append(str(file))
-        return original(file, *arguments, **options)
-
+    watch = Mock(side_effect=io.open)
     monkeypatch.setattr(io, "open", watch)
     monkeypatch.setattr("builtins.open", watch)
     read_policy(path)
-    assert opened == [str(path)]
+    assert [str(call.args[0]) for call in watch.call_args_list] == [str(path)]

@@ -165,7 +165,7 @@ def test_a_pinned_policy_is_that_file_or_refused(tmp_path: Path) -> None:
             load_rule(f"{file}@sha256:{wrong}")
 
 
-def test_a_policy_around_a_reference_that_nobody_knows_is_refused_by_its_name(tmp_path: Path) -> None:
+def test_a_policy_around_an_unknown_reference_is_refused_by_name(tmp_path: Path) -> None:
     from support.policy_files import FEATURES, fields, forge, manifest_of
 
     from rltemp.policy.policy_file import write_policy

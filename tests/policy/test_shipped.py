@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rltemp import Signals, load_method, load_rule
-from rltemp.cli.listings import Methods, methods
+from rltemp.cli.listings import Methods
 from rltemp.data.problem import Problem
 from rltemp.experiments.compare import compare
 from rltemp.experiments.statistics import paired_difference
@@ -46,7 +46,7 @@ def test_it_stands_where_any_method_stands() -> None:
 
 
 def test_the_listing_of_methods_names_it(capsys: pytest.CaptureFixture[str]) -> None:
-    methods(Methods())
+    Methods().run()
     assert "shipped with the package: universal" in capsys.readouterr().out
 
 

@@ -14,10 +14,10 @@ from rltemp.experiments.statistics import paired_difference
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 5])
-def test_a_policy_beats_dtkd_and_plain_distillation_on_students_that_nobody_saw(
+def test_a_policy_beats_dtkd_and_plain_distillation_on_unseen_students(
     digits: Problem, tmp_path: Path, seed: int
 ) -> None:
-    train_policy(digits, PolicyConfig(seed=seed), tmp_path, progress=False)
+    train_policy(digits, PolicyConfig(seed=seed), tmp_path)
     rules = ["fixed:4", "dtkd:1|2|4|8", str(tmp_path / "policy.safetensors")]
     plain, dtkd, policy = compare(digits, rules, range(7000, 7064)).results
     for other in (plain, dtkd):

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import re
 import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
+from support.source import PYPROJECT, files
 
-from rltemp import BadInputError
-from rltemp.optional_imports import import_library
-
-ROOT = Path(__file__).parents[2]
-tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+PROJECT = PYPROJECT["project"]
 
 NAMES = {
     "sklearn": "scikit-learn",
@@ -42,7 +35,7 @@ def declared(requirements: list[str]) -> set[str]:
 def imported(everywhere: bool) -> set[str]:
     """The libraries that the package imports, at the top of a module or anywhere, and by `import_library`."""
     found = set()
-    for file in ROOT.glob("rltemp/*/*.py"):
+    for file in files():
         tree = ast.parse(file.read_text("utf-8"))
         for node in ast.walk(tree) if everywhere else tree.body:
             if isinstance(node, ast.Import):
@@ -64,16 +57,10 @@ def test_every_mandatory_library_is_imported() -> None:
     assert declared(PROJECT["dependencies"]) <= imported(everywhere=True)
 
 
-def test_the_project_needs_fifteen_libraries_and_six_of_them_are_what_it_is_built_on() -> None:
+def test_the_project_needs_fifteen_libraries_its_six_among_them() -> None:
     needed = declared(PROJECT["dependencies"])
     assert {"torch", "torchvision", "gymnasium", "stable-baselines3", "numpy", "tensorboard"} < needed
     assert len(needed) <= 15
-
-
-def test_a_library_that_is_missing_is_one_line_that_names_its_extra() -> None:
-    with pytest.raises(BadInputError) as refusal:
-        import_library("no_such_library.part", "rltemp serve", extra="serve")
-    assert str(refusal.value) == "rltemp serve needs no_such_library; pip install 'rltemp[serve]'"
 
 
 @pytest.mark.parametrize("extra", ["serve", "remote", "ray", "search", "export", "detection", "integrations", "all"])

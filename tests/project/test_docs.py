@@ -11,7 +11,7 @@ from support.hops import follow
 from support.source import ROOT, definitions, everything
 
 from rltemp import Signals
-from rltemp.cli.main import COMMANDS
+from rltemp.cli.commands import COMMANDS
 from rltemp.policy.features import FEATURES, featurize
 from rltemp.rules.controls import WRAPPERS
 from rltemp.rules.published_methods import METHODS

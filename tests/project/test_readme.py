@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.source import ROOT
 
 import rltemp
-from rltemp.cli.main import COMMANDS
+from rltemp.cli.commands import COMMANDS
 from rltemp.data.problem import Problem
 from rltemp.training.tensorboard import TAGS
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
@@ -29,7 +30,7 @@ def test_the_six_lines_run_as_they_stand(digits: Problem, tmp_path: Path, monkey
 
     folder = tmp_path / "runs/demo/policy"
     config = PolicyConfig(updates=1, students=2, replicas=2, validation_students=1)
-    train_policy(digits, config, folder, progress=False)
+    train_policy(digits, config, folder)
     monkeypatch.chdir(tmp_path)
     names = {
         "student_logits": torch.randn(5, 10, requires_grad=True),
@@ -83,11 +84,11 @@ def test_every_command_of_the_readme_exists_and_every_command_is_in_it() -> None
 
 
 def test_the_make_targets_that_the_readme_names_exist() -> None:
-    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
+    makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"make ([a-z]+)", README):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
 def test_the_picture_of_the_readme_is_there() -> None:
     for picture in re.findall(r"!\[.*?\]\((.*?)\)", README):
-        assert (Path(__file__).parents[2] / picture).is_file()
+        assert (ROOT / picture).is_file()

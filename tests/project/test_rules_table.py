@@ -1,4 +1,4 @@
-"""scripts/rules_table.py: cells are trained once, of one setting, and the page shows what is in them."""
+"""scripts/rules_table.py: results are trained once, of one setting, and the page shows them."""
 
 from __future__ import annotations
 
@@ -24,47 +24,35 @@ def train(file: Path, seeds: int, *more: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("cells") / "toy.jsonl"
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("results") / "toy.jsonl"
     train(file, 2)
     return file
 
 
-def test_a_setting_and_one_line_for_every_method_and_seed(cells: Path) -> None:
-    setting, *lines = map(json.loads, cells.read_text("utf-8").splitlines())
+def test_a_setting_and_one_line_for_every_method_and_seed(results: Path) -> None:
+    setting, *lines = map(json.loads, results.read_text("utf-8").splitlines())
     assert (setting["label"], setting["recipe"]["epochs"]) == ("toy", 1)
     assert [(line["method"], line["seed"]) for line in lines] == [(name, seed) for name in METHODS for seed in (0, 1)]
     assert all(0 < line["test"] < 1 for line in lines)
 
 
-def test_more_seeds_train_only_what_is_missing(cells: Path) -> None:
-    before = cells.read_text("utf-8")
-    train(cells, 2)
-    assert cells.read_text("utf-8") == before
-    train(cells, 3)
-    added = cells.read_text("utf-8").removeprefix(before).splitlines()
+def test_more_seeds_train_only_what_is_missing(results: Path) -> None:
+    before = results.read_text("utf-8")
+    train(results, 2)
+    assert results.read_text("utf-8") == before
+    train(results, 3)
+    added = results.read_text("utf-8").removeprefix(before).splitlines()
     assert [json.loads(line)["seed"] for line in added] == [2] * len(METHODS)
 
 
-def test_shares_make_the_whole(cells: Path, tmp_path: Path) -> None:
-    halves = [tmp_path / f"half{part}.jsonl" for part in (0, 1)]
-    for part, file in enumerate(halves):
-        train(file, 2, "--share", f"{part}/2")
-    found = [json.loads(line) for file in halves for line in file.read_text("utf-8").splitlines()[1:]]
-    whole = {
-        (cell["method"], cell["seed"]): cell["test"] for cell in map(json.loads, cells.read_text().splitlines()[1:])
-    }
-    assert len(found) == 2 * len(METHODS)
-    assert all(whole[cell["method"], cell["seed"]] == cell["test"] for cell in found)
-
-
-def test_cells_of_another_setting_are_not_mixed_in(cells: Path) -> None:
+def test_results_of_another_setting_are_not_mixed_in(results: Path) -> None:
     with pytest.raises(BadInputError, match="another setting"):
-        train(cells, 2, "--learning-rate", "0.1")
+        train(results, 2, "--learning-rate", "0.1")
 
 
-def test_cells_of_another_processor_say_so(cells: Path, tmp_path: Path) -> None:
-    setting, *lines = cells.read_text("utf-8").splitlines()
+def test_results_of_another_processor_say_so(results: Path, tmp_path: Path) -> None:
+    setting, *lines = results.read_text("utf-8").splitlines()
     file = tmp_path / "toy.jsonl"
     file.write_text(json.dumps({**json.loads(setting), "processor": "Abacus"}) + f"\n{lines[0]}\n", "utf-8")
     train(file, 1)
@@ -76,20 +64,19 @@ def test_cells_of_another_processor_say_so(cells: Path, tmp_path: Path) -> None:
     assert f"Abacus and {found[1]}, one thread" in (tmp_path / "rules.md").read_text("utf-8")
 
 
-def test_the_page_has_a_row_a_method_with_paired_differences(cells: Path, tmp_path: Path) -> None:
-    script("write", tmp_path / "rules.md", cells)
+def test_the_page_has_a_row_a_method_with_paired_differences(results: Path, tmp_path: Path) -> None:
+    script("write", tmp_path / "rules.md", results)
     page = (tmp_path / "rules.md").read_text("utf-8")
     rows = {line.split(" | ")[0].strip("| "): line for line in page.splitlines() if line.startswith("| ")}
     assert {"none", "fixed", "dtkd"} <= set(rows)
-    by_seed = {
-        (cell["method"], cell["seed"]): cell["test"] for cell in map(json.loads, cells.read_text().splitlines()[1:])
-    }
+    lines = map(json.loads, results.read_text("utf-8").splitlines()[1:])
+    by_seed = {(line["method"], line["seed"]): line["test"] for line in lines}
     seeds = sorted({seed for _, seed in by_seed})
     mean = 100 * sum(by_seed["dtkd", seed] - by_seed["fixed", seed] for seed in seeds) / len(seeds)
     assert f"{mean:+.2f} [" in rows["dtkd"]
 
 
-def test_the_page_in_docs_is_what_the_cells_in_docs_give(tmp_path: Path) -> None:
+def test_the_page_in_docs_is_what_the_results_in_docs_give(tmp_path: Path) -> None:
     files = sorted((ROOT / "docs" / "rules").glob("*.jsonl"))
     script("write", tmp_path / "rules.md", *sorted(files, key=lambda file: not file.name.startswith("digits")))
     assert (tmp_path / "rules.md").read_text("utf-8") == (ROOT / "docs" / "rules.md").read_text("utf-8")

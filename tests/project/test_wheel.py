@@ -7,13 +7,12 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from importlib.metadata import PackageNotFoundError, distribution, version
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-
-ROOT = Path(__file__).parents[2]
+from support.source import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -28,19 +27,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, target, follow_symlinks=False)
     # A path, never a bare name: pip would look that up in the registry.
-    build = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        str(folder / "source"),
-        "--no-deps",
-        "--quiet",
-        "-w",
-        str(folder / "built"),
-    ]
-    # Without what a build needs, pip fetches it into an isolated environment.
-    build += ["--no-build-isolation"] if _setuptools_is_new_enough() else []
+    words = ["wheel", folder / "source", "--no-deps", "--no-build-isolation", "--quiet", "-w", folder / "built"]
+    build = [sys.executable, "-m", "pip", *words]
     done = subprocess.run(build, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (built,) = (folder / "built").glob("rltemp-*.whl")
@@ -92,8 +80,7 @@ from rltemp.rules.published_methods import METHODS
 student, labels = torch.randn(4, 10, requires_grad=True), torch.arange(4)
 for name in ("universal", sys.argv[1], *(name for name in METHODS if name != "none")):
     controller = rltemp.Controller(name)
-    loss = controller.objective(student, torch.randn(4, 10), labels, progress=0.5).mean()
-    loss.backward()
+    controller.loss(student, torch.randn(4, 10), labels, progress=0.5).mean().backward()
     signals = rltemp.Signals(student, torch.randn(4, 10), labels, 0.5)
     assert rltemp.kd_loss(signals, rltemp.load_rule(name)(signals)).isfinite().all(), name
 assert student.grad.abs().sum() > 0
@@ -127,10 +114,3 @@ def _required(names: set[str]) -> set[str]:
         requirements = [Requirement(text) for name in names for text in distribution(name).requires or ()]
         names = {one.name for one in requirements if one.marker is None or one.marker.evaluate({"extra": ""})} - found
     return found
-
-
-def _setuptools_is_new_enough() -> bool:
-    try:
-        return int(version("setuptools").split(".")[0]) >= 77
-    except PackageNotFoundError:
-        return False

@@ -11,7 +11,7 @@ import pytest
 from support.raw_server import Behaviour, RawServer, answers, closes_after, drips, floods, hangs, http, late
 
 from rltemp.errors import BadInputError, ExchangeFailedError, RequestRefusedError
-from rltemp.io.token_files import read_token
+from rltemp.io.files import read_token
 from rltemp.remote.http_client import HttpClient, checked_url
 
 OK = http(b"fine", "200 OK", "ETag: abc")

@@ -7,9 +7,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 
 import pytest
+from support.processes import until
 
 from rltemp.errors import BadInputError, ExchangeFailedError, RequestRefusedError, TrainingStoppedError
 from rltemp.remote import poller
@@ -27,13 +27,6 @@ class Owner:
         self.calls += 1
         if self.errors:
             raise self.errors.pop(0)
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.002)
 
 
 def test_it_asks_at_once_then_when_woken_or_every_so_often() -> None:

@@ -7,7 +7,6 @@ import json
 import os
 import random
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from support.policies import random_policy
-from support.processes import code, curves, finish, kill_after_a_checkpoint, start
+from support.processes import code, curves, finish, kill_after_a_checkpoint, start, until
 from support.raw_server import Behaviour, RawServer, answers, http
 from torch import Tensor
 
@@ -27,6 +26,7 @@ from support.services import Served, serving
 
 from rltemp import Signals, Temperatures, kd_loss, load_method, load_rule
 from rltemp.errors import BadInputError, ExchangeFailedError, TrainingStoppedError
+from rltemp.io.run_folders import read_json
 from rltemp.loading import SHIPPED
 from rltemp.remote import RemoteRule, poller, remote_method
 from rltemp.remote.remote_policy import read_actions
@@ -78,11 +78,11 @@ def own_service(repository: Repository) -> Iterator[str]:
     thread.join()
 
 
-def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.002)
+@pytest.fixture
+def gone() -> RawServer:
+    """A server that answers no more."""
+    with RawServer() as server:
+        return server
 
 
 def signals(*shape: int, seed: int = 0, **fields: Any) -> Signals:
@@ -101,15 +101,15 @@ def gradient(rule: Callable[[Signals], Temperatures], given: Signals) -> Tensor:
     return torch.autograd.grad(kd_loss(given, rule(given)).sum(), given.student_logits)[0]
 
 
-SHAPES: dict[str, dict[str, Any]] = {
-    "a batch": {"shape": (50, 10)},
-    "one sample": {"shape": (1, 3)},
-    "a token batch": {"shape": (4, 7, 5)},
-    "a stack": {"shape": (3, 8, 10), "stacked": True},
-    "a mask": {"shape": (4, 6, 5), "mask": torch.arange(24).view(4, 6) % 3 > 0},
-    "a mask without a sample": {"shape": (2, 3, 5), "mask": torch.zeros(2, 3, dtype=torch.bool)},
-    "float64": {"shape": (6, 4), "dtype": torch.float64},
-    "no sample": {"shape": (0, 4)},
+SHAPES: dict[str, Signals] = {
+    "a batch": signals(50, 10),
+    "one sample": signals(1, 3),
+    "a token batch": signals(4, 7, 5),
+    "a stack": signals(3, 8, 10, stacked=True),
+    "a mask": signals(4, 6, 5, mask=torch.arange(24).view(4, 6) % 3 > 0),
+    "a mask without a sample": signals(2, 3, 5, mask=torch.zeros(2, 3, dtype=torch.bool)),
+    "float64": signals(6, 4, dtype=torch.float64),
+    "no sample": signals(0, 4),
 }
 
 
@@ -120,8 +120,7 @@ def test_it_is_the_services_policy_to_a_millionth_and_not_its_fallback(
 ) -> None:
     local = load_rule(str(policies.get(name, name)))
     with remote(service.url, name, mode=mode) as rule:
-        for label, fields in SHAPES.items():
-            given = signals(*fields["shape"], **{key: value for key, value in fields.items() if key != "shape"})
+        for label, given in SHAPES.items():
             found, wanted = values(rule(given)), values(local(given))
             torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6, msg=label)
             if label in ("a batch", "a stack", "a mask"):
@@ -140,11 +139,8 @@ def test_it_is_the_services_policy_to_a_millionth_and_not_its_fallback(
 @pytest.mark.parametrize("name", ["dtkd:reference=2", "cswt", "fixed:3"])
 def test_a_closed_form_rule_at_the_service_is_the_one_here(service: Served, name: str, mode: Any) -> None:
     with remote(service.url, name, mode=mode) as rule:
-        for fields in SHAPES.values():
-            given = signals(*fields["shape"], **{key: value for key, value in fields.items() if key != "shape"})
-            assert torch.equal(
-                values(rule(given)), values(load_rule(name)(given.samples() if given.mask is None else given))
-            )
+        for given in SHAPES.values():
+            assert torch.equal(values(rule(given)), values(load_rule(name)(given)))
         assert rule.counts()["fallback_steps"] == rule.counts()["calls"] == 0
 
 
@@ -259,9 +255,9 @@ def test_a_token_opens_the_service_and_a_wrong_one_is_a_mistake(tmp_path: Path) 
             assert "0123456789" not in str(refused.value)
 
 
-def test_without_a_service_the_run_starts_under_fixed_4_or_strictly_not(caplog: pytest.LogCaptureFixture) -> None:
-    with RawServer() as gone:
-        pass
+def test_without_a_service_the_run_starts_under_fixed_4_or_strictly_not(
+    gone: RawServer, caplog: pytest.LogCaptureFixture
+) -> None:
     given = signals(5, 4)
     with remote(gone.url, "universal") as rule:
         torch.testing.assert_close(rule.method("universal").loss(given), load_method("fixed:4").loss(given))
@@ -279,11 +275,9 @@ def test_without_a_service_the_run_starts_under_fixed_4_or_strictly_not(caplog: 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_service_that_comes_later_is_followed_and_the_loss_weights_stay(
-    mode: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    gone: RawServer, mode: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(poller, "LONGEST", 0.1)
-    with RawServer() as gone:
-        pass
     with remote(gone.url, "universal", mode=mode) as rule:
         method, given = rule.method("universal"), signals(5, 4)
         plain = load_method("fixed:4")
@@ -420,29 +414,19 @@ def test_an_inference_that_is_not_exactly_what_was_asked_for_is_none(said: bytes
 DISTILL = ("distill", "--task", "digits", "--teacher-epochs", "2", "--log-every", "5")
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-def read(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "result.json").read_text())
-    return found
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_distill_under_a_controller_is_distill_under_the_file(
-    tmp_path: Path, service: Served, cache: Path, mode: str
+    tmp_path: Path, service: Served, teacher_cache: Path, mode: str
 ) -> None:
     words = (*DISTILL, "--epochs", "3")
     asked = ("--controller", service.url, "--controller-mode", mode, "--rule", "universal")
     asked = (*asked, "--controller-deadline", PATIENT)
-    ended, out, err = finish(start(*words, *asked, "--out", tmp_path / "asked", cache=cache))
+    ended, out, err = finish(start(*words, *asked, "--out", tmp_path / "asked", cache=teacher_cache))
     assert (ended, err) == (0, "")
     assert "universal" in out
-    ended, _, err = finish(start(*words, "--rule", "universal", "--out", tmp_path / "own", cache=cache))
+    ended, _, err = finish(start(*words, "--rule", "universal", "--out", tmp_path / "own", cache=teacher_cache))
     assert (ended, err) == (0, "")
-    found, wanted = read(tmp_path / "asked"), read(tmp_path / "own")
+    found, wanted = read_json(tmp_path / "asked" / "result.json"), read_json(tmp_path / "own" / "result.json")
     steps = found["controller"]["steps"]
     assert found["controller"]["versions"] == {"1": steps}
     assert steps == 60
@@ -452,7 +436,7 @@ def test_distill_under_a_controller_is_distill_under_the_file(
     if mode == "weights":  # in process: to the last bit
         assert found["test_accuracy"] == wanted["test_accuracy"]
     assert found["test_accuracy"] == pytest.approx(wanted["test_accuracy"], abs=0.005)
-    config = json.loads((tmp_path / "asked" / "config.json").read_text())
+    config = read_json(tmp_path / "asked" / "config.json")
     assert config["controller"] == service.url
     assert "controller_token_file" not in config
     seen = curves(tmp_path / "asked")
@@ -467,31 +451,31 @@ def test_distill_under_a_controller_is_distill_under_the_file(
     }
 
 
-def test_a_run_without_its_controller_is_degraded_and_cannot_be_repeated(tmp_path: Path, cache: Path) -> None:
-    with RawServer() as gone:
-        pass
+def test_a_run_without_its_controller_is_degraded_and_cannot_be_repeated(
+    gone: RawServer, tmp_path: Path, teacher_cache: Path
+) -> None:
     words = (*DISTILL, "--epochs", "12", "--controller", gone.url, "--rule", "universal", "--out", tmp_path / "run")
-    process = start(*words, cache=cache)
+    process = start(*words, cache=teacher_cache)
     kill_after_a_checkpoint(process, tmp_path / "run" / "checkpoints", 0.1)
-    ended, out, err = finish(start(*words, cache=cache))
+    ended, out, err = finish(start(*words, cache=teacher_cache))
     assert ended == 0
     assert "Resumed at step" in out
     assert err.count("\n") == 1
     assert "without one under fixed:4" in err
-    found = read(tmp_path / "run")
+    found = read_json(tmp_path / "run" / "result.json")
     assert found["fallback_steps"] == found["controller"]["fallback_steps"] == found["controller"]["steps"] == 240
     assert (found["degraded"], found["controller"]["away"]) == (True, True)
     assert "240 steps without one" in found["inexact_resume"]
 
 
 def test_a_killed_run_whose_controller_has_one_version_goes_on_exactly(
-    tmp_path: Path, service: Served, cache: Path
+    tmp_path: Path, service: Served, teacher_cache: Path
 ) -> None:
     words = (*DISTILL, "--epochs", "12", "--controller", service.url, "--rule", "universal")
-    assert finish(start(*words, "--out", tmp_path / "whole", cache=cache))[0] == 0
-    process = start(*words, "--out", tmp_path / "run", cache=cache)
+    assert finish(start(*words, "--out", tmp_path / "whole", cache=teacher_cache))[0] == 0
+    process = start(*words, "--out", tmp_path / "run", cache=teacher_cache)
     kill_after_a_checkpoint(process, tmp_path / "run" / "checkpoints", 0.1)
-    ended, out, err = finish(start(*words, "--out", tmp_path / "run", cache=cache))
+    ended, out, err = finish(start(*words, "--out", tmp_path / "run", cache=teacher_cache))
     assert (ended, err) == (0, "")
     assert "Resumed at step" in out
     assert (tmp_path / "run" / "result.json").read_bytes() == (tmp_path / "whole" / "result.json").read_bytes()

@@ -13,8 +13,8 @@ from rltemp.errors import BadInputError
 from rltemp.experiments.method_results import Row
 from rltemp.experiments.recorder import TemperatureTrace
 from rltemp.experiments.statistics import Paired
-from rltemp.report.drawing import binned, svg
-from rltemp.report.plots import picture, save_picture
+from rltemp.report.drawing import binned, save_png, svg
+from rltemp.report.plots import picture
 
 
 def row(rule: str, *pair: float) -> Row:
@@ -102,23 +102,25 @@ def test_the_band_of_the_picture_has_the_edges_of_its_bins() -> None:
     assert (np.min(band[:, 1]), np.max(band[:, 1])) == pytest.approx((6.0, 96.0))
 
 
-@pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, math.inf])
-def test_a_trace_with_a_temperature_that_is_not_positive_is_refused(bad: float) -> None:
-    with pytest.raises(BadInputError, match="positive and finite"):
-        TemperatureTrace(np.array([0.5]), np.array([0.5]), np.array([bad]), np.array([1.0]), reference=4.0)
+ONE = [np.ones(1)] * 4
+UNUSABLE = [
+    *[([*ONE[:2], np.array([bad]), ONE[3]], "positive and finite") for bad in (0.0, -1.0, math.nan, math.inf)],
+    *[
+        (rows, "four rows of one length")
+        for rows in ([np.ones(2), *ONE[1:]], [np.ones((1, 1)), *ONE[1:]], [np.ones(0)] * 4)
+    ],
+]
 
 
-@pytest.mark.parametrize(
-    "rows", [[np.ones(2), *[np.ones(1)] * 3], [np.ones((1, 1)), *[np.ones(1)] * 3], [np.ones(0)] * 4]
-)
-def test_a_trace_of_uneven_or_empty_rows_is_refused(rows: list[np.ndarray]) -> None:
-    with pytest.raises(BadInputError, match="four rows of one length"):
+@pytest.mark.parametrize(("rows", "message"), UNUSABLE)
+def test_a_trace_that_cannot_be_drawn_is_refused(rows: list[np.ndarray], message: str) -> None:
+    with pytest.raises(BadInputError, match=message):
         TemperatureTrace(*rows, reference=4.0)
 
 
 @pytest.mark.parametrize("data", [None, trace(50)])
 def test_the_picture_is_a_png_1500_pixels_wide(tmp_path: Path, data: TemperatureTrace | None) -> None:
-    save_picture(tmp_path / "picture.png", ROWS, "base", data, "digits")
+    save_png(tmp_path / "picture.png", picture(ROWS, "base", data, "digits"))
     header = (tmp_path / "picture.png").read_bytes()[:24]
     width, height = struct.unpack(">II", header[16:24])
     assert header[:8] == b"\x89PNG\r\n\x1a\n"

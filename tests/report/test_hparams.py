@@ -13,12 +13,14 @@ from rltemp.data.tasks import load_task
 from rltemp.experiments.method_results import Row
 from rltemp.experiments.statistics import Paired
 from rltemp.report.hparams import METRICS, session_name, write_sessions
+from rltemp.report.markdown import Section
 
 ROWS = [
     Row("fixed:4", 90.0, 0.5, {"fixed:4": Paired(0.0, 0.0, 0.0, 8)}, 8),
     Row("dtkd:reference=2", 91.5, math.nan, {"fixed:4": Paired(1.5, 1.0, 2.0, 8)}, 8),
     Row("../../<x>", 80.0, 0.5, {"fixed:4": Paired(math.nan, math.nan, math.nan, 0)}, 8),
 ]
+SECTION = Section(load_task("digits"), 0.98, ROWS)
 
 
 def session(folder: Path) -> tuple[dict[str, object], dict[str, float], list[str]]:
@@ -34,7 +36,7 @@ def session(folder: Path) -> tuple[dict[str, object], dict[str, float], list[str
 
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
-    write_sessions(tmp_path / "t", ROWS, "fixed:4", load_task("digits"), seeds=8)
+    write_sessions(tmp_path / "t", SECTION, seeds=8)
     return tmp_path / "t"
 
 
@@ -62,11 +64,8 @@ def test_the_baseline_and_what_is_not_compared_have_no_difference(written: Path)
         }
 
 
-def test_a_name_that_is_a_path_stays_in_the_folder(written: Path):
+def test_a_name_that_is_a_path_stays_in_the_folder_and_is_there_once(written: Path):
+    write_sessions(written, SECTION, seeds=8)
+    assert len(list(written.rglob("events*"))) == len(ROWS)
     assert sorted(path.name for path in written.iterdir()) == ["000-fixed-4", "001-dtkd-reference=2", "002-x"]
     assert session(written / "002-x")[0]["rule"] == "../../<x>"
-
-
-def test_written_again_there_is_one_session_a_method(written: Path):
-    write_sessions(written, ROWS, "fixed:4", load_task("digits"), seeds=8)
-    assert len(list(written.rglob("events*"))) == len(ROWS)

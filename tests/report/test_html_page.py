@@ -17,33 +17,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rltemp.cli.main import main
-from rltemp.data.tasks import load_task
+from rltemp.data.tasks import Task, load_task
 from rltemp.experiments.method_results import Row
 from rltemp.experiments.options import CompareOptions
 from rltemp.experiments.showcase import SAMPLED, Showcase
 from rltemp.experiments.statistics import Paired
 from rltemp.report.comparison import shown
 from rltemp.report.html_page import leaves, write_page
+from rltemp.report.markdown import Section
 from rltemp.report.plots import arranged
+from tests.support.processes import code
 from tests.support.results import QUICK
 
+DIGITS = load_task("digits")
 HOSTILE = "<script>alert(1)</script>\"'&$x_$"
 VOID = {"meta", "img", "br", "hr", "link", "input"}
-COMPARE = (
-    "compare",
-    "--task",
-    "digits",
-    "--epochs",
-    "2",
-    "--rules",
-    "fixed:4",
-    "none",
-    "dtkd",
-    "universal",
-    "--seeds",
-    "8",
-)
+RULES = ("fixed:4", "none", "dtkd", "universal")
+COMPARE = ("compare", "--task", "digits", "--epochs", "2", "--rules", *RULES, "--seeds", "8")
 
 
 class Page(HTMLParser):
@@ -103,21 +93,13 @@ def rows(*names: str) -> list[Row]:
 
 def compare(out: Path, *words: str) -> Path:
     """Run the command into a folder, and return the folder."""
-    with pytest.raises(SystemExit) as end:
-        main([*words, "--out", str(out)])
-    assert end.value.code == 0
+    assert code(*words, "--out", out) == 0
     return out
 
 
-def page(path: Path, methods: list[Row], shown: dict[str, Showcase], **more: Any) -> str:
-    given: dict[str, Any] = {
-        "title": "digits: mlp teaches mlp",
-        "task": load_task("digits"),
-        "teacher_accuracy": 0.9849,
-        "configuration": {"rules": [row.rule for row in methods], "out": None, "seeds": 8},
-        "command": "rltemp compare --seeds 8",
-    }
-    write_page(path, methods, shown, **{**given, **more})
+def page(path: Path, methods: list[Row], shown: dict[str, Showcase], task: Task = DIGITS, **more: Any) -> str:
+    given = {"configuration": {"rules": [row.rule for row in methods], "out": None}, "command": "rltemp compare"}
+    write_page(path, Section(task, 0.9849, methods), shown, **{**given, **more})
     return path.read_text("utf-8")
 
 
@@ -133,7 +115,7 @@ def test_the_command_writes_a_page_with_every_section_of_every_rule(compared: Pa
     assert headings == ["h1", *["h2"] * 7, "h3", "h3"]
     captions = [str(image["alt"]) for image in found.all("img")]
     assert len(captions) == 1 + 1 + 6 + 2 + 4
-    for rule in ("fixed:4", "none", "dtkd", "universal"):
+    for rule in RULES:
         assert f"{rule}: 300 test images of 10 classes in the plane." in captions
         assert re.search(rf"{re.escape(rule)} \d+\.\d+ % at [\d.e+]+ ms", captions[1])
     over_the_run = next(text for text in captions if text.startswith("The teacher's temperature over the run"))
@@ -207,9 +189,8 @@ def test_the_page_shows_baselines_and_policies_before_others():
 
 def test_names_are_shown_as_they_are_and_do_nothing(tmp_path: Path):
     methods = rows(HOSTILE, f"b{HOSTILE}", f"c{HOSTILE}")
-    given: dict[str, Any] = {"title": HOSTILE, "command": HOSTILE, "verdict": [HOSTILE]}
-    given["task"] = replace(load_task("digits"), name=HOSTILE, student=HOSTILE, teacher=HOSTILE)
-    given["configuration"] = {HOSTILE: [HOSTILE]}
+    given: dict[str, Any] = {"command": HOSTILE, "verdict": [HOSTILE], "configuration": {HOSTILE: [HOSTILE]}}
+    given["task"] = replace(DIGITS, name=HOSTILE, student=HOSTILE, teacher=HOSTILE)
     shown = {methods[0].rule: showcase(), methods[1].rule: showcase(2.0, seed=1)}
     text = page(tmp_path / "p.html", methods, shown, **given)
     found = Page(text)
@@ -232,6 +213,8 @@ def test_a_page_of_numbers_alone_has_no_empty_section(tmp_path: Path):
     found = Page(page(tmp_path / "p.html", rows("fixed:4"), {}))
     assert len(found.pictures()) == 1
     assert [section["aria-labelledby"] for section in found.all("section")] == ["table", "differences", "again"]
+    assert dict(leaves({"a": {"b": 1, "c": None}, "d": [], "e": False})) == {"a.b": 1, "e": False}, "no default"
+    assert "Shown are 1 of 3 methods." in page(tmp_path / "p.html", rows("a", "b", "c"), {"b": showcase()})
 
 
 def test_what_cannot_be_drawn_is_left_out_and_the_rest_is_there(tmp_path: Path):
@@ -248,10 +231,6 @@ def test_what_cannot_be_drawn_is_left_out_and_the_rest_is_there(tmp_path: Path):
     assert not [text for text in captions if "nan" in text]
 
 
-def test_a_page_that_shows_some_rules_says_how_many(tmp_path: Path):
-    assert "Shown are 1 of 3 methods." in page(tmp_path / "p.html", rows("a", "b", "c"), {"b": showcase()})
-
-
 def test_the_arrangement_keeps_groups_apart_and_is_the_same_again():
     one = showcase()
     positions, again = arranged(one.features), arranged(one.features)
@@ -260,10 +239,6 @@ def test_the_arrangement_keeps_groups_apart_and_is_the_same_again():
     centres = np.stack([positions[one.labels == label].mean(0) for label in range(3)])
     nearest = np.linalg.norm(positions[:, None] - centres, axis=-1).argmin(1)
     assert (nearest == one.labels).mean() > 0.95
-
-
-def test_options_at_their_default_are_left_out():
-    assert dict(leaves({"a": {"b": 1, "c": None}, "d": [], "e": False})) == {"a.b": 1, "e": False}
 
 
 # A real browser. The container's own user may be root, which Chromium's sandbox refuses.

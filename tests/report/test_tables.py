@@ -20,7 +20,7 @@ from rltemp.experiments.method_results import MethodResult, Overall, table_rows
 from rltemp.experiments.statistics import holm
 from rltemp.report.markdown import Section, write_report
 from rltemp.report.plots import picture
-from rltemp.report.tables import console_table, markdown_table, measures_table, write_csv
+from rltemp.report.tables import CSV_COLUMNS, console_table, markdown_table, measures_table, write_csv
 
 TASK = load_task("digits", teacher="mlp", student="64-8-10")
 
@@ -127,26 +127,24 @@ def test_the_markdown_table_is_this_one() -> None:
     )
 
 
-def test_an_interval_that_holds_zero_is_not_bold() -> None:
-    assert "| +0.50 [-1.00, +2.00] |" in table(FIXED, result("same", 0.89, 0.96))[3]
+@pytest.mark.parametrize(
+    ("results", "against", "line", "expected"),
+    [
+        ([FIXED, result("same", 0.89, 0.96)], ("fixed:4",), 3, "| +0.50 [-1.00, +2.00] |"),
+        ([result("mine:a|b", 1, 1)], (), 2, r"| `mine:a\|b` | 100.00 | 0.00 | 2 |"),
+        ([result("fixed:4", 0.5), result("none", 0.25)], ("fixed:4",), 3, "| 25.00 | - | 1 | -25.00 | - | - | - |"),
+    ],
+    ids=["zero inside is not bold", "a bar splits no row", "one seed has no error and no interval"],
+)
+def test_a_row_is_written_so(results: list[MethodResult], against: tuple[str, ...], line: int, expected: str) -> None:
+    assert expected in table(*results, against=against)[line]
 
 
-def test_a_bar_in_a_rule_name_does_not_split_the_markdown_row() -> None:
-    assert table(result("mine:a|b", 1, 1), against=())[2] == r"| `mine:a\|b` | 100.00 | 0.00 | 2 |"
-
-
-def test_one_seed_has_no_error_and_no_interval() -> None:
-    assert table(result("fixed:4", 0.5), result("none", 0.25))[3] == "| `none` | 25.00 | - | 1 | -25.00 | - | - | - |"
-
-
-def test_without_a_terminal_the_console_table_is_plain_lines() -> None:
+def test_the_console_table_is_plain_lines_and_on_a_terminal_coloured() -> None:
     lines = [line.split() for line in printed(100).splitlines()]
     assert ["fixed:4", "92.00", "2.00", "2", "-", "-", "-"] in lines
     assert ["dtkd:reference=4,warmup=0.1", "93.50", "2.50", "2", "+1.50", "[+1.00,+2.00]", "1.000", "16.32"] in lines
     assert "\x1b" not in printed(100)
-
-
-def test_on_a_terminal_better_is_green_and_worse_red() -> None:
     better, worse = (line for line in printed(100, terminal=True).splitlines() if "dtkd" in line or "none" in line)
     assert "\x1b[32m" in better
     assert "\x1b[31m" in worse
@@ -172,22 +170,12 @@ def test_the_csv_reads_back_with_commas_in_names_and_six_decimals(tmp_path: Path
         lines = list(csv.DictReader(stream))
     expected = [(rule, seed) for rule in (FIXED.rule, BETTER.rule) for seed in ("100", "101")]
     assert [(line["rule"], line["seed"]) for line in lines] == expected
-    assert lines[3] == {
-        "task": "digits",
-        "teacher": "mlp",
-        "student": "64-8-10",
-        "rule": "dtkd:reference=4,warmup=0.1",
-        "seed": "101",
-        "test_accuracy": "0.960000",
-        "validation_accuracy": "0.970000",
-        **dict.fromkeys(MEASURES, ""),
-    }
-
-
-def test_a_csv_of_too_few_seeds_is_refused_and_not_written(tmp_path: Path) -> None:
+    values = ["digits", "mlp", "64-8-10", BETTER.rule, "101", "0.960000", "0.970000", *[""] * len(MEASURES)]
+    assert list(lines[3].items()) == list(zip(CSV_COLUMNS, values, strict=True))
+    path.unlink()
     with pytest.raises(BadInputError, match="method 'fixed:4' has 2 accuracies for 1 seeds"):
-        write_csv(tmp_path / "results.csv", [(TASK, [FIXED])], seeds=[0])
-    assert not list(tmp_path.iterdir())
+        write_csv(path, [(TASK, [FIXED])], seeds=[0])
+    assert not path.exists()
 
 
 def test_what_else_was_measured_is_shown_as_mean_and_error(tmp_path: Path) -> None:
@@ -223,7 +211,7 @@ def test_p_values_are_corrected_for_the_methods_of_one_baseline() -> None:
 
 
 def report(folder: Path, *results: MethodResult, picture: str = "picture.png", times: int = 1, **more: Any) -> str:
-    section = Section("digits", "mlp", 0.975, "64-8-10", table_rows(results or RESULTS, ["fixed:4"]), picture)
+    section = Section(TASK, 0.975, table_rows(results or RESULTS, ["fixed:4"]), picture)
     path = write_report(folder, [section] * times, command="rltemp compare --task digits --seeds 2", **more)
     assert path == folder / "report.md"
     return path.read_text("utf-8")
@@ -240,9 +228,6 @@ def test_the_report_says_what_was_compared_and_how_to_do_it_again(tmp_path: Path
     assert "## Verdict\n\n- It is <so>.\n  - Because.\n\n## Reproduce" in text
     assert "```\nrltemp compare --task digits --seeds 2\n```" in text
     assert f"numpy {np.__version__}" in text
-
-
-def test_a_report_without_a_picture_links_to_none(tmp_path: Path) -> None:
     assert "![" not in report(tmp_path, picture="")
 
 

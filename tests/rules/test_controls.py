@@ -12,7 +12,6 @@ from torch import Tensor
 
 from rltemp import BadInputError, Method, Signals, Temperatures, load_method, load_rule
 from rltemp.kd.losses import kd_loss
-from rltemp.kd.temperature_rule import TemperatureRule
 from rltemp.rules.controls import CONTROLS, LEAST_LENGTH, averaged, detached, shuffled, softness, weighting
 
 every_control = pytest.mark.parametrize("name", CONTROLS)
@@ -28,11 +27,6 @@ def drawn(*shape: int, stacked: bool = False, seed: int = 0) -> Signals:
     return Signals((sharper * student).requires_grad_(), sharper * teacher, labels, 0.4, stacked=stacked)
 
 
-def answer(method: Method, signals: Signals) -> Temperatures:
-    assert method.rule is not None
-    return method.rule(signals)
-
-
 def triples(found: Temperatures) -> Tensor:
     """Student, teacher and weight, `[..., 3]`."""
     return torch.stack([found.student, found.teacher, found.weight], -1)
@@ -40,7 +34,7 @@ def triples(found: Temperatures) -> Tensor:
 
 def lengths(method: Method, signals: Signals) -> Tensor:
     """Each sample's gradient on the student's logits, worked out by torch from the loss itself."""
-    loss = kd_loss(signals, answer(method, signals), method.divergence).sum()
+    loss = kd_loss(signals, method.rule(signals), method.divergence).sum()
     return torch.autograd.grad(loss, signals.student_logits)[0].norm(dim=-1)
 
 
@@ -56,16 +50,16 @@ def given(*values: tuple[float, float, float]) -> Method:
 
 def test_detached_answers_the_same_and_lets_no_gradient_through():
     signals, method = drawn(8), load_method("dtkd:2")
-    assert answer(method, signals).student.requires_grad
-    found = answer(detached(method), signals)
+    assert method.rule(signals).student.requires_grad
+    found = detached(method).rule(signals)
     assert not triples(found).requires_grad
-    assert torch.equal(triples(found), triples(answer(method, signals)))
+    assert torch.equal(triples(found), triples(method.rule(signals)))
 
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_shuffled_keeps_every_triple_and_no_sample_its_own(spec: str):
     signals, method = drawn(32), load_method(spec)
-    before, after = triples(answer(method, signals)), triples(answer(shuffled(method), signals))
+    before, after = triples(method.rule(signals)), triples(shuffled(method).rule(signals))
     assert torch.equal(before.unique(dim=0), after.unique(dim=0))
     assert torch.equal(before.sort(0).values, after.sort(0).values)
     if spec not in ("lskd", "dkd"):  # DKD has one temperature for all, LSKD one weight
@@ -75,25 +69,25 @@ def test_shuffled_keeps_every_triple_and_no_sample_its_own(spec: str):
 def test_shuffled_is_one_cycle_through_the_batch_that_changes_over_the_run():
     signals = drawn(6)
     method = given(*[(1.0 + i, 2.0 + i, 3.0 + i) for i in range(6)])
-    source = (answer(shuffled(method), signals).student - 1).long()
+    source = (shuffled(method).rule(signals).student - 1).long()
     visited = [0]
     while int(source[visited[-1]]) != 0:
         visited.append(int(source[visited[-1]]))
     assert sorted(visited) == [0, 1, 2, 3, 4, 5]
-    later = (answer(shuffled(method), replace(signals, progress=0.5)).student - 1).long()
+    later = (shuffled(method).rule(replace(signals, progress=0.5)).student - 1).long()
     assert not torch.equal(source, later)
 
 
 def test_shuffled_depends_on_the_batch_alone_and_not_on_its_order():
     signals, method = drawn(16), load_method("dtkd:2")
     backwards = Signals(signals.student_logits.flip(0), signals.teacher_logits.flip(0), progress=signals.progress)
-    found = triples(answer(shuffled(method), signals))
-    assert torch.equal(triples(answer(shuffled(method), signals)), found)
-    assert torch.equal(triples(answer(shuffled(method), backwards)).flip(0), found)
+    found = triples(shuffled(method).rule(signals))
+    assert torch.equal(triples(shuffled(method).rule(signals)), found)
+    assert torch.equal(triples(shuffled(method).rule(backwards)).flip(0), found)
 
 
-def test_averaged_is_the_geometric_mean_of_temperatures_and_the_mean_weight():
-    found = answer(averaged(given((2.0, 1.0, 1.0), (8.0, 9.0, 5.0))), drawn(2))
+def test_averaged_is_the_geometric_mean_temperature_and_mean_weight():
+    found = averaged(given((2.0, 1.0, 1.0), (8.0, 9.0, 5.0))).rule(drawn(2))
     expected = torch.tensor([[4.0, 3.0, 3.0]] * 2, dtype=torch.float64)
     torch.testing.assert_close(triples(found), expected)
 
@@ -101,7 +95,7 @@ def test_averaged_is_the_geometric_mean_of_temperatures_and_the_mean_weight():
 @pytest.mark.parametrize("spec", SPECS)
 def test_weighting_has_plain_temperatures_and_the_lengths_of_its_method(spec: str):
     signals, method = drawn(16), load_method(spec)
-    found = answer(weighting(method), signals)
+    found = weighting(method).rule(signals)
     assert torch.equal(found.student, signals.full(4.0))
     assert torch.equal(found.teacher, signals.full(4.0))
     torch.testing.assert_close(lengths(weighting(method), signals), lengths(method, signals))
@@ -110,7 +104,7 @@ def test_weighting_has_plain_temperatures_and_the_lengths_of_its_method(spec: st
 @pytest.mark.parametrize("spec", SPECS)
 def test_softness_has_the_temperatures_of_its_method_and_plain_lengths(spec: str):
     signals, method = drawn(16), load_method(spec)
-    found, own = answer(softness(method), signals), answer(method, signals)
+    found, own = softness(method).rule(signals), method.rule(signals)
     assert torch.equal(found.student, own.student)
     assert torch.equal(found.teacher, own.teacher)
     plain = replace(load_method("fixed:4"), divergence=method.divergence)
@@ -124,28 +118,27 @@ def test_the_weights_of_two_classes_worked_by_hand():
     student = torch.zeros(1, 2, dtype=torch.float64)
     teacher = torch.tensor([[4 * math.log(3), 0.0]], dtype=torch.float64)
     signals, method = Signals(student, teacher), given((2.0, 2.0, 1.0))
-    torch.testing.assert_close(answer(weighting(method), signals).weight, torch.tensor([3.2], dtype=torch.float64))
-    torch.testing.assert_close(answer(softness(method), signals).weight, torch.tensor([5.0], dtype=torch.float64))
+    torch.testing.assert_close(weighting(method).rule(signals).weight, torch.tensor([3.2], dtype=torch.float64))
+    torch.testing.assert_close(softness(method).rule(signals).weight, torch.tensor([5.0], dtype=torch.float64))
 
 
 @pytest.mark.parametrize("control", [weighting, softness])
-def test_where_both_networks_agree_the_weight_is_finite_and_counts_as_guarded(control: Callable[[Method], Method]):
+def test_where_both_networks_agree_the_weight_is_finite_and_guarded(control: Callable[[Method], Method]):
     student = torch.tensor([[1.0, 0.0, -1.0], [1.0, 0.0, 0.0]])
     signals = Signals(student, torch.tensor([[1.0, 0.0, -1.0], [0.0, 0.0, 1.0]]))
-    found = answer(control(given((2.0, 2.0, 4.0))), signals)
+    found = control(given((2.0, 2.0, 4.0))).rule(signals)
     assert found.weight.isfinite().all()
     assert found.weight[0] <= 1e-5 / LEAST_LENGTH
-    assert found.guarded is not None
     assert found.guarded.tolist() == [True, False]
 
 
 @every_control
 def test_a_student_of_a_stack_gets_what_it_gets_alone(name: str):
     stack, method = drawn(3, 8, stacked=True), load_method(f"{name}:dtkd:2")
-    found = triples(answer(method, stack))
+    found = triples(method.rule(stack))
     for position in range(3):
         alone = Signals(stack.student_logits[position], stack.teacher_logits[position], progress=stack.progress)
-        torch.testing.assert_close(found[position], triples(answer(method, alone)))
+        torch.testing.assert_close(found[position], triples(method.rule(alone)))
 
 
 @every_control
@@ -204,6 +197,5 @@ def test_a_rule_of_ones_own_can_be_controlled():
         student = signals.full(2.0) + torch.arange(signals.shape[0])
         return Temperatures(student, student, student)
 
-    own: TemperatureRule = rule
-    found = answer(shuffled(Method("own", own)), drawn(4))
+    found = shuffled(Method("own", rule)).rule(drawn(4))
     assert sorted(found.student.tolist()) == [2.0, 3.0, 4.0, 5.0]

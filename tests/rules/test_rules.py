@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -37,32 +38,21 @@ def gradient_of(signals: Signals, temperatures: Temperatures) -> Tensor:
 
 # Options and guards
 
+POSITIVE = {"temperature", "reference", "gamma", "start", "end", "span", "strength", "step"}
+
 
 @pytest.mark.parametrize(
     ("name", "options", "named"),
     [
         *(
             (name, {option: value}, f"{name}: {option} must be finite and above 0; got {value!r}")
-            for name, option in (
-                ("fixed", "temperature"),
-                ("dtkd", "reference"),
-                ("dtkd_logsumexp", "maximum"),
-                ("dtkd_exact", "reference"),
-                ("ttm", "gamma"),
-                ("normkd", "temperature"),
-                ("lskd", "temperature"),
-                ("ctkd", "start"),
-                ("ctkd_instance", "span"),
-                ("idts", "strength"),
-                ("energy", "step"),
-                ("cswt", "minimum"),
-                ("linear_schedule", "start"),
-                ("cosine_schedule", "end"),
-                ("step_schedule", "end"),
-                ("random", "maximum"),
-            )
+            for name, factory in RULES.items()
+            for option in sorted(POSITIVE & signature(factory).parameters.keys())
             for value in (0, -4.0, math.inf, math.nan, True, "warm")
         ),
+        ("dtkd_logsumexp", {"maximum": 0}, "dtkd_logsumexp: maximum must be finite and above 0; got 0"),
+        ("cswt", {"minimum": 0}, "cswt: minimum must be finite and above 0; got 0"),
+        ("random", {"maximum": math.nan}, "random: maximum must be finite and above 0; got nan"),
         ("dtkd", {"minimum": -1}, "dtkd: minimum must be finite and at least 0; got -1"),
         ("dtkd", {"minimum": 5.0, "maximum": 5.0}, "minimum must be below maximum; got 5.0 and 5.0"),
         ("dtkd", {"published": 1}, "published must be true or false; got 1"),
@@ -77,7 +67,7 @@ def gradient_of(signals: Signals, temperatures: Temperatures) -> Tensor:
         ("step_schedule", {"levels": 1}, "levels must be a whole number of 2 or more; got 1"),
         ("annealing", {"maximum": 2.5}, "maximum must be a whole number of 1 or more; got 2.5"),
         ("annealing", {"until": 0}, "annealing: until must be above 0"),
-        ("random", {"seed": -1}, "seed must be an integer of 0 or more; got -1"),
+        ("random", {"seed": -1}, "seed must be a whole number of 0 or more; got -1"),
     ],
 )
 def test_options_are_checked_where_the_rule_is_made(name: str, options: dict[str, Any], named: str) -> None:
@@ -87,7 +77,7 @@ def test_options_are_checked_where_the_rule_is_made(name: str, options: dict[str
 
 @pytest.mark.parametrize("value", [0.0, -2.5, math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("field", ["student", "teacher"])
-def test_a_temperature_that_is_none_is_refused_by_field_value_sample_and_source(value: float, field: str) -> None:
+def test_a_bad_temperature_is_refused_by_field_value_sample_and_source(value: float, field: str) -> None:
     good, bad = torch.full((2, 3), 4.0), torch.full((2, 3), 4.0)
     bad[1, 2] = value
     fields = {"student": good, "teacher": good, "weight": good, field: bad}
@@ -107,13 +97,12 @@ def test_a_temperature_that_is_none_is_refused_by_field_value_sample_and_source(
         ([0.0, -1.0, -2.0, -3.0], [4.0, 1.0, 0.0, -1.0]),
     ],
 )
-def test_dtkd_falls_back_to_plain_distillation_where_a_largest_logit_is_not_positive(
+def test_dtkd_falls_back_to_plain_distillation_without_a_positive_logit(
     student: list[float], teacher: list[float]
 ) -> None:
     signals = one(student, teacher)
     temperatures, plain = dtkd(4.0)(signals), fixed(4.0)(signals)
-    assert (temperatures.student.item(), temperatures.teacher.item(), temperatures.weight.item()) == (4.0, 4.0, 16.0)
-    assert temperatures.guarded is not None
+    assert columns(temperatures).tolist() == [[4.0, 4.0, 16.0]]
     assert temperatures.guarded.item()
     torch.testing.assert_close(gradient_of(signals, temperatures), gradient_of(signals, plain))
 
@@ -122,7 +111,6 @@ def test_a_guarded_sample_leaves_its_neighbours_alone(vector_a: Vector) -> None:
     teacher, student, _ = vector_a
     signals = Signals(torch.stack([student, student - 2.5, student]).requires_grad_(), torch.stack([teacher] * 3))
     temperatures = dtkd(4.0)(signals)
-    assert temperatures.guarded is not None
     assert temperatures.guarded.tolist() == [False, True, False]
     assert temperatures.student.tolist() == pytest.approx([2.66666667, 4.0, 2.66666667])
     gradient = gradient_of(signals, temperatures)
@@ -133,19 +121,17 @@ def test_a_guarded_sample_leaves_its_neighbours_alone(vector_a: Vector) -> None:
 def test_dtkds_bounds_keep_a_fresh_students_temperature_up_and_say_so() -> None:
     signals = one([0.01, -0.02, 0.0], [9.99, 1.0, 0.0])
     bounded, published = dtkd(16.0)(signals), dtkd(16.0, published=True)(signals)
-    assert (bounded.student.item(), bounded.teacher.item(), bounded.weight.item()) == (0.5, 20.0, 10.0)
-    assert bounded.guarded is not None
+    assert columns(bounded).tolist() == [[0.5, 20.0, 10.0]]
     assert bounded.guarded.item()
     # 2 * 0.01 / 10 * 16 and 2 * 9.99 / 10 * 16
     assert published.student.item() == pytest.approx(0.032)
     assert published.teacher.item() == pytest.approx(31.968)
 
 
-def test_the_exact_rule_falls_back_to_its_reference_where_no_shift_makes_both_equally_sharp() -> None:
+def test_the_exact_rule_falls_back_where_no_shift_makes_both_as_sharp() -> None:
     signals = one([1e4, 0.0, -1e4], [1.0, 0.0, -1.0])
     answer = RULES["dtkd_exact"](3.0)(signals)
-    assert (answer.student.item(), answer.teacher.item(), answer.weight.item()) == (3.0, 3.0, 9.0)
-    assert answer.guarded is not None
+    assert columns(answer).tolist() == [[3.0, 3.0, 9.0]]
     assert answer.guarded.item()
 
 
@@ -167,11 +153,10 @@ def test_cswt_gives_the_most_similar_sample_the_lowest_temperature() -> None:
     answer = RULES["cswt"]()(Signals(torch.tensor([[0.0, 5.0], [5.0, 0.0], [2.0, 2.0]]), teacher))
     assert answer.student[:2].tolist() == pytest.approx([6.0, 2.0])
     assert 2 < answer.student[2] < 6
-    assert answer.guarded is not None
     assert not answer.guarded.any()
 
 
-def test_random_temperatures_are_log_uniform_and_new_with_every_step_and_seed() -> None:
+def test_random_temperatures_are_log_uniform_and_new_each_step_and_seed() -> None:
     signals = Signals(
         torch.zeros(4000, 10), torch.randn(4000, 10, generator=torch.Generator().manual_seed(0)), progress=0.0
     )
@@ -215,9 +200,7 @@ def made(name: str, classes: int) -> TemperatureRule:
     return rule
 
 
-def drawn(
-    shape: tuple[int, ...], classes: int, seed: int, scale: float = 3.0, dtype: torch.dtype = torch.float32
-) -> Signals:
+def drawn(shape: tuple[int, ...], classes: int, seed: int, scale: float = 3.0, dtype: Any = torch.float32) -> Signals:
     generator = torch.Generator().manual_seed(seed)
     student, teacher = (torch.randn(2, *shape, classes, generator=generator) * scale).to(dtype)
     labels = torch.randint(0, classes, shape, generator=generator)
@@ -225,14 +208,8 @@ def drawn(
 
 
 def chosen(signals: Signals, index: Tensor) -> Signals:
-    assert signals.labels is not None
-    return replace(
-        signals,
-        student_logits=signals.student_logits[index],
-        teacher_logits=signals.teacher_logits[index],
-        labels=signals.labels[index],
-        stacked=False,
-    )
+    fields = ("student_logits", "teacher_logits", "labels")
+    return replace(signals, stacked=False, **{name: getattr(signals, name)[index] for name in fields})
 
 
 def columns(temperatures: Temperatures) -> Tensor:
@@ -267,11 +244,7 @@ def test_every_rule_says_what_it_is_and_what_it_keeps_to(name: str) -> None:
     told = facts(RULES[name])
     assert {"Formula", "Source", "Labels", "Bounds", "Invariant", "Guard"} <= told.keys()
     assert told["Labels"] in ("yes", "no")
-    assert set(told["Invariant"].split(", ")) in (
-        {"none"},
-        *({"shift", *more} for more in ((), ("scale",), ("equivariant",))),
-        {"scale"},
-    )
+    assert told["Invariant"] in ("none", "shift", "scale", "shift, scale", "shift, equivariant")
     assert told.get("Batch", "compared") == "compared"
 
 
@@ -284,7 +257,7 @@ def test_every_rule_says_what_it_is_and_what_it_keeps_to(name: str) -> None:
     dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]),
 )
 @settings(max_examples=40)
-def test_every_rule_answers_positive_finite_numbers_within_its_bounds_one_a_sample(
+def test_every_rule_answers_a_positive_number_a_sample_within_its_bounds(
     name: str, shape: tuple[int, ...], classes: int, seed: int, scale: float, dtype: torch.dtype
 ) -> None:
     signals = drawn(shape, classes, seed, scale, dtype)
@@ -302,22 +275,9 @@ def test_every_rule_takes_a_hundred_thousand_classes_and_no_sample_at_all(name: 
 
 
 @every_rule
-@pytest.mark.parametrize("value", [0.0, 3.0, -3.0, 1e4, -1e4])
-def test_every_rule_takes_constant_logits(name: str, value: float) -> None:
-    signals = Signals(
-        torch.full((3, 5), value, requires_grad=True), torch.full((3, 5), value), torch.zeros(3, dtype=torch.long), 0.5
-    )
-    answer = made(name, 5)(signals)
-    assert_answer_is_usable(name, answer, signals)
-    assert gradient_of(signals, answer).isfinite().all()
-
-
-@every_rule
 @given(seed=seeds)
 @settings(max_examples=15)
-def test_every_rule_is_blind_to_the_order_of_samples_and_to_those_it_does_not_compare_with(
-    name: str, seed: int
-) -> None:
+def test_every_rule_is_blind_to_order_and_to_what_it_does_not_compare(name: str, seed: int) -> None:
     signals, rule = drawn((9,), 6, seed), made(name, 6)
     order = torch.randperm(9, generator=torch.Generator().manual_seed(seed))
     answer = columns(rule(signals))
@@ -430,7 +390,6 @@ def test_every_rule_computes_in_float32_under_autocast(name: str, dtype: torch.d
     assert_answer_is_usable(name, answer, signals)
     torch.testing.assert_close(loss, kd_loss(signals, rule(signals)), rtol=1e-6, atol=1e-6)
     loss.mean().backward()
-    assert weight.grad is not None
     assert weight.grad.isfinite().all()
 
 
@@ -446,13 +405,23 @@ def test_every_rule_changes_nothing_that_it_is_given(name: str) -> None:
 
 
 @every_rule
-@pytest.mark.parametrize("scale", [1e19, 1e37, 3e38])
-@pytest.mark.parametrize("kind", ["spread", "signs", "one"])
+@pytest.mark.parametrize(
+    ("kind", "scale"),
+    [(kind, scale) for kind in ("spread", "signs", "one") for scale in (1e19, 1e37, 3e38)]
+    + [("constant", value) for value in (0.0, 3.0, -3.0, 1e4, -1e4)],
+)
 def test_every_rule_and_its_gradient_is_finite_for_every_finite_logit(name: str, scale: float, kind: str) -> None:
-    unit = torch.randn(2, 8, 6, generator=torch.Generator().manual_seed(3))
-    unit = {"spread": unit / unit.abs().max(), "signs": unit.sign(), "one": F.one_hot(unit.argmax(-1), 6).float()}[kind]
+    drawn = torch.randn(2, 8, 6, generator=torch.Generator().manual_seed(3))
+    unit = {
+        "spread": drawn / drawn.abs().max(),
+        "signs": drawn.sign(),
+        "one": F.one_hot(drawn.argmax(-1), 6).float(),
+        "constant": torch.ones_like(drawn),
+    }[kind]
     signals = Signals(scale * unit[0].requires_grad_(), scale * unit[1], torch.zeros(8, dtype=torch.long), 0.5)
     found = made(name, 6)(signals)
+    if kind == "constant":
+        assert_answer_is_usable(name, found, signals)
     check_temperatures(found, name)
     assert columns(found).isfinite().all()
     loss = kd_loss(signals, found)
@@ -462,9 +431,7 @@ def test_every_rule_and_its_gradient_is_finite_for_every_finite_logit(name: str,
 
 @every_rule
 @pytest.mark.parametrize(("tensor", "number"), [(0.3, 0.3), (0.77, 0.77), (1.3, 1.0), (-0.2, 0.0)])
-def test_every_rule_takes_progress_as_a_tensor_within_the_run_and_never_reads_it(
-    name: str, tensor: float, number: float
-) -> None:
+def test_every_rule_takes_progress_as_a_tensor_and_never_reads_it(name: str, tensor: float, number: float) -> None:
     signals, rule = drawn((9,), 6, 0), made(name, 6)
     wanted = columns(rule(replace(signals, progress=number)))
     done = torch.tensor(tensor, dtype=torch.float64)

@@ -35,7 +35,7 @@ class DeviceReads:
 
     def __init__(self) -> None:
         self.places: list[str] = []
-        self._modes = (_Operations(self.places), _Methods(self.places))
+        self._modes = _Operations(), _Methods()  # type: ignore[no-untyped-call]
 
     @property
     def count(self) -> int:
@@ -44,6 +44,7 @@ class DeviceReads:
 
     def __enter__(self) -> DeviceReads:
         for mode in self._modes:
+            mode.places = self.places
             mode.__enter__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return self
 
@@ -55,9 +56,7 @@ class DeviceReads:
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees the operations of torch itself, those of the backward pass too."""
 
-    def __init__(self, places: list[str]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.places = places
+    places: list[str]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.name()
@@ -72,9 +71,7 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 class _Methods(TorchFunctionMode):
     """Sees the calls that copy a tensor to the host, which are no operations of torch on a CPU."""
 
-    def __init__(self, places: list[str]) -> None:
-        super().__init__()
-        self.places = places
+    places: list[str]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _AS_ARRAYS:

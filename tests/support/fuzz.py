@@ -57,25 +57,9 @@ READERS: dict[str, tuple[Callable[[bytes, Path], None], list[bytes]]] = {
     "configuration": (configuration, [json.dumps(CONFIGURATION).encode(), b"{}", b'{"seed": 1e3, "student": null}']),
 }
 
-
-STRANGE: tuple[object, ...] = (
-    None,
-    True,
-    -1,
-    0,
-    10**400,
-    1e308,
-    -1e-320,
-    "",
-    "x" * 5000,
-    "\ud800",
-    "\x1b[2J",
-    "a:b",
-    "fixed:0",
-    [],
-    {},
-    [[]],
-)
+NUMBERS = (None, True, -1, 0, 10**400, 1e308, -1e-320)
+TEXTS = ("", "x" * 5000, "\ud800", "\x1b[2J", "a:b", "fixed:0")
+STRANGE: tuple[object, ...] = (*NUMBERS, *TEXTS, [], {}, [[]])
 
 
 def mutated(data: bytes, most: int, seed: int) -> bytes:

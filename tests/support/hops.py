@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -43,7 +44,8 @@ class Way:
         if stop == self._start:
             self._steps += 1
             if self._steps == 2:
-                self.files |= {stop[0] for stop in _stack(frame)}
+                above = (_stop(each) for each, _ in traceback.walk_stack(frame))
+                self.files |= {each[0] for each in above if each is not None}
         if self._steps == 2:
             self.files.add(stop[0])
 
@@ -64,15 +66,6 @@ def follow(what: str, out: Path) -> Way:
     finally:
         sys.setprofile(before)
     return way
-
-
-def _stack(frame: FrameType | None) -> set[Stop]:
-    found = set()
-    while frame is not None:
-        if (stop := _stop(frame)) is not None:
-            found.add(stop)
-        frame = frame.f_back
-    return found
 
 
 def _stop(frame: FrameType) -> Stop | None:

@@ -1,16 +1,45 @@
-"""Policy files for tests, of random weights."""
+"""Policy files for tests: of given weights, and of random ones."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rltemp.policy.features import DEFAULT_FEATURES, FEATURES
 from rltemp.policy.manifest import PolicyAction, PolicyFeature
 from rltemp.policy.policy_file import write_policy
+
+
+def feature(name: str, mean: float = 0.0, std: float = 1.0, version: int | None = None) -> PolicyFeature:
+    """A feature of ours, as a policy file names it."""
+    entry = FEATURES[name]
+    return PolicyFeature(name=name, version=version or entry.version, unit=entry.unit, mean=mean, std=std)
+
+
+def policy_of(
+    path: Path,
+    weights: dict[str, Tensor],
+    features: Sequence[PolicyFeature],
+    reference: str = "fixed:4",
+    activation: str = "tanh",
+    **action: Any,
+) -> Path:
+    """Write a policy of these weights; `action` holds fields of `PolicyAction`."""
+    write_policy(
+        path,
+        weights=weights,
+        activation=activation,
+        features=features,
+        action=PolicyAction(**{"ratio": 4.0, "minimum": 0.5, "maximum": 20.0, **action}),
+        reference=reference,
+        created_with={"rltemp": "test"},
+    )
+    return path
 
 
 def random_policy(
@@ -23,51 +52,17 @@ def random_policy(
     gain: float = 1.0,
     **action: Any,
 ) -> Path:
-    """Write a policy file.
-
-    Args:
-        path: Where.
-        *hidden: Widths of its hidden layers.
-        reference: The method that it moves around.
-        activation: Between layers.
-        features: Their names.
-        seed: Of the weights.
-        gain: Of the weights; a large one drives actions out of [-1, 1].
-        **action: Fields of `PolicyAction`.
-    """
+    """Write a policy of random weights with hidden layers so wide; a large gain drives actions out of [-1, 1]."""
     generator = torch.Generator().manual_seed(seed)
-    scale = PolicyAction(**{"ratio": 4.0, "minimum": 0.5, "maximum": 20.0, **action})
+    outputs = 3 if action.get("weight_ratio", 1.0) > 1 else 2
     weights = {}
-    for index, (inputs, outputs) in enumerate(pairwise((len(features), *hidden, scale.size))):
-        weights[f"{index}.weight"] = gain * torch.randn(outputs, inputs, generator=generator) / inputs**0.5
-        weights[f"{index}.bias"] = gain * torch.randn(outputs, generator=generator) / 4
-    entries = [FEATURES[name] for name in features]
-    write_policy(
-        path,
-        weights=weights,
-        activation=activation,
-        features=[
-            PolicyFeature(name=name, version=entry.version, unit=entry.unit, mean=0.1, std=0.7)
-            for name, entry in zip(features, entries, strict=True)
-        ],
-        action=scale,
-        reference=reference,
-        created_with={"rltemp": "test"},
-    )
-    return path
+    for index, (inside, out) in enumerate(pairwise((len(features), *hidden, outputs))):
+        weights[f"{index}.weight"] = gain * torch.randn(out, inside, generator=generator) / inside**0.5
+        weights[f"{index}.bias"] = gain * torch.randn(out, generator=generator) / 4
+    return policy_of(path, weights, [feature(name, 0.1, 0.7) for name in features], reference, activation, **action)
 
 
 def sloped_policy(path: Path, slope: float) -> Path:
     """A policy whose student's temperature moves with the loss by this slope."""
-    seen = FEATURES["student_loss"]
-    feature = PolicyFeature(name="student_loss", version=seen.version, unit=seen.unit, mean=0.1, std=2.0)
-    write_policy(
-        path,
-        weights={"0.weight": torch.tensor([[slope], [0.0]]), "0.bias": torch.zeros(2)},
-        activation="tanh",
-        features=(feature,),
-        action=PolicyAction(ratio=2.0, minimum=0.5, maximum=20.0),
-        reference="fixed:4",
-        created_with={"rltemp": "test"},
-    )
-    return path
+    weights = {"0.weight": torch.tensor([[slope], [0.0]]), "0.bias": torch.zeros(2)}
+    return policy_of(path, weights, [feature("student_loss", 0.1, 2.0)], ratio=2.0)

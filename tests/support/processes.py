@@ -141,17 +141,22 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
+def events(folder: Path) -> EventAccumulator:
+    """A TensorBoard log, read."""
+    sizes = {"scalars": 0, "histograms": 0}
+    return EventAccumulator(str(folder), size_guidance=sizes, purge_orphaned_data=False).Reload()
+
+
 def curves(folder: Path) -> dict[str, list[tuple[int, object]]]:
     """Every number and histogram of a TensorBoard log by tag, but for what the clock says."""
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "histograms": 0}, purge_orphaned_data=False)
-    events.Reload()
-    tags = events.Tags()
-    scalars = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags["scalars"]}
+    found = events(folder)
+    tags = found.Tags()
+    scalars = {tag: [(event.step, event.value) for event in found.Scalars(tag)] for tag in tags["scalars"]}
     histograms = {
-        tag: [(event.step, repr(event.histogram_value)) for event in events.Histograms(tag)]
+        tag: [(event.step, repr(event.histogram_value)) for event in found.Histograms(tag)]
         for tag in tags["histograms"]
     }
-    return {tag: found for tag, found in {**scalars, **histograms}.items() if not tag.startswith("time/")}
+    return {tag: points for tag, points in {**scalars, **histograms}.items() if not tag.startswith("time/")}
 
 
 def resumed_at(out: str) -> int:
@@ -160,11 +165,11 @@ def resumed_at(out: str) -> int:
     return int(found[1]) if found else 0
 
 
-def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
+def until(true: Callable[[], object], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.01)
+        time.sleep(0.002)
 
 
 @contextmanager

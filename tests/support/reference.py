@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
 
 Row = Sequence[float]
 Batch = Sequence[Row]
@@ -35,15 +37,28 @@ def deviation(row: Row, divisor: int) -> float:
 # Rules
 
 
-def fixed(u: Batch, v: Batch, held: Batch, progress: float, temperature: float = 4.0) -> list[Answer]:
-    return [(temperature, temperature, temperature**2)] * len(u)
+class Step(NamedTuple):
+    """A batch at a moment of the run: logits of the teacher, of the student, and the student's held still."""
+
+    u: Batch
+    v: Batch
+    held: Batch
+    progress: float
+
+
+def fixed(s: Step, temperature: float = 4.0) -> list[Answer]:
+    return alike([temperature] * len(s.u))
+
+
+def alike(values: Row) -> list[Answer]:
+    return [(value, value, value**2) for value in values]
 
 
 def _shared(
-    sharpness: Callable[[Row], float], u: Batch, v: Batch, reference: float, minimum: float, maximum: float
+    sharpness: Callable[[Row], float], s: Step, reference: float = 4.0, minimum: float = 0.5, maximum: float = 20.0
 ) -> list[Answer]:
     answers = []
-    for x, y in ((sharpness(a), sharpness(b)) for a, b in zip(u, v, strict=True)):
+    for x, y in ((sharpness(a), sharpness(b)) for a, b in zip(s.u, s.v, strict=True)):
         student = teacher = reference
         if x > 0 and y > 0:
             teacher, student = 2 * x / (x + y) * reference, 2 * y / (x + y) * reference
@@ -52,37 +67,16 @@ def _shared(
     return answers
 
 
-def dtkd(
-    u: Batch,
-    v: Batch,
-    held: Batch,
-    progress: float,
-    reference: float = 4.0,
-    minimum: float = 0.5,
-    maximum: float = 20.0,
-) -> list[Answer]:
-    return _shared(max, u, v, reference, minimum, maximum)
+dtkd, dtkd_logsumexp = partial(_shared, max), partial(_shared, logsumexp)
 
 
-def dtkd_logsumexp(
-    u: Batch,
-    v: Batch,
-    held: Batch,
-    progress: float,
-    reference: float = 4.0,
-    minimum: float = 0.5,
-    maximum: float = 20.0,
-) -> list[Answer]:
-    return _shared(logsumexp, u, v, reference, minimum, maximum)
-
-
-def dtkd_exact(u: Batch, v: Batch, held: Batch, progress: float, reference: float = 4.0) -> list[Answer]:
+def dtkd_exact(s: Step, reference: float = 4.0) -> list[Answer]:
     def gap(teacher: Row, student: Row, shift: float) -> float:
         sharp = logsumexp([value / (reference + shift) for value in teacher])
         return sharp - logsumexp([value / (reference - shift) for value in student])
 
     answers = []
-    for teacher, student in zip(u, held, strict=True):
+    for teacher, student in zip(s.u, s.held, strict=True):
         low, high = -0.875 * reference, 0.875 * reference
         if gap(teacher, student, low) < 0 or gap(teacher, student, high) > 0:
             low = high = 0.0
@@ -93,48 +87,31 @@ def dtkd_exact(u: Batch, v: Batch, held: Batch, progress: float, reference: floa
     return answers
 
 
-def ttm(u: Batch, v: Batch, held: Batch, progress: float, gamma: float = 0.25) -> list[Answer]:
-    return [(1.0, 1 / gamma, 1.0)] * len(u)
+def ttm(s: Step, gamma: float = 0.25) -> list[Answer]:
+    return [(1.0, 1 / gamma, 1.0)] * len(s.u)
 
 
-def wttm(u: Batch, v: Batch, held: Batch, progress: float, gamma: float = 0.25) -> list[Answer]:
-    return [(1.0, 1 / gamma, math.fsum(p**gamma for p in softmax(row))) for row in u]
+def wttm(s: Step, gamma: float = 0.25) -> list[Answer]:
+    return [(1.0, 1 / gamma, math.fsum(p**gamma for p in softmax(row))) for row in s.u]
 
 
-def normkd(u: Batch, v: Batch, held: Batch, progress: float, temperature: float = 2.0) -> list[Answer]:
-    deviations = [(deviation(b, len(b) - 1), deviation(a, len(a) - 1)) for a, b in zip(u, v, strict=True)]
-    return [
-        (temperature * student, temperature * teacher, (temperature * teacher) ** 2) for student, teacher in deviations
-    ]
+def normkd(s: Step, temperature: float = 2.0) -> list[Answer]:
+    return [(student, teacher, teacher**2) for student, teacher, _ in lskd(s, temperature)]
 
 
-def lskd(
-    u: Batch,
-    v: Batch,
-    held: Batch,
-    progress: float,
-    temperature: float = 2.0,
-    divisor: str = "K-1",
-    published: bool = False,
-) -> list[Answer]:
+def lskd(s: Step, temperature: float = 2.0, divisor: str = "K-1", published: bool = False) -> list[Answer]:
     fewer, eps = int(divisor == "K-1"), 1e-7 if published else 0.0
-    return [
-        (
-            temperature * (deviation(b, len(b) - fewer) + eps),
-            temperature * (deviation(a, len(a) - fewer) + eps),
-            temperature**2,
-        )
-        for a, b in zip(u, v, strict=True)
-    ]
+    student, teacher = ([temperature * (deviation(row, len(row) - fewer) + eps) for row in b] for b in (s.v, s.u))
+    return [(own, other, temperature**2) for own, other in zip(student, teacher, strict=True)]
 
 
-def atkd(u: Batch, v: Batch, held: Batch, progress: float, reading: str = "code") -> list[Answer]:
+def atkd(s: Step, reading: str = "code") -> list[Answer]:
     def standardized(row: Row) -> list[float]:
         mean = math.fsum(row) / len(row)
         return [(value - mean) / deviation(row, len(row) - 1) for value in row]
 
     answers = []
-    for teacher, student, still in zip(u, v, held, strict=True):
+    for teacher, student, still in zip(s.u, s.v, s.held, strict=True):
         largest = {
             "code": max(abs(z) for z in standardized(teacher) + standardized(still)),
             "teacher_absolute": max(abs(z) for z in standardized(teacher)),
@@ -146,22 +123,13 @@ def atkd(u: Batch, v: Batch, held: Batch, progress: float, reading: str = "code"
     return answers
 
 
-def ctkd(u: Batch, v: Batch, held: Batch, progress: float, theta: float = 1.0) -> list[Answer]:
-    return fixed(u, v, held, progress, 1 + 20 / (1 + math.exp(-theta)))
+def ctkd(s: Step, theta: float = 1.0) -> list[Answer]:
+    return fixed(s, 1 + 20 / (1 + math.exp(-theta)))
 
 
-def ctkd_instance(
-    u: Batch,
-    v: Batch,
-    held: Batch,
-    progress: float,
-    inner: Batch,
-    inner_bias: Row,
-    outer: Row,
-    outer_bias: float,
-) -> list[Answer]:
+def ctkd_instance(s: Step, inner: Batch, inner_bias: Row, outer: Row, outer_bias: float) -> list[Answer]:
     answers = []
-    for teacher, student in zip(u, held, strict=True):
+    for teacher, student in zip(s.u, s.held, strict=True):
         seen = softmax(teacher) + softmax(student)
         columns = list(zip(*inner, strict=True))
         hidden = [
@@ -169,92 +137,59 @@ def ctkd_instance(
             for column, bias in zip(columns, inner_bias, strict=True)
         ]
         theta = outer_bias + math.fsum(h * weight for h, weight in zip(hidden, outer, strict=True))
-        answers += ctkd([teacher], [student], [student], progress, theta)
+        answers += ctkd(Step([teacher], [student], [student], s.progress), theta)
     return answers
 
 
-def idts(
-    u: Batch, v: Batch, held: Batch, progress: float, reference: float = 1.0, strength: float = 0.5
-) -> list[Answer]:
-    distances = [
-        math.sqrt(
-            math.fsum(
-                (math.sqrt(p) - math.sqrt(q)) ** 2 for p, q in zip(softmax(teacher), softmax(student), strict=True)
-            )
-            / 2
-        )
-        for teacher, student in zip(u, held, strict=True)
-    ]
+def idts(s: Step, reference: float = 1.0, strength: float = 0.5) -> list[Answer]:
+    distances = []
+    for teacher, student in zip(s.u, s.held, strict=True):
+        pairs = zip(softmax(teacher), softmax(student), strict=True)
+        distances.append(math.sqrt(math.fsum((math.sqrt(p) - math.sqrt(q)) ** 2 for p, q in pairs) / 2))
     median = sorted(distances)[(len(distances) - 1) // 2]
-    values = [reference * math.exp(-strength * math.tanh(math.log(d / median))) for d in distances]
-    return [(value, value, value**2) for value in values]
+    return alike([reference * math.exp(-strength * math.tanh(math.log(d / median))) for d in distances])
 
 
-def energy(
-    u: Batch,
-    v: Batch,
-    held: Batch,
-    progress: float,
-    reference: float = 4.0,
-    step: float = 2.0,
-    share: float = 0.3,
-) -> list[Answer]:
-    order = sorted(range(len(u)), key=lambda sample: -logsumexp(u[sample]))
-    count, values = int(share * len(u)), [reference] * len(u)
+def energy(s: Step, reference: float = 4.0, step: float = 2.0, share: float = 0.3) -> list[Answer]:
+    order = sorted(range(len(s.u)), key=lambda sample: -logsumexp(s.u[sample]))
+    count, values = int(share * len(s.u)), [reference] * len(s.u)
     for sample in order[:count]:
         values[sample] += step
-    for sample in order[len(u) - count :]:
+    for sample in order[len(s.u) - count :]:
         values[sample] -= step
-    return [(value, value, value**2) for value in values]
+    return alike(values)
 
 
-def cswt(u: Batch, v: Batch, held: Batch, progress: float, minimum: float = 2.0, maximum: float = 6.0) -> list[Answer]:
+def cswt(s: Step, minimum: float = 2.0, maximum: float = 6.0) -> list[Answer]:
     cosines = []
-    for teacher, student in zip(u, held, strict=True):
+    for teacher, student in zip(s.u, s.held, strict=True):
         p, q = softmax(teacher), softmax(student)
         dot = math.fsum(a * b for a, b in zip(p, q, strict=True))
         cosines.append(dot / math.sqrt(math.fsum(a * a for a in p) * math.fsum(b * b for b in q)))
     low, high = min(cosines), max(cosines)
-    values = [maximum - (maximum - minimum) * (cosine - low) / (high - low) for cosine in cosines]
-    return [(value, value, value**2) for value in values]
+    return alike([maximum - (maximum - minimum) * (cosine - low) / (high - low) for cosine in cosines])
 
 
-def annealing(
-    u: Batch, v: Batch, held: Batch, progress: float, maximum: int = 10, until: float = 10 / 13
-) -> list[Answer]:
-    phase = min(1 + math.floor(maximum * progress / until), maximum) / maximum  # the Phi that the teacher is scaled by
-    return [(1.0, 1 / phase, 1.0)] * len(u)
+def annealing(s: Step, maximum: int = 10, until: float = 10 / 13) -> list[Answer]:
+    phase = min(1 + math.floor(maximum * s.progress / until), maximum) / maximum  # the paper's Phi
+    return [(1.0, 1 / phase, 1.0)] * len(s.u)
 
 
-def linear_schedule(
-    u: Batch, v: Batch, held: Batch, progress: float, start: float = 8.0, end: float = 1.0
-) -> list[Answer]:
-    return fixed(u, v, held, progress, start * (1 - progress) + end * progress)
+def linear_schedule(s: Step, start: float = 8.0, end: float = 1.0) -> list[Answer]:
+    return fixed(s, start * (1 - s.progress) + end * s.progress)
 
 
-def cosine_schedule(
-    u: Batch, v: Batch, held: Batch, progress: float, start: float = 8.0, end: float = 1.0
-) -> list[Answer]:
-    high = math.cos(math.pi * progress / 2) ** 2
-    return fixed(u, v, held, progress, start * high + end * (1 - high))
+def cosine_schedule(s: Step, start: float = 8.0, end: float = 1.0) -> list[Answer]:
+    high = math.cos(math.pi * s.progress / 2) ** 2
+    return fixed(s, start * high + end * (1 - high))
 
 
-def step_schedule(
-    u: Batch, v: Batch, held: Batch, progress: float, start: float = 8.0, end: float = 1.0, levels: int = 4
-) -> list[Answer]:
-    level = min(math.floor(progress * levels), levels - 1)
-    return fixed(u, v, held, progress, math.exp(math.log(start) + math.log(end / start) * level / (levels - 1)))
+def step_schedule(s: Step, start: float = 8.0, end: float = 1.0, levels: int = 4) -> list[Answer]:
+    level = min(math.floor(s.progress * levels), levels - 1)
+    return fixed(s, math.exp(math.log(start) + math.log(end / start) * level / (levels - 1)))
 
 
-def random(
-    u: Batch,
-    v: Batch,
-    held: Batch,
-    progress: float,
-    minimum: float = 1.0,
-    maximum: float = 10.0,
-    seed: int = 0,
-) -> list[Answer]:
+def random(s: Step, minimum: float = 1.0, maximum: float = 10.0, seed: int = 0) -> list[Answer]:
     def signed(number: int) -> int:
         number %= 2**64
         return number - 2**64 if number >= 2**63 else number
@@ -265,15 +200,14 @@ def random(
             state ^= state >> 29
         return state
 
-    answers = []
-    for row in u:
+    values = []
+    for row in s.u:
         words = [struct.unpack("<i", struct.pack("<f", value))[0] for value in row[:16]]
         state = signed(sum(word * (mixed(place) | 1) for place, word in enumerate(words, 1)))
-        state = mixed(mixed(state ^ seed * 2_654_435_761 % 2**31) ^ round(progress * 2**40))
+        state = mixed(mixed(state ^ seed * 2_654_435_761 % 2**31) ^ round(s.progress * 2**40))
         uniform = (state >> 11) % 2**48 / 2**48
-        value = math.exp(math.log(minimum) + uniform * math.log(maximum / minimum))
-        answers.append((value, value, value**2))
-    return answers
+        values.append(math.exp(math.log(minimum) + uniform * math.log(maximum / minimum)))
+    return alike(values)
 
 
 # Divergences, of softened logits: the student's v, the teacher's u, the label.

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
+# Python 3.10 has none of its own; pytest brings this one.
+_tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+PYPROJECT: dict[str, Any] = _tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 
 
 def files() -> list[Path]:

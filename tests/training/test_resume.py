@@ -6,11 +6,12 @@ import json
 import re
 import shlex
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support.policies import sloped_policy as policy
-from support.processes import curves, digests, finish, kill_after_a_checkpoint, resumed_at, start
+from support.processes import curves, digests, finish, kill_after_a_checkpoint, resumed_at, start, until
 
 from rltemp.models.networks import build_model
 from rltemp.models.weight_files import save_weights
@@ -35,23 +36,29 @@ def whole(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     return folder
 
 
-def test_a_student_killed_twice_ends_bit_identical_with_the_same_curve(
-    tmp_path: Path, whole: Path, cache: Path
-) -> None:
-    folder, steps = tmp_path / "run", []
+def killed_twice(words: tuple[object, ...], cache: Path, checkpoints: Callable[[], Path], pattern: str) -> int:
+    """Ends a run after two kills, each start further than the one before; the step of the last."""
+    steps = []
     for wait in (0.1, 0.2):
-        code, out, _ = kill_after_a_checkpoint(
-            start(*DISTILL, "--out", folder, cache=cache), folder / "checkpoints", wait
-        )
+        process = start(*words, cache=cache)
+        code, out, _ = kill_after_a_checkpoint(process, checkpoints(), wait, pattern)
         assert code == -signal.SIGKILL
         steps.append(resumed_at(out))
-    code, out, err = finish(start(*DISTILL, "--out", folder, cache=cache))
+    code, out, err = finish(start(*words, cache=cache))
     assert (code, err) == (0, "")
     steps.append(resumed_at(out))
     assert 0 == steps[0] < steps[1] < steps[2]
+    return steps[2]
+
+
+def test_a_student_killed_twice_ends_bit_identical_with_the_same_curve(
+    tmp_path: Path, whole: Path, cache: Path
+) -> None:
+    folder = tmp_path / "run"
+    step = killed_twice((*DISTILL, "--out", folder), cache, lambda: folder / "checkpoints", "*.ckpt")
     assert digests(folder) == digests(whole)
     assert curves(folder) == curves(whole)
-    assert json.loads((folder / "timing.json").read_text())["resumed_at"] == steps[2]
+    assert json.loads((folder / "timing.json").read_text())["resumed_at"] == step
 
 
 AGENTS = {
@@ -68,22 +75,14 @@ def test_a_policy_killed_twice_ends_bit_identical_with_the_same_curve(tmp_path: 
     words = (*POLICY, *AGENTS[agent])
     code, _, err = finish(start(*words, "--out", tmp_path / "whole", cache=cache))
     assert (code, err) == (0, "")
-    folder, updates = tmp_path / "run", []
-    for wait in (0.1, 0.0):
-        process = start(*words, "--out", folder, cache=cache)
-        code, out, _ = kill_after_a_checkpoint(process, folder / "checkpoints", wait, "update-*[2-9].ckpt")
-        assert code == -signal.SIGKILL
-        updates.append(resumed_at(out))
-    code, out, err = finish(start(*words, "--out", folder, cache=cache))
-    assert (code, err) == (0, "")
-    updates.append(resumed_at(out))
-    assert 0 == updates[0] < updates[1] < updates[2]
+    folder = tmp_path / "run"
+    killed_twice((*words, "--out", folder), cache, lambda: folder / "checkpoints", "update-*[2-9].ckpt")
     assert digests(folder) == digests(tmp_path / "whole")
     assert curves(folder / "tensorboard") == curves(tmp_path / "whole" / "tensorboard")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.faults)])
-def test_a_signal_saves_says_how_to_go_on_and_that_command_ends_bit_identical(
+def test_a_signal_saves_says_how_to_go_on_and_then_ends_bit_identical(
     tmp_path: Path, whole: Path, cache: Path, number: signal.Signals
 ) -> None:
     """Case 8: within 10 s, with the conventional code; what is printed is the command that goes on."""
@@ -113,7 +112,7 @@ def test_a_second_signal_leaves_at_once_and_the_files_are_whole(tmp_path: Path, 
     assert digests(folder) == digests(whole)
 
 
-def test_a_signal_in_the_middle_of_a_rollout_keeps_what_was_saved_before_it(tmp_path: Path, cache: Path) -> None:
+def test_a_signal_in_the_middle_of_a_rollout_keeps_what_was_saved_before(tmp_path: Path, cache: Path) -> None:
     words = (*POLICY, "--epochs", "40", "--out", tmp_path / "run")
     process = start(*words, cache=cache)
     code, _, err = kill_after_a_checkpoint(process, tmp_path / "run" / "checkpoints", 0.1, by=signal.SIGTERM)
@@ -125,18 +124,13 @@ def test_a_teacher_that_is_killed_goes_on_to_the_same_weights(tmp_path: Path) ->
     words = shlex.split("train-teacher --task digits --teacher-epochs 20")
     code, _, err = finish(start(*words, "--out", tmp_path / "whole", cache=tmp_path / "a"))
     assert (code, err) == (0, "")
-    folder, steps = tmp_path / "run", []
-    for wait in (0.1, 0.2):
-        process = start(*words, "--out", folder, cache=tmp_path / "b")
-        checkpoints = next(iter((tmp_path / "b" / "teachers").glob("*.checkpoints")), None)
-        while checkpoints is None and process.poll() is None:
-            checkpoints = next(iter((tmp_path / "b" / "teachers").glob("*.checkpoints")), None)
-        assert checkpoints is not None
-        steps.append(resumed_at(kill_after_a_checkpoint(process, checkpoints, wait)[1]))
-    code, out, _ = finish(start(*words, "--out", folder, cache=tmp_path / "b"))
-    steps.append(resumed_at(out))
-    assert code == 0
-    assert 0 == steps[0] < steps[1] < steps[2]
+    folder, teachers = tmp_path / "run", tmp_path / "b" / "teachers"
+
+    def checkpoints() -> Path:
+        until(lambda: bool(list(teachers.glob("*.checkpoints"))), 60)
+        return next(teachers.glob("*.checkpoints"))
+
+    killed_twice((*words, "--out", folder), tmp_path / "b", checkpoints, "*.ckpt")
     assert digests(folder) == digests(tmp_path / "whole")
     assert [file.suffix for file in (tmp_path / "b" / "teachers").iterdir()] == [".safetensors"]
 
