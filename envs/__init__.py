@@ -1,9 +1,6 @@
 """Environments: `rltemp/Distill-v0` for Gymnasium, which this import registers, and a `VecEnv` for SB3.
 
-    import gymnasium
-    import rltemp.envs
-
-    env = gymnasium.make("rltemp/Distill-v0")    # or "rltemp.envs:rltemp/Distill-v0", without the second import
+    env = gymnasium.make("rltemp.envs:rltemp/Distill-v0")    # or "rltemp/Distill-v0", after `import rltemp.envs`
 
 Inside: `distill_env` is the Gymnasium environment of one student, `vector` holds `DistillVecEnv`, which trains many
     students at once and is what policies learn in, `episode` is the run that both drive, `rewards` measures it.

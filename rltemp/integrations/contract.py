@@ -20,7 +20,7 @@ from torch import Tensor
 from rltemp.errors import BadInputError
 from rltemp.kd.checks import check_shape, check_temperatures, positive
 from rltemp.kd.losses import kd_loss
-from rltemp.kd.method import Method, Objective
+from rltemp.kd.method import Method, Objective, watch
 from rltemp.kd.signals import Signals, Temperatures
 from rltemp.kd.temperature_rule import RuleFunction, TemperatureRule, as_rule
 from rltemp.loading import load_method, with_teacher
@@ -183,6 +183,43 @@ def controller_of(method: MethodLike) -> Controller:
 def mean_of(losses: Tensor, mask: Tensor | None = None) -> Tensor:
     """The mean loss of the samples that the mask leaves; 0 where it leaves none."""
     return losses.mean() if mask is None else losses.sum() / mask.sum().clamp(min=1)
+
+
+class RecordingController(Controller):
+    """A `Controller` whose `last` holds the temperatures of its last call; `kept` leaves out what the mask does.
+
+    Raises:
+        BadInputError: For a rule with parameters to learn: the host's optimizer would not train them.
+    """
+
+    def __init__(self, method: MethodLike = "universal") -> None:
+        self.last: Temperatures | None = None
+        super().__init__(watch(controller_of(method).method, self._keep))
+
+    def _keep(self, temperatures: Temperatures) -> None:
+        self.last = temperatures
+
+    def kept(self, mask: Tensor | None) -> Temperatures | None:
+        """The last temperatures of the samples that the call's mask kept; waits for the device."""
+        if (last := self.last) is None or mask is None or last.student.shape != mask.shape:
+            return last  # a rule that compares samples has seen those of the mask alone
+        guarded = None if last.guarded is None else last.guarded[mask]
+        return Temperatures(last.student[mask], last.teacher[mask], last.weight[mask], guarded)
+
+
+def soft_part(method: Method) -> tuple[Method, float]:
+    """A method's divergences without its cross-entropy, scaled to coefficient 1, and the method's own coefficient.
+
+    For hosts that add a soft loss and a cross-entropy themselves, each with a coefficient of the host.
+
+    Raises:
+        BadInputError: For a method with two phases, which a sum of two losses cannot express.
+    """
+    if method.switch is not None:
+        raise BadInputError(f"{method.name!r} has two phases, and this host adds two losses: take another method")
+    unit = 1.0 if method.matched else method.kd_weight or 1.0
+    kd_weight, plain_kd_weight = method.kd_weight / unit, method.plain_kd_weight / unit
+    return replace(method, ce_weight=0.0, kd_weight=kd_weight, plain_kd_weight=plain_kd_weight), unit
 
 
 class HostVersionWarning(UserWarning):

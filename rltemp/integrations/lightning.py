@@ -16,8 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from rltemp.errors import BadInputError
-from rltemp.integrations.contract import mean_of, tested_with
-from rltemp.integrations.recording import RecordingController
+from rltemp.integrations.contract import RecordingController, mean_of, tested_with
 from rltemp.kd.method import Method
 from rltemp.kd.signals import temperature_scalars
 

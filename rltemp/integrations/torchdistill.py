@@ -17,8 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from rltemp.errors import BadInputError
-from rltemp.integrations.contract import Controller, tested_with
-from rltemp.integrations.recording import RecordingController
+from rltemp.integrations.contract import Controller, RecordingController, tested_with
 
 TESTED = ">=1.1.5,<1.2"
 

@@ -10,8 +10,7 @@
 
 `GKDTrainerMixin` does the same for `trl.experimental.gkd.GKDTrainer`. Both divide logits by the token's temperatures,
 compute the host's own divergence of them (its `beta` says which), and multiply it by the token's weight and by the
-method's `kd_weight`. They leave out the method's own divergence, cross-entropy, warm-up and second divergence.
-docs/integrations/trl.md has the details.
+method's `kd_weight`. docs/integrations/trl.md says what they leave out.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def lskd(temperature: float = 2.0, divisor: Literal["K-1", "K"] = "K-1", publish
     """Standardize both networks' logits over the classes, then soften them by one temperature.
 
     Gradient flows through the student's deviation, as in the authors' code. The paper's Algorithm 1 divides by K, its
-    code by K - 1: nothing at 100 classes, a third of the divergence at 4.
+    code by K - 1, which matters where classes are few.
 
     Formula: T_t = temperature std(u), T_s = temperature std(v), weight temperature^2; u, v the logits.
     Source: Sun et al. (2024), https://arxiv.org/abs/2403.01427.
