@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.data import table
 from support.device_reads import DeviceReads
 from torch import Tensor
 from torch.nn import functional as F
@@ -50,24 +51,9 @@ POSITIVE = {"temperature", "reference", "gamma", "start", "end", "span", "streng
             for option in sorted(POSITIVE & signature(factory).parameters.keys())
             for value in (0, -4.0, math.inf, math.nan, True, "warm")
         ),
-        ("dtkd_logsumexp", {"maximum": 0}, "dtkd_logsumexp: maximum must be finite and above 0; got 0"),
-        ("cswt", {"minimum": 0}, "cswt: minimum must be finite and above 0; got 0"),
         ("random", {"maximum": math.nan}, "random: maximum must be finite and above 0; got nan"),
-        ("dtkd", {"minimum": -1}, "dtkd: minimum must be finite and at least 0; got -1"),
-        ("dtkd", {"minimum": 5.0, "maximum": 5.0}, "minimum must be below maximum; got 5.0 and 5.0"),
-        ("dtkd", {"published": 1}, "published must be true or false; got 1"),
-        ("wttm", {"gamma": 1.01}, "wttm: gamma must be above 0 and at most 1; got 1.01"),
-        ("lskd", {"divisor": "N"}, "unknown divisor 'N'.*Known: K, K-1"),
-        ("atkd", {"reading": "teacher_sign"}, "did you mean 'teacher_signed'"),
-        ("ctkd", {"ramp": 1.5}, "ctkd: ramp is a fraction, 0 to 1; got 1.5"),
         ("ctkd", {"initial": math.inf}, "ctkd: initial must be finite; got inf"),
-        ("energy", {"share": 0.6}, "share must be at most 0.5"),
-        ("energy", {"step": 4.0}, "step below the reference"),
-        ("cswt", {"minimum": 6.0}, "cswt: minimum must be below maximum"),
-        ("step_schedule", {"levels": 1}, "levels must be a whole number of 2 or more; got 1"),
-        ("annealing", {"maximum": 2.5}, "maximum must be a whole number of 1 or more; got 2.5"),
-        ("annealing", {"until": 0}, "annealing: until must be above 0"),
-        ("random", {"seed": -1}, "seed must be a whole number of 0 or more; got -1"),
+        *table("rules/refused_options"),
     ],
 )
 def test_options_are_checked_where_the_rule_is_made(name: str, options: dict[str, Any], named: str) -> None:
