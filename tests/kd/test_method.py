@@ -88,31 +88,14 @@ def test_a_pair_of_networks_brings_its_papers_constants_but_options_win(
     assert (method.ce_weight, method.kd_weight) == (1.0, kd_weight)
 
 
-@pytest.mark.parametrize(
-    ("pair", "weights"),
-    [
-        ("vgg13-vgg8", (3.0, 1.0)),
-        ("resnet56-resnet20", (1.0, 0.5)),
-        ("wrn40_2-shufflenetv1", (2.0, 0.5)),
-        ("resnet50-mobilenetv2", (3.0, 2.0)),
-    ],
-)
+@pytest.mark.parametrize(("pair", "weights"), table("kd/methods", "dtkd_pairs"))
 def test_dtkds_two_weights_go_by_pair_and_its_warm_up_does_not(pair: str, weights: tuple[float, float]) -> None:
     method = load_method(f"dtkd:pair={pair}")
     assert (method.ce_weight, method.kd_weight, method.plain_kd_weight) == (1.0, *weights)
     assert method.warmup == pytest.approx(20 / 240)
 
 
-@pytest.mark.parametrize(
-    ("spec", "non_target"),
-    [
-        ("dkd", 8.0),
-        ("dkd:pair=resnet56-resnet20", 2.0),
-        ("dkd:pair=vgg13-vgg8", 6.0),
-        ("dkd:pair=vgg13-vgg8,non_target=3", 3.0),
-        ("dkd:pair=imagenet-resnet34-resnet18", 0.5),
-    ],
-)
+@pytest.mark.parametrize(("spec", "non_target"), table("kd/methods", "dkd_pairs"))
 def test_dkds_second_weight_goes_by_pair(spec: str, non_target: float, vector_a: Vector) -> None:
     # TCKD and NCKD of vector A at T = 4: section 15.1.
     wanted = CE + 16 * (0.03584446 + non_target * 0.00174203)

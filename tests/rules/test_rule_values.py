@@ -17,6 +17,7 @@ import pytest
 import torch
 from support import reference
 from support.data import table
+from support.signals import started
 from torch import Tensor
 
 from rltemp import Signals, TemperatureRule, Temperatures, kd_loss
@@ -237,25 +238,8 @@ def test_on_constant_logits_published_normkd_is_nan_and_lskd_is_uniform() -> Non
 
 # The second writing, on logits of one's own
 
-CASES: list[tuple[str, dict[str, Any]]] = [
-    *((name, {}) for name in RULES),
-    ("fixed", {"temperature": 0.7}),
-    ("dtkd", {"reference": 2.0, "minimum": 1.5, "maximum": 2.2}),
-    ("ttm", {"gamma": 0.1}),
-    ("wttm", {"gamma": 0.8}),
-    ("normkd", {"temperature": 1.0}),
-    ("lskd", {"temperature": 3.0, "divisor": "K"}),
-    ("lskd", {"published": True}),
-    ("atkd", {"reading": "teacher_absolute"}),
-    ("atkd", {"reading": "teacher_signed"}),
-    ("idts", {"reference": 3.0, "strength": 0.2}),
-    ("energy", {"share": 0.5, "step": 1.0}),
-    ("annealing", {"maximum": 7, "until": 0.5}),
-    ("step_schedule", {"levels": 3, "start": 1.0, "end": 9.0}),
-    ("random", {"seed": 5, "minimum": 2.0}),
-]
+CASES = [*((name, {}) for name in RULES), *table("rules/values", "options_of_the_second_writing")]
 THROUGH_THE_STUDENT = {"dtkd", "dtkd_logsumexp", "normkd", "lskd", "atkd"}
-every_case = pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 
 
 def drawn(classes: int, samples: int = 4) -> tuple[Signals, list[list[float]], list[list[float]], list[int]]:
@@ -268,16 +252,15 @@ def drawn(classes: int, samples: int = 4) -> tuple[Signals, list[list[float]], l
 
 def built(name: str, classes: int, options: dict[str, Any]) -> tuple[TemperatureRule, dict[str, Any]]:
     """A rule, and the options of its second writing: what it learned is among them."""
-    made = RULES[name](**options)
+    made = started(RULES[name](**options), classes, 7)
     if isinstance(made, LearnedRule):
-        made.initialise(classes, 7)
         made.double()
     if isinstance(made, CtkdInstance):
         options = {key: value.detach().tolist() for key, value in made.named_parameters()}
     return made, options
 
 
-@every_case
+@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 @pytest.mark.parametrize("classes", [5, 7])
 def test_a_rule_has_the_value_and_the_gradient_of_its_second_writing(
     name: str, options: dict[str, Any], classes: int

@@ -17,10 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.data import table
 from support.device_reads import DeviceReads
+from support.signals import columns, drawn, started
 from torch import Tensor
 from torch.nn import functional as F
 
-from rltemp import BadInputError, Signals, TemperatureRule, Temperatures, kd_loss
+from rltemp import BadInputError, Signals, Temperatures, kd_loss
 from rltemp.kd.checks import check_temperatures
 from rltemp.rules import RULES, dtkd, fixed
 from rltemp.rules.catalogue import facts
@@ -178,28 +179,9 @@ seeds = st.integers(0, 10**6)
 Change = Callable[[Signals], Signals]
 
 
-def made(name: str, classes: int) -> TemperatureRule:
-    """A rule at its default options; one that learns, as it starts."""
-    rule = RULES[name]()
-    if isinstance(rule, LearnedRule):
-        rule.initialise(classes, 0)
-    return rule
-
-
-def drawn(shape: tuple[int, ...], classes: int, seed: int, scale: float = 3.0, dtype: Any = torch.float32) -> Signals:
-    generator = torch.Generator().manual_seed(seed)
-    student, teacher = (torch.randn(2, *shape, classes, generator=generator) * scale).to(dtype)
-    labels = torch.randint(0, classes, shape, generator=generator)
-    return Signals(student, teacher, labels, progress=torch.rand((), generator=generator).item())
-
-
 def chosen(signals: Signals, index: Tensor) -> Signals:
     fields = ("student_logits", "teacher_logits", "labels")
     return replace(signals, stacked=False, **{name: getattr(signals, name)[index] for name in fields})
-
-
-def columns(temperatures: Temperatures) -> Tensor:
-    return torch.stack([temperatures.student, temperatures.teacher, temperatures.weight], -1)
 
 
 def compares(name: str) -> bool:
@@ -249,7 +231,7 @@ def test_every_rule_answers_a_positive_number_a_sample_within_its_bounds(
     signals = drawn(shape, classes, seed, scale, dtype)
     if facts(RULES[name])["Labels"] == "no":
         signals = replace(signals, labels=None)
-    assert_answer_is_usable(name, made(name, classes)(signals), signals)
+    assert_answer_is_usable(name, started(RULES[name](), classes)(signals), signals)
 
 
 @pytest.mark.filterwarnings("ignore:var\\(\\):UserWarning")  # torch's, of no sample at all
@@ -257,14 +239,14 @@ def test_every_rule_answers_a_positive_number_a_sample_within_its_bounds(
 def test_every_rule_takes_a_hundred_thousand_classes_and_no_sample_at_all(name: str) -> None:
     for shape, classes in (((2,), 100_000), ((0,), 10)):
         signals = drawn(shape, classes, 0)
-        assert_answer_is_usable(name, made(name, classes)(signals), signals)
+        assert_answer_is_usable(name, started(RULES[name](), classes)(signals), signals)
 
 
 @every_rule
 @given(seed=seeds)
 @settings(max_examples=15)
 def test_every_rule_is_blind_to_order_and_to_what_it_does_not_compare(name: str, seed: int) -> None:
-    signals, rule = drawn((9,), 6, seed), made(name, 6)
+    signals, rule = drawn((9,), 6, seed), started(RULES[name](), 6)
     order = torch.randperm(9, generator=torch.Generator().manual_seed(seed))
     answer = columns(rule(signals))
     torch.testing.assert_close(columns(rule(chosen(signals, order))), answer[order])
@@ -274,7 +256,7 @@ def test_every_rule_is_blind_to_order_and_to_what_it_does_not_compare(name: str,
 
 @pytest.mark.parametrize("name", [name for name in sorted(RULES) if compares(name)])
 def test_a_rule_that_says_so_does_look_at_the_rest_of_the_batch(name: str) -> None:
-    signals, rule = drawn((9,), 6, 0), made(name, 6)
+    signals, rule = drawn((9,), 6, 0), started(RULES[name](), 6)
     alone = columns(rule(chosen(signals, torch.arange(4))))
     assert (alone - columns(rule(signals))[:4]).abs().max() > 0.01
 
@@ -285,7 +267,7 @@ def test_a_rule_that_says_so_does_look_at_the_rest_of_the_batch(name: str) -> No
 def test_every_rule_is_invariant_to_what_it_says(
     name: str, seed: int, amounts: tuple[float, float], factor: float
 ) -> None:
-    signals, rule = drawn((6,), 8, seed, dtype=torch.float64), made(name, 8)
+    signals, rule = drawn((6,), 8, seed, dtype=torch.float64), started(RULES[name](), 8)
     kept, answer = facts(RULES[name])["Invariant"], rule(signals)
     if "shift" in kept:
         torch.testing.assert_close(columns(rule(shifted(*amounts)(signals))), columns(answer), rtol=1e-6, atol=1e-6)
@@ -320,7 +302,7 @@ def scaled(student: float, teacher: float) -> Change:
 def test_what_a_rule_does_not_say_it_is_invariant_to_moves_it(name: str, claim: str) -> None:
     if claim in facts(RULES[name])["Invariant"]:
         return
-    rule, moved = made(name, 8), 0.0
+    rule, moved = started(RULES[name](), 8), 0.0
     change = {"shift": shifted(1.0, 2.0), "scale": scaled(0.05, 0.05), "equivariant": scaled(2.0, 1.0)}[claim]
     for seed in range(5):
         signals = drawn((6,), 8, seed, dtype=torch.float64)
@@ -335,7 +317,7 @@ def test_what_a_rule_does_not_say_it_is_invariant_to_moves_it(name: str, claim: 
 @given(seed=seeds, shape=st.sampled_from([(3, 8), (2, 3, 4), (1, 1)]))
 @settings(max_examples=10)
 def test_every_rule_gives_a_stack_what_it_gives_each_student(name: str, seed: int, shape: tuple[int, ...]) -> None:
-    signals, rule = replace(drawn(shape, 6, seed), stacked=True), made(name, 6)
+    signals, rule = replace(drawn(shape, 6, seed), stacked=True), started(RULES[name](), 6)
     answer = columns(rule(signals))
     for student in range(shape[0]):
         alone = columns(rule(chosen(signals, torch.tensor(student))))
@@ -357,7 +339,7 @@ def test_every_rules_loss_has_a_finite_gradient(
 ) -> None:
     signals = drawn((8,), classes, seed, *scale_and_dtype)
     signals.student_logits.requires_grad_()
-    gradient = gradient_of(signals, made(name, classes)(signals))
+    gradient = gradient_of(signals, started(RULES[name](), classes)(signals))
     assert gradient.dtype == scale_and_dtype[1]
     assert gradient.isfinite().all()
 
@@ -366,7 +348,7 @@ def test_every_rules_loss_has_a_finite_gradient(
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_every_rule_computes_in_float32_under_autocast(name: str, dtype: torch.dtype) -> None:
     inputs, weight = torch.randn(2, 6, 4), torch.randn(4, 10, requires_grad=True)
-    rule = made(name, 10)
+    rule = started(RULES[name](), 10)
     with torch.autocast("cpu", dtype):
         student, teacher = inputs @ weight
         assert student.dtype == dtype
@@ -381,7 +363,7 @@ def test_every_rule_computes_in_float32_under_autocast(name: str, dtype: torch.d
 
 @every_rule
 def test_every_rule_changes_nothing_that_it_is_given(name: str) -> None:
-    signals, rule = drawn((5,), 4, 2), made(name, 4)
+    signals, rule = drawn((5,), 4, 2), started(RULES[name](), 4)
     tensors = [signals.student_logits, signals.teacher_logits, signals.labels]
     tensors += list(rule.parameters()) if isinstance(rule, LearnedRule) else []
     before = [tensor.clone() for tensor in tensors if tensor is not None]
@@ -405,7 +387,7 @@ def test_every_rule_and_its_gradient_is_finite_for_every_finite_logit(name: str,
         "constant": torch.ones_like(drawn),
     }[kind]
     signals = Signals(scale * unit[0].requires_grad_(), scale * unit[1], torch.zeros(8, dtype=torch.long), 0.5)
-    found = made(name, 6)(signals)
+    found = started(RULES[name](), 6)(signals)
     if kind == "constant":
         assert_answer_is_usable(name, found, signals)
     check_temperatures(found, name)
@@ -418,7 +400,7 @@ def test_every_rule_and_its_gradient_is_finite_for_every_finite_logit(name: str,
 @every_rule
 @pytest.mark.parametrize(("tensor", "number"), [(0.3, 0.3), (0.77, 0.77), (1.3, 1.0), (-0.2, 0.0)])
 def test_every_rule_takes_progress_as_a_tensor_and_never_reads_it(name: str, tensor: float, number: float) -> None:
-    signals, rule = drawn((9,), 6, 0), made(name, 6)
+    signals, rule = drawn((9,), 6, 0), started(RULES[name](), 6)
     wanted = columns(rule(replace(signals, progress=number)))
     done = torch.tensor(tensor, dtype=torch.float64)
     with DeviceReads() as reads:
@@ -429,7 +411,7 @@ def test_every_rule_takes_progress_as_a_tensor_and_never_reads_it(name: str, ten
 
 @every_rule
 def test_a_rule_that_uses_progress_says_so_and_refuses_a_call_without_it(name: str) -> None:
-    signals, rule = drawn((9,), 6, 0), made(name, 6)
+    signals, rule = drawn((9,), 6, 0), started(RULES[name](), 6)
     early, late = (columns(rule(replace(signals, progress=done))) for done in (0.0, 1.0))
     unknown = replace(signals, progress=math.nan)
     if not rule.uses_progress:
