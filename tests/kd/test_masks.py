@@ -71,7 +71,6 @@ def test_a_batch_that_is_all_padding_costs_nothing_and_goes_backward(name: str, 
     loss.mean().backward()
     assert (loss == 0).all()
     assert loss.shape == signals.shape
-    assert signals.student_logits.grad is not None
     assert (signals.student_logits.grad == 0).all()
 
 

@@ -6,27 +6,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.signals import started, uneven
-from torch import Tensor
+from support.signals import gradient_norm, started, uneven
 
-from rltemp import Method, Signals, load_method
+from rltemp import Signals, load_method
 from rltemp.kd.losses import cross_entropy
 from rltemp.rules.published_methods import METHODS
 
 every_method = pytest.mark.parametrize("name", [name for name in sorted(METHODS) if name != "none"])
 
 
-def pull(method: Method, signals: Signals) -> Tensor:
-    """Mean length over the batch of the soft term's gradient on the student's logits, `[]` or `[S]`."""
-    loss = replace(method, ce_weight=0.0).loss(signals)
-    return torch.autograd.grad(loss.sum(), signals.student_logits)[0].norm(dim=-1).mean(-1)
-
-
 @every_method
 def test_a_matched_method_pulls_as_hard_as_plain_distillation(name: str) -> None:
     signals = uneven(16)
     plain, matched = load_method("fixed:4"), started(load_method(f"matched:{name}"), 10)
-    torch.testing.assert_close(pull(matched, signals), pull(plain, signals))
+    torch.testing.assert_close(gradient_norm(matched, signals), gradient_norm(plain, signals))
     rest = matched.loss(signals) - replace(matched, ce_weight=0.0).loss(signals)
     torch.testing.assert_close(rest, 0.1 * cross_entropy(signals))
 
@@ -34,9 +27,9 @@ def test_a_matched_method_pulls_as_hard_as_plain_distillation(name: str) -> None
 @every_method
 def test_each_student_of_a_stack_is_matched_by_itself(name: str) -> None:
     signals, matched = uneven(3, 8, stacked=True), started(load_method(f"matched:{name}"), 10)
-    found = pull(matched, signals)
+    found = gradient_norm(matched, signals)
     assert found.max() > 1.2 * found.min()
-    torch.testing.assert_close(found, pull(load_method("fixed:4"), signals))
+    torch.testing.assert_close(found, gradient_norm(load_method("fixed:4"), signals))
 
 
 def test_students_of_a_stack_with_more_axes_are_matched_as_with_one() -> None:
@@ -48,9 +41,9 @@ def test_students_of_a_stack_with_more_axes_are_matched_as_with_one() -> None:
 
 def test_a_published_method_does_not_pull_as_hard_as_plain_distillation() -> None:
     signals = uneven(16)
-    plain = pull(load_method("fixed:4"), signals)
-    assert pull(load_method("ttm:pair=resnet110-resnet32"), signals) > 3 * plain
-    assert pull(load_method("lskd:kd_weight=0.9"), signals) < 0.7 * plain
+    plain = gradient_norm(load_method("fixed:4"), signals)
+    assert gradient_norm(load_method("ttm:pair=resnet110-resnet32"), signals) > 3 * plain
+    assert gradient_norm(load_method("lskd:kd_weight=0.9"), signals) < 0.7 * plain
 
 
 def test_matched_plain_distillation_is_plain_distillation() -> None:
@@ -78,7 +71,7 @@ def test_warm_up_and_phases_are_forgotten_too() -> None:
         assert (method.ce_weight, method.warmup, method.switch) == (0.1, 0.0, None)
         for progress in (0.0, 1.0):
             signals = replace(uneven(6), progress=progress)
-            torch.testing.assert_close(pull(method, signals), pull(load_method("fixed:4"), signals))
+            torch.testing.assert_close(gradient_norm(method, signals), gradient_norm(load_method("fixed:4"), signals))
 
 
 @pytest.mark.parametrize(

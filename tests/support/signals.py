@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rltemp import Signals, Temperatures
+from rltemp import Method, Signals, Temperatures
 from rltemp.rules.curriculum import LearnedRule
 
 
@@ -48,3 +49,10 @@ def started(made: Any, classes: int, seeds: int | Sequence[int] = 0) -> Any:
 def columns(temperatures: Temperatures) -> Tensor:
     """Student, teacher and weight, `[..., 3]`."""
     return torch.stack([temperatures.student, temperatures.teacher, temperatures.weight], -1)
+
+
+def gradient_norm(method: Method, signals: Signals) -> Tensor:
+    """Mean norm over the batch of the soft term's gradient on the student's logits, `[]` or `[S]`."""
+    loss = replace(method, ce_weight=0.0).loss(signals)
+    (gradient,) = torch.autograd.grad(loss.sum(), signals.student_logits)
+    return torch.linalg.vector_norm(gradient, dim=-1).mean(-1)
