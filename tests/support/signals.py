@@ -54,5 +54,5 @@ def columns(temperatures: Temperatures) -> Tensor:
 def gradient_norm(method: Method, signals: Signals) -> Tensor:
     """Mean norm over the batch of the soft term's gradient on the student's logits, `[]` or `[S]`."""
     loss = replace(method, ce_weight=0.0).loss(signals)
-    (gradient,) = torch.autograd.grad(loss.sum(), signals.student_logits)
-    return torch.linalg.vector_norm(gradient, dim=-1).mean(-1)
+    gradient: Tensor = torch.autograd.grad(loss.sum(), signals.student_logits)[0]
+    return gradient.square().sum(-1).sqrt().mean(-1)
