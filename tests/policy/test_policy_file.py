@@ -360,24 +360,13 @@ def test_hostile_json_is_refused_in_a_tenth_of_a_second(tmp_path: Path, header: 
     ("header", "named"),
     [
         (b"\xff\xfe{}", "not strict JSON"),
-        (b"", "not strict JSON"),
-        (b"not json", "not strict JSON"),
-        (b"[1, 2]", "holds no policy manifest"),
-        (b"{}", "holds no policy manifest"),
-        (b'{"__metadata__": []}', "holds no policy manifest"),
-        (b'{"__metadata__": {"rltemp": 1}}', "holds no policy manifest"),
-        (b'{"__metadata__": {}, "__metadata__": {}}', "key '__metadata__' is given twice"),
-        (b'{"a": NaN}', "NaN is not a number"),
-        (b'{"a": -Infinity}', "-Infinity is not a number"),
-        (b'{"a": [[[[[[[[1]]]]]]]]}', "deeper than 8"),
-        (b'{"__metadata__": {"rltemp": "{}"}}', "SHA-256 mismatch of the manifest"),
-        (b'{"__metadata__": {"rltemp": "\\ud800"}}', "ASCII"),
         (b'{"__metadata__": {"rltemp": "' + b"x" * 65537 + b'"}}', "manifest has 65537 characters"),
-        (b'{"\x1b]0;owned\x07\n": 1, "\x1b]0;owned\x07\n": 1}', "not strict JSON"),
-        (b'{"\\u001b\\n": 1, "\\u001b\\n": 1}', "is given twice"),
+        *table("policy/refused", "headers"),
     ],
 )
-def test_a_header_that_is_not_ours_is_refused_by_its_first_fault(tmp_path: Path, header: bytes, named: str) -> None:
+def test_a_header_that_is_not_ours_is_refused_by_its_first_fault(
+    tmp_path: Path, header: str | bytes, named: str
+) -> None:
     (tmp_path / "p").write_bytes(pack(header))
     assert named in refusal(tmp_path / "p")
 

@@ -73,17 +73,7 @@ def test_a_bad_temperature_is_refused_by_field_value_sample_and_source(value: fl
     check_temperatures(Temperatures(good, good, good), "my_rule")
 
 
-@pytest.mark.parametrize(
-    ("student", "teacher"),
-    [
-        ([-0.5, -1.0, -2.0, -3.0], [4.0, 1.0, 0.0, -1.0]),  # as published: T_s = -1.14, the ranking reversed
-        ([2.0, 1.0, 0.5, -1.0], [-0.5, -1.0, -2.0, -3.0]),
-        ([-60.0, -61.0, -62.0, -70.0], [-30.0, -31.0, -32.0, -40.0]),
-        ([-1.0, -2.0, -3.0, -4.0], [1.0, -2.0, -3.0, -4.0]),  # as published: x + y = 0, inf and -inf
-        ([0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]),
-        ([0.0, -1.0, -2.0, -3.0], [4.0, 1.0, 0.0, -1.0]),
-    ],
-)
+@pytest.mark.parametrize(("student", "teacher"), table("rules/values", "dtkd_without_a_positive_logit"))
 def test_dtkd_falls_back_to_plain_distillation_without_a_positive_logit(
     student: list[float], teacher: list[float]
 ) -> None:
