@@ -124,9 +124,7 @@ def test_every_divergence_of_distributions_ignores_a_shift_of_logits(
 
 
 @every_divergence
-def test_every_divergence_is_blind_to_other_samples_and_takes_any_size(
-    name: str,
-) -> None:
+def test_every_divergence_is_blind_to_other_samples_and_takes_any_size(name: str) -> None:
     student, teacher, labels = drawn((9,), 20, 1)
     divergence, order = DIVERGENCES[name](), torch.randperm(9)[:4]
     part = divergence(student[order], teacher[order], labels[order])
@@ -196,7 +194,6 @@ def test_two_classes_leave_nothing_beside_the_target() -> None:
     found = DIVERGENCES["nckd"]()(student, teacher, labels)
     found.sum().backward()
     assert (found == 0).all()
-    assert student.grad is not None
     assert (student.grad == 0).all()
     torch.testing.assert_close(tckd()(student, teacher, labels), DIVERGENCES["kl"]()(student, teacher, labels))
 

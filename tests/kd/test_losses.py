@@ -10,7 +10,7 @@ import math
 import pytest
 import torch
 
-from rltemp import BadInputError, Signals, Temperatures, kd_loss
+from rltemp import Signals, Temperatures, kd_loss
 from rltemp.kd.divergences import DIVERGENCES
 from rltemp.kd.losses import cross_entropy
 from rltemp.rules import fixed
@@ -49,24 +49,10 @@ def test_losses_are_never_averaged(shape: tuple[int, ...]) -> None:
     assert cross_entropy(signals).shape == shape
 
 
-@pytest.mark.parametrize(
-    ("dtype", "computed"),
-    [
-        (torch.float16, torch.float32),
-        (torch.bfloat16, torch.float32),
-        (torch.float32, torch.float32),
-        (torch.float64, torch.float64),
-    ],
-)
-def test_losses_are_float32_for_narrower_logits_and_float64_for_float64(
-    dtype: torch.dtype, computed: torch.dtype
-) -> None:
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_losses_are_float32_for_narrower_logits_and_float64_for_float64(dtype: torch.dtype) -> None:
+    computed = torch.float64 if dtype == torch.float64 else torch.float32
     student, teacher = torch.randn(2, 4, 100).to(dtype)
     signals = Signals(student, teacher, torch.zeros(4, dtype=torch.long))
     assert kd_loss(signals, fixed()(signals)).dtype == computed
     assert cross_entropy(signals).dtype == computed
-
-
-def test_cross_entropy_without_labels_says_so() -> None:
-    with pytest.raises(BadInputError, match="needs labels"):
-        cross_entropy(Signals(torch.zeros(2, 3), torch.zeros(2, 3)))

@@ -6,14 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.signals import started
 from torch import Tensor
 
-from rltemp import BadInputError, Method, Signals, kd_loss, load_method, load_rule
+from rltemp import BadInputError, Signals, kd_loss, load_method, load_rule
 from rltemp.kd.divergences import DIVERGENCES
 from rltemp.kd.losses import cross_entropy
-from rltemp.kd.method import Objective
 from rltemp.rules import RULES
-from rltemp.rules.curriculum import LearnedRule
 from rltemp.rules.published_methods import METHODS
 
 # Images [B, C], tokens [B, T, V], proposals [B, A, C]: leading shape and classes.
@@ -39,14 +38,6 @@ def mask_of(signals: Signals) -> Tensor:
     return signals.mask
 
 
-def made(name: str, kind: str) -> Objective:
-    """The method; its rule, if it learns, as it starts."""
-    method = load_method(name)
-    if isinstance(method, Method) and isinstance(method.rule, LearnedRule):
-        method.rule.initialise(SHAPES[kind][1], 0)
-    return method
-
-
 def assert_the_mask_is_kept(loss: Tensor, alone: Tensor, signals: Signals, compact: Signals) -> None:
     mask = mask_of(signals)
     # Rows lie elsewhere in the vector registers; T^2 is up to 240 times the divergence's last digit.
@@ -64,7 +55,7 @@ def assert_the_mask_is_kept(loss: Tensor, alone: Tensor, signals: Signals, compa
 @every_shape
 def test_a_methods_loss_under_a_mask_is_that_of_the_samples_left(name: str, kind: str) -> None:
     signals, compact = drawn(kind)
-    method = made(name, kind)
+    method = started(load_method(name), SHAPES[kind][1])
     assert_the_mask_is_kept(method.loss(signals), method.loss(compact), signals, compact)
 
 
@@ -76,11 +67,10 @@ def test_a_batch_that_is_all_padding_costs_nothing_and_goes_backward(name: str, 
     signals = replace(signals, mask=torch.zeros_like(mask_of(signals)))
     nothing = torch.full_like(signals.student_logits, torch.nan)
     signals = replace(signals, student_logits=nothing.requires_grad_(), teacher_logits=nothing.detach().clone())
-    loss = made(name, kind).loss(signals)
+    loss = started(load_method(name), SHAPES[kind][1]).loss(signals)
     loss.mean().backward()
     assert (loss == 0).all()
     assert loss.shape == signals.shape
-    assert signals.student_logits.grad is not None
     assert (signals.student_logits.grad == 0).all()
 
 
@@ -88,9 +78,7 @@ def test_a_batch_that_is_all_padding_costs_nothing_and_goes_backward(name: str, 
 @every_shape
 def test_a_rule_sees_the_samples_a_mask_leaves_and_weighs_no_others(name: str, kind: str) -> None:
     signals, compact = drawn(kind)
-    mask, rule = mask_of(signals), load_rule(name)
-    if isinstance(rule, LearnedRule):
-        rule.initialise(SHAPES[kind][1], 0)
+    mask, rule = mask_of(signals), started(load_rule(name), SHAPES[kind][1])
     answer, alone = rule(signals), rule(compact)
     for field, elsewhere in (("student", 1.0), ("teacher", 1.0), ("weight", 0.0)):
         torch.testing.assert_close(getattr(answer, field)[mask], getattr(alone, field))

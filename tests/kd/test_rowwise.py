@@ -258,6 +258,6 @@ def test_the_benchmark_measures_a_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
     from bench import rule_to_plain
 
-    time, memory = rule_to_plain("fixed", (32, 8192), 1)
+    time, memory = rule_to_plain(RULES["fixed"](), (32, 8192), 1)
     assert 0 < time < 100
     assert 0 < memory <= 1.1  # a count of bytes, the same on every run

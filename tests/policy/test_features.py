@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.device_reads import DeviceReads
+from support.signals import drawn
 from torch import Tensor
 
 from rltemp import BadInputError, Signals
@@ -48,12 +49,6 @@ BY_HAND = {
 every_feature = pytest.mark.parametrize("name", sorted(FEATURES))
 
 
-def random_signals(shape: tuple[int, ...], classes: int, seed: int = 0, scale: float = 3.0) -> Signals:
-    generator = torch.Generator().manual_seed(seed)
-    student, teacher = torch.randn(2, *shape, classes, generator=generator) * scale
-    return Signals(student, teacher, torch.randint(0, classes, shape, generator=generator), 0.25)
-
-
 def test_every_feature_has_a_hand_worked_value() -> None:
     assert sorted(BY_HAND) == sorted(FEATURES)
 
@@ -81,7 +76,7 @@ def test_agreement_is_negative_where_the_student_chooses_another_class() -> None
 
 
 def test_columns_come_in_the_order_asked_for() -> None:
-    signals = random_signals((6,), 10)
+    signals = drawn((6,), 10, progress=0.25)
     both = featurize(signals, ["teacher_margin", "progress"])
     assert both.shape == (6, 2)
     assert torch.equal(both[:, 0], featurize(signals, ["teacher_margin"])[:, 0])
@@ -102,7 +97,7 @@ CHANGES = {
 def test_no_feature_sees_a_shift_the_other_samples_or_the_order_of_classes(
     name: str, change: str, digits: float
 ) -> None:
-    signals = random_signals((20,), 10)
+    signals = drawn((20,), 10)
     tensors = CHANGES[change](signals.student_logits, signals.teacher_logits, signals.labels)
     wanted = featurize(signals, [name])
     found = featurize(Signals(*tensors, signals.progress), [name])
@@ -119,7 +114,7 @@ def test_no_feature_sees_a_shift_the_other_samples_or_the_order_of_classes(
 def test_features_are_finite_and_bounded_for_any_logits(
     shape: tuple[int, ...], classes: int, scale: float, seed: int
 ) -> None:
-    values = featurize(random_signals(shape, classes, seed, scale), sorted(FEATURES))
+    values = featurize(drawn(shape, classes, seed, scale), sorted(FEATURES))
     assert values.shape == (*shape, len(FEATURES))
     assert values.dtype == torch.float32
     assert values.isfinite().all()
@@ -128,7 +123,7 @@ def test_features_are_finite_and_bounded_for_any_logits(
 
 @pytest.mark.parametrize("classes", [2, 10, 1000])
 def test_features_are_finite_at_the_largest_float_and_float32(classes: int) -> None:
-    signals = random_signals((16,), classes)
+    signals = drawn((16,), classes)
     for change in (lambda z: 3.4e38 * z.sign(), torch.Tensor.half, torch.Tensor.bfloat16, torch.Tensor.double):
         student, teacher = change(signals.student_logits), change(signals.teacher_logits)
         values = featurize(Signals(student.requires_grad_(), teacher, signals.labels, 0.5), sorted(FEATURES))
@@ -157,13 +152,13 @@ def test_a_feature_that_needs_labels_says_so_and_defaults_need_none(name: str) -
 
 def test_an_unknown_feature_is_answered_with_the_closest() -> None:
     with pytest.raises(BadInputError, match="unknown feature 'progres': did you mean 'progress'"):
-        featurize(random_signals((2,), 3), ["progres"])
+        featurize(drawn((2,), 3), ["progres"])
 
 
 @pytest.mark.parametrize("label", [-100, 10])
 @pytest.mark.parametrize("shape", [(4,), (2, 2)])
 def test_a_label_that_is_no_class_is_refused_with_its_place(label: int, shape: tuple[int, ...]) -> None:
-    signals = random_signals(shape, 10)
+    signals = drawn(shape, 10)
     signals.labels.view(-1)[3] = label
     place = "[3]" if len(shape) == 1 else "[1, 1]"
     with pytest.raises(BadInputError, match=rf"^label {label} at {re.escape(place)} is no class; needed: 0 to 9, and"):
@@ -171,7 +166,7 @@ def test_a_label_that_is_no_class_is_refused_with_its_place(label: int, shape: t
 
 
 def test_no_feature_reads_the_device() -> None:
-    signals = replace(random_signals((4,), 10), progress=torch.tensor(0.3))
+    signals = replace(drawn((4,), 10), progress=torch.tensor(0.3))
     with DeviceReads() as reads:
         found = featurize(signals, sorted(FEATURES))
     assert reads.places == []

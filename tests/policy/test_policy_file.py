@@ -23,6 +23,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from support import hostile
+from support.data import table
 from support.policy_files import FEATURES, KNOWN, compact, fields, forge, make_weights, manifest_of, pack, unpack
 from torch import nn
 
@@ -359,24 +360,13 @@ def test_hostile_json_is_refused_in_a_tenth_of_a_second(tmp_path: Path, header: 
     ("header", "named"),
     [
         (b"\xff\xfe{}", "not strict JSON"),
-        (b"", "not strict JSON"),
-        (b"not json", "not strict JSON"),
-        (b"[1, 2]", "holds no policy manifest"),
-        (b"{}", "holds no policy manifest"),
-        (b'{"__metadata__": []}', "holds no policy manifest"),
-        (b'{"__metadata__": {"rltemp": 1}}', "holds no policy manifest"),
-        (b'{"__metadata__": {}, "__metadata__": {}}', "key '__metadata__' is given twice"),
-        (b'{"a": NaN}', "NaN is not a number"),
-        (b'{"a": -Infinity}', "-Infinity is not a number"),
-        (b'{"a": [[[[[[[[1]]]]]]]]}', "deeper than 8"),
-        (b'{"__metadata__": {"rltemp": "{}"}}', "SHA-256 mismatch of the manifest"),
-        (b'{"__metadata__": {"rltemp": "\\ud800"}}', "ASCII"),
         (b'{"__metadata__": {"rltemp": "' + b"x" * 65537 + b'"}}', "manifest has 65537 characters"),
-        (b'{"\x1b]0;owned\x07\n": 1, "\x1b]0;owned\x07\n": 1}', "not strict JSON"),
-        (b'{"\\u001b\\n": 1, "\\u001b\\n": 1}', "is given twice"),
+        *table("policy/refused", "headers"),
     ],
 )
-def test_a_header_that_is_not_ours_is_refused_by_its_first_fault(tmp_path: Path, header: bytes, named: str) -> None:
+def test_a_header_that_is_not_ours_is_refused_by_its_first_fault(
+    tmp_path: Path, header: str | bytes, named: str
+) -> None:
     (tmp_path / "p").write_bytes(pack(header))
     assert named in refusal(tmp_path / "p")
 
@@ -386,25 +376,7 @@ def test_brackets_inside_strings_are_not_counted_as_depth() -> None:
     assert strict_json("[[[[[[[[1]]]]]]]]", "it") == [[[[[[[[1]]]]]]]]
 
 
-EMPTY = {"dtype": "F32", "shape": [0], "data_offsets": [392, 392]}
-
-
-@pytest.mark.parametrize(
-    ("name", "change"),
-    [
-        *(("0.weight", {"shape": shape}) for shape in ([3, 16], [2**40, 2**20], [16, -3], [48])),
-        ("0.weight", {"dtype": "F16"}),
-        ("0.weight", {"dtype": "I32"}),
-        ("0.weight", {"data_offsets": [0, 192]}),
-        ("1.bias", {"data_offsets": [0, 8]}),
-        ("1.weight", {"data_offsets": [2**60, 2**60 + 128]}),
-        ("1.bias", None),
-        ("2.bias", EMPTY),
-        ("../../x", EMPTY),
-        ("0.bias", {"extra": 1}),
-        ("0.bias", {"shape": [16.0]}),
-    ],
-)
+@pytest.mark.parametrize(("name", "change"), table("policy/refused", "tensors"))
 def test_a_lie_about_a_tensor_is_refused(path: Path, name: str, change: dict[str, Any] | None) -> None:
     header, manifest, _ = unpack(path.read_bytes())
     tensors = {key: entry for key, entry in header.items() if key not in ("__metadata__", None if change else name)}
@@ -429,52 +401,13 @@ def test_weights_that_are_not_finite_or_too_big_are_refused(path: Path, value: f
 # The manifest
 
 
-ACTION = {"mapping": "log", "ratio": 2.0, "minimum": 1.0, "maximum": 2.0}
-MISSING = ("layers", "activation", "features", "action", "reference", "self_test")
-NO_REFERENCE = ("a.b:c", "os:system", "/tmp/x", "x.safetensors", "Fixed:4", "fixed:4\n", "", "a:b:c")
-
-
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"format": "other"}, "manifest format:"),
-        ({"format_version": "0.9"}, "manifest format_version:"),
-        ({"format_version": 1.0}, "manifest format_version:"),
-        ({"format_version": "1.0 "}, "manifest format_version:"),
-        ({"surprise": 1}, "manifest surprise:"),
-        ({"\n\x1b[31m": 1}, "manifest ??[31m:"),
-        ({"layers": []}, "manifest layers:"),
-        ({"layers": [[3, 16], [8, 2]]}, "must lead from 3 features to 2 actions"),
-        ({"layers": [[3, 16], [16, 1]]}, "must lead from 3 features to 2 actions"),
-        ({"layers": [[3, 0], [0, 2]]}, "manifest layers.0.1:"),
-        ({"layers": [[3, 1025], [1025, 2]]}, "manifest layers.0.1:"),
-        ({"layers": [[3, True], [True, 2]]}, "manifest layers.0.1:"),
-        ({"layers": [[3, 16.0], [16.0, 2]]}, "manifest layers.0.1:"),
-        ({"layers": [[3, "16"], ["16", 2]]}, "manifest layers.0.1:"),
         ({"layers": [[3, 10**400], [10**400, 2]]}, "manifest layers.0.1:"),
-        ({"layers": "3,2"}, "manifest layers:"),
-        ({"activation": "os.system"}, "manifest activation:"),
-        ({"feature_spec_sha256": "0" * 64}, "feature_spec_sha256 is not that of"),
-        ({"features": []}, "manifest features:"),
-        ({"weight": "student"}, "manifest weight:"),
-        ({"kd_weight": 0.9}, "manifest kd_weight: Extra inputs"),
-        ({"action": {**ACTION, "ratio": "2"}}, "action.ratio"),
-        ({"action": {**ACTION, "ratio": 10**400}}, "action.ratio"),
-        ({"action": {**ACTION, "ratio": None}}, "action.ratio"),
-        ({"weights_sha256": "x"}, "manifest weights_sha256:"),
-        ({"weights_sha256": "0" * 64}, "SHA-256 mismatch of the weights"),
-        ({"provenance": {"a": [1]}}, "manifest provenance.a"),
+        ({"action": {"ratio": 10**400, "minimum": 1.0, "maximum": 2.0}}, "action.ratio"),
         ({"provenance": {"a": 10**400}}, "manifest provenance.a"),
-        ({"self_test": {"seed": 0, "expected": [[0.0, 0.0]] * 15}}, "manifest self_test.expected:"),
-        ({"self_test": {"seed": 2**32, "expected": [[0.0, 0.0]] * 16}}, "manifest self_test.seed:"),
-        ({"self_test": {"seed": 0, "expected": [[0.0]] * 16}}, "manifest self_test.expected.0"),
-        ({"action": {**ACTION, "ratio": 1.0}}, "action.ratio"),
-        ({"action": {**ACTION, "mapping": "exp"}}, "action.mapping"),
-        ({"action": {**ACTION, "minimum": 0.0}}, "action.minimum"),
-        ({"action": {**ACTION, "minimum": 2.0}}, "must be below maximum"),
-        *(({"reference": bad}, "manifest reference") for bad in NO_REFERENCE),
-        *(({key: None}, f"manifest {key}: Field required") for key in MISSING),
-        ({"action": {**ACTION, "maximum": 1e30}}, "action.maximum"),
+        *table("policy/refused", "manifests"),
     ],
 )
 def test_a_manifest_that_breaks_the_schema_is_refused_by_the_field(path: Path, change: Any, named: str) -> None:

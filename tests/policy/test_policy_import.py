@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import pickle
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from stable_baselines3 import PPO
 from support import hostile
+from support.policies import random_policy
+from support.policy_files import forge, manifest_of
 from support.processes import code
 from torch import nn
 
@@ -25,6 +26,14 @@ from rltemp.policy.rule import KNOWN_FEATURES
 from rltemp.policy.sb3_archive import read_actor
 
 WIDTHS = (8, 64, 64, 2)
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """What Stable-Baselines3 saves of such a policy, with a payload that leaves a marker."""
+    path = tmp_path / "model.zip"
+    path.write_bytes(hostile.sb3_archive(tmp_path / "MARKER", hostile.sb3_weights(*WIDTHS)))
+    return path
 
 
 @pytest.mark.parametrize(("arch", "activation"), [("64,64", "tanh"), ("16", "relu"), ("none", "tanh")])
@@ -82,25 +91,22 @@ def test_normalisation_that_is_given_becomes_the_features_own(tmp_path: Path) ->
     ],
 )
 def test_a_mistaken_option_is_one_line_and_leaves_no_file(
-    words: tuple[str, ...], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: tuple[str, ...], named: str, archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "model.zip").write_bytes(hostile.sb3_archive(tmp_path / "MARKER", hostile.sb3_weights(*WIDTHS)))
-    assert code("policy", "import", tmp_path / "model.zip", *words, "--out", tmp_path / "p.safetensors") == 2
+    assert code("policy", "import", archive, *words, "--out", tmp_path / "p.safetensors") == 2
     line = capsys.readouterr().err
     assert named in line
     assert line.count("\n") == 1
     assert not (tmp_path / "p.safetensors").exists()
 
 
-def test_a_file_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "model.zip").write_bytes(hostile.sb3_archive(tmp_path / "MARKER", hostile.sb3_weights(*WIDTHS)))
+def test_a_file_that_is_there_is_not_overwritten(archive: Path, tmp_path: Path) -> None:
     (tmp_path / "p.safetensors").write_text("mine")
-    assert code("policy", "import", tmp_path / "model.zip", "--arch", "64,64", "--out", tmp_path / "p.safetensors") == 2
+    assert code("policy", "import", archive, "--arch", "64,64", "--out", tmp_path / "p.safetensors") == 2
     assert (tmp_path / "p.safetensors").read_text() == "mine"
 
 
-def test_what_does_not_fit_is_listed_as_expected_and_found(tmp_path: Path) -> None:
-    archive = tmp_path / "model.zip"
+def test_what_does_not_fit_is_listed_as_expected_and_found(archive: Path, tmp_path: Path) -> None:
     archive.write_bytes(hostile.sb3_archive(tmp_path / "MARKER", hostile.sb3_weights(8, 32, 2, extra=torch.zeros(3))))
     with pytest.raises(ArtifactRefusedError) as caught:
         read_actor(archive, WIDTHS)
@@ -112,17 +118,12 @@ def test_what_does_not_fit_is_listed_as_expected_and_found(tmp_path: Path) -> No
         read_actor(archive, (8, 32, 2))
 
 
-def test_a_payload_in_data_is_never_looked_at(tmp_path: Path) -> None:
+def test_a_payload_in_data_is_never_looked_at(archive: Path, tmp_path: Path) -> None:
     """Case 2: the archive's `data` holds a pickle that SB3's own loader follows; here it may be anything."""
-    for data in (None, b"\x80\x04 no pickle at all"):
-        archive = tmp_path / "model.zip"
-        archive.write_bytes(hostile.sb3_archive(tmp_path / "MARKER", hostile.sb3_weights(*WIDTHS), **named(data)))
+    for more in ({}, {"data": b"\x80\x04 no pickle at all", "pytorch_variables.pth": pickle.dumps([1])}):
+        archive.write_bytes(hostile.sb3_archive(tmp_path / "MARKER", hostile.sb3_weights(*WIDTHS), **more))
         assert read_actor(archive, WIDTHS)["0.weight"].shape == (64, 8)
     assert not (tmp_path / "MARKER").exists()
-
-
-def named(data: bytes | None) -> dict[str, Any]:
-    return {} if data is None else {"data": data, "pytorch_variables.pth": pickle.dumps([1])}
 
 
 def test_a_missing_archive_is_bad_input(tmp_path: Path) -> None:
@@ -131,13 +132,12 @@ def test_a_missing_archive_is_bad_input(tmp_path: Path) -> None:
     assert not isinstance(caught.value, ArtifactRefusedError)
 
 
-def test_the_refusal_of_an_archive_names_the_command_that_converts_it(tmp_path: Path) -> None:
+def test_the_refusal_of_an_archive_names_the_command_that_converts_it(archive: Path) -> None:
     """Case 1."""
-    (tmp_path / "model.zip").write_bytes(hostile.sb3_archive(tmp_path / "MARKER", hostile.sb3_weights(*WIDTHS)))
     with pytest.raises(ArtifactRefusedError) as caught:
-        load_rule(str(tmp_path / "model.zip"))
+        load_rule(str(archive))
     assert "is a Stable-Baselines3 archive, which can run code when loaded" in str(caught.value)
-    assert f"`rltemp policy import --arch 64,64 {tmp_path / 'model.zip'}`" in str(caught.value)
+    assert f"`rltemp policy import --arch 64,64 {archive}`" in str(caught.value)
 
 
 def test_show_prints_the_manifest_and_a_pin_that_holds(capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,18 +166,7 @@ def test_a_pinned_policy_is_that_file_or_refused(tmp_path: Path) -> None:
 
 
 def test_a_policy_around_an_unknown_reference_is_refused_by_name(tmp_path: Path) -> None:
-    from support.policy_files import FEATURES, fields, forge, manifest_of
-
-    from rltemp.policy.policy_file import write_policy
-
-    known = tuple(
-        FEATURES[0].model_copy(
-            update={"name": name, "version": KNOWN_FEATURES[name][0], "unit": KNOWN_FEATURES[name][1]}
-        )
-        for name in DEFAULT_FEATURES[:3]
-    )
-    file = tmp_path / "p.safetensors"
-    write_policy(file, **fields(features=known))
+    file = random_policy(tmp_path / "p.safetensors")
     assert load_rule(str(file)) is not None
     for reference in ("nobody", "ctkd", "none", "fixed:temperature=0", "fixed:temperature=1e999", "fixed:x=1"):
         forge(file, {**manifest_of(file), "reference": reference})

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.policies import feature, policy_of, random_policy
+from support.signals import drawn
 from torch import Tensor
 
 import rltemp
@@ -31,12 +32,6 @@ def known(tmp_path: Path) -> str:
     return str(policy_of(tmp_path / "known.safetensors", weights, features))
 
 
-def random_signals(*shape: int, classes: int = 10, progress: float = 0.3) -> Signals:
-    generator = torch.Generator().manual_seed(1)
-    student, teacher = torch.randn(2, *shape, classes, generator=generator) * 3
-    return Signals(student, teacher, torch.zeros(shape, dtype=torch.long), progress)
-
-
 def test_a_policy_of_known_weights_gives_the_temperatures_worked_by_hand(known: str, vector_a: Vector) -> None:
     teacher, student, label = vector_a
     signals = Signals(student.float()[None], teacher.float()[None], label[None], progress=0.75)
@@ -52,7 +47,7 @@ def test_a_policy_of_known_weights_gives_the_temperatures_worked_by_hand(known: 
 def test_an_action_beyond_the_box_is_clipped_to_it(tmp_path: Path) -> None:
     weights = {"0.weight": torch.zeros(2, 1), "0.bias": torch.tensor([50.0, -50.0])}
     path = policy_of(tmp_path / "p.safetensors", weights, (feature("progress"),), reference="fixed:2")
-    temperatures = rltemp.load_rule(str(path))(random_signals(3))
+    temperatures = rltemp.load_rule(str(path))(drawn((3,), 10))
     assert temperatures.student.tolist() == [8.0] * 3
     assert temperatures.teacher.tolist() == [0.5] * 3
     assert temperatures.weight.tolist() == [4.0] * 3
@@ -60,21 +55,17 @@ def test_an_action_beyond_the_box_is_clipped_to_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("reference", ["fixed:4", "fixed:50", "dtkd", "dtkd:reference=2"])
 def test_a_policy_of_zeros_is_its_reference_exactly(tmp_path: Path, reference: str) -> None:
-    path, signals = random_policy(tmp_path / "p.safetensors", reference=reference, gain=0.0), random_signals(40)
+    path, signals = random_policy(tmp_path / "p.safetensors", reference=reference, gain=0.0), drawn((40,), 10)
     temperatures, expected = rltemp.load_rule(str(path))(signals), rltemp.load_rule(reference)(signals)
     for field in ("student", "teacher", "weight"):
         assert torch.equal(getattr(temperatures, field), getattr(expected, field)), field
     assert torch.equal(rltemp.load_method(str(path)).loss(signals), rltemp.load_method(reference).loss(signals))
 
 
-def test_a_policys_method_has_the_weights_of_its_training_reference(
-    tmp_path: Path,
-) -> None:
+def test_a_policys_method_has_the_weights_of_its_training_reference(tmp_path: Path) -> None:
     reference = "dtkd:reference=2,ce_weight=0.2,kd_weight=0.7,plain_kd_weight=0.3,warmup=0.5"
-    path, signals = (
-        random_policy(tmp_path / "p.safetensors", 16, reference=reference),
-        random_signals(20, progress=0.25),
-    )
+    path = random_policy(tmp_path / "p.safetensors", 16, reference=reference)
+    signals = drawn((20,), 10, progress=0.25)
     method = rltemp.load_method(str(path))
     assert method.name == str(path)
     soft = 0.7 * kd_loss(signals, rltemp.load_rule(str(path))(signals))
@@ -83,7 +74,8 @@ def test_a_policys_method_has_the_weights_of_its_training_reference(
 
 
 def test_a_stack_gets_what_each_student_gets_alone_and_samples_differ(tmp_path: Path) -> None:
-    rule, signals = rltemp.load_rule(str(random_policy(tmp_path / "p.safetensors", 16))), random_signals(3, 8)
+    rule = rltemp.load_rule(str(random_policy(tmp_path / "p.safetensors", 16)))
+    signals = drawn((3, 8), 10, progress=0.3)
     stacked = rule(signals)
     assert stacked.student.shape == (3, 8)
     assert stacked.student.unique().numel() > 12
@@ -98,28 +90,28 @@ def test_a_stack_gets_what_each_student_gets_alone_and_samples_differ(tmp_path: 
 def test_a_policy_takes_any_number_of_classes(tmp_path: Path) -> None:
     rule = rltemp.load_rule(str(random_policy(tmp_path / "p.safetensors", 16)))
     for classes in (2, 100, 1000):
-        temperatures = rule(random_signals(5, classes=classes))
+        temperatures = rule(drawn((5,), classes))
         assert ((temperatures.student >= 0.5) & (temperatures.student <= 20)).all()
 
 
 def test_no_gradient_flows_through_the_policy(tmp_path: Path) -> None:
     rule = rltemp.load_rule(str(random_policy(tmp_path / "p.safetensors", 16)))
-    drawn = random_signals(8)
-    signals = Signals(drawn.student_logits.requires_grad_(), drawn.teacher_logits, None, 0.3)
+    signals = drawn((8,), 10)
+    signals.student_logits.requires_grad_()
     temperatures = rule(signals)
     assert not temperatures.student.requires_grad
     assert not temperatures.weight.requires_grad
     kd_loss(signals, temperatures).sum().backward()
     # With constant temperatures the gradient is weight / T_s (q - p), and sums to zero over the classes.
-    q = (drawn.student_logits / temperatures.student[:, None]).softmax(-1)
-    p = (drawn.teacher_logits / temperatures.teacher[:, None]).softmax(-1)
+    q = (signals.student_logits / temperatures.student[:, None]).softmax(-1)
+    p = (signals.teacher_logits / temperatures.teacher[:, None]).softmax(-1)
     expected = (temperatures.weight / temperatures.student)[:, None] * (q - p)
-    torch.testing.assert_close(drawn.student_logits.grad, expected.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(signals.student_logits.grad, expected.detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_the_action_is_the_network_on_normalised_features(tmp_path: Path) -> None:
     policy = Policy.load(random_policy(tmp_path / "p.safetensors", 16))
-    signals = random_signals(6)
+    signals = drawn((6,), 10)
     observation = (featurize(signals, DEFAULT_FEATURES) - 0.1) / 0.7
     weights = policy._weights
     hidden = torch.tanh(observation @ weights["0.weight"].T + weights["0.bias"])
@@ -130,7 +122,7 @@ def test_the_action_is_the_network_on_normalised_features(tmp_path: Path) -> Non
 def test_a_policy_that_needs_labels_says_so_where_there_are_none(tmp_path: Path) -> None:
     weights = {"0.weight": torch.ones(2, 1), "0.bias": torch.zeros(2)}
     rule = rltemp.load_rule(str(policy_of(tmp_path / "p.safetensors", weights, (feature("student_loss"),))))
-    assert rule(random_signals(3)).student.shape == (3,)
+    assert rule(drawn((3,), 10)).student.shape == (3,)
     with pytest.raises(BadInputError, match="features need labels"):
         rule(Signals(torch.zeros(3, 4), torch.zeros(3, 4)))
 

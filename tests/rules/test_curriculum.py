@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.signals import started
 from torch import Tensor
 
 from rltemp import BadInputError, Signals, kd_loss, load_method, load_rule
@@ -27,10 +28,7 @@ def drawn(*shape: int, classes: int = 6, progress: float = 1.0, stacked: bool = 
 
 
 def learned(name: str, classes: int = 6, seeds: int | Sequence[int] = 0) -> LearnedRule:
-    rule = RULES[name]()
-    assert isinstance(rule, LearnedRule)
-    rule.initialise(classes, seeds)
-    return rule
+    return started(RULES[name](), classes, seeds)
 
 
 def parameters(rule: LearnedRule) -> dict[str, Tensor]:
@@ -43,7 +41,6 @@ def trained(
     """A run of some steps, and the rule that it learned."""
     run = Distillation(problem, seeds, recipe=recipe)
     method = run.attach(load_method(spec))
-    assert isinstance(method.rule, LearnedRule)
     while run.step < (run.steps if steps is None else steps):
         run.update(method.loss(run.observe()))
     return run, method.rule
@@ -147,13 +144,11 @@ def test_two_runs_of_one_method_share_nothing(digits: Problem, name: str) -> Non
     for _ in range(2):
         run = Distillation(digits, 0, recipe=SHORT)
         own = run.attach(method)
-        assert isinstance(own.rule, LearnedRule)
         assert own.rule is not method.rule
         while not run.done:
             run.update(own.loss(run.observe()))
         ends.append(parameters(own.rule))
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
-    assert isinstance(method.rule, LearnedRule)
     assert all(not value.grad_fn and value.grad is None for value in method.rule.parameters())
 
 
@@ -188,7 +183,6 @@ def test_students_of_a_stack_start_from_their_own_seeds() -> None:
 
 def test_a_loop_of_ones_own_trains_a_loaded_rule() -> None:
     rule = load_rule("ctkd:ramp=0,initial=0")
-    assert isinstance(rule, LearnedRule)
     student = torch.nn.Linear(4, 6)
     optimizer = torch.optim.SGD([*student.parameters(), *rule.parameters()], lr=0.05)
     inputs, teacher = torch.randn(2, 20, 6, generator=torch.Generator().manual_seed(0))

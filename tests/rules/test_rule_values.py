@@ -8,7 +8,6 @@ differences.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from random import Random
@@ -17,24 +16,17 @@ from typing import Any
 import pytest
 import torch
 from support import reference
+from support.data import table
+from support.signals import started
 from torch import Tensor
 
 from rltemp import Signals, TemperatureRule, Temperatures, kd_loss
 from rltemp.kd.divergences import DIVERGENCES, log_softmax
 from rltemp.kd.losses import cross_entropy
 from rltemp.rules import RULES
-from rltemp.rules.curriculum import Ctkd, CtkdInstance, LearnedRule
+from rltemp.rules.curriculum import CtkdInstance, LearnedRule
 
 Vector = tuple[Tensor, Tensor, Tensor]
-Build = Callable[[], TemperatureRule]
-
-DETACHED = {
-    "dtkd": [
-        [-0.12559847, 0.17118128, 0.14191427, -0.18749708],
-        [0.41194154, -0.14633345, 0.12978179, -0.39538988],
-    ],
-    "normkd": [[-0.41609511, 0.29859536, 0.28724579, -0.16974604]],
-}
 
 
 def double(rows: Any) -> Tensor:
@@ -50,10 +42,6 @@ def of(student: list[float], teacher: list[float]) -> Signals:
     return Signals(double([student]).requires_grad_(), double([teacher]))
 
 
-def rule(name: str, **options: Any) -> Build:
-    return partial(RULES[name], **options)
-
-
 def gradient(signals: Signals, temperatures: Temperatures, divergence: str = "kl", **options: Any) -> Tensor:
     loss = kd_loss(signals, temperatures, DIVERGENCES[divergence](**options))
     return torch.autograd.grad(loss.sum(), signals.student_logits)[0]
@@ -66,78 +54,18 @@ def close(found: Tensor, wanted: Any, tolerance: float = 1e-6) -> None:
 # The note's vectors
 
 
-@pytest.mark.parametrize(
-    ("build", "field", "a", "b"),
-    [
-        (rule("fixed"), "divergence", 0.03676738, 0.05333444),
-        (rule("fixed"), "loss", 0.58827813, 0.85335099),
-        *(
-            (rule("fixed", temperature=temperature), "loss", a, b)
-            for temperature, a, b in (
-                (0.1, 0.000000, 0.001269),
-                (0.5, 0.039335, 0.120613),
-                (1.0, 0.27523024, 0.36345822),
-                (2.0, 0.557829, 0.658431),
-                (8.0, 0.540373, 0.943296),
-                (20.0, 0.495355, 0.987643),
-                (100.0, 0.468024, 1.006965),
-            )
-        ),
-        (rule("dtkd"), "teacher", 5.33333333, 5.71428571),
-        (rule("dtkd"), "student", 2.66666667, 2.28571429),
-        (rule("dtkd"), "divergence", 0.00890345, 0.02268591),
-        (rule("dtkd"), "loss", 0.12662685, 0.29630579),
-        (rule("dtkd", published=True), "loss", 0.12662685, 0.29630579),
-        (rule("dtkd_exact"), "teacher", 4 + 1.02572101, 4 + 1.19608498),
-        (rule("dtkd_exact"), "student", 4 - 1.02572101, 4 - 1.19608498),
-        (rule("wttm", gamma=0.1), "weight", 2.99596808, 3.15908971),
-        (rule("ttm", gamma=0.1), "loss", 0.30937041, 0.11420387),
-        (rule("wttm", gamma=0.1), "loss", 0.92686386, 0.36078026),
-        (rule("wttm"), "weight", 2.08872171, 2.34439448),
-        (rule("ttm"), "loss", 0.11835282, 0.08145378),
-        (rule("wttm"), "loss", 0.24720611, 0.19095980),
-        (rule("wttm", gamma=0.5), "weight", 1.38949321, 1.60725333),
-        (rule("ttm", gamma=0.5), "loss", 0.03422784, 0.13640716),
-        (rule("wttm", gamma=0.5), "loss", 0.04755936, 0.21924087),
-        (rule("ttm", gamma=1.0), "loss", 0.27523024, 0.36345822),
-        (rule("wttm", gamma=1.0), "weight", 1.0, 1.0),
-        (rule("atkd"), "root weight", 1.89704058, 1.78749213),
-        (rule("atkd"), "loss", 0.04990653, 0.18321832),
-        (rule("atkd", reading="teacher_absolute"), "root weight", 1.89704058, 1.78749213),
-        (rule("atkd", reading="teacher_signed"), "root weight", 1.89704058, 1.46249356),
-        (rule("lskd"), "divergence", 0.01256686, 0.04646160),
-        (rule("lskd"), "loss", 0.05026745, 0.18584639),
-        (rule("lskd", published=True), "loss", 0.05026745, 0.18584639),
-        (rule("lskd", divisor="K"), "divergence", 0.01640304, 0.06079070),
-        (rule("normkd"), "teacher", 4.32049380, 4.20317340),
-        (rule("normkd"), "student", 2.50000000, 1.43294568),
-        (rule("normkd"), "loss", 0.23458144, 0.82082169),
-        (rule("normkd", published=True), "loss", 0.23458144, 0.82082169),
-        (rule("ctkd"), "student", 15.62117157, 15.62117157),
-        (rule("idts"), "teacher", 1.0, 0.93240884),
-    ],
-)
+@pytest.mark.parametrize(("name", "options", "field", "a", "b"), table("rules/values", "rules"))
 def test_a_rule_has_the_notes_number_on_both_vectors(
-    vector_a: Vector, vector_b: Vector, build: Build, field: str, a: float, b: float
+    vector_a: Vector, vector_b: Vector, name: str, options: dict[str, Any], field: str, a: float, b: float
 ) -> None:
     signals = batch(vector_a, vector_b)
-    answer = build()(signals)
+    answer = RULES[name](**options)(signals)
     loss = kd_loss(signals, answer)
     quantities = {"loss": loss, "divergence": loss / answer.weight, "root weight": answer.weight.sqrt()}
     close(quantities[field] if field in quantities else getattr(answer, field), [a, b])
 
 
-@pytest.mark.parametrize(
-    ("divergence", "options", "scale", "a", "b"),
-    [
-        ("kl", {}, 1, 0.03676738, 0.05333444),
-        ("tckd", {}, 1, 0.03584446, 0.02472530),
-        ("nckd", {}, 1, 0.00174203, 0.04756745),
-        ("dkd", {}, 16, 0.79649152, 6.48423809),
-        ("dkd", {"non_target": 2.0}, 16, 0.62925635, 1.91776309),
-        ("dkd", {"published": True}, 16, 0.79649152, 6.48423809),
-    ],
-)
+@pytest.mark.parametrize(("divergence", "options", "scale", "a", "b"), table("rules/values", "divergences"))
 def test_a_divergence_has_the_notes_number_on_both_vectors(
     vector_a: Vector, vector_b: Vector, divergence: str, options: dict[str, Any], scale: float, a: float, b: float
 ) -> None:
@@ -146,45 +74,21 @@ def test_a_divergence_has_the_notes_number_on_both_vectors(
     close(scale * found, [a, b])
 
 
-@pytest.mark.parametrize(
-    ("build", "rows"),
-    [
-        (
-            rule("fixed"),
-            [
-                [-0.51954452, 0.17172085, 0.24366971, 0.10415396],
-                [0.26639483, -0.41709382, 0.35227669, -0.20157769],
-            ],
-        ),
-        *(
-            (
-                rule("dtkd", published=published),
-                [
-                    [-0.15865115, 0.17118128, 0.14191427, -0.18749708],
-                    [0.41194154, -0.03581974, 0.12978179, -0.39538988],
-                ],
-            )
-            for published in (True, False)
-        ),
-        (rule("ttm"), [[0.13925920, 0.00210067, -0.03698831, -0.10437157]]),
-        (rule("lskd"), [[-0.07532046, 0.06776001, 0.06029423, -0.05273379]]),
-        (rule("normkd"), [[-0.35149551, 0.31621343, 0.28137310, -0.24609103]]),
-    ],
-)
+@pytest.mark.parametrize(("name", "options", "rows"), table("rules/values", "gradients"))
 def test_a_rule_lets_the_gradient_through_that_the_note_has(
-    vector_a: Vector, vector_b: Vector, build: Build, rows: list[list[float]]
+    vector_a: Vector, vector_b: Vector, name: str, options: dict[str, Any], rows: list[list[float]]
 ) -> None:
     signals = batch(*(vector_a, vector_b)[: len(rows)])
-    close(gradient(signals, build()(signals)), rows)
+    close(gradient(signals, RULES[name](**options)(signals)), rows)
 
 
-@pytest.mark.parametrize("name", sorted(DETACHED))
+@pytest.mark.parametrize(("name", "rows"), table("rules/values", "detached_gradients"))
 def test_detached_temperatures_give_the_notes_other_gradient_of_sum_zero(
-    vector_a: Vector, vector_b: Vector, name: str
+    vector_a: Vector, vector_b: Vector, name: str, rows: list[list[float]]
 ) -> None:
-    signals = batch(*(vector_a, vector_b)[: len(DETACHED[name])])
+    signals = batch(*(vector_a, vector_b)[: len(rows)])
     found = gradient(signals, RULES[name]()(signals).detach())
-    close(found, DETACHED[name])
+    close(found, rows)
     assert found.sum(-1).abs().max() < 1e-12
 
 
@@ -302,7 +206,6 @@ def test_atkds_temperature_stays_within_what_standardized_logits_can_be() -> Non
 
 def test_ctkds_factor_falls_from_nothing_to_minus_one_in_ten_epochs() -> None:
     learned = RULES["ctkd"]()
-    assert isinstance(learned, Ctkd)
     factors = [learned.reversal(epoch / 240) for epoch in range(1, 11)]
     wanted = [-0.024472, -0.095492, -0.206107, -0.345492, -0.5, -0.654508, -0.793893, -0.904508, -0.975528, -1]
     assert factors == pytest.approx(wanted, abs=1e-6)
@@ -334,25 +237,8 @@ def test_on_constant_logits_published_normkd_is_nan_and_lskd_is_uniform() -> Non
 
 # The second writing, on logits of one's own
 
-CASES: list[tuple[str, dict[str, Any]]] = [
-    *((name, {}) for name in RULES),
-    ("fixed", {"temperature": 0.7}),
-    ("dtkd", {"reference": 2.0, "minimum": 1.5, "maximum": 2.2}),
-    ("ttm", {"gamma": 0.1}),
-    ("wttm", {"gamma": 0.8}),
-    ("normkd", {"temperature": 1.0}),
-    ("lskd", {"temperature": 3.0, "divisor": "K"}),
-    ("lskd", {"published": True}),
-    ("atkd", {"reading": "teacher_absolute"}),
-    ("atkd", {"reading": "teacher_signed"}),
-    ("idts", {"reference": 3.0, "strength": 0.2}),
-    ("energy", {"share": 0.5, "step": 1.0}),
-    ("annealing", {"maximum": 7, "until": 0.5}),
-    ("step_schedule", {"levels": 3, "start": 1.0, "end": 9.0}),
-    ("random", {"seed": 5, "minimum": 2.0}),
-]
+CASES = [*((name, {}) for name in RULES), *table("rules/values", "options_of_the_second_writing")]
 THROUGH_THE_STUDENT = {"dtkd", "dtkd_logsumexp", "normkd", "lskd", "atkd"}
-every_case = pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 
 
 def drawn(classes: int, samples: int = 4) -> tuple[Signals, list[list[float]], list[list[float]], list[int]]:
@@ -365,16 +251,15 @@ def drawn(classes: int, samples: int = 4) -> tuple[Signals, list[list[float]], l
 
 def built(name: str, classes: int, options: dict[str, Any]) -> tuple[TemperatureRule, dict[str, Any]]:
     """A rule, and the options of its second writing: what it learned is among them."""
-    made = RULES[name](**options)
+    made = started(RULES[name](**options), classes, 7)
     if isinstance(made, LearnedRule):
-        made.initialise(classes, 7)
         made.double()
     if isinstance(made, CtkdInstance):
         options = {key: value.detach().tolist() for key, value in made.named_parameters()}
     return made, options
 
 
-@every_case
+@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 @pytest.mark.parametrize("classes", [5, 7])
 def test_a_rule_has_the_value_and_the_gradient_of_its_second_writing(
     name: str, options: dict[str, Any], classes: int

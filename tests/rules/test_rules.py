@@ -15,11 +15,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.data import table
 from support.device_reads import DeviceReads
+from support.signals import columns, drawn, started
 from torch import Tensor
 from torch.nn import functional as F
 
-from rltemp import BadInputError, Signals, TemperatureRule, Temperatures, kd_loss
+from rltemp import BadInputError, Signals, Temperatures, kd_loss
 from rltemp.kd.checks import check_temperatures
 from rltemp.rules import RULES, dtkd, fixed
 from rltemp.rules.catalogue import facts
@@ -50,24 +52,9 @@ POSITIVE = {"temperature", "reference", "gamma", "start", "end", "span", "streng
             for option in sorted(POSITIVE & signature(factory).parameters.keys())
             for value in (0, -4.0, math.inf, math.nan, True, "warm")
         ),
-        ("dtkd_logsumexp", {"maximum": 0}, "dtkd_logsumexp: maximum must be finite and above 0; got 0"),
-        ("cswt", {"minimum": 0}, "cswt: minimum must be finite and above 0; got 0"),
         ("random", {"maximum": math.nan}, "random: maximum must be finite and above 0; got nan"),
-        ("dtkd", {"minimum": -1}, "dtkd: minimum must be finite and at least 0; got -1"),
-        ("dtkd", {"minimum": 5.0, "maximum": 5.0}, "minimum must be below maximum; got 5.0 and 5.0"),
-        ("dtkd", {"published": 1}, "published must be true or false; got 1"),
-        ("wttm", {"gamma": 1.01}, "wttm: gamma must be above 0 and at most 1; got 1.01"),
-        ("lskd", {"divisor": "N"}, "unknown divisor 'N'.*Known: K, K-1"),
-        ("atkd", {"reading": "teacher_sign"}, "did you mean 'teacher_signed'"),
-        ("ctkd", {"ramp": 1.5}, "ctkd: ramp is a fraction, 0 to 1; got 1.5"),
         ("ctkd", {"initial": math.inf}, "ctkd: initial must be finite; got inf"),
-        ("energy", {"share": 0.6}, "share must be at most 0.5"),
-        ("energy", {"step": 4.0}, "step below the reference"),
-        ("cswt", {"minimum": 6.0}, "cswt: minimum must be below maximum"),
-        ("step_schedule", {"levels": 1}, "levels must be a whole number of 2 or more; got 1"),
-        ("annealing", {"maximum": 2.5}, "maximum must be a whole number of 1 or more; got 2.5"),
-        ("annealing", {"until": 0}, "annealing: until must be above 0"),
-        ("random", {"seed": -1}, "seed must be a whole number of 0 or more; got -1"),
+        *table("rules/refused_options"),
     ],
 )
 def test_options_are_checked_where_the_rule_is_made(name: str, options: dict[str, Any], named: str) -> None:
@@ -86,17 +73,7 @@ def test_a_bad_temperature_is_refused_by_field_value_sample_and_source(value: fl
     check_temperatures(Temperatures(good, good, good), "my_rule")
 
 
-@pytest.mark.parametrize(
-    ("student", "teacher"),
-    [
-        ([-0.5, -1.0, -2.0, -3.0], [4.0, 1.0, 0.0, -1.0]),  # as published: T_s = -1.14, the ranking reversed
-        ([2.0, 1.0, 0.5, -1.0], [-0.5, -1.0, -2.0, -3.0]),
-        ([-60.0, -61.0, -62.0, -70.0], [-30.0, -31.0, -32.0, -40.0]),
-        ([-1.0, -2.0, -3.0, -4.0], [1.0, -2.0, -3.0, -4.0]),  # as published: x + y = 0, inf and -inf
-        ([0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]),
-        ([0.0, -1.0, -2.0, -3.0], [4.0, 1.0, 0.0, -1.0]),
-    ],
-)
+@pytest.mark.parametrize(("student", "teacher"), table("rules/values", "dtkd_without_a_positive_logit"))
 def test_dtkd_falls_back_to_plain_distillation_without_a_positive_logit(
     student: list[float], teacher: list[float]
 ) -> None:
@@ -192,28 +169,9 @@ seeds = st.integers(0, 10**6)
 Change = Callable[[Signals], Signals]
 
 
-def made(name: str, classes: int) -> TemperatureRule:
-    """A rule at its default options; one that learns, as it starts."""
-    rule = RULES[name]()
-    if isinstance(rule, LearnedRule):
-        rule.initialise(classes, 0)
-    return rule
-
-
-def drawn(shape: tuple[int, ...], classes: int, seed: int, scale: float = 3.0, dtype: Any = torch.float32) -> Signals:
-    generator = torch.Generator().manual_seed(seed)
-    student, teacher = (torch.randn(2, *shape, classes, generator=generator) * scale).to(dtype)
-    labels = torch.randint(0, classes, shape, generator=generator)
-    return Signals(student, teacher, labels, progress=torch.rand((), generator=generator).item())
-
-
 def chosen(signals: Signals, index: Tensor) -> Signals:
     fields = ("student_logits", "teacher_logits", "labels")
     return replace(signals, stacked=False, **{name: getattr(signals, name)[index] for name in fields})
-
-
-def columns(temperatures: Temperatures) -> Tensor:
-    return torch.stack([temperatures.student, temperatures.teacher, temperatures.weight], -1)
 
 
 def compares(name: str) -> bool:
@@ -263,7 +221,7 @@ def test_every_rule_answers_a_positive_number_a_sample_within_its_bounds(
     signals = drawn(shape, classes, seed, scale, dtype)
     if facts(RULES[name])["Labels"] == "no":
         signals = replace(signals, labels=None)
-    assert_answer_is_usable(name, made(name, classes)(signals), signals)
+    assert_answer_is_usable(name, started(RULES[name](), classes)(signals), signals)
 
 
 @pytest.mark.filterwarnings("ignore:var\\(\\):UserWarning")  # torch's, of no sample at all
@@ -271,14 +229,14 @@ def test_every_rule_answers_a_positive_number_a_sample_within_its_bounds(
 def test_every_rule_takes_a_hundred_thousand_classes_and_no_sample_at_all(name: str) -> None:
     for shape, classes in (((2,), 100_000), ((0,), 10)):
         signals = drawn(shape, classes, 0)
-        assert_answer_is_usable(name, made(name, classes)(signals), signals)
+        assert_answer_is_usable(name, started(RULES[name](), classes)(signals), signals)
 
 
 @every_rule
 @given(seed=seeds)
 @settings(max_examples=15)
 def test_every_rule_is_blind_to_order_and_to_what_it_does_not_compare(name: str, seed: int) -> None:
-    signals, rule = drawn((9,), 6, seed), made(name, 6)
+    signals, rule = drawn((9,), 6, seed), started(RULES[name](), 6)
     order = torch.randperm(9, generator=torch.Generator().manual_seed(seed))
     answer = columns(rule(signals))
     torch.testing.assert_close(columns(rule(chosen(signals, order))), answer[order])
@@ -288,7 +246,7 @@ def test_every_rule_is_blind_to_order_and_to_what_it_does_not_compare(name: str,
 
 @pytest.mark.parametrize("name", [name for name in sorted(RULES) if compares(name)])
 def test_a_rule_that_says_so_does_look_at_the_rest_of_the_batch(name: str) -> None:
-    signals, rule = drawn((9,), 6, 0), made(name, 6)
+    signals, rule = drawn((9,), 6, 0), started(RULES[name](), 6)
     alone = columns(rule(chosen(signals, torch.arange(4))))
     assert (alone - columns(rule(signals))[:4]).abs().max() > 0.01
 
@@ -299,7 +257,7 @@ def test_a_rule_that_says_so_does_look_at_the_rest_of_the_batch(name: str) -> No
 def test_every_rule_is_invariant_to_what_it_says(
     name: str, seed: int, amounts: tuple[float, float], factor: float
 ) -> None:
-    signals, rule = drawn((6,), 8, seed, dtype=torch.float64), made(name, 8)
+    signals, rule = drawn((6,), 8, seed, dtype=torch.float64), started(RULES[name](), 8)
     kept, answer = facts(RULES[name])["Invariant"], rule(signals)
     if "shift" in kept:
         torch.testing.assert_close(columns(rule(shifted(*amounts)(signals))), columns(answer), rtol=1e-6, atol=1e-6)
@@ -334,7 +292,7 @@ def scaled(student: float, teacher: float) -> Change:
 def test_what_a_rule_does_not_say_it_is_invariant_to_moves_it(name: str, claim: str) -> None:
     if claim in facts(RULES[name])["Invariant"]:
         return
-    rule, moved = made(name, 8), 0.0
+    rule, moved = started(RULES[name](), 8), 0.0
     change = {"shift": shifted(1.0, 2.0), "scale": scaled(0.05, 0.05), "equivariant": scaled(2.0, 1.0)}[claim]
     for seed in range(5):
         signals = drawn((6,), 8, seed, dtype=torch.float64)
@@ -349,7 +307,7 @@ def test_what_a_rule_does_not_say_it_is_invariant_to_moves_it(name: str, claim: 
 @given(seed=seeds, shape=st.sampled_from([(3, 8), (2, 3, 4), (1, 1)]))
 @settings(max_examples=10)
 def test_every_rule_gives_a_stack_what_it_gives_each_student(name: str, seed: int, shape: tuple[int, ...]) -> None:
-    signals, rule = replace(drawn(shape, 6, seed), stacked=True), made(name, 6)
+    signals, rule = replace(drawn(shape, 6, seed), stacked=True), started(RULES[name](), 6)
     answer = columns(rule(signals))
     for student in range(shape[0]):
         alone = columns(rule(chosen(signals, torch.tensor(student))))
@@ -371,7 +329,7 @@ def test_every_rules_loss_has_a_finite_gradient(
 ) -> None:
     signals = drawn((8,), classes, seed, *scale_and_dtype)
     signals.student_logits.requires_grad_()
-    gradient = gradient_of(signals, made(name, classes)(signals))
+    gradient = gradient_of(signals, started(RULES[name](), classes)(signals))
     assert gradient.dtype == scale_and_dtype[1]
     assert gradient.isfinite().all()
 
@@ -380,7 +338,7 @@ def test_every_rules_loss_has_a_finite_gradient(
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_every_rule_computes_in_float32_under_autocast(name: str, dtype: torch.dtype) -> None:
     inputs, weight = torch.randn(2, 6, 4), torch.randn(4, 10, requires_grad=True)
-    rule = made(name, 10)
+    rule = started(RULES[name](), 10)
     with torch.autocast("cpu", dtype):
         student, teacher = inputs @ weight
         assert student.dtype == dtype
@@ -395,7 +353,7 @@ def test_every_rule_computes_in_float32_under_autocast(name: str, dtype: torch.d
 
 @every_rule
 def test_every_rule_changes_nothing_that_it_is_given(name: str) -> None:
-    signals, rule = drawn((5,), 4, 2), made(name, 4)
+    signals, rule = drawn((5,), 4, 2), started(RULES[name](), 4)
     tensors = [signals.student_logits, signals.teacher_logits, signals.labels]
     tensors += list(rule.parameters()) if isinstance(rule, LearnedRule) else []
     before = [tensor.clone() for tensor in tensors if tensor is not None]
@@ -419,7 +377,7 @@ def test_every_rule_and_its_gradient_is_finite_for_every_finite_logit(name: str,
         "constant": torch.ones_like(drawn),
     }[kind]
     signals = Signals(scale * unit[0].requires_grad_(), scale * unit[1], torch.zeros(8, dtype=torch.long), 0.5)
-    found = made(name, 6)(signals)
+    found = started(RULES[name](), 6)(signals)
     if kind == "constant":
         assert_answer_is_usable(name, found, signals)
     check_temperatures(found, name)
@@ -432,7 +390,7 @@ def test_every_rule_and_its_gradient_is_finite_for_every_finite_logit(name: str,
 @every_rule
 @pytest.mark.parametrize(("tensor", "number"), [(0.3, 0.3), (0.77, 0.77), (1.3, 1.0), (-0.2, 0.0)])
 def test_every_rule_takes_progress_as_a_tensor_and_never_reads_it(name: str, tensor: float, number: float) -> None:
-    signals, rule = drawn((9,), 6, 0), made(name, 6)
+    signals, rule = drawn((9,), 6, 0), started(RULES[name](), 6)
     wanted = columns(rule(replace(signals, progress=number)))
     done = torch.tensor(tensor, dtype=torch.float64)
     with DeviceReads() as reads:
@@ -443,7 +401,7 @@ def test_every_rule_takes_progress_as_a_tensor_and_never_reads_it(name: str, ten
 
 @every_rule
 def test_a_rule_that_uses_progress_says_so_and_refuses_a_call_without_it(name: str) -> None:
-    signals, rule = drawn((9,), 6, 0), made(name, 6)
+    signals, rule = drawn((9,), 6, 0), started(RULES[name](), 6)
     early, late = (columns(rule(replace(signals, progress=done))) for done in (0.0, 1.0))
     unknown = replace(signals, progress=math.nan)
     if not rule.uses_progress:
