@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from support import hostile
+from support.data import table
 
 import rltemp
 from rltemp import BadInputError
@@ -99,16 +100,8 @@ OTHER_DOORS: dict[str, Door] = {
 }
 DOORS = {**POLICY_DOORS, **OTHER_DOORS}
 
-RESULTS: dict[str, object] = {
-    "an empty result": {},
-    "a result of texts": dict.fromkeys(("student", "teacher", "test_accuracy", "teacher_accuracy", "arms"), "x"),
-    "a result of lists": {name: [1] for name in ("student", "teacher", "test_accuracy", "task", "arms", "relations")},
-    "a result without numbers": {"student": "x", "teacher": "x", "test_accuracy": None, "teacher_accuracy": None},
-    "a result of a large number": {"student": "x", "teacher": "x", "test_accuracy": 10**400, "teacher_accuracy": 1},
-    "a result without arms": {"task": {"name": "x", "student": "x"}, "seeds": [], "arms": [], "teacher_accuracy": 1},
-    "a result of empty arms": {"task": {"name": "x", "student": "x"}, "seeds": [], "arms": [{}], "teacher_accuracy": 1},
-    "an explanation of nothing": {"relations": [{}], "importance": [{}]},
-}
+RESULTS = table("project/strange_runs", "results")
+CONFIGURATIONS = table("project/strange_runs", "configurations")
 
 
 @pytest.fixture(scope="module")
@@ -216,34 +209,6 @@ def test_a_stored_result_that_no_command_wrote_is_refused(
     (place / "stored.json").write_text(json.dumps(RESULTS[result]))
     line = give(run_folder("result.json", (command, "--task", "toy")), place / "stored.json")
     assert "is not a result of this command" in line
-
-
-CONFIGURATIONS: dict[str, tuple[str, dict[str, object]]] = {
-    "a module as rule": ("distill", {"rule": "evil:payload"}),
-    "a module among the rules": ("compare", {"rules": ["fixed:4", "evil:payload"]}),
-    "a module under a control": ("compare", {"rules": ["matched:shuffled:evil:payload"]}),
-    "a module as a study's policy": ("study", {"rules": ["evil:payload"]}),
-    "a module as reference": ("train-policy", {"reference": "evil:payload"}),
-    "an option in a value": ("distill", {"student": ["linear", "--rule", "evil:payload"]}),
-    "an option as a value": ("distill", {"task": "--rule"}),
-    "a folder of the file's choice": ("distill", {"out": "elsewhere"}),
-    "another configuration": ("distill", {"config": "other.json"}),
-    "an object": ("distill", {"task": {"name": "toy"}}),
-    "lists in a list": ("compare", {"rules": [["fixed:4"]]}),
-    "seeds without end": ("compare", {"seeds": 10**18}),
-    "choosers without end": ("compare", {"selection_seeds": 10**18}),
-    "a seed of 400 digits": ("distill", {"seed": 10**400}),
-    "epochs of 400 digits": ("distill", {"epochs": 10**400}),
-    "a negative seed of a policy": ("train-policy", {"seed": -1}),
-    "a network wider than memory": ("distill", {"student": "mlp:99999999999999999999"}),
-    "a network without end": ("distill", {"student": "mlp:" + "x".join(["9"] * 1000)}),
-    "a rule of brackets": ("distill", {"rule": "fixed:" + "[" * 4000}),
-    "a rule of digits": ("distill", {"rule": "fixed:" + "9" * 4000}),
-    "a rule with a long name": ("distill", {"rule": "x" * 4000}),
-    "a teacher with a long name": ("distill", {"task": "iris", "teacher_weights": "x" * 4000}),
-    "a device as teacher": ("distill", {"task": "iris", "teacher_weights": "/dev/zero"}),
-    "a device as task": ("distill", {"task": "imagefolder:/dev"}),
-}
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)

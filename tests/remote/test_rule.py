@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.data import table
 from support.policies import random_policy
 from support.processes import code, curves, finish, kill_after_a_checkpoint, start, until
 from support.raw_server import Behaviour, RawServer, answers, http
@@ -318,20 +319,8 @@ def test_a_fork_goes_on_under_the_version_that_it_has(service: Served, mode: Any
 
 # A service that lies.
 
-LIES = [
-    b"",
-    b"[]",
-    b"{",
-    b'{"parameters": {"kind": "policy"}}',
-    b'{"versions": ["1"], "parameters": {"kind": "rule", "spec": "os:system"}}',
-    b'{"versions": ["1"], "parameters": {"kind": "rule", "spec": "none"}}',
-    b'{"versions": ["1"], "parameters": {"kind": "rule", "spec": "my_module:rule"}}',
-    b'{"versions": ["../1"], "parameters": {"kind": "rule", "spec": "dtkd"}}',
-    b'{"versions": ["1"], "parameters": {"kind": "pickle", "spec": "dtkd"}}',
-    b"[" * 100_000,
-    b'{"versions": ["1"]' + b" " * 600_000 + b"}",
-    b"\xff\xfe",
-]
+ENDLESS = b"[" * 100_000, b'{"versions": ["1"]' + b" " * 600_000 + b"}"
+LIES = [*(text.encode() for text in table("remote/lies")), *ENDLESS, b"\xff\xfe"]
 
 
 @pytest.mark.parametrize("said", LIES)
