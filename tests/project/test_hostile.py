@@ -180,18 +180,14 @@ def give_all(give: Give, door: str, suffixes: Sequence[str], contents: dict[str,
 
 
 @pytest.mark.parametrize("door", DOORS)
-def test_no_door_runs_or_believes_a_hostile_file(
-    door: str, give: Give, contents: dict[str, bytes], place: Path
-) -> None:
+def test_no_door_runs_or_believes_a_hostile_file(door, give, contents, place) -> None:
     suffix = ".safetensors" if door in POLICY_DOORS else ".pth" if "weights" in door else ".json"
     assert give_all(give, door, [suffix], contents, place) > 60
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("door", [door for door in DOORS if door in POLICY_DOORS or "weights" in door])
-def test_no_door_that_looks_at_suffixes_runs_a_hostile_file_under_another(
-    door: str, give: Give, contents: dict[str, bytes], place: Path
-) -> None:
+def test_no_door_that_looks_at_suffixes_runs_a_hostile_file_under_another(door, give, contents, place) -> None:
     assert give_all(give, door, hostile.SUFFIXES, contents, place) > 200
 
 
@@ -203,18 +199,14 @@ def test_the_payloads_would_run_where_they_are_followed(place: Path, contents: d
 
 @pytest.mark.parametrize("result", RESULTS)
 @pytest.mark.parametrize("command", [name for name in TRAINING if name != "train-policy"])  # which shows no numbers
-def test_a_stored_result_that_no_command_wrote_is_refused(
-    command: str, result: str, give: Give, place: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_stored_result_that_no_command_wrote_is_refused(command, result, give, place, capsys) -> None:
     (place / "stored.json").write_text(json.dumps(RESULTS[result]))
     line = give(run_folder("result.json", (command, "--task", "toy")), place / "stored.json")
     assert "is not a result of this command" in line
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_a_configuration_neither_imports_nor_starts_what_has_no_end(
-    name: str, give: Give, place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_configuration_neither_imports_nor_starts_what_has_no_end(name, give, place, monkeypatch) -> None:
     (place / "evil.py").write_text(f"import os\nos.mkdir({str(place / 'MARKER')!r})\npayload = None\n")
     monkeypatch.syspath_prepend(place)
     command, values = CONFIGURATIONS[name]
@@ -240,18 +232,14 @@ def test_a_loop_of_links_in_a_folder_of_images_is_refused(give: Give, place: Pat
     assert "Remove the link" in give(lambda file, out: load_dataset(f"imagefolder:{file}"), place / "round")
 
 
-def test_pictures_that_are_too_many_for_the_machine_are_refused(
-    place: Path, give: Give, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pictures_that_are_too_many_for_the_machine_are_refused(place: Path, give: Give, monkeypatch) -> None:
     monkeypatch.setattr("rltemp.data.image_folder._memory_bytes", lambda: 1000)
     (place / "small.png").write_bytes(b"")
     Image.new("RGB", (8, 8)).save(place / "small.png")
     assert "this machine has 1,000" in give(as_picture, place / "small.png")
 
 
-def test_a_data_set_of_somebody_else_is_not_unpickled(
-    give: Give, place: Path, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_data_set_of_somebody_else_is_not_unpickled(give, place, contents, monkeypatch) -> None:
     def offline(*_: object, **__: object) -> None:
         raise OSError("no route to host")
 

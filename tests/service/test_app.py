@@ -151,9 +151,7 @@ TOO_LARGE = [
 @pytest.mark.parametrize(
     ("path", "body", "headers", "status", "message"), [*table("service/refused", "requests"), *TOO_LARGE]
 )
-def test_what_cannot_be_answered_is_refused_with_a_sentence(
-    service: Served, path: str, body: str, headers: dict[str, str], status: int, message: str
-) -> None:
+def test_what_cannot_be_answered_is_refused_with_a_sentence(service, path, body, headers, status, message) -> None:
     found = service.request("POST", path, body.encode(), **headers)
     assert (found[0], found[1]["content-type"]) == (status, JSON)
     error = json.loads(found[2])
@@ -328,9 +326,7 @@ def test_a_token_on_the_command_line_is_refused_and_not_repeated(capsys: pytest.
 @pytest.mark.parametrize(
     "content", [b"", b"\n", b"short", b"0123456789 abcdef", "correct-horse-bättery".encode(), b"x" * 5000]
 )
-def test_a_token_file_without_a_good_token_is_refused(
-    tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_token_file_without_a_good_token_is_refused(tmp_path, content: bytes, capsys) -> None:
     file = tmp_path / "token"
     file.write_bytes(content)
     assert code("serve", "--token-file", file) == 2
@@ -378,9 +374,7 @@ def test_a_port_that_is_taken_is_named(service: Served, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("library", ["fastapi", "uvicorn", "prometheus_client"])
-def test_without_the_extra_one_line_says_what_to_install(
-    library: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_the_extra_one_line_says_what_to_install(library: str, monkeypatch, capsys) -> None:
     monkeypatch.setitem(sys.modules, library, None)
     assert code("serve") == 2
     assert capsys.readouterr().err == f"rltemp: rltemp serve needs {library}; pip install 'rltemp[serve]'\n"
