@@ -50,8 +50,6 @@ def test_a_full_disk_behind_the_output_ends_nothing() -> None:
 def test_a_reader_who_has_read_enough_ends_a_command_quietly() -> None:
     words = [sys.executable, "-m", "rltemp", "rules"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
         assert process.stdout.readline().startswith("Temperature rules")
         process.stdout.close()
         assert process.stderr.read() == ""

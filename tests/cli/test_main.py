@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.data import table
 from support.processes import code
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -146,27 +147,7 @@ def one_line(capsys) -> str:
     return err
 
 
-MISTAKES = {
-    "unknown command": (["distil"], "did you mean 'distill'"),
-    "unknown task": (["distill", "--task", "digit"], "did you mean 'digits'"),
-    "unknown rule": (["distill", *TOY, "--rule", "fixd"], "did you mean 'fixed'"),
-    "unknown option": (["distill", *TOY, "--rule", "dtkd:referense=4"], "did you mean 'reference'"),
-    "temperature zero": (["distill", *TOY, "--rule", "fixed:0"], "above 0; got 0"),
-    "temperature below zero": (["distill", *TOY, "--rule", "fixed:-1"], "above 0; got -1"),
-    "temperature nan": (["distill", *TOY, "--rule", "fixed:nan"], "above 0; got"),
-    "missing teacher": (["distill", "--teacher-weights", "nowhere.safetensors"], "nowhere.safetensors"),
-    "missing folder": (["distill", "--task", "imagefolder:/nowhere"], "/nowhere"),
-    "missing policy": (["distill", *TOY, "--rule", "nowhere/policy.safetensors"], "nowhere"),
-    "no epochs": (["distill", "--task", "toy", "--epochs", "0"], "epochs must be"),
-    "no seeds": (["compare", *TOY, "--seeds", "0"], "--seeds must be at least 1"),
-    "last rule": (["compare", *TOY, "--rules", "fixed:4", "dtdk"], "did you mean 'dtkd'"),
-    "baseline": (["compare", *TOY, "--rules", "fixed:4", "--against", "fixed:5"], "did you mean 'fixed:4'"),
-    "unknown preset": (["train-policy", *TOY, "--preset", "rlk"], "did you mean 'rlkd'"),
-    "negative seed": (["distill", *TOY, "--seed", "-1"], "--seed must be at least 0"),
-    "misspelt option": (["distill", "--tsk", "digits"], "--task"),
-    "seed in words": (["distill", "--seed", "one"], "--seed"),
-    "unknown precision": (["distill", "--precision", "float8"], "--precision"),
-}
+MISTAKES = table("cli/mistakes")
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

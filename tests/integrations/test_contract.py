@@ -255,9 +255,7 @@ def test_a_rule_of_ones_own_compares_a_masks_samples_and_is_checked() -> None:
 @pytest.mark.parametrize(
     "shape", [(2, 256, 8192), pytest.param((4, 512, 32000), marks=pytest.mark.slow)], ids=["small", "whole"]
 )
-def test_a_policy_takes_no_more_memory_than_plain_distillation(
-    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_policy_takes_no_more_memory_than_plain_distillation(shape: tuple[int, ...], monkeypatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
     from bench import policy_memory
 

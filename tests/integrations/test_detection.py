@@ -26,6 +26,7 @@ from rltemp.integrations.detection import DetectorDistillation
 
 OWN = {"loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"}
 Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
+Pair = tuple[FasterRCNN, FasterRCNN]
 
 
 def detector(width: int, seed: int, classes: int = NUM_CLASSES, size: int = 64, **more: Any) -> FasterRCNN:
@@ -47,7 +48,7 @@ def detector(width: int, seed: int, classes: int = NUM_CLASSES, size: int = 64, 
 
 
 @pytest.fixture
-def networks() -> tuple[FasterRCNN, FasterRCNN]:
+def networks() -> Pair:
     student, teacher = detector(4, seed=0), detector(8, seed=1)
     with torch.no_grad():  # a teacher that says something
         teacher.roi_heads.box_predictor.cls_score.weight.mul_(30)
@@ -144,16 +145,13 @@ def test_the_loss_is_the_methods_on_the_proposals_that_torchvision_sampled(metho
     assert all(abs(loss.item() - other) > 1e-3 for other in others), "no other method gives this number"
 
 
-def test_every_proposal_has_its_own_temperatures_and_gradient(
-    networks: tuple[FasterRCNN, FasterRCNN],
-) -> None:
+def test_every_proposal_has_its_own_temperatures_and_gradient(networks: Pair) -> None:
     student, teacher = networks
     seen, kept = spied(student.roi_heads), class_logits(student)
     distillation = DetectorDistillation(student, teacher, "detached:universal")
     images, targets = batch()
     student(images, targets)["loss_kd"].backward()
     found = distillation.temperatures
-    assert found is not None
     assert found.student.shape == (sum(distillation.counts),) == (len(kept[0]),)
     assert len(distillation.counts) == len(images)
     assert found.student.std() > 1e-3
@@ -163,13 +161,12 @@ def test_every_proposal_has_its_own_temperatures_and_gradient(
     torch.testing.assert_close(kept[0].grad, slope.detach(), rtol=1e-4, atol=1e-6)
 
 
-def test_a_proposal_of_weight_zero_teaches_nothing(networks: tuple[FasterRCNN, FasterRCNN]) -> None:
+def test_a_proposal_of_weight_zero_teaches_nothing(networks: Pair) -> None:
     student, teacher = networks
     seen, kept, asked = spied(student.roi_heads), class_logits(student), []
 
     def shapes_alone(signals: Signals) -> Temperatures:
         asked.append(signals)
-        assert signals.labels is not None
         return Temperatures(signals.full(2), signals.full(2), (signals.labels > 0).float())
 
     distillation = DetectorDistillation(student, teacher, shapes_alone)
@@ -182,9 +179,7 @@ def test_a_proposal_of_weight_zero_teaches_nothing(networks: tuple[FasterRCNN, F
     assert torch.equal(kept[0].grad.abs().sum(-1) > 0, labels > 0)
 
 
-def test_the_detectors_own_losses_stay_as_they_are_and_removal_is_complete(
-    networks: tuple[FasterRCNN, FasterRCNN],
-) -> None:
+def test_the_detectors_own_losses_stay_as_they_are_and_removal_is_complete(networks: Pair) -> None:
     student, teacher = networks
     alone, keys = copy.deepcopy(student), list(student.state_dict())
 
@@ -209,9 +204,7 @@ def test_the_detectors_own_losses_stay_as_they_are_and_removal_is_complete(
     assert found["loss_kd"].item() == pytest.approx(2 * losses(student)["loss_kd"].item(), rel=0.05)  # other BN state
 
 
-def test_a_plain_torchvision_loop_brings_the_student_nearer_to_its_teacher(
-    networks: tuple[FasterRCNN, FasterRCNN],
-) -> None:
+def test_a_plain_torchvision_loop_brings_the_student_nearer_to_its_teacher(networks: Pair) -> None:
     student, teacher = networks
     before = copy.deepcopy(teacher.state_dict())
     DetectorDistillation(student, teacher, "matched:universal")
@@ -230,7 +223,7 @@ def test_a_plain_torchvision_loop_brings_the_student_nearer_to_its_teacher(
     assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
-def test_pictures_of_several_sizes_and_without_shapes_are_right(networks: tuple[FasterRCNN, FasterRCNN]) -> None:
+def test_pictures_of_several_sizes_and_without_shapes_are_right(networks: Pair) -> None:
     student, teacher = networks
     images, targets = batch()
     images[0] = F.interpolate(images[0][None], (96, 80))[0]
@@ -244,7 +237,7 @@ def test_pictures_of_several_sizes_and_without_shapes_are_right(networks: tuple[
     assert len(distillation.counts) == len(images)
 
 
-def test_half_precision_changes_no_more_than_its_rounding(networks: tuple[FasterRCNN, FasterRCNN]) -> None:
+def test_half_precision_changes_no_more_than_its_rounding(networks: Pair) -> None:
     student, teacher = networks
     alike = copy.deepcopy(student)
     found = []
@@ -253,15 +246,12 @@ def test_half_precision_changes_no_more_than_its_rounding(networks: tuple[Faster
         torch.manual_seed(3)
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             found.append(network(*batch())["loss_kd"])
-        assert distillation.temperatures is not None
         assert found[-1].dtype == distillation.temperatures.student.dtype == torch.float32
     assert found[1].item() == pytest.approx(found[0].item(), rel=0.05)
     found[1].backward()
 
 
-def test_a_batch_without_any_proposal_is_a_step_of_zero_and_not_of_nan(
-    networks: tuple[FasterRCNN, FasterRCNN],
-) -> None:
+def test_a_batch_without_any_proposal_is_a_step_of_zero_and_not_of_nan(networks: Pair) -> None:
     student, teacher = networks
     student.rpn.score_thresh = 2.0  # no proposal is that sure, and no shape is there to be added
     distillation = DetectorDistillation(student, teacher, "universal")
@@ -277,14 +267,14 @@ def test_a_batch_without_any_proposal_is_a_step_of_zero_and_not_of_nan(
     assert all(p.grad is None or p.grad.isfinite().all() for p in student.parameters())
 
 
-def test_class_counts_that_differ_are_named(networks: tuple[FasterRCNN, FasterRCNN]) -> None:
+def test_class_counts_that_differ_are_named(networks: Pair) -> None:
     student, _ = networks
     DetectorDistillation(student, detector(8, seed=1, classes=5), "dtkd")
     with pytest.raises(BadInputError, match=rf"{NUM_CLASSES} classes and the teacher's 5, the background counted"):
         student(*batch())
 
 
-def test_what_cannot_be_distilled_is_refused(networks: tuple[FasterRCNN, FasterRCNN]) -> None:
+def test_what_cannot_be_distilled_is_refused(networks: Pair) -> None:
     student, teacher = networks
     one_stage = retinanet_resnet50_fpn(weights=None, weights_backbone=None)
     for pair, said in (((one_stage, teacher), "student is a RetinaNet"), ((student, nn.Linear(2, 2)), "is a Linear")):
@@ -375,7 +365,7 @@ def test_shapes_that_cannot_be_are_refused(arguments: tuple[int, ...], said: str
         scenes(*arguments)
 
 
-def test_the_block_of_the_page_runs_as_it_stands(networks: tuple[FasterRCNN, FasterRCNN]) -> None:
+def test_the_block_of_the_page_runs_as_it_stands(networks: Pair) -> None:
     student, teacher = networks
     before = copy.deepcopy(student.state_dict())
     names = run_block("detection", student=student, teacher=teacher, batches=[batch(), batch()])

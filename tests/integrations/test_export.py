@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from support.hosts import blocks
+from support.processes import code
 from torch import Tensor
 
 from rltemp import BadInputError, Signals, kd_loss, load_rule
-from rltemp.cli.main import main
 from rltemp.integrations.export import exported, write
 
 BLOCKS = blocks("export")
@@ -41,9 +41,7 @@ def test_a_program_has_the_rules_numbers_on_any_size_at_any_progress(name: str) 
 
 
 def test_a_process_without_rltemp_runs_the_program_and_has_the_same_loss(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["policy", "export", "universal", "--out", str(tmp_path / "policy.pt2")])
-    assert ended.value.code == 0
+    assert code("policy", "export", "universal", "--out", tmp_path / "policy.pt2") == 0
     torch.save(cases(), tmp_path / "cases.pt")
     program = f"""{WITHOUT_RLTEMP}{BLOCKS[0]}
 print([kd_loss(*case).item() for case in torch.load("cases.pt")])
@@ -90,15 +88,11 @@ def test_a_rule_that_is_no_program_is_refused_and_leaves_no_file(tmp_path: Path)
 def test_a_file_that_exists_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "policy.pt2"
     path.write_text("mine")
-    with pytest.raises(SystemExit) as ended:
-        main(["policy", "export", "universal", "--out", str(path)])
-    assert ended.value.code == 2
+    assert code("policy", "export", "universal", "--out", path) == 2
     assert "exists and is not overwritten" in capsys.readouterr().err
     assert path.read_text() == "mine"
 
 
 def test_a_rule_that_would_import_a_module_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["policy", "export", "my_package.my_file:rule"])
-    assert ended.value.code == 2
+    assert code("policy", "export", "my_package.my_file:rule") == 2
     assert "would import a module" in capsys.readouterr().err

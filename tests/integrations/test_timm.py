@@ -122,13 +122,7 @@ def test_a_script_like_timms_runs_unmodified_under_the_launcher(script: Path) ->
         (["trian.py"], "error: there is no script trian.py"),
     ],
 )
-def test_the_launcher_says_in_one_line_what_is_missing(
-    arguments: list[str],
-    said: str,
-    script: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_the_launcher_says_in_one_line_what_is_missing(arguments, said, script, monkeypatch, capsys) -> None:
     import timm.scheduler
     import timm.task
 

@@ -35,9 +35,7 @@ def test_each_stage_has_a_progress_of_its_own(tmp_path: Path) -> None:
 
 def test_weights_may_be_the_files(tmp_path: Path) -> None:
     def soft(method: Method, signals: Signals) -> Tensor:
-        rule = method.rule
-        assert rule is not None
-        return 0.5 * kd_loss(signals, rule(signals)).mean()
+        return 0.5 * kd_loss(signals, method.rule(signals)).mean()
 
     weights = "rule: 'universal'\n              ce_weight: 0\n              kd_weight: 0.5"
     box = torchdistill_box(tmp_path, ("rule: 'universal'", weights))
@@ -62,11 +60,9 @@ def test_torchdistills_loss_divides_each_sample_by_its_own_temperature(rule: str
     def kit(method: Method, signals: Signals) -> Tensor:
         seen = {"student_logits": signals.student_logits, "teacher_logits": signals.teacher_logits}
         seen |= {"labels": signals.labels, "progress": signals.progress}
-        loss: Tensor = run_block("one-temperature", ('"universal"', f'"{rule}"'), **seen)["loss"]
-        return loss
+        return run_block("one-temperature", ('"universal"', f'"{rule}"'), **seen)["loss"]
 
     def plain(method: Method, signals: Signals) -> Tensor:
-        assert method.rule is not None
         found = method.rule(signals).detach()
         student = signals.student_logits / found.student[:, None]
         teacher = signals.teacher_logits / found.teacher[:, None]

@@ -52,9 +52,7 @@ def signals_of(teacher: nn.Module, student: nn.Module, batch: dict[str, Tensor],
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("kind", sorted(KINDS))
 @pytest.mark.parametrize("name", METHODS)
-def test_a_run_has_the_losses_of_our_own_loop_and_not_of_a_fixed_rule(
-    name: str, kind: str, accumulate: int, tmp_path: Path
-) -> None:
+def test_a_run_has_the_losses_of_our_own_loop_and_not_of_a_fixed_rule(name, kind, accumulate, tmp_path) -> None:
     trainer, batches = trained(kind, tmp_path, accumulate, controller=name)
     model = KINDS[kind][0]
     teacher, seen = model(1, 32).eval(), batches[: accumulate * STEPS]  # the loader may be ahead

@@ -113,9 +113,7 @@ def signals_of(student: nn.Module, inputs: dict[str, Any], progress: float) -> S
 
 @pytest.mark.parametrize(("name", "beta"), [("universal", 0.0), ("universal", 0.5), ("dtkd", 0.0), ("dtkd", 1.0)])
 @pytest.mark.parametrize("make", [distiller, gkd_distiller])
-def test_a_run_has_the_losses_of_our_own_loop_and_not_of_a_fixed_rule(
-    make: Any, name: str, beta: float, tmp_path: Path
-) -> None:
+def test_a_run_has_the_losses_of_our_own_loop_and_not_of_a_fixed_rule(make, name, beta, tmp_path) -> None:
     trainer = make(tmp_path, controller=name, beta=beta)
     trainer.train()
     assert len(trainer.seen) == STEPS * ACCUMULATE
@@ -194,9 +192,7 @@ def test_the_loss_has_the_peak_memory_of_the_hosts_own(name: str, tmp_path: Path
 
 @pytest.mark.parametrize(("change", "has"), [("bias", "a bias"), ("softcap", "a soft cap"), ("weight", "no weights")])
 @pytest.mark.parametrize("whose", ["student", "teacher"])
-def test_a_head_whose_rows_cannot_be_scaled_names_the_way_out(
-    whose: str, change: str, has: str, tmp_path: Path
-) -> None:
+def test_a_head_whose_rows_cannot_be_scaled_names_the_way_out(whose: str, change: str, has: str, tmp_path) -> None:
     models = {"student": llama(0), "teacher": llama(1, 32)}
     model = models[whose]
     if change == "bias":

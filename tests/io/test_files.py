@@ -18,9 +18,7 @@ def test_the_bytes_arrive_and_nothing_else_is_left_in_the_folder(tmp_path: Path)
     assert os.listdir(tmp_path / "new") == ["file"]
 
 
-def test_a_write_that_dies_before_the_rename_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_write_that_dies_before_the_rename_leaves_the_old_file(tmp_path, monkeypatch) -> None:
     path = tmp_path / "file"
     atomic_write(path, b"old")
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from support import hostile
+from support.data import table
 
 import rltemp
 from rltemp import BadInputError
@@ -99,16 +100,8 @@ OTHER_DOORS: dict[str, Door] = {
 }
 DOORS = {**POLICY_DOORS, **OTHER_DOORS}
 
-RESULTS: dict[str, object] = {
-    "an empty result": {},
-    "a result of texts": dict.fromkeys(("student", "teacher", "test_accuracy", "teacher_accuracy", "arms"), "x"),
-    "a result of lists": {name: [1] for name in ("student", "teacher", "test_accuracy", "task", "arms", "relations")},
-    "a result without numbers": {"student": "x", "teacher": "x", "test_accuracy": None, "teacher_accuracy": None},
-    "a result of a large number": {"student": "x", "teacher": "x", "test_accuracy": 10**400, "teacher_accuracy": 1},
-    "a result without arms": {"task": {"name": "x", "student": "x"}, "seeds": [], "arms": [], "teacher_accuracy": 1},
-    "a result of empty arms": {"task": {"name": "x", "student": "x"}, "seeds": [], "arms": [{}], "teacher_accuracy": 1},
-    "an explanation of nothing": {"relations": [{}], "importance": [{}]},
-}
+RESULTS = table("project/strange_runs", "results")
+CONFIGURATIONS = table("project/strange_runs", "configurations")
 
 
 @pytest.fixture(scope="module")
@@ -187,18 +180,14 @@ def give_all(give: Give, door: str, suffixes: Sequence[str], contents: dict[str,
 
 
 @pytest.mark.parametrize("door", DOORS)
-def test_no_door_runs_or_believes_a_hostile_file(
-    door: str, give: Give, contents: dict[str, bytes], place: Path
-) -> None:
+def test_no_door_runs_or_believes_a_hostile_file(door, give, contents, place) -> None:
     suffix = ".safetensors" if door in POLICY_DOORS else ".pth" if "weights" in door else ".json"
     assert give_all(give, door, [suffix], contents, place) > 60
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("door", [door for door in DOORS if door in POLICY_DOORS or "weights" in door])
-def test_no_door_that_looks_at_suffixes_runs_a_hostile_file_under_another(
-    door: str, give: Give, contents: dict[str, bytes], place: Path
-) -> None:
+def test_no_door_that_looks_at_suffixes_runs_a_hostile_file_under_another(door, give, contents, place) -> None:
     assert give_all(give, door, hostile.SUFFIXES, contents, place) > 200
 
 
@@ -210,46 +199,14 @@ def test_the_payloads_would_run_where_they_are_followed(place: Path, contents: d
 
 @pytest.mark.parametrize("result", RESULTS)
 @pytest.mark.parametrize("command", [name for name in TRAINING if name != "train-policy"])  # which shows no numbers
-def test_a_stored_result_that_no_command_wrote_is_refused(
-    command: str, result: str, give: Give, place: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_stored_result_that_no_command_wrote_is_refused(command, result, give, place, capsys) -> None:
     (place / "stored.json").write_text(json.dumps(RESULTS[result]))
     line = give(run_folder("result.json", (command, "--task", "toy")), place / "stored.json")
     assert "is not a result of this command" in line
 
 
-CONFIGURATIONS: dict[str, tuple[str, dict[str, object]]] = {
-    "a module as rule": ("distill", {"rule": "evil:payload"}),
-    "a module among the rules": ("compare", {"rules": ["fixed:4", "evil:payload"]}),
-    "a module under a control": ("compare", {"rules": ["matched:shuffled:evil:payload"]}),
-    "a module as a study's policy": ("study", {"rules": ["evil:payload"]}),
-    "a module as reference": ("train-policy", {"reference": "evil:payload"}),
-    "an option in a value": ("distill", {"student": ["linear", "--rule", "evil:payload"]}),
-    "an option as a value": ("distill", {"task": "--rule"}),
-    "a folder of the file's choice": ("distill", {"out": "elsewhere"}),
-    "another configuration": ("distill", {"config": "other.json"}),
-    "an object": ("distill", {"task": {"name": "toy"}}),
-    "lists in a list": ("compare", {"rules": [["fixed:4"]]}),
-    "seeds without end": ("compare", {"seeds": 10**18}),
-    "choosers without end": ("compare", {"selection_seeds": 10**18}),
-    "a seed of 400 digits": ("distill", {"seed": 10**400}),
-    "epochs of 400 digits": ("distill", {"epochs": 10**400}),
-    "a negative seed of a policy": ("train-policy", {"seed": -1}),
-    "a network wider than memory": ("distill", {"student": "mlp:99999999999999999999"}),
-    "a network without end": ("distill", {"student": "mlp:" + "x".join(["9"] * 1000)}),
-    "a rule of brackets": ("distill", {"rule": "fixed:" + "[" * 4000}),
-    "a rule of digits": ("distill", {"rule": "fixed:" + "9" * 4000}),
-    "a rule with a long name": ("distill", {"rule": "x" * 4000}),
-    "a teacher with a long name": ("distill", {"task": "iris", "teacher_weights": "x" * 4000}),
-    "a device as teacher": ("distill", {"task": "iris", "teacher_weights": "/dev/zero"}),
-    "a device as task": ("distill", {"task": "imagefolder:/dev"}),
-}
-
-
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_a_configuration_neither_imports_nor_starts_what_has_no_end(
-    name: str, give: Give, place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_configuration_neither_imports_nor_starts_what_has_no_end(name, give, place, monkeypatch) -> None:
     (place / "evil.py").write_text(f"import os\nos.mkdir({str(place / 'MARKER')!r})\npayload = None\n")
     monkeypatch.syspath_prepend(place)
     command, values = CONFIGURATIONS[name]
@@ -275,18 +232,14 @@ def test_a_loop_of_links_in_a_folder_of_images_is_refused(give: Give, place: Pat
     assert "Remove the link" in give(lambda file, out: load_dataset(f"imagefolder:{file}"), place / "round")
 
 
-def test_pictures_that_are_too_many_for_the_machine_are_refused(
-    place: Path, give: Give, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pictures_that_are_too_many_for_the_machine_are_refused(place: Path, give: Give, monkeypatch) -> None:
     monkeypatch.setattr("rltemp.data.image_folder._memory_bytes", lambda: 1000)
     (place / "small.png").write_bytes(b"")
     Image.new("RGB", (8, 8)).save(place / "small.png")
     assert "this machine has 1,000" in give(as_picture, place / "small.png")
 
 
-def test_a_data_set_of_somebody_else_is_not_unpickled(
-    give: Give, place: Path, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_data_set_of_somebody_else_is_not_unpickled(give, place, contents, monkeypatch) -> None:
     def offline(*_: object, **__: object) -> None:
         raise OSError("no route to host")
 

@@ -93,9 +93,7 @@ def answer(found: Callable[[Signals], Any]) -> Tensor:
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_no_step_asks_so_no_fault_reaches_one(
-    service: Served, name: str, askers: set[threading.Thread], monkeypatch: pytest.MonkeyPatch, caplog: Any
-) -> None:
+def test_no_step_asks_so_no_fault_reaches_one(service, name, askers, monkeypatch, caplog) -> None:
     monkeypatch.setattr(poller, "LONGEST", 0.05)
     with (
         RawServer(well := relays(service.url)) as relay,
@@ -120,9 +118,7 @@ def test_no_step_asks_so_no_fault_reaches_one(
     assert threading.main_thread() not in askers
 
 
-def test_a_service_process_that_is_killed_stopped_or_started_late(
-    askers: set[threading.Thread], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_service_process_that_is_killed_stopped_or_started_late(askers: set[threading.Thread], monkeypatch) -> None:
     """The real one, by SIGSTOP and SIGKILL: stopped, its kernel still takes connections and requests."""
     monkeypatch.setattr(poller, "LONGEST", 0.05)
     with serving() as served:
@@ -151,9 +147,7 @@ def test_a_service_process_that_is_killed_stopped_or_started_late(
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_step_that_is_not_answered_rests_the_service_for_a_hundred(
-    service: Served, name: str, monkeypatch: pytest.MonkeyPatch, caplog: Any
-) -> None:
+def test_a_step_that_is_not_answered_rests_the_service_for_a_hundred(service, name, monkeypatch, caplog) -> None:
     monkeypatch.setattr(rule, "START_SECONDS", DEADLINE)
     monkeypatch.setattr(rule, "STEP_SECONDS", 2.0)
     monkeypatch.setattr(rule, "REST", REST)

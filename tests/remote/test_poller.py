@@ -41,9 +41,7 @@ def test_it_asks_at_once_then_when_woken_or_every_so_often() -> None:
         owner.poller.close()
 
 
-def test_an_outage_is_two_lines_and_its_pauses_grow(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_outage_is_two_lines_and_its_pauses_grow(monkeypatch, caplog) -> None:
     bounds: list[float] = []
 
     class Draw:

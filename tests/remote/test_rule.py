@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.data import table
 from support.policies import random_policy
 from support.processes import code, curves, finish, kill_after_a_checkpoint, start, until
 from support.raw_server import Behaviour, RawServer, answers, http
@@ -115,9 +116,7 @@ SHAPES: dict[str, Signals] = {
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", [*KINDS, "universal"])
-def test_it_is_the_services_policy_to_a_millionth_and_not_its_fallback(
-    service: Served, policies: dict[str, Path], name: str, mode: Any
-) -> None:
+def test_it_is_the_services_policy_to_a_millionth_and_not_its_fallback(service, policies, name, mode) -> None:
     local = load_rule(str(policies.get(name, name)))
     with remote(service.url, name, mode=mode) as rule:
         for label, given in SHAPES.items():
@@ -159,9 +158,7 @@ def test_the_method_has_the_loss_weights_of_the_policys_reference(service: Serve
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_new_version_takes_effect_between_steps_and_is_counted(
-    own_service: str, repository: Repository, tmp_path: Path, mode: Any
-) -> None:
+def test_a_new_version_takes_effect_between_steps_and_is_counted(own_service, repository, tmp_path, mode) -> None:
     second = random_policy(tmp_path / "second.safetensors", 6, seed=2)
     with remote(own_service, "learned", mode=mode, follow=0.02) as rule:
         before = values(rule(signals(5, 4)))
@@ -255,9 +252,7 @@ def test_a_token_opens_the_service_and_a_wrong_one_is_a_mistake(tmp_path: Path) 
             assert "0123456789" not in str(refused.value)
 
 
-def test_without_a_service_the_run_starts_under_fixed_4_or_strictly_not(
-    gone: RawServer, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_without_a_service_the_run_starts_under_fixed_4_or_strictly_not(gone: RawServer, caplog) -> None:
     given = signals(5, 4)
     with remote(gone.url, "universal") as rule:
         torch.testing.assert_close(rule.method("universal").loss(given), load_method("fixed:4").loss(given))
@@ -274,9 +269,7 @@ def test_without_a_service_the_run_starts_under_fixed_4_or_strictly_not(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_service_that_comes_later_is_followed_and_the_loss_weights_stay(
-    gone: RawServer, mode: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_service_that_comes_later_is_followed_and_the_loss_weights_stay(gone, mode, monkeypatch, caplog) -> None:
     monkeypatch.setattr(poller, "LONGEST", 0.1)
     with remote(gone.url, "universal", mode=mode) as rule:
         method, given = rule.method("universal"), signals(5, 4)
@@ -318,20 +311,8 @@ def test_a_fork_goes_on_under_the_version_that_it_has(service: Served, mode: Any
 
 # A service that lies.
 
-LIES = [
-    b"",
-    b"[]",
-    b"{",
-    b'{"parameters": {"kind": "policy"}}',
-    b'{"versions": ["1"], "parameters": {"kind": "rule", "spec": "os:system"}}',
-    b'{"versions": ["1"], "parameters": {"kind": "rule", "spec": "none"}}',
-    b'{"versions": ["1"], "parameters": {"kind": "rule", "spec": "my_module:rule"}}',
-    b'{"versions": ["../1"], "parameters": {"kind": "rule", "spec": "dtkd"}}',
-    b'{"versions": ["1"], "parameters": {"kind": "pickle", "spec": "dtkd"}}',
-    b"[" * 100_000,
-    b'{"versions": ["1"]' + b" " * 600_000 + b"}",
-    b"\xff\xfe",
-]
+ENDLESS = b"[" * 100_000, b'{"versions": ["1"]' + b" " * 600_000 + b"}"
+LIES = [*(text.encode() for text in table("remote/lies")), *ENDLESS, b"\xff\xfe"]
 
 
 @pytest.mark.parametrize("said", LIES)
@@ -352,9 +333,7 @@ def lies(policy: bytes, *headers: str) -> Behaviour:
     return behave
 
 
-def test_a_policy_that_fails_a_check_is_an_outage_and_the_last_one_stays(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_policy_that_fails_a_check_is_an_outage_and_the_last_one_stays(monkeypatch, caplog) -> None:
     monkeypatch.setattr(poller, "LONGEST", 0.01)
     draw, whole, given = random.Random(0), SHIPPED["universal"].read_bytes(), signals(3, 4)
     wanted = values(load_rule("universal")(given))
@@ -415,9 +394,7 @@ DISTILL = ("distill", "--task", "digits", "--teacher-epochs", "2", "--log-every"
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_distill_under_a_controller_is_distill_under_the_file(
-    tmp_path: Path, service: Served, teacher_cache: Path, mode: str
-) -> None:
+def test_distill_under_a_controller_is_distill_under_the_file(tmp_path, service, teacher_cache, mode) -> None:
     words = (*DISTILL, "--epochs", "3")
     asked = ("--controller", service.url, "--controller-mode", mode, "--rule", "universal")
     asked = (*asked, "--controller-deadline", PATIENT)
@@ -451,9 +428,7 @@ def test_distill_under_a_controller_is_distill_under_the_file(
     }
 
 
-def test_a_run_without_its_controller_is_degraded_and_cannot_be_repeated(
-    gone: RawServer, tmp_path: Path, teacher_cache: Path
-) -> None:
+def test_a_run_without_its_controller_is_degraded_and_cannot_be_repeated(gone, tmp_path, teacher_cache) -> None:
     words = (*DISTILL, "--epochs", "12", "--controller", gone.url, "--rule", "universal", "--out", tmp_path / "run")
     process = start(*words, cache=teacher_cache)
     kill_after_a_checkpoint(process, tmp_path / "run" / "checkpoints", 0.1)
@@ -468,9 +443,7 @@ def test_a_run_without_its_controller_is_degraded_and_cannot_be_repeated(
     assert "240 steps without one" in found["inexact_resume"]
 
 
-def test_a_killed_run_whose_controller_has_one_version_goes_on_exactly(
-    tmp_path: Path, service: Served, teacher_cache: Path
-) -> None:
+def test_a_killed_run_whose_controller_has_one_version_goes_on_exactly(tmp_path, service, teacher_cache) -> None:
     words = (*DISTILL, "--epochs", "12", "--controller", service.url, "--rule", "universal")
     assert finish(start(*words, "--out", tmp_path / "whole", cache=teacher_cache))[0] == 0
     process = start(*words, "--out", tmp_path / "run", cache=teacher_cache)
@@ -481,9 +454,7 @@ def test_a_killed_run_whose_controller_has_one_version_goes_on_exactly(
     assert (tmp_path / "run" / "result.json").read_bytes() == (tmp_path / "whole" / "result.json").read_bytes()
 
 
-def test_what_cannot_be_is_one_line_and_leaves_nothing_behind(
-    tmp_path: Path, service: Served, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_cannot_be_is_one_line_and_leaves_nothing_behind(tmp_path, service: Served, capsys) -> None:
     secret = "hunter2-hunter2-hunter2"
     host = service.url.removeprefix("http://")
     for words, needed, status in (

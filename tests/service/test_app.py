@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.data import table
 from support.processes import code, until
 from support.services import Served, serving, serving_application
 from support.wire import BYTES, JSON, infer_body, request
@@ -141,30 +142,17 @@ def test_a_large_request_is_answered_as_small_ones_are(service: Served) -> None:
         assert len(whole[name]) == 2048
 
 
+TOO_LARGE = [
+    ("/v2/models/dtkd/infer", " " * (8 * 2**20 + 1), {}, 413, "8,388,608 bytes"),
+    ("/v2/models/dtkd/infer", " " * (3 * 2**20), {}, 413, "bytes of JSON"),
+]
+
+
 @pytest.mark.parametrize(
-    ("path", "body", "headers", "status", "message"),
-    [
-        ("/v2/models/nobody/infer", b"{}", {}, 404, "no model 'nobody'; POST /v2/repository/index lists those"),
-        ("/v2/models/universel/infer", b"{}", {}, 404, "no model 'universel'; did you mean 'universal'?"),
-        ("/v2/models/ctkd/infer", b"{}", {}, 404, "no model 'ctkd': 'ctkd' has no temperatures by a formula"),
-        ("/v2/models/fixed:x=1/infer", b"{}", {}, 404, "no model 'fixed:x=1': unknown option of 'fixed' 'x'"),
-        ("/v2/models/dtdk/infer", b"{}", {}, 404, "did you mean 'dtkd'"),
-        ("/v2/models/os%3Asystem/infer", b"{}", {}, 404, "no model"),
-        ("/v2/models/universal/versions/9/infer", b"{}", {}, 404, "has no version '9'; it has 1"),
-        ("/v2/models/dtkd/infer", b"{}", {"content_type": "text/plain"}, 415, "send Content-Type application/json"),
-        ("/v2/models/dtkd/infer", b"{}", {"content_encoding": "gzip"}, 415, "compressed bodies are not read"),
-        ("/v2/models/dtkd/infer", b"{}", {"Inference_Header_Content_Length": "x"}, 400, "is no number of bytes"),
-        ("/v2/models/dtkd/infer", b"{}", {"Inference_Header_Content_Length": "9"}, 400, "the body has 2 bytes"),
-        ("/v2/models/dtkd/infer", b" " * (8 * 2**20 + 1), {}, 413, "8,388,608 bytes"),
-        ("/v2/models/dtkd/nothing", b"{}", {}, 404, "no such route; see /docs"),
-        ("/v2/models/dtkd", b"{}", {}, 405, "POST is not allowed here"),
-        ("/nowhere", b"{}", {}, 404, "no such route; see /docs"),
-    ],
+    ("path", "body", "headers", "status", "message"), [*table("service/refused", "requests"), *TOO_LARGE]
 )
-def test_what_cannot_be_answered_is_refused_with_a_sentence(
-    service: Served, path: str, body: bytes, headers: dict[str, str], status: int, message: str
-) -> None:
-    found = service.request("POST", path, body, **headers)
+def test_what_cannot_be_answered_is_refused_with_a_sentence(service, path, body, headers, status, message) -> None:
+    found = service.request("POST", path, body.encode(), **headers)
     assert (found[0], found[1]["content-type"]) == (status, JSON)
     error = json.loads(found[2])
     assert list(error) == ["error"]
@@ -338,9 +326,7 @@ def test_a_token_on_the_command_line_is_refused_and_not_repeated(capsys: pytest.
 @pytest.mark.parametrize(
     "content", [b"", b"\n", b"short", b"0123456789 abcdef", "correct-horse-bättery".encode(), b"x" * 5000]
 )
-def test_a_token_file_without_a_good_token_is_refused(
-    tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_token_file_without_a_good_token_is_refused(tmp_path, content: bytes, capsys) -> None:
     file = tmp_path / "token"
     file.write_bytes(content)
     assert code("serve", "--token-file", file) == 2
@@ -368,24 +354,8 @@ def test_a_token_file_that_others_can_read_is_said_so(tmp_path: Path, caplog: py
         assert bool(caplog.text) == bool(words)
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("--port", "70000"), "--port must be at most 65535; got 70000"),
-        (("--port", "-1"), "--port must be at least 0; got -1"),
-        (("--max-request-mib", "0"), "--max-request-mib must be above 0"),
-        (("--timeout", "nan"), "--timeout must be above 0"),
-        (("--models", "mine"), "--models takes NAME=FILE; got 'mine'"),
-        (("--models", "a=universal", "a=universal"), "--models gives 'a' twice"),
-        (("--models", "dtkd=universal"), "'dtkd' is a closed-form rule's name"),
-        (("--models", "mine=/no/such.safetensors"), "does not exist"),
-        (("--state", "folder"), "--state and --learning.* go with --learn NAME"),
-        (("--learning.clip", "0.3"), "--state and --learning.* go with --learn NAME"),
-    ],
-)
-def test_options_that_cannot_be_are_named(
-    words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize(("words", "message"), table("service/refused", "options"))
+def test_options_that_cannot_be_are_named(words: list[str], message: str, capsys) -> None:
     assert code("serve", *words) == 2
     said = capsys.readouterr().err
     assert message in said
@@ -404,9 +374,7 @@ def test_a_port_that_is_taken_is_named(service: Served, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("library", ["fastapi", "uvicorn", "prometheus_client"])
-def test_without_the_extra_one_line_says_what_to_install(
-    library: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_the_extra_one_line_says_what_to_install(library: str, monkeypatch, capsys) -> None:
     monkeypatch.setitem(sys.modules, library, None)
     assert code("serve") == 2
     assert capsys.readouterr().err == f"rltemp: rltemp serve needs {library}; pip install 'rltemp[serve]'\n"

@@ -82,9 +82,7 @@ def test_no_samples_have_no_temperatures(name: str) -> None:
 @pytest.mark.parametrize("reference", ["fixed:4", "ttm", "dkd"])
 @pytest.mark.parametrize(("hidden", "activation"), [((), "tanh"), ((16,), "relu"), ((8, 8, 4), "tanh")])
 @pytest.mark.parametrize("action", [{}, {"weight_ratio": 3.0}])
-def test_features_are_answered_as_in_process(
-    tmp_path: Path, reference: str, hidden: tuple[int, ...], activation: str, action: dict[str, Any]
-) -> None:
+def test_features_are_answered_as_in_process(tmp_path, reference, hidden, activation, action) -> None:
     model = policy_model(tmp_path, *hidden, reference=reference, activation=activation, gain=2.0, **action)
     inputs = arrays(64)
     seen = signals(inputs)
@@ -110,7 +108,6 @@ def test_weights_from_features_lack_the_balance_that_logits_give() -> None:
     answer = model.infer(sent, (*TEMPERATURES, "action")).outputs
     policy = Policy.of(read_policy(SHIPPED["universal"]), "universal")
     reference = policy.reference.rule
-    assert reference is not None
     action = torch.from_numpy(answer["action"])
     plain = replace(policy.scale, balanced=False).apply(seen, reference(seen), action)
     np.testing.assert_allclose(answer["weight"], plain.weight.numpy(), rtol=1e-5)
@@ -125,7 +122,6 @@ def test_weights_from_features_lack_the_balance_that_logits_give() -> None:
 @pytest.mark.parametrize("name", rule_names())
 def test_a_reference_is_taken_for_constant_only_where_it_is(name: str) -> None:
     rule = reference_method(name).rule
-    assert rule is not None
     answers = []
     for seed, progress in ((0, 0.1), (1, 0.6)):
         found = rule(replace(signals(arrays(50, seed=seed)), progress=progress))

@@ -100,7 +100,6 @@ def test_an_answer_repeats_the_id_and_holds_its_numbers_in_either_form() -> None
     }
     request = InferRequest("a\n\ud800", {}, {"weight": False, "action": True, "none": True}, binary=False)
     body, length = encode("universal", "3", outputs, request)
-    assert length is not None
     header = json.loads(body[:length])
     assert (header["model_name"], header["model_version"], header["id"]) == ("universal", "3", "a\n\ud800")
     weight, action, none = header["outputs"]

@@ -81,9 +81,7 @@ def test_it_describes_itself_and_its_models(client: Any) -> None:
 @pytest.mark.parametrize("model", ["dtkd", "fixed:4", "dtkd:reference=2", "universal"])
 @pytest.mark.parametrize("sent", [True, False])
 @pytest.mark.parametrize("answered", [True, False])
-def test_logits_are_answered_as_in_process_in_bytes_and_in_json(
-    client: Any, model: str, sent: bool, answered: bool
-) -> None:
+def test_logits_are_answered_as_in_process_in_bytes_and_in_json(client, model, sent, answered) -> None:
     student, teacher, labels = logits(5, 7)
     inputs = tensors(
         sent,

@@ -37,6 +37,7 @@ def loader() -> DataLoader[Any]:
 
 def lightning_module(rule: str, data: Any = None, pair: Pair | None = None, **options: Any) -> Any:
     """The page's module, trained under a Trainer of these options; what its steps saw and returned is kept."""
+    kit = host("lightning")  # the page imports it
     student_class = run_block("lightning", until="\ntrainer = ")["Student"]
 
     class Kept(student_class):  # type: ignore[misc,valid-type]
@@ -48,7 +49,7 @@ def lightning_module(rule: str, data: Any = None, pair: Pair | None = None, **op
 
     module = Kept(*pair or networks())
     module.method, module.seen, module.losses = rule, [], []
-    trainer = host("lightning").Trainer(**{"max_epochs": 2, "accelerator": "cpu", **QUIET, **options})
+    trainer = kit.Trainer(**{"max_epochs": 2, "accelerator": "cpu", **QUIET, **options})
     trainer.fit(module, loader() if data is None else data)
     return module
 
