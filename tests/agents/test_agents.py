@@ -66,9 +66,7 @@ def test_the_toy_is_learned_to_its_known_optimum(toy: Problem, tmp_path: Path) -
     assert learned_on_the_toy(toy, tmp_path) > bound - 0.015
 
 
-def test_the_toy_is_not_learned_when_the_reward_has_the_wrong_sign(
-    toy: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_toy_is_not_learned_when_the_reward_has_the_wrong_sign(toy, tmp_path, monkeypatch):
     original = DistillVecEnv.step_wait
 
     def flipped(self: DistillVecEnv) -> object:
@@ -80,9 +78,7 @@ def test_the_toy_is_not_learned_when_the_reward_has_the_wrong_sign(
     assert learned_on_the_toy(toy, tmp_path) < bayes_bound(toy) - 0.03
 
 
-def test_the_toy_is_not_learned_when_the_action_is_ignored(
-    toy: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_toy_is_not_learned_when_the_action_is_ignored(toy, tmp_path, monkeypatch):
     def ignoring(self: ActionScale, signals: Signals, reference: Temperatures, *_: object) -> Temperatures:
         return reference
 
@@ -175,7 +171,6 @@ def test_observations_are_normalised_by_a_run_under_the_reference(short: Problem
 
 
 def test_training_leaves_checkpoints_every_tag_and_the_policy_of_its_seed(short: Problem, tmp_path: Path) -> None:
-    """The same seed gives the same bytes, another seed another policy."""
     results = [train_policy(short, QUICK, tmp_path / name) for name in "ab"]
     assert results[0]["sha256"] == results[1]["sha256"]
     files = [(tmp_path / name / "policy.safetensors").read_bytes() for name in "ab"]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.data import table
 from support.processes import until
 from support.reports import EXPLORATION, draws, judged, layout, records, report, state_of
 from torch import Tensor
@@ -325,9 +326,7 @@ def test_the_state_of_other_settings_is_refused(learning: Any) -> None:
         learning(exploration=0.2)
 
 
-def test_a_version_that_cannot_be_saved_is_not_published(
-    learning: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_version_that_cannot_be_saved_is_not_published(learning, tmp_path, monkeypatch):
     made = learning()
     made.start()
     folder = tmp_path / "state" / "online"
@@ -372,30 +371,16 @@ def test_an_update_that_no_policy_file_can_hold_is_not_published_or_saved(learni
 GOOD = report(records(torch.zeros(27), 1, [[0.1], [0.2]])).model_dump_json()
 
 
-@pytest.mark.parametrize(
-    ("body", "status"),
-    [
-        (b"", 400),
-        (b"null", 422),
-        (b"[]", 422),
-        (b"{}", 422),
-        (b"\xff\xfe", 400),
-        (b"[" * 100_000, 400),
-        (b'{"potential": "margin", "records": []}', 422),
-        (b'{"potential": "margin", "potential": "margin", "records": []}', 400),
-        (GOOD.replace("0.2,", "1e999,").replace('"reward":0.2', '"reward":1e999').encode(), 422),
-        (GOOD.replace('"reward":0.2', '"reward":NaN').encode(), 422),
-        (GOOD.replace('"reward":0.2', f'"reward":{10**400}').encode(), 422),
-        (GOOD.replace('"reward":0.2', '"reward":"0.2"').encode(), 422),
-        (GOOD.replace('"reward":0.2', '"reward":true').encode(), 422),
-        (GOOD.replace('"step":0', '"step":0.5').encode(), 422),
-        (GOOD.replace('"policy_version":1', f'"policy_version":{10**30}').encode(), 422),
-        (GOOD.replace('"run":"', '"run":"\\u0000').encode(), 422),
-        (GOOD.replace('"reward":0.2', '"reward":0.2,"more":1').encode(), 422),
-        (GOOD.replace('"reward":0.2', '"reward":-1e308').encode(), 400),
-        (GOOD.replace('"log_probability":', '"log_probability":1e308,"x":').encode(), 422),
-    ],
-)
+BODIES = [
+    (b"\xff\xfe", 400),
+    (b"[" * 100_000, 400),
+    (GOOD.replace('"reward":0.2', f'"reward":{10**400}').encode(), 422),
+    *((text.encode(), status) for text, status in table("agents/hostile_reports", "bodies")),
+    *((GOOD.replace(old, new).encode(), status) for old, new, status in table("agents/hostile_reports", "changes")),
+]
+
+
+@pytest.mark.parametrize(("body", "status"), BODIES)
 def test_whatever_is_sent_is_refused_with_its_code(learning: Any, body: bytes, status: int) -> None:
     made = learning()
     from rltemp.service.experience import taken

@@ -81,9 +81,7 @@ RUN = online.Runs.run
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("run", [None, negated], ids=["as it is", "rewards that say the opposite"])
-def test_two_processes_make_the_policy_better_by_true_rewards_alone(
-    digits: Problem, tmp_path: Path, teacher_cache: Path, run: Callable[..., Any] | None, seed: int
-) -> None:
+def test_two_processes_make_the_policy_better_by_true_rewards_alone(digits, tmp_path, teacher_cache, run, seed):
     files = learned(tmp_path, seed, teacher_cache, run)
     found = gain(digits, files)
     assert max(files) >= 8
@@ -180,9 +178,7 @@ def group(seed: int) -> Report:
     return judged(torch.zeros(27), 1, seed, lambda drawn: drawn.sum(-1) * 0)
 
 
-def test_reports_wait_for_a_service_that_is_away_and_the_oldest_go_first(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_reports_wait_for_a_service_that_is_away_and_the_oldest_go_first(monkeypatch, caplog):
     client = ReportClient(HttpClient("http://127.0.0.1:9"), "online")
     client.start(20)
     monkeypatch.setattr(report_client, "WAITING_BYTES", 3 * len(group(0).model_dump_json()))
@@ -230,9 +226,7 @@ AWAY = ("distill", "--learn", "--rule", "online", "--task", "toy", "--controller
         (("serve", "--learn", "mine", "--state", "FOLDER", "--learning.reference", "dtkt"), "did you mean 'dtkd'"),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(
-    words: tuple[object, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_options_that_do_not_go_together_are_refused(words, message, tmp_path, capsys):
     out = tmp_path / "out"
     given = [out if word == "FOLDER" else word for word in words]
     status = 4 if "--strict" in words else 2

@@ -53,9 +53,7 @@ def on_validation(problem: Problem, rule: str) -> float:
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_the_search_beats_its_reference_and_negated_scores_make_it_worse(
-    short_toy: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sign: int
-) -> None:
+def test_the_search_beats_its_reference_and_negated_scores_make_it_worse(short_toy, tmp_path, monkeypatch, sign):
     monkeypatch.setitem(search.__globals__, "scores", lambda *given: sign * scores(*given))
     result = search(short_toy, QUICK, tmp_path)
     assert result["potential"] > result["reference_potential"] + 0.03
@@ -93,9 +91,7 @@ def test_a_candidate_is_worth_the_same_alone_and_among_others(short_toy: Problem
     assert together[1].item() == pytest.approx(reference.item(), abs=1e-5)
 
 
-def test_candidates_of_a_generation_share_students_and_generations_do_not(
-    short_toy: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_candidates_of_a_generation_share_students_and_generations_do_not(short_toy, tmp_path, monkeypatch):
     seen: list[tuple[int, list[int]]] = []
 
     def worth(*given: Any) -> Tensor:

@@ -12,6 +12,7 @@ import pytest
 import sklearn.datasets
 import torch
 from PIL import Image
+from support.pictures import write_folder
 
 from rltemp.data import image_folder
 from rltemp.data.dataset import Dataset, Split
@@ -19,37 +20,20 @@ from rltemp.data.sources import DATASETS, load_dataset
 from rltemp.data.splits import split_pool
 from rltemp.errors import BadInputError
 
-
-def rows(part: Split) -> list[bytes]:
-    return [image.numpy().tobytes() for image in part.images]
-
-
-def sizes(data: Dataset) -> list[int]:
-    return [len(part) for part in (data.train, data.probe, data.validation, data.test)]
-
-
-def write_folder(
-    root: Path, counts: dict[str, dict[str, int]], size: tuple[int, int] = (9, 8), mode: str = "RGB"
-) -> Path:
-    """Write `counts[part][class]` images, width x height, each with values of its own."""
-    generator = np.random.default_rng(0)
-    for part, classes in counts.items():
-        for name, count in classes.items():
-            (root / part / name).mkdir(parents=True)
-            for number in range(count):
-                pixels = generator.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-                Image.fromarray(pixels).convert(mode).save(root / part / name / f"{number:03d}.png")
-    return root
-
-
 SMALL = {"train": {"ape": 4, "bat": 3}, "test": {"ape": 1, "bat": 2}}
-
-
 TABLES = ["wine", "breast_cancer", "iris"]
 
 
 def parts(data: Dataset) -> list[Split]:
     return [data.train, data.probe, data.validation, data.test]
+
+
+def sizes(data: Dataset) -> list[int]:
+    return [len(part) for part in parts(data)]
+
+
+def rows(part: Split) -> list[bytes]:
+    return [image.numpy().tobytes() for image in part.images]
 
 
 def labelled_rows(data: Dataset) -> list[tuple[bytes, int]]:
@@ -65,9 +49,7 @@ def labelled_rows(data: Dataset) -> list[tuple[bytes, int]]:
         ("iris", (4, 1, 1), 3, [72, 24, 24, 30], np.float32),
     ],
 )
-def test_bundled_data_come_once_with_their_labels_in_parts_of_known_sizes(
-    name: str, shape: tuple[int, int, int], classes: int, expected: list[int], kind: type[Any]
-) -> None:
+def test_bundled_data_come_once_with_their_labels_in_parts_of_known_sizes(name, shape, classes, expected, kind):
     data = load_dataset(name, split_seed=3)
     assert (data.name, data.image_shape, data.num_classes, data.augment) == (name, shape, classes, False)
     assert sizes(data) == expected
@@ -172,9 +154,7 @@ def write_cifar(root: Path) -> None:
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"class {number}" for number in range(10)]}))
 
 
-def test_cifar_takes_probe_and_validation_from_the_official_training_part(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cifar_takes_probe_and_validation_from_the_official_training_part(tmp_path, monkeypatch):
     write_cifar(tmp_path)
     monkeypatch.setattr("torchvision.datasets.CIFAR10._check_integrity", lambda self: True)
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda path, md5: True)
@@ -214,9 +194,7 @@ def test_a_folder_of_images_is_read_whole_and_as_rgb(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_a_folder_is_decoded_by_as_many_threads_as_torch_may_use(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
-) -> None:
+def test_a_folder_is_decoded_by_as_many_threads_as_torch_may_use(tmp_path, monkeypatch, threads):
     workers, meeting, read = set[str](), threading.Barrier(threads), image_folder._read
 
     def watched(path: str, expected: tuple[int, ...] | None = None) -> Any:
@@ -263,8 +241,11 @@ def test_an_image_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match=r"001.png has 5 x 7 pixels, the first training image 9 x 8"):
         load_dataset(f"imagefolder:{folder}")
     odd.write_bytes(b"no image")
-    with pytest.raises(BadInputError, match=r"cannot read the image .*test.bat.001.png"):
+    with pytest.raises(
+        BadInputError, match=r"image 2 of 3: cannot read the image .*test.bat.001\.png: .*Replace"
+    ) as error:
         load_dataset(f"imagefolder:{folder}")
+    assert error.value.exit_code == 2
     whole = (folder / "train" / "ape" / "000.png").read_bytes()
     odd.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(BadInputError, match=r"cannot read the image .*test.bat.001.png"):
@@ -298,9 +279,7 @@ def test_a_wrong_name_or_option_is_refused(spec: str, message: str) -> None:
 
 
 @pytest.mark.parametrize("spec", ["digits", "wine", "synthetic:classes=5", "cifar10", "imagefolder:."])
-def test_a_library_that_does_not_import_is_one_clear_error(
-    spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_library_that_does_not_import_is_one_clear_error(spec, tmp_path, monkeypatch):
     def broken(name: str) -> None:
         raise RuntimeError("operator torchvision::nms does not exist")
 

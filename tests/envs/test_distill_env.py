@@ -44,14 +44,20 @@ def play(env: DistillEnv, act: Act = zero) -> list[Record]:
     return records
 
 
+@pytest.fixture
+def env(short: Problem) -> DistillEnv:
+    """At the beginning of its first run."""
+    made = DistillEnv(short)
+    made.reset(seed=0)
+    return made
+
+
 def weights_of(env: DistillEnv) -> list[torch.Tensor]:
-    assert env.episode is not None
     return [value.detach() for value in env.episode.run.student.state_dict().values()]
 
 
 def trained(env: DistillEnv, method: Method) -> nn.Module:
     """The plain loop's student, of the seed and on the samples of the run in `env`."""
-    assert env.episode is not None
     run = env.episode.run
     return train(
         Distillation(env.problem, run.seeds, train=run.split, subset=run.subset, teacher_logits=run.teacher_logits),
@@ -66,7 +72,6 @@ def assert_same(env: DistillEnv, plain: nn.Module, tolerance: float = 1e-7) -> N
 
 
 def force_nan(env: DistillEnv) -> None:
-    assert env.episode is not None
     with torch.no_grad():
         next(env.episode.run.student.parameters()).fill_(math.nan)
 
@@ -121,8 +126,6 @@ def test_another_seed_gives_another_student_above_the_seeds_of_comparisons(short
     seeds = []
     for seed in range(5):
         env.reset(seed=seed)
-        assert env.episode is not None
-        assert isinstance(env.episode.run.seeds, int)
         seeds.append(env.episode.run.seeds)
     assert len(set(seeds)) == 5
     assert min(seeds) >= FIRST_TRAINING_SEED
@@ -137,11 +140,8 @@ def test_an_action_of_zero_is_the_reference_method(digits: Problem, method: str,
     assert_same(env, trained(env, load_method(method)))
 
 
-def test_without_redrawing_it_learns_from_the_tasks_own_training_part(short: Problem) -> None:
-    env = DistillEnv(short)
-    env.reset(seed=0)
+def test_without_redrawing_it_learns_from_the_tasks_own_training_part(short: Problem, env: DistillEnv) -> None:
     play(env)
-    assert env.episode is not None
     assert_same(env, train(Distillation(short, env.episode.run.seeds), load_method("fixed:4")))
 
 
@@ -154,7 +154,6 @@ def test_a_rules_temperatures_sent_as_actions_train_the_same_student(short: Prob
         return Temperatures(student, teacher, student * teacher)
 
     def act(env: DistillEnv) -> NDArray[np.float32]:
-        assert env.episode is not None
         found = sharp(env.episode.signals).detach()
         ratio = torch.stack([found.student, found.teacher], -1) / 4.0
         return (ratio.log() / math.log(5.0)).clamp(-1, 1).numpy()
@@ -216,11 +215,7 @@ def test_the_last_step_is_truncated_and_then_a_reset_is_needed(short: Problem) -
         env.step(zero(env))
 
 
-def test_a_diverging_student_ends_with_finite_numbers_and_worst_potential(
-    short: Problem,
-) -> None:
-    env = DistillEnv(short)
-    env.reset(seed=0)
+def test_a_diverging_student_ends_with_finite_numbers_and_worst_potential(env):
     before = env.step(zero(env))
     force_nan(env)
     observation, reward, terminated, truncated, info = env.step(zero(env))
@@ -234,9 +229,7 @@ def test_a_diverging_student_ends_with_finite_numbers_and_worst_potential(
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_an_action_that_is_not_finite_is_refused_by_sample_and_value(short: Problem, value: float) -> None:
-    env = DistillEnv(short)
-    env.reset(seed=0)
+def test_an_action_that_is_not_finite_is_refused_by_sample_and_value(env: DistillEnv, value: float) -> None:
     action = zero(env)
     action[7, 1] = value
     with pytest.raises(BadInputError, match=rf"finite; got {value} for sample 7"):
@@ -245,9 +238,7 @@ def test_an_action_that_is_not_finite_is_refused_by_sample_and_value(short: Prob
 
 
 @pytest.mark.parametrize("shape", [(50,), (50, 1), (2, 50), (1, 50, 2)])
-def test_an_action_of_another_shape_is_refused(short: Problem, shape: tuple[int, ...]) -> None:
-    env = DistillEnv(short)
-    env.reset(seed=0)
+def test_an_action_of_another_shape_is_refused(env: DistillEnv, shape: tuple[int, ...]) -> None:
     with pytest.raises(BadInputError, match=r"needed: \(50, 2\)"):
         env.step(np.zeros(shape, np.float32))
 
@@ -257,7 +248,6 @@ def test_arrays_are_never_reused(short: Problem) -> None:
     first, _ = env.reset(seed=0)
     kept = first.copy()
     first[:] = 99.0
-    assert env.episode is not None
     np.testing.assert_array_equal(env.episode.observation.numpy(), kept)
     second = env.step(zero(env))[0]
     assert not np.shares_memory(second, env.step(zero(env))[0])

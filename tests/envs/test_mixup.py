@@ -63,8 +63,6 @@ def test_images_teacher_and_labels_are_mixed_in_the_same_proportions(short: Prob
         student = run.student(mixture)
     torch.testing.assert_close(signals.student_logits.gather(-2, at).detach(), student, rtol=1e-4, atol=1e-5)
 
-    assert plain.labels is not None
-    assert signals.share is not None
     assert torch.equal(signals.labels.gather(-1, places), plain.labels.gather(-1, partners))
     assert torch.equal(signals.second_labels, plain.labels)
     assert signals.share.gather(-1, places).flatten().tolist() == [pytest.approx(SHARE)] * places.numel()

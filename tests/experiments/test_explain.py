@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import spearmanr
+from support.policies import feature, policy_of
 from support.processes import code
 from torch import Tensor
 
@@ -30,41 +32,18 @@ from rltemp.experiments.explain import (
 from rltemp.experiments.recorder import Recorder
 from rltemp.experiments.students import train_method
 from rltemp.kd.signals import Signals
-from rltemp.policy.features import FEATURES
-from rltemp.policy.manifest import PolicyAction, PolicyFeature
-from rltemp.policy.policy_file import write_policy
 from rltemp.report.explain_page import importance_words, relation_words
 from rltemp.training.teachers import prepare
 
 SEEN = ("student_loss", "teacher_margin", "progress")
 
 
-def policy(
-    path: Path,
-    slope: float,
-    reference: str = "fixed:4",
-    names: tuple[str, ...] = SEEN,
-    weight_ratio: float = 1.0,
-    balanced: bool = False,
-) -> Path:
+def policy(path: Path, slope: float, reference: str = "fixed:4", names: tuple[str, ...] = SEEN, **action: Any) -> Path:
     """A policy whose T_s moves with its first feature alone, and whose teacher stays at the reference."""
-    action = PolicyAction(ratio=2.0, minimum=0.5, maximum=20.0, weight_ratio=weight_ratio, balanced=balanced)
-    weight = torch.zeros(3 if weight_ratio > 1 else 2, len(names))
+    weight = torch.zeros(3 if "weight_ratio" in action else 2, len(names))
     weight[0, 0] = slope
-    features = tuple(
-        PolicyFeature(name=name, version=FEATURES[name].version, unit=FEATURES[name].unit, mean=0.1, std=2.0)
-        for name in names
-    )
-    write_policy(
-        path,
-        weights={"0.weight": weight, "0.bias": torch.zeros(len(weight))},
-        activation="tanh",
-        features=features,
-        action=action,
-        reference=reference,
-        created_with={"rltemp": "test"},
-    )
-    return path
+    weights = {"0.weight": weight, "0.bias": torch.zeros(len(weight))}
+    return policy_of(path, weights, [feature(name, 0.1, 2.0) for name in names], reference, ratio=2.0, **action)
 
 
 def drawn(*shape: int, progress: float = 0.25) -> Signals:
@@ -90,9 +69,7 @@ def short() -> Problem:
 
 
 @pytest.fixture(scope="module", params=[1.0, -1.0], ids=["rises", "falls"])
-def explained(
-    request: pytest.FixtureRequest, short: Problem, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[int, Recorder]:
+def explained(request, short, tmp_path_factory):
     """The sign of the slope in the student's loss, and four students' runs under that policy."""
     path = policy(tmp_path_factory.mktemp("policy") / "p.safetensors", request.param)
     return int(request.param), recorded(short, path)
@@ -154,9 +131,7 @@ def test_a_shuffled_feature_keeps_its_values_within_each_students_batch(tmp_path
 
 @pytest.mark.parametrize("reference", ["fixed:4", "dtkd:1"])
 @pytest.mark.parametrize(("weight_ratio", "balanced"), [(1.0, False), (4.0, True)])
-def test_with_nothing_shuffled_the_probe_answers_as_the_policy(
-    tmp_path: Path, reference: str, weight_ratio: float, balanced: bool
-):
+def test_with_nothing_shuffled_the_probe_answers_as_the_policy(tmp_path, reference, weight_ratio, balanced):
     path = policy(tmp_path / "p.safetensors", 1.0, reference, weight_ratio=weight_ratio, balanced=balanced)
     probe, signals = Probe(path), drawn(3, 40)
     found, expected = probe.answer(signals, probe.reference(signals)), probe.policy(signals)
@@ -201,9 +176,7 @@ def test_a_reference_that_differs_by_sample_has_rows_of_its_own(tmp_path: Path, 
     assert {row["answer"] for row in relations(found)} == set(NAMES)
 
 
-def test_the_command_writes_its_files_once(
-    tmp_path: Path, teacher_cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-):
+def test_the_command_writes_its_files_once(tmp_path, teacher_cache, capsys, monkeypatch):
     path = policy(tmp_path / "p.safetensors", 1.0, names=("student_loss", "progress"), weight_ratio=2.0, balanced=True)
     line = ["explain", "--task", "digits", "--epochs", "2", "--seeds", "4", "--importance-seeds", "4"]
     line += ["--rules", str(path), "--out", str(tmp_path / "why")]
@@ -226,9 +199,7 @@ def test_the_command_writes_its_files_once(
 
 
 @pytest.mark.parametrize("rules", [["fixed:4"], [], ["a.safetensors", "b.safetensors"], ["missing.safetensors"]])
-def test_what_is_not_one_policy_file_is_refused_in_a_line(
-    rules: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_what_is_not_one_policy_file_is_refused_in_a_line(rules, tmp_path, capsys):
     assert code("explain", "--out", tmp_path / "why", *(["--rules", *rules] if rules else [])) == 2
     assert "policy" in capsys.readouterr().err
     assert not (tmp_path / "why").exists()

@@ -86,9 +86,7 @@ IMPOSSIBLE: dict[str, tuple[list[str], str]] = {
 
 
 @pytest.mark.parametrize("name", IMPOSSIBLE)
-def test_what_cannot_go_together_is_one_line_before_anything_is_trained(
-    name: str, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
-):
+def test_what_cannot_go_together_is_one_line_before_anything_is_trained(name, tmp_path, capsys, monkeypatch):
     words, message = IMPOSSIBLE[name]
     if name == "teacher":
         assert code("train-teacher", "--task", "wine", "--out", tmp_path / "t") == 0

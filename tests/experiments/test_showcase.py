@@ -23,14 +23,8 @@ from rltemp.experiments.showcase import SAMPLED, Showcase, ShowcaseRecorder, see
 from rltemp.experiments.students import by_name, train_stack
 from rltemp.models.networks import seeded_model
 from rltemp.training.distill import Distillation
-from rltemp.training.teachers import prepare
 
 RULES = ("fixed:4", "none", "dtkd", "matched:normkd", "ctkd", "universal", "annealing")
-
-
-@pytest.fixture(scope="module")
-def once(teacher_cache: Path) -> Problem:
-    return prepare(load_task("digits", epochs=1))
 
 
 def steps(problem: Problem) -> int:
@@ -44,9 +38,7 @@ def trained(problem: Problem, rule: str, seeds: int | list[int], *recorders: Rec
 def read(showing: ShowcaseRecorder, path: Path) -> Showcase:
     for suffix, data in showing.files.items():
         path.with_suffix(suffix).write_bytes(data)
-    found = Showcase.read(path)
-    assert found is not None
-    return found
+    return Showcase.read(path)
 
 
 def shown(problem: Problem, rule: str, seeds: int | list[int], path: Path) -> Showcase:
@@ -56,44 +48,44 @@ def shown(problem: Problem, rule: str, seeds: int | list[int], path: Path) -> Sh
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_it_is_the_first_student_of_the_stack_and_changes_no_number(rule: str, once: Problem, tmp_path: Path):
-    showing = ShowcaseRecorder(steps(once))
-    assert trained(once, rule, [3, 4], showing) == trained(once, rule, [3, 4])
-    stacked, alone = read(showing, tmp_path / "x.showcase"), shown(once, rule, 3, tmp_path / "y.showcase")
+def test_it_is_the_first_student_of_the_stack_and_changes_no_number(rule: str, short: Problem, tmp_path: Path):
+    showing = ShowcaseRecorder(steps(short))
+    assert trained(short, rule, [3, 4], showing) == trained(short, rule, [3, 4])
+    stacked, alone = read(showing, tmp_path / "x.showcase"), shown(short, rule, 3, tmp_path / "y.showcase")
     for name in SAMPLED:
         np.testing.assert_allclose(stacked.samples[name], alone.samples[name], rtol=2e-3, atol=2e-3)
     np.testing.assert_allclose(stacked.features, alone.features, rtol=2e-3, atol=2e-3)
 
 
-def test_a_fixed_temperature_is_shown_with_the_sharpness_it_leaves(once: Problem, tmp_path: Path):
-    samples = shown(once, "fixed:4", [0, 1], tmp_path / "x.showcase").samples
-    every = steps(once)
+def test_a_fixed_temperature_is_shown_with_the_sharpness_it_leaves(short: Problem, tmp_path: Path):
+    samples = shown(short, "fixed:4", [0, 1], tmp_path / "x.showcase").samples
+    every = steps(short)
     assert sorted(set(samples["progress"])) == pytest.approx([step / every for step in range(every)])
     for network in ("teacher", "student"):
         assert set(samples[f"{network}_temperature"]) == {4.0}
         sharp, soft = samples[f"{network}_sharpness"], samples[f"softened_{network}_sharpness"]
-        assert (soft > np.log(once.dataset.num_classes) - 3).all()
+        assert (soft > np.log(short.dataset.num_classes) - 3).all()
         # The largest logit over T is a lower bound, and log C above it an upper one.
-        assert (np.abs(soft - sharp / 4) < np.log(once.dataset.num_classes)).all()
+        assert (np.abs(soft - sharp / 4) < np.log(short.dataset.num_classes)).all()
     assert (samples["loss"] > 0).all()
     assert samples["margin"].min() >= 0
 
 
-def test_without_a_teacher_there_are_no_temperatures_but_logits(once: Problem, tmp_path: Path):
-    samples = shown(once, "none", [0, 1], tmp_path / "x.showcase").samples
+def test_without_a_teacher_there_are_no_temperatures_but_logits(short: Problem, tmp_path: Path):
+    samples = shown(short, "none", [0, 1], tmp_path / "x.showcase").samples
     assert np.isnan(samples["teacher_temperature"]).all()
     assert np.isnan(samples["softened_student_sharpness"]).all()
     assert np.isfinite(samples["student_sharpness"]).all()
     assert len(samples["progress"]) == 1000, "all of an epoch"
-    leaves = shown(once, "annealing", [0, 1], tmp_path / "x.showcase").samples
+    leaves = shown(short, "annealing", [0, 1], tmp_path / "x.showcase").samples
     known = np.isfinite(leaves["teacher_temperature"])
     assert leaves["progress"][known].max() < leaves["progress"][~known].min(), "until it leaves its teacher"
     assert np.isfinite(leaves["student_sharpness"]).all()
 
 
-def test_a_run_of_more_steps_than_points_keeps_some_from_everywhere(once: Problem, tmp_path: Path, monkeypatch):
+def test_a_run_of_more_steps_than_points_keeps_some_from_everywhere(short: Problem, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(rltemp.experiments.showcase, "POINTS", 7)
-    progress = shown(once, "fixed:4", [0, 1], tmp_path / "x.showcase").samples["progress"]
+    progress = shown(short, "fixed:4", [0, 1], tmp_path / "x.showcase").samples["progress"]
     assert 4 <= len(progress) <= 7
     assert progress[0] == 0
     assert progress[-1] >= 0.8
@@ -116,8 +108,8 @@ def test_features_are_the_last_layers_input_or_the_logits_of_a_linear_one(studen
     torch.testing.assert_close(features if student == "linear" else last(features), logits)
 
 
-def test_features_are_those_of_the_last_epoch_and_not_of_the_selected_one(once: Problem, tmp_path: Path):
-    problem = replace(once, task=load_task("digits", epochs=3, learning_rate=3.0))  # so large that an early epoch wins
+def test_features_are_those_of_the_last_epoch_and_not_of_the_selected_one(short: Problem, tmp_path: Path):
+    problem = replace(short, task=load_task("digits", epochs=3, learning_rate=3.0))  # so large that an early epoch wins
     seen: list[Tensor] = []
 
     class Last(ShowcaseRecorder):
@@ -132,18 +124,18 @@ def test_features_are_those_of_the_last_epoch_and_not_of_the_selected_one(once: 
     np.testing.assert_array_equal(read(showing, tmp_path / "x.showcase").features, seen[0].numpy())
 
 
-def test_time_is_an_epochs_of_one_student_without_the_recording(once: Problem, tmp_path: Path):
+def test_time_is_an_epochs_of_one_student_without_the_recording(short: Problem, tmp_path: Path):
     ticks = count()
-    showing = ShowcaseRecorder(steps(once), clock=lambda: float(next(ticks)))
-    trained(once, "fixed:4", [0, 1], showing)
+    showing = ShowcaseRecorder(steps(short), clock=lambda: float(next(ticks)))
+    trained(short, "fixed:4", [0, 1], showing)
     # Every look at the clock is a second: two a step around the recording, of which the one within does not count.
-    assert read(showing, tmp_path / "x.showcase").seconds == pytest.approx((steps(once) + 1) / 2)
+    assert read(showing, tmp_path / "x.showcase").seconds == pytest.approx((steps(short) + 1) / 2)
 
 
-def test_what_is_damaged_or_missing_is_not_shown(once: Problem, tmp_path: Path):
+def test_what_is_damaged_or_missing_is_not_shown(short: Problem, tmp_path: Path):
     path = tmp_path / "x.showcase"
     assert Showcase.read(path) is None
-    shown(once, "fixed:4", [0, 1], path)
+    shown(short, "fixed:4", [0, 1], path)
     whole = path.read_bytes()
     half = len(whole) // 2
     for damaged in (b"", whole[:9], whole[:-1], whole[:half], b"\xff" * 64, whole.replace(b"labels", b"lapels")):
@@ -152,20 +144,18 @@ def test_what_is_damaged_or_missing_is_not_shown(once: Problem, tmp_path: Path):
     path.write_bytes(whole)
     path.with_suffix(".clock").write_text("-3 weeks")
     found = Showcase.read(path)
-    assert found is not None
     assert np.isnan(found.seconds)
 
 
-def test_a_comparison_watches_the_rules_that_are_to_be_shown(once: Problem, tmp_path: Path):
+def test_a_comparison_watches_the_rules_that_are_to_be_shown(short: Problem, tmp_path: Path):
     cache = ResultCache(tmp_path / "cells")
     asked: dict[str, Any] = {"stack": 2, "cache": cache, "shown": ["universal", "fixed:4"]}
-    found = compare(once, ["fixed:4", "none", "universal"], range(3), **asked)
+    found = compare(short, ["fixed:4", "none", "universal"], range(3), **asked)
     assert set(found.showcases) == {"fixed:4", "universal"}
     for rule, path in found.showcases.items():
         assert json.loads(path.with_suffix(".json").read_text())["key"]["seeds"] == [0, 1]
         one = Showcase.read(path)
-        assert one is not None
         assert (set(one.samples["teacher_temperature"]) == {4.0}) == (rule == "fixed:4"), "watched though it is traced"
     assert len(list((tmp_path / "cells").glob("*.showcase"))) == 2
-    assert compare(once, ["fixed:4", "none", "universal"], range(3), **asked).showcases == found.showcases
-    assert compare(once, ["fixed:4"], range(2), shown=["fixed:4"]).showcases == {}
+    assert compare(short, ["fixed:4", "none", "universal"], range(3), **asked).showcases == found.showcases
+    assert compare(short, ["fixed:4"], range(2), shown=["fixed:4"]).showcases == {}

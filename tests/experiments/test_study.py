@@ -78,9 +78,7 @@ def test_constant_is_the_geometric_mean_of_a_recording_worked_by_hand(recording:
     ("progress", "expected"),
     [(0.0, (2.0, 4.0, 2.0)), (0.25, (2.0, 4.0, 2.0)), (0.5, (8.0, 3.0, 6.0)), (0.75, (8.0, 3.0, 6.0))],
 )
-def test_schedule_is_the_mean_of_the_step_or_of_the_nearest_asked(
-    recording: Recorder, progress: float, expected: tuple[float, float, float]
-):
+def test_schedule_is_the_mean_of_the_step_or_of_the_nearest_asked(recording, progress, expected):
     found = scheduled(recording)(even(progress))
     for value, wanted in zip((found.student, found.teacher, found.weight), expected, strict=True):
         torch.testing.assert_close(value, torch.full((4,), wanted))
@@ -193,7 +191,6 @@ def benefit(signals: Signals, slope: Tensor, found: Temperatures, by_length: boo
 def test_the_oracle_answers_once_a_step_even_if_a_method_asks_twice(digits: Problem):
     run = Distillation(digits, SEEDS)
     rule = greedy(load_method("fixed:4"), held=False)(run).rule
-    assert rule is not None
     signals = run.observe()
     first = rule(signals)
     assert rule(signals) is first
@@ -247,9 +244,7 @@ def test_the_verdict_names_the_best_rival_and_counts_what_is_above_zero():
     assert len(lines) == 2 + 11 + 1 + 10 + 1
 
 
-def test_a_study_writes_its_files_its_verdict_and_is_not_done_twice(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-):
+def test_a_study_writes_its_files_its_verdict_and_is_not_done_twice(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("rltemp.experiments.study.CLOSED_FORM", ("none", "fixed:1|4", "atkd:kd_weight=2|9"))
     out = tmp_path / "s"
     command = ("study", "--task", "digits", "--epochs", 2, "--rules", "dtkd:2", "--seeds", 4, "--selection-seeds", 2)

@@ -140,9 +140,7 @@ def test_what_cannot_be_built_is_refused_with_the_reason(spec: str, shape: tuple
 
 
 @pytest.mark.parametrize("error", [RuntimeError("operator torchvision::nms does not exist"), ImportError("none")])
-def test_a_broken_torchvision_stops_only_the_models_that_need_it(
-    error: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_torchvision_stops_only_the_models_that_need_it(error, monkeypatch):
     def broken(name: str) -> None:
         raise error
 

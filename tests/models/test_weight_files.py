@@ -6,7 +6,6 @@ import pickle
 import random
 import struct
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 from support import hostile
-from torch import Tensor, nn
+from torch import nn
 
 from rltemp.errors import ArtifactRefusedError, BadInputError
 from rltemp.models import weight_files as weights
@@ -79,9 +78,7 @@ def test_tied_and_strided_weights_can_be_saved(tmp_path: Path) -> None:
     ],
     ids=["plain", "state_dict", "model", "data parallel"],
 )
-def test_torch_files_of_the_usual_forms_are_read(
-    tmp_path: Path, suffix: str, wrap: Callable[[dict[str, Tensor]], Any]
-) -> None:
+def test_torch_files_of_the_usual_forms_are_read(tmp_path, suffix, wrap):
     source, target = network(0), network(1)
     torch.save(wrap(source.state_dict()), tmp_path / f"w{suffix}")
     assert load_weights(target, tmp_path / f"w{suffix}") == {}
@@ -138,9 +135,7 @@ def test_a_pickle_with_code_is_refused_and_its_code_does_not_run(tmp_path: Path,
     assert marker.exists(), "the test's own code would not have run anyway"
 
 
-def test_a_torch_too_old_to_read_such_files_safely_does_not_read_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_torch_too_old_to_read_such_files_safely_does_not_read_them(tmp_path, monkeypatch):
     torch.save(network(0).state_dict(), tmp_path / "w.pth")
     monkeypatch.setattr(torch, "__version__", type(torch.__version__)("2.9.1"))
     refused(tmp_path / "w.pth", "torch 2.9.1 can be made to run code")

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from rltemp.agents.train import PolicyConfig, train_policy
-from rltemp.data.problem import Problem
 from rltemp.experiments.compare import compare
 from rltemp.experiments.statistics import paired_difference
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 5])
-def test_a_policy_beats_dtkd_and_plain_distillation_on_unseen_students(
-    digits: Problem, tmp_path: Path, seed: int
-) -> None:
+def test_a_policy_beats_dtkd_and_plain_distillation_on_unseen_students(digits, tmp_path, seed):
     train_policy(digits, PolicyConfig(seed=seed), tmp_path)
     rules = ["fixed:4", "dtkd:1|2|4|8", str(tmp_path / "policy.safetensors")]
     plain, dtkd, policy = compare(digits, rules, range(7000, 7064)).results

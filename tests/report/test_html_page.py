@@ -234,7 +234,6 @@ def test_what_cannot_be_drawn_is_left_out_and_the_rest_is_there(tmp_path: Path):
 def test_the_arrangement_keeps_groups_apart_and_is_the_same_again():
     one = showcase()
     positions, again = arranged(one.features), arranged(one.features)
-    assert positions is not None
     assert np.array_equal(positions, np.asarray(again))
     centres = np.stack([positions[one.labels == label].mean(0) for label in range(3)])
     nearest = np.linalg.norm(positions[:, None] - centres, axis=-1).argmin(1)

@@ -38,13 +38,10 @@ def names(folder: Path) -> list[str]:
 
 def resumed(folder: Path, **options: bool) -> float:
     state = Checkpoints(folder, **options).resume()
-    assert state is not None
     return float(state["value"][0])
 
 
-def test_the_last_two_are_kept_and_the_last_is_used_with_what_was_lost(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_last_two_are_kept_and_the_last_is_used_with_what_was_lost(tmp_path, capsys):
     saved(tmp_path, 3, 20, 100)
     assert names(tmp_path) == ["step-000000020.ckpt", "step-000000100.ckpt"]
     assert resumed(tmp_path) == 100
@@ -74,9 +71,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
-) -> None:
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path, capsys, damage):
     saved(tmp_path, 1, 2)
     last = tmp_path / "step-000000002.ckpt"
     last.write_bytes(DAMAGE[damage](last.read_bytes()))
@@ -98,9 +93,7 @@ def test_with_no_checkpoint_that_can_be_used_it_stops_and_fresh_begins(tmp_path:
 
 @pytest.mark.parametrize(("number", "named"), [(1, "version 0.1.0"), (3, r"another version \(format 3, needed: 2\)")])
 @pytest.mark.parametrize("inexact", [False, True])
-def test_a_checkpoint_of_another_version_is_refused_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], number: int, named: str, inexact: bool
-) -> None:
+def test_a_checkpoint_of_another_version_is_refused_in_one_line(tmp_path, capsys, number, named, inexact):
     saved(tmp_path, 1, 2)
     for file in tmp_path.iterdir():
         file.write_bytes(file.read_bytes().replace(b"checkpoint 2 ", b"checkpoint %d " % number, 1))
@@ -156,10 +149,7 @@ def test_every_global_generator_goes_on_where_it_was() -> None:
     assert drawn() == first
 
 
-def test_on_a_full_disk_the_run_goes_on_twice_and_then_stops(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Case 9."""
+def test_on_a_full_disk_the_run_goes_on_twice_and_then_stops(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(rltemp.training.checkpoints, "RETRY", 0.0)
     checkpoints = saved(tmp_path, 7)
     before = (tmp_path / "step-000000007.ckpt").read_bytes()
@@ -220,9 +210,7 @@ def test_a_signal_is_met_after_the_step_with_everything_saved(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("wait", "said"), [(0, r"stopped by SIGTERM$"), (5, r"did not come to the end of a step in 0\.1 s")]
 )
-def test_a_loop_that_ends_or_hangs_after_a_signal_is_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait: float, said: str
-) -> None:
+def test_a_loop_that_ends_or_hangs_after_a_signal_is_left(tmp_path, monkeypatch, wait, said):
     def run() -> None:
         with Checkpoints(tmp_path):
             signal.raise_signal(signal.SIGTERM)

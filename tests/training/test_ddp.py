@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
+from support.pictures import write_folder
 from support.processes import code, finish, start, until
 
 from rltemp.errors import BadInputError
@@ -76,21 +76,10 @@ def test_two_processes_train_the_student_of_one(rule: str, tmp_path: Path):
     compared(tmp_path, (*DIGITS, "--rule", rule))
 
 
-def pictures(folder: Path) -> Path:
-    generator = torch.Generator().manual_seed(0)
-    for split, count in (("train", 80), ("test", 8)):
-        for label in ("a", "b"):
-            place = folder / split / label
-            place.mkdir(parents=True)
-            for number in range(count):
-                pixels = torch.randint(0, 256, (32, 32, 3), dtype=torch.uint8, generator=generator).numpy()
-                Image.fromarray(pixels).save(place / f"{number}.png")
-    return folder
-
-
 @pytest.mark.faults
 def test_pictures_are_augmented_and_shared_as_one_process_does(tmp_path: Path):
-    task = f"imagefolder:{pictures(tmp_path / 'pictures')}"
+    pictures = {"train": {"a": 80, "b": 80}, "test": {"a": 8, "b": 8}}
+    task = f"imagefolder:{write_folder(tmp_path / 'pictures', pictures, size=(32, 32))}"
     words = ("distill", "--task", task, "--epochs", "2", "--teacher-epochs", "1", "--batch-size", "8")
     compared(tmp_path, (*words, "--student", "mlp:16", "--teacher", "mlp:16", "--rule", "fixed:4"))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -64,9 +63,7 @@ def stacked(problem: Problem) -> tuple[Any, tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("make", [flat, stacked])
-def test_a_step_of_an_environment_reads_once_what_leaves_it(
-    digits: Problem, make: Callable[[Problem], tuple[Any, tuple[int, ...]]]
-) -> None:
+def test_a_step_of_an_environment_reads_once_what_leaves_it(digits, make):
     """Observation, infos and whether all is sound, in one copy; a look at the probe reads the potential beside."""
     env, shape = make(digits)
     env.reset()

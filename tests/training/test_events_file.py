@@ -53,9 +53,7 @@ def test_a_record_that_was_cut_in_half_by_a_kill_is_written_over(tmp_path: Path)
     assert steps(tmp_path) == [1, 2, 3]
 
 
-def test_on_a_full_disk_points_wait_and_are_written_when_there_is_room(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_on_a_full_disk_points_wait_and_are_written_when_there_is_room(tmp_path, capsys):
     with Tracker(tmp_path) as tracker:
         write(tracker, 1)
         size = tracker.flush()
@@ -71,18 +69,14 @@ def test_on_a_full_disk_points_wait_and_are_written_when_there_is_room(
     assert str(tmp_path) in said.err
 
 
-def test_points_that_found_no_room_are_counted_and_only_so_many_wait(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_points_that_found_no_room_are_counted_and_only_so_many_wait(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(rltemp.training.events_file, "MAX_WAITING", 5)
     with full_disk(50), Tracker(tmp_path) as tracker:
         write(tracker, *range(12))
     assert "12 points of the TensorBoard log" in capsys.readouterr().err
 
 
-def test_a_log_folder_that_disappears_costs_what_was_in_it_and_no_more(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_log_folder_that_disappears_costs_what_was_in_it_and_no_more(tmp_path, capsys):
     with Tracker(tmp_path / "log") as tracker:
         write(tracker, 1, 2)
         tracker.flush()

@@ -39,7 +39,6 @@ TOY = ("--task", "toy", "--epochs", "1")
 
 def with_teacher(problem: Problem, value: float, samples: list[int]) -> Problem:
     """The problem, with a teacher whose logits for some training samples are `value`."""
-    assert problem.teacher_logits is not None
     logits = problem.teacher_logits.clone()
     logits[samples] = value
     return replace(problem, teacher_logits=logits)
@@ -63,7 +62,6 @@ def breaking(
         return replace(found, weight=break_it(signals)) if run.step + 1 in steps else found
 
     method = load_method(name)
-    assert isinstance(method, Method)
     return replace(method, rule=rule)
 
 
@@ -71,10 +69,7 @@ def breaking(
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_batch_with_broken_teacher_logits_changes_nothing_and_is_listed(
-    toy: Problem, tmp_path: Path, value: float, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Case 14: in that very step nothing is learned; the others are learned as ever."""
+def test_a_batch_with_broken_teacher_logits_changes_nothing_and_is_listed(toy, tmp_path, value, caplog):
     order = Distillation(toy, 0)
     bad = [int(order.positions(3)[position]) for position in (7, 17, 40)]
     run, guard, steps = Distillation(with_teacher(toy, value, bad), 0), RunGuard(tmp_path), []
@@ -93,7 +88,6 @@ def test_a_batch_with_broken_teacher_logits_changes_nothing_and_is_listed(
 
 
 def test_five_such_steps_are_passed_over_and_the_sixth_stops_the_run(toy: Problem, tmp_path: Path) -> None:
-    """Case 14: exit 4, naming the step and what to do; the weights are still finite."""
     problem = with_teacher(toy, math.nan, list(range(0, 1000, 5)))
     run, guard = Distillation(problem, 0), RunGuard(tmp_path)
     with pytest.raises(TrainingDivergedError, match=r"non-finite teacher logits: .* at step 6.*--teacher-weights") as e:
@@ -104,7 +98,6 @@ def test_five_such_steps_are_passed_over_and_the_sixth_stops_the_run(toy: Proble
 
 
 def test_strict_stops_at_the_first(toy: Problem) -> None:
-    """Case 14: no step is passed over in silence where none may be."""
     problem = with_teacher(toy, math.nan, list(range(1000)))
     with pytest.raises(TrainingDivergedError, match="at step 1: stopped after 1 such steps of 1"):
         train(Distillation(problem, 0), load_method("fixed:4"), step=RunGuard(strict=True).step)
@@ -118,10 +111,7 @@ def test_strict_stops_at_the_first(toy: Problem) -> None:
         (lambda signals: signals.full(0.0) + Overflowing.apply(signals.student_logits.sum()), "gradient of"),
     ],
 )
-def test_a_loss_or_gradient_that_is_not_finite_is_passed_over_by_its_name(
-    toy: Problem, broken: Callable[[Signals], Tensor], named: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Case 14: finite logits are no guarantee."""
+def test_a_loss_or_gradient_that_is_not_finite_is_passed_over_by_its_name(toy, broken, named, caplog):
     run, guard = Distillation(toy, 0), RunGuard()
     method = breaking(run, broken, {2}, "fixed:4,ce_weight=0")
     guard.step(run, method)
@@ -165,7 +155,6 @@ def test_a_sound_run_is_the_same_with_a_guard_and_without(toy: Problem) -> None:
 
 
 def test_distill_counts_what_it_passed_over_and_stops_with_exit_code_4(tmp_path: Path, capsys: Any) -> None:
-    """Case 14, as a user meets it."""
     words = ("--student", "mlp:8", "--learning-rate", "1e30", "--out", tmp_path / "d")
     assert code("distill", *TOY, *words) == 4
     *warnings, err = capsys.readouterr().err.splitlines()
@@ -240,7 +229,6 @@ BROKEN = [0.0, -4.0, math.nan, math.inf, 25.0, 0.25]
 
 @pytest.mark.parametrize("value", BROKEN)
 def test_a_temperature_that_must_not_be_never_reaches_a_loss(user: User, toy: Problem, value: float) -> None:
-    """Case 16: rejected before the loss, naming value, sample and rule."""
     method = load_method(user.answers(at_nine(value), bounds=(0.5, 20.0)))
     message = rf"temperature must be finite and in \[0.5, 20\]; got {value} for sample 9 from my_temperatures:rule"
     with pytest.raises(BadInputError, match=message):
@@ -251,18 +239,13 @@ def test_a_temperature_that_must_not_be_never_reaches_a_loss(user: User, toy: Pr
 
 @pytest.mark.parametrize("matched", ["", "matched:"])  # a method that is matched asks its rule twice in a step
 @pytest.mark.parametrize("value", BROKEN)
-def test_in_distill_such_a_sample_gets_plain_temperatures_and_is_counted(
-    user: User, toy: Problem, value: float, matched: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Case 16: the fallback is T = 4, weight 16; the others keep theirs, and the run is marked as degraded."""
+def test_in_distill_such_a_sample_gets_plain_temperatures_and_is_counted(user, toy, value, matched, caplog):
     run, guard = Distillation(toy, 0), RunGuard()
     train(run, load_method(matched + user.answers(at_nine(value), bounds=(0.5, 20.0))), step=guard.step)
     assert guard.counts.answered_steps == run.steps
     found = guard.last
-    assert found is not None
     seen = found.student.tolist()
     assert (seen[9], found.weight[9].item(), seen[8]) == (4.0, 16.0, 3.0)
-    assert found.guarded is not None
     assert found.guarded.nonzero().flatten().tolist() == [9]
     counts = guard.result()
     assert (counts["fallback_steps"], counts["fallback_samples"]) == (run.steps, run.steps)
@@ -276,12 +259,10 @@ def guarded_step(problem: Problem, method: Method) -> tuple[Temperatures, RunGua
     run, guard = Distillation(problem, 0), RunGuard()
     guard.step(run, method)
     assert run.healthy
-    assert guard.last is not None
     return guard.last, guard
 
 
 def test_the_fallback_keeps_to_the_rules_own_bounds(user: User, toy: Problem) -> None:
-    """Case 16: T = 4 where 4 may be, else the nearest bound."""
     found = guarded_step(toy, load_method(user.answers(at_nine(math.nan), bounds=(1.0, 3.5))))[0]
     assert found.student[9].item() == 3.5
 
@@ -308,7 +289,6 @@ def test_gradient_goes_past_a_temperature_that_is_not_finite(toy: Problem) -> No
 
 
 def test_distill_goes_on_with_a_bad_rule_and_strict_does_not(user: User, tmp_path: Path, capsys: Any) -> None:
-    """Case 16, as a user meets it: exit 0 and counted, or exit 2."""
     spec = user.answers(at_nine(-4.0))
     assert code("distill", *TOY, "--rule", spec, "--out", tmp_path / "a") == 0
     assert "alarm: student temperature must be finite and above 0; got -4.0" in capsys.readouterr().err
@@ -357,7 +337,6 @@ def test_bounds_that_are_none_are_refused(user: User, toy: Problem, bounds: Any)
 
 @pytest.mark.parametrize("shape", [(1,), (7,), (), (2, 5)])
 def test_one_temperature_for_a_batch_is_never_broadcast(user: User, toy: Problem, shape: tuple[int, ...]) -> None:
-    """Case 17: always an error in the first step, with both shapes; no fallback."""
     method = load_method(user.answers(lambda _: torch.full(shape, 3.0)))
     for step in (plain_step, RunGuard().step):
         run = Distillation(toy, 0)
@@ -370,7 +349,6 @@ def test_one_temperature_for_a_batch_is_never_broadcast(user: User, toy: Problem
 
 @pytest.mark.parametrize("answer", [torch.ones(50), 4.0, None, (torch.ones(50), torch.ones(50))])
 def test_what_is_no_temperatures_is_refused_by_its_type(toy: Problem, answer: Any) -> None:
-    """Case 17."""
     for step in (plain_step, RunGuard().step):
         with pytest.raises(BadInputError, match=f"mine answered a {type(answer).__name__}; needed: rltemp.Temper"):
             step(Distillation(toy, 0), Method("mine", lambda _: answer))
@@ -392,7 +370,6 @@ def test_as_many_samples_as_classes_are_still_one_temperature_a_sample() -> None
 
 
 def test_one_class_against_ten_is_refused_with_both_shapes() -> None:
-    """Case 17."""
     message = r"student has 1 class outputs, teacher 10 \(shapes \(128, 1\) and \(128, 10\)\)"
     with pytest.raises(BadInputError, match=message) as error:
         Signals(torch.zeros(128, 1), torch.zeros(128, 10))
@@ -441,7 +418,6 @@ def test_a_batch_of_one_and_constant_logits_give_finite_numbers(name: str) -> No
 
 
 def test_an_mlp_trains_on_batches_of_one(make_problem: ProblemMaker) -> None:
-    """Case 18."""
     problem = make_problem(torch.randn(6, 1, 1, 1), torch.arange(6) % 2, student="mlp:4", batch_size=1)
     run, guard = Distillation(problem, 0), RunGuard()
     train(run, load_method("universal"), step=guard.step)
@@ -450,7 +426,6 @@ def test_an_mlp_trains_on_batches_of_one(make_problem: ProblemMaker) -> None:
 
 @pytest.mark.parametrize("seeds", [0, [0, 1]])
 def test_a_batch_norm_student_and_a_batch_of_one_are_refused(make_problem: ProblemMaker, seeds: Any) -> None:
-    """Case 18."""
     problem = make_problem(torch.randn(4, 3, 8, 8), torch.arange(4) % 2, student="resnet8", batch_size=1)
     with pytest.raises(BadInputError, match=r"resnet8 has BatchNorm.*batch size 1.*drop_last=True.*GroupNorm"):
         Distillation(problem, seeds)
@@ -464,7 +439,6 @@ def float16(problem: Problem, **changes: Any) -> Distillation:
 
 
 def test_float16_trains_as_well_as_float32(digits: Problem) -> None:
-    """Case 19: with a scaled loss, and in 16 bits indeed."""
     recipe = Recipe(epochs=4, batch_size=50, learning_rate=0.05)
     values = {}
     for precision in ("float32", "float16"):
@@ -476,14 +450,11 @@ def test_float16_trains_as_well_as_float32(digits: Problem) -> None:
         assert guard.counts.skipped_steps == 0
         assert all(value.dtype == torch.float32 for value in student.parameters())
         values[precision] = rltemp.data.problem.evaluate(student, digits.dataset, digits.dataset.validation).item()
-    assert run.scaler is not None
     assert values["float16"] == pytest.approx(values["float32"], abs=0.05)
 
 
 def test_one_overflow_halves_the_scale_and_changes_no_weight(toy: Problem) -> None:
-    """Case 19: and is no fault."""
     run, guard = float16(toy), RunGuard()
-    assert run.scaler is not None
     method = breaking(run, lambda signals: signals.full(1e12), {2})
     guard.step(run, method)
     before, scale = weights_of(run.student), run.scaler.state_dict()["scale"]
@@ -497,7 +468,6 @@ def test_one_overflow_halves_the_scale_and_changes_no_weight(toy: Problem) -> No
 
 
 def test_twenty_overflows_in_a_row_stop_the_run_with_the_weights_before(toy: Problem) -> None:
-    """Case 19."""
     run, guard = float16(toy, epochs=2), RunGuard()
     method = breaking(run, lambda signals: signals.full(1e36), range(5, 100))
     for _ in range(4):
@@ -512,10 +482,7 @@ def test_twenty_overflows_in_a_row_stop_the_run_with_the_weights_before(toy: Pro
 
 
 def test_a_scaler_goes_on_from_its_checkpoint(toy: Problem) -> None:
-    """Case 19."""
     run, again = float16(toy), float16(toy)
-    assert run.scaler is not None
-    assert again.scaler is not None
     method = breaking(run, lambda signals: signals.full(1e12), {1, 2, 3})
     for _ in range(3):
         plain_step(run, method)
@@ -525,7 +492,6 @@ def test_a_scaler_goes_on_from_its_checkpoint(toy: Problem) -> None:
 
 
 def test_a_stack_in_float16_is_one_clear_error(toy: Problem, tmp_path: Path, capsys: Any) -> None:
-    """Case 19."""
     words = ("--precision", "float16", "--rules", "fixed:4", "--seeds", 2, "--out", tmp_path / "c")
     assert code("compare", *TOY, *words) == 2
     assert "precision float16 trains one student at a time" in capsys.readouterr().err
@@ -536,7 +502,6 @@ def test_a_stack_in_float16_is_one_clear_error(toy: Problem, tmp_path: Path, cap
 
 
 def test_a_policy_at_its_bound_for_an_epoch_is_told_once(toy: Problem, caplog: pytest.LogCaptureFixture) -> None:
-    """Case 20: more than 95 % of an epoch's samples within 1 % of a bound."""
 
     class AtBound(TemperatureRule):
         limits = (0.5, 20.0)
@@ -555,7 +520,6 @@ def test_a_policy_at_its_bound_for_an_epoch_is_told_once(toy: Problem, caplog: p
 
 
 def test_the_shipped_policy_and_a_formula_have_not_collapsed(digits: Problem) -> None:
-    """Case 20."""
     for name in ("universal", "fixed:20"):
         guard, run = RunGuard(), Distillation(digits, 0, recipe=replace(digits.task.recipe, epochs=2))
         train(run, load_method(name), step=guard.step)

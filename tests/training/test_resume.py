@@ -51,9 +51,7 @@ def killed_twice(words: tuple[object, ...], cache: Path, checkpoints: Callable[[
     return steps[2]
 
 
-def test_a_student_killed_twice_ends_bit_identical_with_the_same_curve(
-    tmp_path: Path, whole: Path, cache: Path
-) -> None:
+def test_a_student_killed_twice_ends_bit_identical_with_the_same_curve(tmp_path, whole, cache):
     folder = tmp_path / "run"
     step = killed_twice((*DISTILL, "--out", folder), cache, lambda: folder / "checkpoints", "*.ckpt")
     assert digests(folder) == digests(whole)
@@ -82,9 +80,7 @@ def test_a_policy_killed_twice_ends_bit_identical_with_the_same_curve(tmp_path: 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.faults)])
-def test_a_signal_saves_says_how_to_go_on_and_then_ends_bit_identical(
-    tmp_path: Path, whole: Path, cache: Path, number: signal.Signals
-) -> None:
+def test_a_signal_saves_says_how_to_go_on_and_then_ends_bit_identical(tmp_path, whole, cache, number):
     """Case 8: within 10 s, with the conventional code; what is printed is the command that goes on."""
     folder = tmp_path / "run"
     process = start(*DISTILL, "--out", folder, cache=cache)
