@@ -40,7 +40,7 @@ SEEN = ("student_loss", "teacher_margin", "progress")
 
 def policy(path: Path, slope: float, reference: str = "fixed:4", names: tuple[str, ...] = SEEN, **action: Any) -> Path:
     """A policy whose T_s moves with its first feature alone, and whose teacher stays at the reference."""
-    weight = torch.zeros(3 if "weight_ratio" in action else 2, len(names))
+    weight = torch.zeros(3 if action.get("weight_ratio", 1.0) > 1 else 2, len(names))
     weight[0, 0] = slope
     weights = {"0.weight": weight, "0.bias": torch.zeros(len(weight))}
     return policy_of(path, weights, [feature(name, 0.1, 2.0) for name in names], reference, ratio=2.0, **action)
