@@ -50,7 +50,7 @@ TAGS: dict[str, str] = {
     "controller/fallback_steps": "steps so far that a controller's answer was missing for (count)",
     "controller/round_trip_ms": "the last answer of a controller, from question to answer (milliseconds)",
     "controller/policy_version": "version of the policy that gave the last answer (number)",
-    "controller/open": "whether a controller is not asked, because it failed (0 or 1)",
+    "controller/open": "whether a controller is away (0 or 1)",
     "online/version": "version of the learned policy that a run's draws were around (count, from 1)",
     "online/improvement": "change of the potential over a run, mean over its students (0 to 1 is the whole range)",
     "online/validation_accuracy": "accuracy on the validation part after a run, mean over its students (fraction)",
