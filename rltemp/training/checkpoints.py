@@ -115,6 +115,7 @@ class Checkpoints:
                 that differ and `inexact` is not set, or by a version with another format: a run never begins at step 0
                 in silence.
         """
+        refuse_other_formats(self.folder)
         files = sorted(self.folder.glob(f"{self.unit}-*.ckpt"), reverse=True)
         for file in files:
             try:
@@ -227,6 +228,18 @@ class _DamagedError(ArtifactRefusedError):
     """A file that is not what was written: the one before it may be."""
 
 
+def refuse_other_formats(folder: Path) -> None:
+    """Raise `ArtifactRefusedError` where a folder has a checkpoint of another version of rltemp."""
+    for file in sorted(folder.glob("*.ckpt")):
+        with contextlib.suppress(OSError), file.open("rb") as stream:
+            if (stated := _HEADER.match(stream.read(200))) and (number := int(stated[1])) != FORMAT:
+                version = "version 0.1.0" if number == 1 else f"another version (format {number}, needed: {FORMAT})"
+                raise ArtifactRefusedError(
+                    f"{file} was made by {version} of rltemp, whose runs this version cannot go on with. Finish the "
+                    "run with that version, or begin at step 0 with --fresh or another --out"
+                )
+
+
 def _read(file: Path) -> State:
     """The content of a checkpoint, checked before it is parsed.
 
@@ -239,12 +252,6 @@ def _read(file: Path) -> State:
         raise _DamagedError(f"cannot read the checkpoint {file}: {error}") from error
     if (stated := _HEADER.fullmatch(header)) is None:
         raise _DamagedError(f"{file} is not a checkpoint; the one before it is tried")
-    if (number := int(stated[1])) != FORMAT:
-        version = "version 0.1.0" if number == 1 else f"another version (format {number}, needed: {FORMAT})"
-        raise ArtifactRefusedError(
-            f"{file} was made by {version} of rltemp, whose runs this version cannot go on with. Finish the run with "
-            "that version, or begin at step 0 with --fresh"
-        )
     wanted, found = stated[2].decode(), hashlib.sha256(data).hexdigest()
     if wanted != found:
         raise _DamagedError(

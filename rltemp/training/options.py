@@ -24,7 +24,7 @@ from rltemp.errors import BadInputError
 from rltemp.io.progress import Bar
 from rltemp.io.run_folders import finish_run, open_run
 from rltemp.training.checkpoints import FOLDER as CHECKPOINTS
-from rltemp.training.checkpoints import Checkpoints
+from rltemp.training.checkpoints import Checkpoints, refuse_other_formats
 from rltemp.training.identity import fingerprints, problem_identity
 from rltemp.training.teachers import prepare
 
@@ -158,6 +158,8 @@ class TaskOptions(RunOptions):
 
     def open(self) -> dict[str, Any] | None:
         """Make the folder this run's; see `open_run`."""
+        if not self.fresh:
+            refuse_other_formats(self.folder() / CHECKPOINTS)
         return open_run(self.folder(), self.command, configuration(self))
 
     def checkpoints(

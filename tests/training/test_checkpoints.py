@@ -18,7 +18,7 @@ import rltemp.training.checkpoints
 from rltemp import ArtifactRefusedError
 from rltemp.errors import InterruptedRunError, TrainingStoppedError
 from rltemp.io.interruption import handled
-from rltemp.training.checkpoints import Checkpoints, State
+from rltemp.training.checkpoints import Checkpoints, State, refuse_other_formats
 from rltemp.training.identity import random_state, set_random_state
 
 pytestmark = pytest.mark.usefixtures("console")
@@ -102,6 +102,8 @@ def test_a_checkpoint_of_another_version_is_refused_in_one_line(tmp_path, capsys
         resumed(tmp_path, inexact=inexact)
     assert "\n" not in str(error.value)
     assert (names(tmp_path), capsys.readouterr().err) == (before, "")
+    with pytest.raises(ArtifactRefusedError, match=named):  # as a command does, before it compares options
+        refuse_other_formats(tmp_path)
     assert Checkpoints(tmp_path, fresh=True).resume() is None
 
 
