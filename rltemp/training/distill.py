@@ -131,7 +131,7 @@ class Distillation:
 
     def attach(self, method: AnyObjective) -> AnyObjective:
         """Return the method for this run: a rule that learns gets parameters of its own, in this run's optimizer."""
-        if not isinstance(method, Method) or not isinstance(method.rule, LearnedRule):
+        if not isinstance(method, Method) or not isinstance(method.rule, LearnedRule) or method.rule is self._learned:
             return method
         self._learned = self._new_rule(method.rule)
         self.optimizer.add_param_group({"params": list(self._learned.parameters())})

@@ -74,7 +74,7 @@ class TrackedRun:
         self.guard = RunGuard(out, strict=strict)
         rule = method.rule if isinstance(method, Method) else None
         self.controller = rule if isinstance(rule, ReportingRule) else None
-        self.method = method
+        self.method = self.run.attach(method)
         self.log_every = log_every
         self.checkpoints = checkpoints
         saved = checkpoints.resume()

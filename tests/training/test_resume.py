@@ -59,6 +59,14 @@ def test_a_student_killed_twice_ends_bit_identical_with_the_same_curve(tmp_path,
     assert json.loads((folder / "timing.json").read_text())["resumed_at"] == step
 
 
+def test_a_rule_that_learns_goes_on_with_what_it_had_learned(tmp_path: Path, cache: Path) -> None:
+    words = [word.replace("dtkd", "ctkd") for word in DISTILL]
+    assert finish(start(*words, "--out", tmp_path / "whole", cache=cache))[0] == 0
+    folder = tmp_path / "run"
+    killed_twice((*words, "--out", folder), cache, lambda: folder / "checkpoints", "*.ckpt")
+    assert digests(folder) == digests(tmp_path / "whole")
+
+
 AGENTS = {
     "run": (),
     "a reference that draws at random, and mix-up": ("--reference", "random", "--mixup", "1"),
