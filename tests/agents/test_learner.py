@@ -425,8 +425,8 @@ def test_reports_over_http_are_answered_learned_from_and_survive_a_kill(tmp_path
         assert post(service, good, "application/octet-stream")[0] == 415
         assert service.request("POST", "/v2/models/universal/experience", good)[0] == 404
         assert post(service, bodies[1].model_dump_json().encode())[0] == 200
-        until(lambda: service.request("GET", "/v2/models/online/versions/2/centre")[0] == 200)
         paths = [f"/v2/models/online/versions/{v}/{kind}" for v in (1, 2) for kind in ("centre", "policy")]
+        until(lambda: all(service.request("GET", path)[0] == 200 for path in paths))
         before = [service.request("GET", path)[2] for path in paths]
         assert before[0] == first
         metrics = service.request("GET", "/metrics")[2].decode()
