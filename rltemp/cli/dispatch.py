@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import io
 import re
@@ -17,7 +18,7 @@ from rltemp.cli.commands import COMMANDS
 from rltemp.errors import BadInputError
 from rltemp.io.locks import released_at_end
 from rltemp.io.run_folders import read_config
-from rltemp.kd.names import import_attribute, lookup
+from rltemp.kd.names import lookup
 from rltemp.loading import imports_code
 from rltemp.training.ddp import started_together
 from rltemp.training.options import arguments, at_least, configuration
@@ -64,7 +65,8 @@ def parse(command: str, words: Sequence[str]) -> Any:
 
 def _found(command: str) -> tuple[type[Any], Callable[[Any], object]]:
     """A command's options, and what takes them."""
-    found = import_attribute(f"rltemp.cli.{lookup(COMMANDS, command, 'command')[0]}")
+    module, attribute = lookup(COMMANDS, command, "command")[0].split(":")
+    found = getattr(importlib.import_module(f"rltemp.cli.{module}"), attribute)
     return (get_type_hints(found)["options"], found) if inspect.isfunction(found) else (found, found.run)
 
 

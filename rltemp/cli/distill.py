@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -185,9 +185,9 @@ class Distill(TaskOptions):
         dataset, about = problem.dataset, {"task": shareable(self.task), "rule": shareable(self.rule)}
         save_weights(student, self.folder() / "student.safetensors", about)
         return {
-            "test_accuracy": float(evaluate(student, dataset, dataset.test)),
-            "validation_accuracy": float(evaluate(student, dataset, dataset.validation)),
+            "test_accuracy": float(evaluate(student, problem, dataset.test)),
+            "validation_accuracy": float(evaluate(student, problem, dataset.validation)),
             "teacher_accuracy": problem.teacher_accuracy,
             "student": problem.task.student,
-            "task": asdict(problem.task),
+            "task": problem.task.described(),
         }

@@ -11,7 +11,8 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from rltemp.data.dataset import Dataset
 from rltemp.data.problem import Problem
 from rltemp.data.sources import load_dataset
-from rltemp.data.tasks import Task, load_task
+from rltemp.data.task import Task
+from rltemp.data.tasks import load_task
 from rltemp.errors import BadInputError
 from rltemp.experiments.options import SELECTION_SEED, CompareOptions
 from rltemp.experiments.students import default_stack
@@ -21,8 +22,8 @@ from rltemp.rules.controls import WRAPPERS
 from rltemp.rules.published_methods import METHODS
 from rltemp.training.distill import Distillation
 from rltemp.training.options import OF_THE_TASK
+from rltemp.training.preparation import stand_in
 from rltemp.training.steps import shielded
-from rltemp.training.teachers import stand_in
 
 
 def alternatives(spec: str) -> list[str]:

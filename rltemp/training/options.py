@@ -19,14 +19,15 @@ import torch
 
 from rltemp.data.dataset import Dataset
 from rltemp.data.problem import Problem
-from rltemp.data.tasks import Task, load_task
+from rltemp.data.task import Task
+from rltemp.data.tasks import load_task
 from rltemp.errors import BadInputError
 from rltemp.io.progress import Bar
 from rltemp.io.run_folders import finish_run, open_run
 from rltemp.training.checkpoints import FOLDER as CHECKPOINTS
 from rltemp.training.checkpoints import Checkpoints, refuse_other_formats
 from rltemp.training.identity import fingerprints, problem_identity
-from rltemp.training.teachers import prepare
+from rltemp.training.preparation import prepare
 
 log = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ from rltemp.envs.rewards import POTENTIALS, WORST
 from rltemp.loading import load_method
 from rltemp.policy.policy_file import read_policy
 from rltemp.training.distill import Distillation
+from rltemp.training.preparation import prepare
 from rltemp.training.steps import train
-from rltemp.training.teachers import prepare
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "search.py"
 NAMES = run_path(str(SCRIPT))

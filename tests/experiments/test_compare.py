@@ -11,8 +11,8 @@ from rltemp.experiments.options import SELECTION_SEED
 from rltemp.experiments.students import default_stack, train_method
 from rltemp.loading import load_method
 from rltemp.training.distill import Distillation
+from rltemp.training.preparation import prepare
 from rltemp.training.steps import train
-from rltemp.training.teachers import prepare
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -40,7 +40,7 @@ from rltemp.kd.method import uniform
 from rltemp.rules.controls import gradient_lengths
 from rltemp.rules.published_methods import METHODS
 from rltemp.training.distill import Distillation
-from rltemp.training.teachers import prepare
+from rltemp.training.preparation import prepare
 
 SEEDS = [3, 4, 5]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rltemp import BadInputError, Signals, load_method
 from rltemp.data.dataset import Split, epoch_order
 from rltemp.data.problem import Problem, evaluate, predict
-from rltemp.data.tasks import Recipe
+from rltemp.data.recipe import Recipe
 from rltemp.kd.losses import cross_entropy
 from rltemp.rules.published_methods import METHODS
 from rltemp.training.distill import Distillation

@@ -13,10 +13,12 @@ from support.pictures import write_folder
 from rltemp import ArtifactRefusedError, BadInputError
 from rltemp.data.problem import Problem, evaluate
 from rltemp.data.sources import load_dataset
-from rltemp.data.tasks import Task, load_task
+from rltemp.data.task import Task
+from rltemp.data.tasks import load_task
 from rltemp.models.networks import seeded_model
 from rltemp.models.weight_files import save_weights
-from rltemp.training.teachers import cache_folder, prepare, teacher_file
+from rltemp.training.preparation import prepare
+from rltemp.training.teachers import cache_folder, teacher_file
 
 
 @pytest.fixture
