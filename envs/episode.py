@@ -22,7 +22,7 @@ from rltemp.kd.checks import check_temperatures, unlawful
 from rltemp.kd.method import Method
 from rltemp.kd.names import lookup
 from rltemp.kd.signals import Signals, Temperatures
-from rltemp.kd.temperature_rule import per_batch
+from rltemp.kd.temperature_rule import per_sample
 from rltemp.loading import load_method, with_teacher
 from rltemp.policy.actions import ActionScale
 from rltemp.policy.features import DEFAULT_FEATURES, FEATURES, featurize
@@ -66,7 +66,7 @@ class Decision:
         given: list[Temperatures | None] = []
 
         # Called by the method, where it calls any rule: gradients then add up in the plain loop's order.
-        @per_batch
+        @per_sample
         def rule(signals: Signals) -> Temperatures:
             return self.temperatures(signals, action)
 
