@@ -20,7 +20,7 @@ from rltemp.envs.variety import Variety
 from rltemp.kd.method import Method
 from rltemp.kd.names import lookup
 from rltemp.kd.signals import Signals, Temperatures
-from rltemp.kd.temperature_rule import TemperatureRule, per_batch
+from rltemp.kd.temperature_rule import TemperatureRule, per_sample
 from rltemp.policy.features import featurize
 from rltemp.training.distill import Distillation
 from rltemp.training.steps import train
@@ -134,7 +134,7 @@ class SelectionCallback(StatefulCallback):
 def network_rule(network: SampleNetwork, weights: Tensor, decision: Decision) -> TemperatureRule:
     """The temperature rule of a network under weights `[P]`, or `[S, P]`, each student's own, for a stack `[S, B]`."""
 
-    @per_batch
+    @per_sample
     def rule(signals: Signals) -> Temperatures:
         with torch.no_grad():
             observation = featurize(signals, decision.features)

@@ -137,7 +137,8 @@ class Split:
         if labels is None or (self.mask is None and other.mask is None):
             return Split(inputs, labels)
         masks = [
-            torch.ones_like(one.known_labels, dtype=torch.bool) if one.mask is None else one.mask for one in (self, other)
+            torch.ones_like(one.known_labels, dtype=torch.bool) if one.mask is None else one.mask
+            for one in (self, other)
         ]
         return Split(inputs, labels, torch.cat(masks))
 

@@ -33,9 +33,7 @@ MOST_BYTES = 2**31
 Collate = Callable[[list[Any]], Any]
 
 
-def own_dataset(
-    name: str, given: Mapping[str, Any], split_seed: int = 0, collate: Collate | None = None
-) -> Dataset:
+def own_dataset(name: str, given: Mapping[str, Any], split_seed: int = 0, collate: Collate | None = None) -> Dataset:
     """Make a data set of what a user has; the splits that are not there are cut from the training data.
 
     Args:

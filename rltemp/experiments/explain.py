@@ -175,7 +175,7 @@ class Probe:
         reference, found = self.reference(signals).detach(), {}
         intact = self.answer(signals, reference)
         for feature in self.features:
-            moved = self.answer(signals, reference, feature)
+            moved = self.shuffled(feature).rule(signals)
             for name in ANSWERS:
                 one, other = (getattr(each, name).clamp(min=LEAST_WEIGHT).log() for each in (moved, intact))
                 found[change_name(feature, name)] = (one - other).abs()

@@ -20,7 +20,7 @@ from rltemp.experiments.students import Maker
 from rltemp.kd.divergences import forward_kl
 from rltemp.kd.method import PLAIN_TEMPERATURE, Method, matched, uniform
 from rltemp.kd.signals import Signals, Temperatures, full_precision
-from rltemp.kd.temperature_rule import TemperatureRule, over_time, per_batch, per_sample
+from rltemp.kd.temperature_rule import TemperatureRule, over_time, per_sample
 from rltemp.loading import with_teacher
 from rltemp.models.nested import mapped
 from rltemp.models.stack import Students, logits_of
@@ -91,7 +91,7 @@ def greedy(method: Method, held: bool) -> Maker:
     def make(run: Distillation) -> Method:
         answers: dict[int, Temperatures] = {}
 
-        @per_batch
+        @per_sample
         def rule(signals: Signals) -> Temperatures:
             if run.step not in answers:  # a matched method asks twice a step
                 answers.clear()

@@ -19,6 +19,7 @@ from rltemp.experiments.method_results import MethodResult
 from rltemp.experiments.recorder import Recorder
 from rltemp.experiments.result_cache import MOST_STUDENTS, CachedResult, in_words
 from rltemp.kd.method import GuardCount, Objective, watch
+from rltemp.kd.signals import Temperatures
 from rltemp.loading import load_method
 from rltemp.training.distill import Distillation
 from rltemp.training.steps import plain_step
@@ -67,15 +68,17 @@ def train_stack(
 
     A student whose numbers stop being finite does not stop the others; it counts as it is.
     """
-    run, guards, dataset = Distillation(problem, seeds), GuardCount(), problem.dataset
-    method, selection = watch(make(run), guards), Selection(run)
+    run, guards, dataset, given = Distillation(problem, seeds), GuardCount(), problem.dataset, list[Temperatures]()
+    method, selection = watch(make(run), given.append), Selection(run)
     for recorder in recorders:
         recorder.begin()
     while not run.done:
-        guards.last = None
+        given.clear()
         signals, _ = plain_step(run, method)
+        for temperatures in given:
+            guards(temperatures.of_samples(signals.mask))
         for recorder in recorders:
-            recorder.keep(signals, guards.last)
+            recorder.keep(signals, given[-1] if given else None)
         selection.evaluate()
         told()
     for recorder in recorders:

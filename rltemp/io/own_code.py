@@ -73,7 +73,7 @@ def _by_name(name: str, spec: str) -> ModuleType:
         if not isinstance(error.__cause__, ImportError):
             raise
         raise BadInputError(
-            f"cannot import {spec!r}: {error.__cause__}. Needed: module:attribute on Python's path, or FILE.py:attribute"
+            f"cannot import {spec!r}: {error.__cause__}. Needed: module:attribute on Python's path, or FILE.py:name"
         ) from error.__cause__
 
 

@@ -14,9 +14,10 @@ with the weights, batches and augmentation that it would have alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -96,7 +97,7 @@ class Distillation:
         self._check_recipe()
         self.steps = self.recipe.steps(self._size)
         self.step = 0
-        self._mask: Tensor | None = None
+        self._mean: Callable[[Tensor], Tensor] = partial(torch.mean, dim=-1)
         self._learned: LearnedRule | None = None
         self._order: tuple[int, Tensor] | None = None
 
@@ -118,7 +119,7 @@ class Distillation:
         """
         self.student.train()
         signals = self.signals_at(self.step)
-        self._mask = signals.mask
+        self._mean = signals.batch_mean
         return signals
 
     def signals_at(self, step: int, parameters: dict[str, Tensor] | None = None) -> Signals:
@@ -219,10 +220,6 @@ class Distillation:
                 momentum = self.optimizer.state.get(tensor, {}).get("momentum_buffer")
                 if momentum is not None:
                     momentum[students] = 0.0
-
-    def _mean(self, loss: Tensor) -> Tensor:
-        """The mean over each student's batch, of the samples that its mask leaves."""
-        return loss.mean(-1) if self._mask is None else loss.sum(-1) / self._mask.sum(-1).clamp(min=1)
 
     def _descend(self, loss: Tensor, watched: Sequence[Tensor] | None) -> bool:
         """Read one number at most: float16's scaler has one of its own to read, whether the gradient overflowed."""
