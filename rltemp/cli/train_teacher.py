@@ -34,7 +34,7 @@ class TrainTeacher(TaskOptions):
                 raise BadInputError(
                     f"task {self.task}: its teacher is known by its logits alone; nothing is to be trained"
                 )
-            save_weights(teacher, out / "teacher.safetensors", {"task": shareable(self.task), "by": "rltemp"})
+            save_weights(teacher, out / "teacher.safetensors", {"task": shareable(problem.task.name), "by": "rltemp"})
             parts = {"train": problem.dataset.train, "validation": problem.dataset.validation}
             found: dict[str, Any] = {
                 f"{name}_accuracy": float(evaluate(teacher, problem, part)) for name, part in parts.items()

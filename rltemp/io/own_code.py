@@ -93,6 +93,9 @@ def _from_file(file: Path) -> ModuleType:
     sys.modules[file.stem] = module
     if (folder := str(file.resolve().parent)) not in sys.path:
         sys.path.append(folder)
+    from cloudpickle import register_pickle_by_value  # a loop of one's own does without
+
+    register_pickle_by_value(module)  # another process cannot import it by its name
     try:
         with own_code(str(file)):
             spec.loader.exec_module(module)

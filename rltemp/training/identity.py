@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 import platform
 import random
 from collections.abc import Callable, Iterable, Mapping
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from rltemp.data.dataset import Dataset
 from rltemp.data.problem import Problem
+from rltemp.data.task import Own, Task
 from rltemp.errors import BadInputError
 from rltemp.io.versions import versions
 from rltemp.kd.names import split_spec
@@ -85,6 +87,21 @@ def problem_identity(problem: Problem) -> dict[str, Any]:
         "teacher": _digest(state or logits),
         "device": problem.device.type,
     }
+
+
+def task_content(task: Task) -> str:
+    """SHA-256 of the parts of a task that are a user's own, and of all that it says; empty where all have names."""
+    own = task.own
+    if own == Own():
+        return ""
+    found: list[Any] = [task.described()]
+    if own.data is not None:
+        found.append(_data_digest(own.data(task.split_seed)))
+    found += [network_identity(make) for make in (own.student, own.teacher) if make is not None]
+    if own.known_teacher is not None:
+        known = own.known_teacher
+        found.append(_digest({"logits": known} if isinstance(known, Tensor) else known.state_dict()))
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
 def network_identity(make: Callable[[int], nn.Module]) -> str:

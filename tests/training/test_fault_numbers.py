@@ -450,7 +450,7 @@ def test_float16_trains_as_well_as_float32(digits: Problem) -> None:
         student = train(run, load_method("fixed:4"), step=guard.step)
         assert guard.counts.skipped_steps == 0
         assert all(value.dtype == torch.float32 for value in student.parameters())
-        values[precision] = rltemp.data.problem.evaluate(student, digits.dataset, digits.dataset.validation).item()
+        values[precision] = rltemp.data.problem.evaluate(student, digits, digits.dataset.validation).item()
     assert values["float16"] == pytest.approx(values["float32"], abs=0.05)
 
 
