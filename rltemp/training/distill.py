@@ -28,7 +28,7 @@ from rltemp.data.dataset import Batch, Split, augmentation_generator, epoch_orde
 from rltemp.data.problem import Problem
 from rltemp.data.recipe import Recipe
 from rltemp.errors import BadInputError, of_this_run
-from rltemp.kd.method import AnyObjective, Method
+from rltemp.kd.method import AnyObjective, Method, needs_labels
 from rltemp.kd.signals import Signals
 from rltemp.models.nested import Inputs, mapped
 from rltemp.models.random_numbers import drawing_from, random_stream
@@ -159,7 +159,16 @@ class Distillation:
             yield ([random_stream(seed, "student", step) for seed in self.seeds],)
 
     def attach(self, method: AnyObjective) -> AnyObjective:
-        """Return the method for this run: a rule that learns gets parameters of its own, in this run's optimizer."""
+        """Return the method for this run: a rule that learns gets parameters of its own, in this run's optimizer.
+
+        Raises:
+            BadInputError: Where the method needs labels and the task has none.
+        """
+        if not self.problem.labelled and needs_labels(method):
+            raise BadInputError(
+                f"{method.name!r} needs labels, and task {self.problem.task.name} has none: take a method without "
+                "cross-entropy, as fixed:temperature=2,ce_weight=0"
+            )
         if not isinstance(method, Method) or not isinstance(method.rule, LearnedRule) or method.rule is self._learned:
             return method
         self._learned = self._new_rule(method.rule)
