@@ -114,6 +114,7 @@ class Episode:
 
     Attributes:
         seen: What the last step let out, on the host.
+        taken: What the last step saw of its batch, with its `temperatures` and `loss`.
         potential: Of each student when the probe was evaluated last, `[]` or `[S]`; `seen_potential` on the host.
         reward: The change of the potential in the last step, on the host.
 
@@ -146,7 +147,8 @@ class Episode:
             TrainingDivergedError: Where a feature, a teacher logit or the potential is not finite though the student's
                 own numbers are sound, naming it and the sample.
         """
-        loss, temperatures = self.decision.loss(self.signals, action)
+        self.taken = self.signals
+        loss, temperatures = self.decision.loss(self.taken, action)
         self.run.update(loss)
         self.temperatures, self.loss = temperatures.detach(), loss.detach()
         self._observe(self.temperatures, self.loss)
@@ -190,7 +192,8 @@ class Episode:
         good, means = sound(found, self.signals), list[Tensor]()
         if temperatures is not None and loss is not None:
             good = good & ~unlawful(temperatures, None).any()
-            means = [value.mean() for value in (temperatures.student, temperatures.teacher, loss)]
+            given, mask = temperatures.of_samples(self.taken.mask), self.taken.mask
+            means = [value.mean() for value in (given.student, given.teacher, loss if mask is None else loss[mask])]
         self.seen = _read(self.observation, self.diverged, good, means)
         if not self.seen.sound:
             if temperatures is not None:
