@@ -34,6 +34,11 @@ class Problem:
     teacher_mark: dict[str, str] = field(default_factory=dict)
 
     @property
+    def tokens(self) -> bool:
+        """Whether a sample is a token: labels have two axes."""
+        return self.dataset.train.labels.dim() == 2
+
+    @property
     def device(self) -> torch.device:
         """Where the data lies."""
         return self.dataset.train.images.device
