@@ -165,7 +165,7 @@ def _embeddings(shown: Mapping[str, Showcase]) -> Iterator[Picture]:
     for rule, one in shown.items():
         positions = plots.arranged(one.features)
         if positions is not None:
-            alternative = f"{len(one.labels)} test images of {len(set(one.labels.tolist()))} classes in the plane."
+            alternative = f"{len(one.labels)} test samples of {len(set(one.labels.tolist()))} classes in the plane."
             yield _picture(plots.embedding(positions, one.labels), short(rule, 60), f"{rule}: {alternative}")
 
 

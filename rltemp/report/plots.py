@@ -140,7 +140,7 @@ def sharpness(showcases: Mapping[str, Showcase], softened: bool) -> Figure:
 
 
 def embedding(positions: Values, labels: NDArray[np.int64]) -> Figure:
-    """Test images where t-SNE puts them, `[M, 2]`, each as the number of its class."""
+    """Test samples where t-SNE puts them, `[M, 2]`, each as the number of its class."""
     figure, panel = _panel(3.6)
     for number, colour in zip(np.unique(labels), cycle(COLOURS), strict=False):
         here = positions[labels == number]
