@@ -158,7 +158,8 @@ def seen_by_last_layer(student: nn.Module, dataset: Dataset) -> tuple[Tensor, Te
     chosen = torch.nonzero((labels >= 0) & (labels < CLASSES)).flatten()
     chosen = chosen[torch.linspace(0, len(chosen) - 1, min(SAMPLES, len(chosen))).long().to(chosen.device)]
     width = len(labels) // len(dataset.test)  # samples of an input: its tokens, or one
-    inputs, places = (chosen // width).unique(return_inverse=True)
+    inputs: Tensor = torch.unique(chosen // width)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    places = torch.searchsorted(inputs, chosen // width)
     layer, caught = _last_linear(student), list[Tensor]()
     handle = layer.register_forward_pre_hook(lambda _, given: caught.append(given[0])) if layer else None
     student.eval()
