@@ -1,4 +1,4 @@
-"""The student that a page shows of a method: what it saw and was answered in training, and how it sees test samples.
+"""The student that a page shows of a method: what it saw and was answered in training, and how it sees test images.
 
 It is the first student of the method's first stack, recorded while it trains; no run is made for it. What is kept lies
 beside the stack's cached result, written before it: who has the result has the showcase, after a kill too.
@@ -30,8 +30,8 @@ from rltemp.training.distill import Distillation
 
 POINTS = 4_000
 """About how many samples of a run's batches are kept."""
-SAMPLES, CLASSES = 300, 10
-"""At most so many test samples, of at most so many classes, are shown by their features."""
+IMAGES, CLASSES = 300, 10
+"""At most so many test images, of at most so many classes, are shown by their features."""
 MOST_BYTES = 1 << 24
 SAMPLED = (
     "progress",
@@ -56,7 +56,7 @@ class Showcase:
         samples: By the names in `SAMPLED`, `[N]` each: progress of the run, 0..1; the teacher's margin, in standard
             deviations of its logits; the student's loss at the label, in nats; sharpness (logsumexp, as DTKD has it)
             of each network's logits, as they are and divided by the temperatures; the temperatures, nan without any.
-        features: `[M, D]`, what the student's last layer sees of test samples at the end.
+        features: `[M, D]`, what the student's last layer sees of test images at the end.
         labels: `[M]`, their classes.
         seconds: Of an epoch, for one student, by the clock; nan where that is not known.
     """
@@ -149,33 +149,28 @@ def _columns(signals: Signals, temperatures: Temperatures | None) -> dict[str, T
 
 @torch.no_grad()
 def seen_by_last_layer(student: nn.Module, dataset: Dataset) -> tuple[Tensor, Tensor]:
-    """Features of test samples, `[M, D]` float32, and their classes, `[M]`.
+    """Features of test images, `[M, D]` float32, and their classes, `[M]`.
 
-    The features are what the last linear layer is given; where that is the input itself, or there is no such layer,
-    they are the logits. The samples are spread evenly over the first classes of the test split.
+    The features are what the last linear layer is given; where that is the image itself, or there is no such layer,
+    they are the logits. The images are spread evenly over the first classes of the test split.
     """
-    labels = dataset.test.labels.flatten()
-    chosen = torch.nonzero((labels >= 0) & (labels < CLASSES)).flatten()
-    chosen = chosen[torch.linspace(0, len(chosen) - 1, min(SAMPLES, len(chosen))).long().to(chosen.device)]
-    width = len(labels) // len(dataset.test)  # samples of an input: its tokens, or one
-    inputs: Tensor = torch.unique(chosen // width)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    places = torch.searchsorted(inputs, chosen // width)
+    images, labels = dataset.test.images, dataset.test.labels
+    chosen = torch.nonzero(labels < CLASSES).flatten()
+    chosen = chosen[torch.linspace(0, len(chosen) - 1, min(IMAGES, len(chosen))).long().to(chosen.device)]
     layer, caught = _last_linear(student), list[Tensor]()
-    handle = layer.register_forward_pre_hook(lambda _, given: caught.append(given[0])) if layer else None
+    handle = layer.register_forward_pre_hook(lambda _, given: caught.append(given[0].flatten(1))) if layer else None
     student.eval()
     try:
-        for start in range(0, len(inputs), 100):
-            index = inputs[start : start + 100]
+        for start in range(0, len(chosen), 100):
+            index = chosen[start : start + 100]
             logits = student(channels_last(dataset.batch(dataset.test, index)))
             if layer is None:
                 caught.append(logits)
     finally:
         if handle is not None:
             handle.remove()
-    if not caught:
-        return torch.empty(0, 1, device=labels.device), labels[chosen]
-    features = torch.cat(caught).float().reshape(len(inputs) * width, -1)
-    return features[places * width + chosen % width], labels[chosen]
+    features = torch.cat(caught) if caught else torch.empty(0, 1, device=images.device)
+    return features.float(), labels[chosen]
 
 
 def _last_linear(student: nn.Module) -> nn.Module | None:
