@@ -68,8 +68,8 @@ class RunCallback(BaseCallback):
         episode = self.env.episode
         # At the last step of a run the environment is already in the next one, which has taken no step.
         if episode.run.step and episode.run.step % self.every == 0:
-            self.temperatures.append(episode.temperatures.detach())
-            self._scalars.append(step_scalars(episode.signals, episode.loss))
+            self.temperatures.append(episode.temperatures.of_samples(episode.taken.mask))
+            self._scalars.append(step_scalars(episode.taken, episode.loss))
         return True
 
     def _on_rollout_end(self) -> None:
@@ -99,6 +99,7 @@ class RunCallback(BaseCallback):
 
 
 def _together(steps: Sequence[Temperatures]) -> Temperatures:
-    """The temperatures of several steps of one method as one, `[steps, ...]`."""
+    """The temperatures of several steps of one method as one row."""
     found = {field.name: [getattr(step, field.name) for step in steps] for field in fields(Temperatures)}
-    return Temperatures(**{name: torch.stack(values) for name, values in found.items() if None not in values})
+    rows = {name: values for name, values in found.items() if None not in values}
+    return Temperatures(**{name: torch.cat([value.flatten() for value in row]) for name, row in rows.items()})

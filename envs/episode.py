@@ -116,6 +116,7 @@ class Episode:
 
     Attributes:
         seen: What the last step let out, on the host.
+        taken: What the last step saw of its batch, with its `temperatures` and `loss`.
         potential: Of each student when the probe was evaluated last, `[]` or `[S]`; `seen_potential` on the host.
         reward: The change of the potential in the last step, on the host.
 
@@ -134,7 +135,6 @@ class Episode:
         self._metric = lookup(POTENTIALS, run.problem.metric, "metric")
         self._worst = WORST[run.problem.metric]
         self.observation = torch.zeros((), device=run.problem.device)
-        self._mask: Tensor | None = None  # of the step before
         self._observe()
         self.lost = torch.zeros_like(self.diverged)
         self._measure()
@@ -149,8 +149,8 @@ class Episode:
             TrainingDivergedError: Where a feature, a teacher logit or the potential is not finite though the student's
                 own numbers are sound, naming it and the sample.
         """
-        loss, temperatures = self.decision.loss(self.signals, action)
-        self._mask = self.signals.mask
+        self.taken = self.signals
+        loss, temperatures = self.decision.loss(self.taken, action)
         self.run.update(loss)
         self.temperatures, self.loss = temperatures.detach(), loss.detach()
         self._observe(self.temperatures, self.loss)
@@ -204,7 +204,8 @@ class Episode:
 
     def _mean_of(self, values: Tensor) -> Tensor:
         """The mean over all samples of the last batch."""
-        return values.mean() if self._mask is None else (values * self._mask).sum() / self._mask.sum().clamp(min=1)
+        mask = self.taken.mask
+        return values.mean() if mask is None else (values * mask).sum() / mask.sum().clamp(min=1)
 
     @torch.no_grad()
     def _measure(self) -> None:

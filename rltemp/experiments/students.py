@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rltemp.data.problem import Problem, predict
 from rltemp.errors import BadInputError
-from rltemp.experiments.measures import MEASURES, Selection, accuracy, measure
+from rltemp.experiments.measures import MEASURES, VALIDATION_LOSS, Selection, accuracy, loss, measure
 from rltemp.experiments.method_results import MethodResult
 from rltemp.experiments.recorder import Recorder
 from rltemp.experiments.result_cache import MOST_STUDENTS, CachedResult, in_words
@@ -85,6 +85,7 @@ def train_stack(
         recorder.end(run)
     logits, test = (predict(run.student, problem, split) for split in (dataset.validation, dataset.test))
     found = measure(test, dataset.test.targets, teacher_of(problem)) | selection.measure()
+    found[VALIDATION_LOSS] = loss(logits, dataset.validation.targets)
     return CachedResult(
         test_accuracy=_row(accuracy(test, dataset.test.targets)),
         validation_accuracy=_row(accuracy(logits, dataset.validation.targets)),
@@ -114,9 +115,9 @@ def gather(name: str, results: Sequence[CachedResult], seeds: Sequence[int]) -> 
         np.concatenate([one.validation_accuracy for one in results]),
         "; ".join(notes),
         measures={
-            name: np.array([value for one in results for value in one.measures[name]], dtype=np.float64)
-            for name in MEASURES  # in this order, wherever the results come from
-            if name in results[0].measures
+            name: np.array([value for one in results for value in one.measured(name)], dtype=np.float64)
+            for name in (*MEASURES, VALIDATION_LOSS)  # in this order, wherever the results come from
+            if any(name in one.measures for one in results)
         },
         seeds=tuple(seeds),
         diverged=diverged,

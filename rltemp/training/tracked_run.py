@@ -159,7 +159,7 @@ class TrackedRun:
         values["time/step_ms"] = 1000 * (now - then) / (run.step - step)
         values["student/learning_rate"] = float(run.optimizer.param_groups[0]["lr"])
         self.tracker.scalars(values, run.step)
-        if self.guard.last is not None:
+        if self.guard.last is not None:  # without those that a mask leaves out
             self.tracker.temperatures(self.guard.last, run.step)
         if self.controller is not None:
             self.tracker.scalars(self.controller.scalars(), run.step)
