@@ -211,9 +211,9 @@ class Episode:
 
     def _probe_logits(self) -> tuple[Tensor, Tensor]:
         run = self.run
-        run.student.eval()
+        run.evaluated.eval()
         images = run.problem.dataset.batch(run.split, self.probe)
-        return run.student(images).float(), run.split.labels[self.probe]
+        return run.evaluated(images).float(), run.split.labels[self.probe]
 
 
 def _read(observation: Tensor, diverged: Tensor, good: Tensor, means: Sequence[Tensor]) -> Seen:

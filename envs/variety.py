@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from rltemp.data.dataset import Dataset, Split
 from rltemp.data.problem import Problem
+from rltemp.data.recipe import Recipe
 from rltemp.data.sources import load_dataset
-from rltemp.data.tasks import Recipe, Task
+from rltemp.data.tasks import Task
 from rltemp.optional_imports import import_library
 from rltemp.rules.published_methods import none
 from rltemp.training.distill import Distillation

@@ -25,7 +25,8 @@ from torch.nn import functional as F
 from rltemp import Signals, kd_loss
 from rltemp.data.dataset import Dataset, Split
 from rltemp.data.problem import Problem
-from rltemp.data.tasks import Recipe, Task, load_task
+from rltemp.data.recipe import Recipe
+from rltemp.data.tasks import Task, load_task
 from rltemp.envs.distill_env import DistillEnv
 from rltemp.envs.episode import LOOKS
 from rltemp.integrations import Controller

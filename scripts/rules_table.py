@@ -15,7 +15,6 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +151,7 @@ def describe(problem: Problem, label: str) -> dict[str, Any]:
         "teacher": task.teacher,
         "teacher_accuracy": round(problem.teacher_accuracy, 6),
         "student": task.student,
-        "recipe": asdict(task.recipe),
+        "recipe": task.recipe.described(),
         "split_seed": task.split_seed,
         "samples": {name: len(getattr(problem.dataset, name)) for name in ("train", "validation", "test")},
         "torch": torch.__version__,

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from rltemp.cli.console import messages_shown
 from rltemp.data.dataset import Dataset, Split
 from rltemp.data.problem import Problem
-from rltemp.data.tasks import Recipe, Task, load_task
+from rltemp.data.recipe import Recipe
+from rltemp.data.tasks import Task, load_task
 from rltemp.training.teachers import prepare
 
 collect_ignore = ["support/fuzz.py"]  # a program that test_fuzz.py starts, with a library of its own

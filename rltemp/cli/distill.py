@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -189,5 +189,5 @@ class Distill(TaskOptions):
             "validation_accuracy": float(evaluate(student, dataset, dataset.validation)),
             "teacher_accuracy": problem.teacher_accuracy,
             "student": problem.task.student,
-            "task": asdict(problem.task),
+            "task": problem.task.described(),
         }

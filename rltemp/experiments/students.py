@@ -81,7 +81,7 @@ def train_stack(
         told()
     for recorder in recorders:
         recorder.end(run)
-    logits, test = predict(run.student, dataset, dataset.validation), predict(run.student, dataset, dataset.test)
+    logits, test = predict(run.evaluated, dataset, dataset.validation), predict(run.evaluated, dataset, dataset.test)
     found = measure(test, dataset.test.labels, predict(problem.teacher, dataset, dataset.test)) | selection.measure()
     return CachedResult(
         test_accuracy=_row(accuracy(test, dataset.test.labels)),

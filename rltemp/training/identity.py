@@ -6,7 +6,6 @@ import hashlib
 import platform
 import random
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -78,7 +77,7 @@ def problem_identity(problem: Problem) -> dict[str, Any]:
     task, state = problem.task, problem.teacher.state_dict()
     logits = {} if problem.teacher_logits is None else {"logits": problem.teacher_logits}
     return {
-        "task": {"student": task.student, "teacher": task.teacher, "recipe": asdict(task.recipe)},
+        "task": {"student": task.student, "teacher": task.teacher, "recipe": task.recipe.described()},
         "data": _data_digest(problem.dataset),
         "teacher": _digest(state or logits),
         "device": problem.device.type,

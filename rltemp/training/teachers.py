@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -140,7 +140,7 @@ def teacher_file(task: Task, dataset: Dataset) -> Path:
         "data": task.name,
         "content": _digest(dataset.train),
         "network": task.teacher,
-        "recipe": asdict(task.teacher_recipe),
+        "recipe": task.teacher_recipe.described(),
         "seed": task.teacher_seed,
         "torch": torch.__version__,
     }

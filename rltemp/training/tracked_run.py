@@ -157,7 +157,7 @@ class TrackedRun:
         now = time.perf_counter()
         values = step_scalars(signals, loss)
         values["time/step_ms"] = 1000 * (now - then) / (run.step - step)
-        values["student/learning_rate"] = float(run.optimizer.param_groups[0]["lr"])
+        values["student/learning_rate"] = run.optimization.learning_rate
         self.tracker.scalars(values, run.step)
         if self.guard.last is not None:
             self.tracker.temperatures(self.guard.last, run.step)
@@ -167,7 +167,7 @@ class TrackedRun:
 
     def _validate(self) -> None:
         before, dataset = time.perf_counter(), self.run.problem.dataset
-        logits = predict(self.run.student, dataset, dataset.validation)
+        logits = predict(self.run.evaluated, dataset, dataset.validation)
         self.tracker.scalars(validation_scalars(logits, dataset.validation.labels), self.run.step)
         then, step = self._clock
         self._clock = then + time.perf_counter() - before, step  # no part of a training step

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 import rltemp.models.networks
 from rltemp import BadInputError, Signals, Temperatures, kd_loss, load_method, load_rule
 from rltemp.data.problem import Problem
-from rltemp.data.tasks import Recipe, load_task
+from rltemp.data.recipe import Recipe
+from rltemp.data.tasks import load_task
 from rltemp.envs.distill_env import DistillEnv
 from rltemp.errors import TrainingDivergedError
 from rltemp.kd.method import Method
