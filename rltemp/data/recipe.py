@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import nn
 from torch.optim import Optimizer
@@ -15,9 +15,11 @@ from rltemp.errors import BadInputError
 from rltemp.kd.checks import positive, whole
 from rltemp.kd.names import lookup
 
-SCHEDULES = ("cosine", "step", "linear", "constant")
-PRECISIONS = ("float32", "bfloat16", "float16")
+Schedule = Literal["cosine", "step", "linear", "constant"]
+Precision = Literal["float32", "bfloat16", "float16"]
 SGD_MOMENTUM = 0.9
+FEWEST_STEPS, SMALLEST_BATCH = 8, 8
+"""Of an epoch on data that hold less than one of the recipe's batches."""
 _SAID_ALWAYS = ("epochs", "batch_size", "learning_rate", "momentum", "weight_decay", "schedule", "precision")
 
 
@@ -52,8 +54,8 @@ class Recipe:
     learning_rate: float
     momentum: float | None = None
     weight_decay: float | None = None
-    schedule: Literal["cosine", "step", "linear", "constant"] = "cosine"
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    schedule: Schedule = "cosine"
+    precision: Precision = "float32"
     optimizer: str | OptimizerFactory = "sgd"
     warmup: float = 0.0
     clip: float | None = None
@@ -66,8 +68,8 @@ class Recipe:
         for name, value in {"optimizer": optimizer, **brought}.items():
             object.__setattr__(self, name, value)
         self._check_numbers()
-        lookup(dict.fromkeys(SCHEDULES), self.schedule, "schedule")
-        lookup(dict.fromkeys(PRECISIONS), self.precision, "precision")
+        lookup(dict.fromkeys(get_args(Schedule)), self.schedule, "schedule")
+        lookup(dict.fromkeys(get_args(Precision)), self.precision, "precision")
         for name in ("momentum", "weight_decay"):
             if getattr(self, name) and name not in brought and default(self.optimizer, name) is None:
                 raise BadInputError(f"recipe: optimizer {name_of(self.optimizer)} takes no {name}; leave it out")
@@ -116,6 +118,16 @@ class Recipe:
         said |= self._settings() | {"optimizer": described(self.optimizer)}
         silent = {field.name: field.default for field in fields(self) if field.name not in _SAID_ALWAYS}
         return {name: value for name, value in said.items() if value is not None and value != silent.get(name)}
+
+    def fitting(self, samples: int) -> Recipe:
+        """The recipe with smaller batches, where there are fewer samples than a batch has.
+
+        >>> [Recipe(1, 128, 0.1).fitting(samples).batch_size for samples in (1000, 100, 40, 5)]
+        [128, 12, 8, 5]
+        """
+        if not 0 < samples < self.batch_size:
+            return self
+        return replace(self, batch_size=min(samples, max(SMALLEST_BATCH, samples // FEWEST_STEPS)))
 
     def make_optimizer(self, parameters: Sequence[nn.Parameter]) -> Optimizer:
         """The optimizer of some parameters.

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rltemp.data.optimizer_trials import stacking_fault
 from rltemp.data.problem import Problem, predict
 from rltemp.errors import BadInputError
 from rltemp.experiments.measures import MEASURES, Selection, accuracy, measure
@@ -180,7 +181,9 @@ def by_name(name: str) -> Maker:
 
 
 def default_stack(problem: Problem) -> int:
-    """64 for small perceptrons; 1 for networks that fill the machine (a stacked convolution is slow)."""
+    """64 for small perceptrons; 1 for networks that fill the machine, or whose optimizer cannot train a stack."""
+    if stacking_fault(problem.task.recipe.optimizer):
+        return 1
     student = build_model(problem.task.student, problem.dataset.image_shape, problem.dataset.num_classes)
     convolves = any(isinstance(module, nn.Conv2d) for module in student.modules())
     return 1 if convolves or sum(value.numel() for value in student.parameters()) >= 100_000 else 64

@@ -58,6 +58,7 @@ def run_comparison(options: CompareOptions, progress: ShowProgress) -> dict[str,
         log.info(f"Differences are taken to what is chosen from {name}.")
     tasks = grid_tasks(options)
     data = grid_data(options, tasks)
+    tasks = [options.fitted(task, data[task.name]) for task in tasks]
     check_grid(tasks, data, options.rules, options.stack)
     problems = [options.problem(task, data[task.name]) for task in tasks]
     options.open()

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -32,9 +32,13 @@ from rltemp.rules.published_methods import none
 from rltemp.training.checkpoints import INEXACT, Checkpoints
 from rltemp.training.distill import Distillation
 from rltemp.training.guards import RunGuard
+from rltemp.training.optimization import Optimization
 from rltemp.training.steps import train
 
 log = logging.getLogger(__name__)
+
+OPTIONS = {"student": "--batch-size", "teacher": "--teacher-batch-size"}
+"""What sets the batch size of each network."""
 
 OnStep = Callable[[int, int], None]
 """Called with the step just taken and the number of steps: a progress bar."""
@@ -71,8 +75,10 @@ def prepare(
         TrainingDivergedError: Where the teacher's training ends in numbers that are not finite.
     """
     dataset = (dataset or load_dataset(task.name, task.split_seed, root)).to(device)
+    check_batches(task, len(dataset.train))
     with torch.device("meta"):  # a mistake in the student's name shows before a teacher is trained, and takes no memory
-        build_model(task.student, dataset.image_shape, dataset.num_classes)
+        student = build_model(task.student, dataset.image_shape, dataset.num_classes)
+    Optimization(task.recipe, student, steps=1)  # likewise one in its optimizer
     teacher, mark = _teacher(task, dataset, on_step, fresh, inexact)
     teacher = teacher.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     logits = None if dataset.augment else predict(teacher, dataset, dataset.train)
@@ -87,11 +93,43 @@ def stand_in(task: Task, dataset: Dataset) -> Problem:
         BadInputError: Where a network cannot be built for the data, or weights of the teacher's cannot be used.
     """
     device = dataset.train.images.device
+    check_batches(task, len(dataset.train))
     if task.teacher_weights or task.teacher == "toy":
         teacher = _teacher(task, dataset, None, False, False)[0]
     else:
         teacher = build_model(task.teacher, dataset.image_shape, dataset.num_classes)
     return Problem(task, dataset, teacher.to(device).eval().requires_grad_(False), None, teacher_accuracy=0.0)
+
+
+def fitted(task: Task, samples: int, networks: Container[str] = ("student", "teacher")) -> Task:
+    """The task with smaller batches of these networks, where the training split cannot fill their own; it is logged."""
+    own = {"student": task.recipe, "teacher": task.teacher_recipe}
+    found = {network: one.fitting(samples) if network in networks else one for network, one in own.items()}
+    smaller = [
+        f"{OPTIONS[network]} {found[network].batch_size} (by default {own[network].batch_size})"
+        for network in own
+        if found[network] != own[network]
+    ]
+    if smaller:
+        log.info(f"There are {samples} training samples, so batches are smaller: {', '.join(smaller)}.")
+    return replace(task, recipe=found["student"], teacher_recipe=found["teacher"])
+
+
+def check_batches(task: Task, samples: int) -> None:
+    """Refuse batches of the student, or of a teacher that is trained, that the training split cannot fill.
+
+    Raises:
+        BadInputError: With whose it is, and the option that sets it.
+    """
+    sizes = {"student": task.recipe.batch_size}
+    if task.teacher_weights is None and task.teacher != "toy":
+        sizes["teacher"] = task.teacher_recipe.batch_size
+    for network, size in sizes.items():
+        if size > samples:
+            raise BadInputError(
+                f"batch size {size} of the {network} is above the {samples} training samples: give {OPTIONS[network]} "
+                f"{samples} or less, or more data"
+            )
 
 
 def train_teacher(
