@@ -92,14 +92,12 @@ class Optimization:
         Raises:
             BadInputError: Where the optimizer does not take them.
         """
-        optimizer = self.optimizers[0]
-        try:
-            if len(self.optimizers) > 1:
-                raise ValueError("it does not work element by element")
-            optimizer.add_param_group({"params": list(parameters)})
-        except ValueError as error:
+        optimizer, added = self.optimizers[0], list(parameters)
+        if len(self.optimizers) > 1:
             name = name_of(self.recipe.optimizer)
-            raise BadInputError(f"optimizer {name} cannot train this rule's parameters: {error}") from error
+            raise BadInputError(f"optimizer {name} does not work element by element: it cannot train a rule beside it")
+        self.recipe.make_optimizer(added)  # torch checks what an optimizer is made of, and not what is added later
+        optimizer.add_param_group({"params": added})
         self._largest.append(optimizer.param_groups[-1]["lr"])
 
     def begin(self, batch: int) -> None:
