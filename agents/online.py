@@ -99,7 +99,7 @@ class RunOutcome:
     @classmethod
     def of(cls, run: Distillation, report: Report | None = None, improvement: Tensor | None = None) -> RunOutcome:
         """What the students of a finished run are worth."""
-        dataset, student = run.problem.dataset, run.student
+        dataset, student = run.problem.dataset, run.evaluated
         assert isinstance(student, Students)  # the run's seeds are a sequence
         validation, test = (evaluate(student, run.problem, split) for split in (dataset.validation, dataset.test))
         return cls(student, validation, test, report, improvement)

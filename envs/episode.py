@@ -222,11 +222,11 @@ class Episode:
     def _probe_logits(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """The samples that each student is measured on: logits `[..., K, C]`, labels and, with padding, a mask."""
         run = self.run
-        run.student.eval()
+        run.evaluated.eval()
         batch = run.problem.dataset.batch(run.split, self.probe)
         labels = batch.labels
         assert labels is not None  # of data without labels the teacher's predictions
-        logits, lead = logits_of(run.student(batch.inputs)).float(), self.probe.dim() - 1
+        logits, lead = logits_of(run.evaluated(batch.inputs)).float(), self.probe.dim() - 1
         mask = None if batch.mask is None else batch.mask.flatten(lead)
         return logits.flatten(lead, -2), labels.flatten(lead), mask
 

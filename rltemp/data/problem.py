@@ -47,6 +47,11 @@ class Problem:
     labelled: bool = True
 
     @property
+    def device(self) -> torch.device:
+        """Where the data lies."""
+        return self.dataset.train.device
+
+    @property
     def tokens(self) -> bool:
         """Whether a sample is a token of a sequence."""
         return self.dataset.test.tokens
