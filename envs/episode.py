@@ -102,6 +102,15 @@ class Seen:
     means: NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class Look:
+    """The last step of an episode in full, detached: samples as it saw them, its temperatures and its loss `[...]`."""
+
+    signals: Signals
+    temperatures: Temperatures
+    loss: Tensor
+
+
 class Episode:
     """One run, from its first observation to its end.
 
@@ -116,6 +125,7 @@ class Episode:
         seen: What the last step let out, on the host.
         potential: Of each student when the probe was evaluated last, `[]` or `[S]`; `seen_potential` on the host.
         reward: The change of the potential in the last step, on the host.
+        lost: Which students were replaced because they diverged, on the host.
 
     A step waits for the device once, to copy what leaves it, and where it evaluates the probe a second time.
     """
@@ -133,8 +143,24 @@ class Episode:
         self._worst = WORST[run.problem.task.metric]
         self.observation = torch.zeros((), device=run.problem.device)
         self._observe()
-        self.lost = torch.zeros_like(self.diverged)
+        self.lost = np.zeros_like(self.seen.diverged)
         self._measure()
+        self.reward = np.zeros_like(self.seen_potential)
+
+    @property
+    def steps(self) -> int:
+        """Of the whole run."""
+        return self.run.steps
+
+    @property
+    def taken(self) -> int:
+        """Steps so far."""
+        return self.run.step
+
+    def look(self) -> Look:
+        """The last step."""
+        signals = replace(self.signals, student_logits=self.signals.student_logits.detach())
+        return Look(signals, self.temperatures, self.loss)
 
     def step(self, action: Tensor) -> Tensor:
         """Train on the current batch at the temperatures of `action`, `[B, A]` or `[S, B, A]`.
@@ -162,8 +188,8 @@ class Episode:
         """Put fresh copies in the place of the students of a stack that diverged, and observe again."""
         fresh, before = self.diverged, (self.potential, self.seen_potential)
         self.run.restart(fresh)
-        self.lost |= fresh
         was = self.seen.diverged
+        self.lost = self.lost | was
         self._observe()
         self._measure()
         self.potential = torch.where(fresh, self.potential, before[0])

@@ -38,6 +38,8 @@ class TrainPolicy(TaskOptions):
     preset: str = "default"
     """Where options that are not given come from: default, universal (the shipped policy, with --task variety), or rlkd
     (the policy of that paper)."""
+    workers: int = 1
+    """Processes that train the students, each with --threads; as many as there are cores."""
     policy: tyro.conf.OmitArgPrefixes[PolicyOptions] = field(default_factory=PolicyOptions)
 
     command = "train-policy"
@@ -61,7 +63,7 @@ class TrainPolicy(TaskOptions):
             started = time.monotonic()
             say(f"Training a policy on {self.task}.")
             checkpoints = self.checkpoints(None if isinstance(problem, Variety) else problem, **CHECKPOINTING)
-            found = train_policy(problem, self.policy, out, checkpoints)
+            found = train_policy(problem, self.policy, out, checkpoints, self.workers)
             result = self.finish(found, started, resumed_at=checkpoints.resumed_at)
         file = shlex.quote(str(out / POLICY_FILE))
         words = "--task digits" if self.task == VARIETY else self.task_words()

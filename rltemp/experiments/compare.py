@@ -16,7 +16,7 @@ from rltemp.data.problem import Problem
 from rltemp.experiments.grid import check_rules, choice, to_choose
 from rltemp.experiments.method_results import Comparison
 from rltemp.experiments.options import SELECTION_SEED
-from rltemp.experiments.pool import Order, WorkerPool, packed, unpacked
+from rltemp.experiments.pool import Order, WorkerPool
 from rltemp.experiments.recorder import Recorder, temperature_columns, temperature_trace
 from rltemp.experiments.result_cache import MOST_POINTS, CachedResult, ResultCache, StoredTrace, TrainedStack
 from rltemp.experiments.showcase import CONTENT, ShowcaseRecorder
@@ -24,6 +24,7 @@ from rltemp.experiments.students import Maker, by_name, chunks, default_stack, g
 from rltemp.loading import load_method
 from rltemp.policy.rule import Policy
 from rltemp.training.identity import fingerprints, problem_identity, refuse_changed, rule_identity
+from rltemp.training.workers import packed, unpacked
 
 OnProgress = Callable[[str, int, int], None]
 """Called after each step with the rule in training, the steps taken and all steps of the comparison; after a result
