@@ -148,8 +148,10 @@ def network_rule(network: SampleNetwork, weights: Tensor, decision: Decision) ->
 class Trial(Protocol):
     """What a method is worth to students that nothing else sees, on one task or several."""
 
-    students: int
-    """On each task."""
+    @property
+    def students(self) -> int:
+        """On each task."""
+        ...
 
     def potentials(self, method: Method, share: slice) -> list[Tensor]:
         """The potentials of a share of the students, `[s]`, on each task."""

@@ -34,7 +34,6 @@ from rltemp.agents.selection import SelectionCallback, TaskTrial, VarietyTrial, 
 from rltemp.data.problem import Problem
 from rltemp.envs.variety import STEPS, Variety
 from rltemp.envs.vector import DistillVecEnv
-from rltemp.errors import BadInputError
 from rltemp.io.progress import Bar
 from rltemp.kd.names import shareable
 from rltemp.policy.actions import ActionScale
@@ -77,9 +76,7 @@ def train_policy(
         TrainingStoppedError: Where a worker is gone; what is saved goes on.
     """
     checkpoints = checkpoints or Checkpoints(out / CHECKPOINTS, **CHECKPOINTING)
-    most = min(config.students, config.validation_students)
-    if not 1 <= workers <= most:
-        raise BadInputError(f"each worker trains students: needed 1 to {most} workers (--workers), got {workers}")
+    config.check_workers(workers)
     with open_workers(workers) as pool:
         return _train(problem, config, out, checkpoints, pool)
 

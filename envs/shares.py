@@ -128,8 +128,11 @@ class SharedEpisode:
     def look(self) -> Look:
         """The last step."""
         looks: list[Look] = self._call("look", [()] * len(self._shares))
-        signals, temperatures = (_joined([getattr(look, name) for look in looks]) for name in ("signals", "temperatures"))
-        return Look(signals, temperatures, torch.cat([look.loss for look in looks]))
+        return Look(
+            _joined([look.signals for look in looks]),
+            _joined([look.temperatures for look in looks]),
+            torch.cat([look.loss for look in looks]),
+        )
 
     def _call(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         return self._workers.call("share", method, arguments)
@@ -150,6 +153,7 @@ class SharedEpisode:
 def _joined(parts: Sequence[Samples]) -> Samples:
     """The signals or the temperatures of all students from those of each share."""
     columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(parts[0])}
-    return type(parts[0])(
-        **{name: torch.cat(values) if isinstance(values[0], Tensor) else values[0] for name, values in columns.items()}
-    )
+    whole: dict[str, Any] = {
+        name: torch.cat(values) if isinstance(values[0], Tensor) else values[0] for name, values in columns.items()
+    }
+    return type(parts[0])(**whole)

@@ -56,6 +56,7 @@ class TrainPolicy(TaskOptions):
 
     def run(self) -> dict[str, Any]:
         """Do it and return the result."""
+        self.policy.check_workers(self.workers)
         out, result = self.look()
         if result is None:
             problem = self._variety() if self.task == VARIETY else self.problem()

@@ -15,6 +15,7 @@ import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -75,11 +76,10 @@ class Workers:
             RltempError: As the first of the workers raised it.
             TrainingStoppedError: Where a worker raised anything else, or was lost.
         """
-        given, self._given = packed(self._given), {}
+        given, self._given = packed(self._given) if self._given else b"", {}
         for number, values in enumerate(arguments):
             with self._losses(number):
-                self._connections[number].send_bytes(given)
-                self._connections[number].send_bytes(packed((name, method, values)))
+                _send(self._connections[number], (given, name, method, values))
         answers = [self._answer(number) for number in range(len(arguments))]
         for answer in answers:
             if isinstance(answer, _Failure):
@@ -89,7 +89,7 @@ class Workers:
     def shares(self, total: int) -> list[slice]:
         """So many things in one range a worker, in order, as evenly as it goes."""
         ends = [total * number // self.count for number in range(self.count + 1)]
-        return [slice(first, last) for first, last in zip(ends, ends[1:], strict=False)]
+        return [slice(first, last) for first, last in pairwise(ends)]
 
     def close(self) -> None:
         """End all workers at once; they write nothing."""
@@ -101,7 +101,7 @@ class Workers:
 
     def _answer(self, number: int) -> Any:
         with self._losses(number):
-            return unpacked(self._connections[number].recv_bytes())
+            return self._connections[number].recv()
 
     @contextlib.contextmanager
     def _losses(self, number: int) -> Iterator[None]:
@@ -129,20 +129,23 @@ def _work(connection: Connection, threads: int) -> None:
     kept: dict[str, Any] = {}
     with contextlib.suppress(EOFError):
         while True:
-            given, call = connection.recv_bytes(), connection.recv_bytes()
-            connection.send_bytes(packed(_called(kept, given, call)))
+            _send(connection, _called(kept, *connection.recv()))
 
 
-def _called(kept: dict[str, Any], given: bytes, call: bytes) -> Any:
+def _called(kept: dict[str, Any], given: bytes, name: str, method: str, values: tuple[Any, ...]) -> Any:
     try:
-        kept |= unpacked(given)
-        name, method, values = unpacked(call)
+        if given:
+            kept |= unpacked(given)
         return getattr(kept[name], method)(*values)
     except RltempError as error:  # meant for people as it is
         return _Failure(error, traceback.format_exc())
     except BaseException as error:  # a SystemExit of a user's code too, which would end the worker without a word
         said = f"a worker's training raised {type(error).__name__}: {error}"
         return _Failure(TrainingStoppedError(said), traceback.format_exc())
+
+
+def _send(connection: Connection, message: Any) -> None:
+    connection.send_bytes(cloudpickle.dumps(message))  # `send` would put tensors into shared memory; see `packed`
 
 
 def begin_worker(threads: int) -> None:
