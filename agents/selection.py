@@ -17,6 +17,7 @@ from rltemp.data.problem import Problem, predict
 from rltemp.envs.episode import Decision
 from rltemp.envs.rewards import POTENTIALS, WORST
 from rltemp.envs.variety import Variety
+from rltemp.io.workers import Workers
 from rltemp.kd.method import Method
 from rltemp.kd.names import lookup
 from rltemp.kd.signals import Signals, Temperatures
@@ -24,7 +25,6 @@ from rltemp.kd.temperature_rule import TemperatureRule, per_batch
 from rltemp.policy.features import featurize
 from rltemp.training.distill import Distillation
 from rltemp.training.steps import train
-from rltemp.training.workers import Workers
 
 FIRST_VALIDATION_SEED = 600_000
 """Students that a policy is selected on: neither those it is trained with nor those of a comparison."""

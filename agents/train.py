@@ -35,13 +35,13 @@ from rltemp.data.problem import Problem
 from rltemp.envs.variety import STEPS, Variety
 from rltemp.envs.vector import DistillVecEnv
 from rltemp.io.progress import Bar
+from rltemp.io.workers import Workers, open_workers
 from rltemp.kd.names import shareable
 from rltemp.policy.actions import ActionScale
 from rltemp.rules.published_methods import reference_method
 from rltemp.training.checkpoints import FOLDER as CHECKPOINTS
 from rltemp.training.checkpoints import Checkpoints
 from rltemp.training.tensorboard import Tracker
-from rltemp.training.workers import Workers, open_workers
 
 POLICY_FILE = "policy.safetensors"
 CHECKPOINTING: dict[str, Any] = {"unit": "update", "share": 0}

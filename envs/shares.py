@@ -20,9 +20,9 @@ from rltemp.envs.assignments import TaskSource
 from rltemp.envs.episode import FIRST_TRAINING_SEED, Decision, Episode, Look, Seen
 from rltemp.envs.mixup import MixedDistillation, share_of_run
 from rltemp.envs.variety import Assignment
+from rltemp.io.workers import Workers
 from rltemp.kd.signals import Signals, Temperatures
 from rltemp.training.distill import Distillation
-from rltemp.training.workers import Workers
 
 Samples = TypeVar("Samples", Signals, Temperatures)
 ALL = slice(None)

@@ -26,10 +26,10 @@ from rltemp.envs.assignments import OneTask, TaskSource
 from rltemp.envs.episode import Decision, Episode, checked_actions
 from rltemp.envs.shares import Runs, Share, SharedEpisode
 from rltemp.errors import BadInputError
+from rltemp.io.workers import Workers
 from rltemp.kd.method import Method
 from rltemp.policy.actions import ActionScale
 from rltemp.policy.features import DEFAULT_FEATURES, LIMIT
-from rltemp.training.workers import Workers
 
 
 class DistillVecEnv(VecEnv):

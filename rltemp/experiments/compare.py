@@ -21,10 +21,10 @@ from rltemp.experiments.recorder import Recorder, temperature_columns, temperatu
 from rltemp.experiments.result_cache import MOST_POINTS, CachedResult, ResultCache, StoredTrace, TrainedStack
 from rltemp.experiments.showcase import CONTENT, ShowcaseRecorder
 from rltemp.experiments.students import Maker, by_name, chunks, default_stack, gather, steps_of_a_run, train_stack
+from rltemp.io.workers import packed, unpacked
 from rltemp.loading import load_method
 from rltemp.policy.rule import Policy
 from rltemp.training.identity import fingerprints, problem_identity, refuse_changed, rule_identity
-from rltemp.training.workers import packed, unpacked
 
 OnProgress = Callable[[str, int, int], None]
 """Called after each step with the rule in training, the steps taken and all steps of the comparison; after a result

@@ -18,8 +18,8 @@ import torch
 
 from rltemp.errors import BadInputError, TrainingStoppedError
 from rltemp.io.interruption import kept_handlers
+from rltemp.io.workers import begin_worker, deaf
 from rltemp.optional_imports import import_library
-from rltemp.training.workers import begin_worker, deaf
 
 RETRIES = 2
 """How often an order is tried again after its worker was lost."""

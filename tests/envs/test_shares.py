@@ -14,7 +14,7 @@ from torch import Tensor
 from rltemp.data.problem import Problem
 from rltemp.envs.variety import Variety
 from rltemp.envs.vector import DistillVecEnv
-from rltemp.training.workers import Workers
+from rltemp.io.workers import Workers
 
 STUDENTS = 32
 """Two shares of 16, the length of a processor's vectors: rows then fall into the same places of it in any stack."""

@@ -26,9 +26,9 @@ from rltemp.errors import BadInputError, TrainingStoppedError
 from rltemp.experiments.compare import results_of
 from rltemp.experiments.pool import RETRIES, ProcessPool, RayPool, WorkerPool
 from rltemp.experiments.result_cache import ResultCache, TrainedStack
+from rltemp.io.workers import packed, unpacked
 from rltemp.models.networks import seeded_model
 from rltemp.training.identity import problem_identity
-from rltemp.training.workers import packed, unpacked
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ def lines(log: Path) -> list[tuple[int, int]]:
 
 
 class Desk:
-    """What a worker of `rltemp.training.workers` keeps in tests."""
+    """What a worker of `rltemp.io.workers` keeps in tests."""
 
     def __init__(self) -> None:
         self.total = 0

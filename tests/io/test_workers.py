@@ -14,7 +14,7 @@ from support.pool_work import Desk, lines
 from support.processes import Process, gone, until
 
 from rltemp.errors import BadInputError, TrainingStoppedError
-from rltemp.training.workers import Workers, open_workers
+from rltemp.io.workers import Workers, open_workers
 
 
 @pytest.fixture(scope="module")
