@@ -137,6 +137,12 @@ class PolicyConfig(UpdateConfig, PolicyShape):
                     "Add --agent sample, or leave it out"
                 )
 
+    def check_workers(self, workers: int) -> None:
+        """Refuse a number of worker processes that these students cannot be shared out over."""
+        most = min(self.students, self.validation_students)
+        if not 1 <= workers <= most:
+            raise BadInputError(f"every worker trains students: --workers must be 1 to {most}; got {workers}")
+
 
 @dataclass(frozen=True)
 class LearnerConfig(UpdateConfig):

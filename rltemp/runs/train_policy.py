@@ -41,6 +41,8 @@ class TrainPolicyOptions(TaskOptions):
     preset: str = "default"
     """Where options that are not given come from: default, universal (the shipped policy, with --task variety), or rlkd
     (the policy of that paper)."""
+    workers: int = 1
+    """Processes that train the students, each with --threads; as many as there are cores."""
     policy: tyro.conf.OmitArgPrefixes[PolicyOptions] = field(default_factory=PolicyOptions)
 
     command = "train-policy"
@@ -68,6 +70,7 @@ class TrainPolicyOptions(TaskOptions):
         Raises:
             BadInputError: Where an option cannot be used.
         """
+        self.policy.check_workers(self.workers)
         out, result = self.look()
         if result is not None:
             return result
@@ -76,7 +79,7 @@ class TrainPolicyOptions(TaskOptions):
         started = time.monotonic()
         log.info(f"Training a policy on {self.task_name()}.")
         checkpoints = self.checkpoints(None if isinstance(problem, Variety) else problem, **CHECKPOINTING)
-        found = train_policy(problem, self.policy, out, checkpoints)
+        found = train_policy(problem, self.policy, out, checkpoints, self.workers)
         return self.finish(found, started, resumed_at=checkpoints.resumed_at)
 
     def _variety(self) -> Variety:
