@@ -95,7 +95,7 @@ class Task:
     student: str
     recipe: Recipe
     teacher_recipe: Recipe
-    metric: Literal["margin", "log_odds", "log_likelihood"] = "margin"
+    metric: Literal["margin", "log_odds", "log_likelihood", "accuracy"] = "margin"
     split_seed: int = 0
     teacher_seed: int = 0
     teacher_weights: str | None = None
