@@ -39,8 +39,8 @@ from rltemp.training.identity import random_state, set_random_state
 
 POLICY_FILE = "policy.safetensors"
 """In the folder of a learner: the newest policy, for `rltemp.Controller`, `rltemp distill --rule` and the others."""
-OWN_DEFAULTS = {"potential": "accuracy", "students_per_update": 16}
-"""Of a learner in a folder, where they differ from those of `rltemp serve --learn`."""
+OWN_DEFAULTS = {"potential": "accuracy", "students_per_update": 8, "learning_rate": 0.02, "averaging": 0.5}
+"""Of a learner in a folder, where they differ from those of `rltemp serve --learn`: for tens of runs, not hundreds."""
 
 Run = tuple[int, int]
 """Its seed, and its number among the runs of this seed."""

@@ -135,7 +135,7 @@ def test_a_finished_loop_is_done_and_a_longer_one_goes_on(tmp_path: Path) -> Non
     assert (tmp_path / "policy.safetensors").read_bytes() != before
 
 
-def test_a_run_without_a_report_is_forgotten_and_its_partner_waits_for_nobody(tmp_path: Path) -> None:
+def test_a_run_without_a_report_is_forgotten_and_nobody_waits(tmp_path: Path) -> None:
     controller = learning(tmp_path)
     for number, seed in enumerate(controller.runs(20)):
         metric = cooled(controller, seed)
@@ -145,7 +145,7 @@ def test_a_run_without_a_report_is_forgotten_and_its_partner_waits_for_nobody(tm
     assert controller._runs.learner.learner.runs == 16, "two updates of eight runs with a partner"
 
 
-def test_what_the_policy_saw_of_the_first_batch_is_reported_without_what_a_mask_hides(tmp_path: Path) -> None:
+def test_what_the_policy_saw_is_reported_without_what_a_mask_hides(tmp_path: Path) -> None:
     seen = []
     for masked in (False, True):
         controller = learning(tmp_path / str(masked))
