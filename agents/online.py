@@ -28,7 +28,7 @@ from rltemp.kd.method import Objective
 from rltemp.models.random_numbers import random_stream
 from rltemp.models.stack import Students
 from rltemp.policy.actions import ActionScale
-from rltemp.policy.manifest import canonical_json
+from rltemp.policy.manifest import PolicyManifest, canonical_json
 from rltemp.policy.policy_file import check_policy
 from rltemp.policy.rule import KNOWN_FEATURES
 from rltemp.rules.published_methods import reference_method
@@ -47,6 +47,7 @@ class ParameterDistribution:
         potential: What the students' progress is measured by.
         network: The policy's network, with the mean parameters.
         decision: The reference, the features and the action's scale.
+        manifest: What all numbers of the policy mean.
     """
 
     version: int
@@ -54,6 +55,7 @@ class ParameterDistribution:
     potential: Potential
     network: SampleNetwork
     decision: Decision
+    manifest: PolicyManifest
 
     @classmethod
     def of(cls, data: bytes, name: str) -> ParameterDistribution:
@@ -75,7 +77,7 @@ class ParameterDistribution:
             decision = Decision(reference_method(manifest.reference), features, scale)
         except BadInputError as error:
             raise ArtifactRefusedError(f"{name}: {error}") from None
-        return cls(version, exploration, cast(Potential, potential), network_of(file), decision)
+        return cls(version, exploration, cast(Potential, potential), network_of(file), decision, manifest)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from rltemp.models.weight_files import LOGITS_SUFFIXES, read_tensor
 _STUDENT = Recipe(epochs=10, batch_size=64, learning_rate=0.05)
 _TEACHER = Recipe(epochs=40, batch_size=64, learning_rate=0.05, weight_decay=5e-4)
 
-Metric = Literal["margin", "log_odds", "log_likelihood"]
+Metric = Literal["margin", "log_odds", "log_likelihood", "accuracy"]
 
 
 @dataclass(frozen=True)
