@@ -12,14 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 HEAD_WIDTH = 16
+SMALL = 0.02
+"""Deviation of the initial embeddings and of what a block adds, as in GPT-2."""
 
 
 class GPT(nn.Module):
     """A decoder with learned positions and a normalisation before each sublayer, as GPT-2 has them.
 
     Radford et al. (2019), "Language models are unsupervised multitask learners", section 2.3. It has no dropout and no
-    biases in its linear layers, and the matrix that embeds the tokens also gives the logits. Blocks begin as the
-    identity: small networks at a high learning rate otherwise stay long at what the last token alone says.
+    biases in its linear layers, and the matrix that embeds the tokens also gives the logits. Where GPT-2 draws all
+    weights with one deviation, the inputs of a sublayer have `1 / sqrt(width)` here, which suits small widths too.
 
     Args:
         num_tokens: V, the size of the vocabulary, and so the number of logits.
@@ -36,7 +38,7 @@ class GPT(nn.Module):
         self.blocks = nn.Sequential(*(Block(width) for _ in range(layers)))
         self.norm = nn.LayerNorm(width)
         for embedding in (self.tokens, self.positions):
-            nn.init.normal_(embedding.weight, std=0.1)
+            nn.init.normal_(embedding.weight, std=SMALL)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map tokens `[B, T]`, int64, to logits `[B, T, V]` of the token that follows each."""
@@ -53,8 +55,8 @@ class Block(nn.Module):
         self.heads = width // HEAD_WIDTH if width % HEAD_WIDTH == 0 else 1
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = _linear(width, 3 * width)
-        self.projection = _linear(width, width, std=0.0)
-        self.perceptron = nn.Sequential(_linear(width, 4 * width), nn.GELU(), _linear(4 * width, width, std=0.0))
+        self.projection = _linear(width, width, std=SMALL)
+        self.perceptron = nn.Sequential(_linear(width, 4 * width), nn.GELU(), _linear(4 * width, width, std=SMALL))
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map `[B, T, D]` to `[B, T, D]`."""
