@@ -20,7 +20,7 @@ from rltemp.envs.variety import Variety
 from rltemp.kd.method import Method
 from rltemp.kd.names import lookup
 from rltemp.kd.signals import Signals, Temperatures
-from rltemp.kd.temperature_rule import TemperatureRule, per_batch
+from rltemp.kd.temperature_rule import TemperatureRule, per_sample
 from rltemp.policy.features import featurize
 from rltemp.training.distill import Distillation
 from rltemp.training.steps import train
@@ -134,7 +134,7 @@ class SelectionCallback(StatefulCallback):
 def network_rule(network: SampleNetwork, weights: Tensor, decision: Decision) -> TemperatureRule:
     """The temperature rule of a network under weights `[P]`, or `[S, P]`, each student's own, for a stack `[S, B]`."""
 
-    @per_batch
+    @per_sample
     def rule(signals: Signals) -> Temperatures:
         with torch.no_grad():
             observation = featurize(signals, decision.features)
@@ -149,8 +149,8 @@ def task_trial(problem: Problem, students: int) -> Callable[[Method], float]:
 
     def trial(method: Method) -> float:
         split = problem.dataset.validation
-        logits = predict(train(Distillation(problem, _seeds(students)), method), problem.dataset, split)
-        return float(potentials(problem, logits, split.labels).mean())
+        logits = predict(train(Distillation(problem, _seeds(students)), method), problem, split)
+        return float(potentials(problem, logits, split.targets).mean())
 
     return trial
 
@@ -165,8 +165,8 @@ def variety_trial(variety: Variety, students: int, tasks: int = VALIDATION_TASKS
         for given in drawn:
             stack = train(given.run(_seeds(students)), method).eval()
             with torch.no_grad():
-                logits = stack(given.problem.dataset.batch(given.pool, given.probe))
-            values.append(float(potentials(given.problem, logits, given.pool.labels[given.probe]).mean()))
+                logits = stack(given.problem.dataset.batch(given.pool, given.probe).inputs)
+            values.append(float(potentials(given.problem, logits, given.pool.known_labels[given.probe]).mean()))
         return float(np.mean(values))
 
     return trial
@@ -178,5 +178,5 @@ def _seeds(students: int) -> list[int]:
 
 def potentials(problem: Problem, logits: Tensor, labels: Tensor) -> Tensor:
     """What each student's logits `[S, N, C]` are worth by the task's metric, `[S]`; the worst where not finite."""
-    values = lookup(POTENTIALS, problem.task.metric, "metric")(logits, labels)
-    return torch.where(values.isfinite(), values, WORST[problem.task.metric])
+    values = lookup(POTENTIALS, problem.metric, "metric")(logits, labels)
+    return torch.where(values.isfinite(), values, WORST[problem.metric])

@@ -52,13 +52,13 @@ def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.argmax(-1) == labels).double().mean(-1)
 
 
-def measure(logits: Tensor, labels: Tensor, teacher_logits: Tensor) -> dict[str, Tensor]:
+def measure(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> dict[str, Tensor]:
     """Measure students by their logits.
 
     Args:
         logits: `[N, C]`, or `[S, N, C]` of a stack.
         labels: `[N]`.
-        teacher_logits: `[N, C]`, on the same samples.
+        teacher_logits: `[N, C]`, on the same samples; None: there is no agreement.
 
     Returns:
         `[]` or `[S]` each: the expected calibration error and the agreement with the teacher, 0..1, the negative
@@ -72,8 +72,9 @@ def measure(logits: Tensor, labels: Tensor, teacher_logits: Tensor) -> dict[str,
     found = {
         "calibration_error": calibration_error(confidence.exp(), predicted == labels).where(finite, torch.nan),
         "negative_log_likelihood": (-own.mean(-1)).where(finite, torch.nan),
-        "agreement": (logits.argmax(-1) == teacher_logits.argmax(-1)).double().mean(-1),
     }
+    if teacher_logits is not None:
+        found["agreement"] = (logits.argmax(-1) == teacher_logits.argmax(-1)).double().mean(-1)
     if logits.shape[-1] >= TOP5_CLASSES:
         found["top5_accuracy"] = (logits.topk(5).indices == labels[:, None]).any(-1).double().mean(-1)
     return found
@@ -143,7 +144,7 @@ class Selection:
         return students
 
     def _accuracy(self, student: nn.Module, split: Split) -> Tensor:
-        return accuracy(predict(student, self.run.problem.dataset, split), split.labels)
+        return accuracy(predict(student, self.run.problem, split), split.targets)
 
 
 def _tensors(student: nn.Module) -> list[Tensor]:

@@ -19,6 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from typing import Any, cast
 
+import cloudpickle
 import torch
 
 from rltemp.data.problem import Problem
@@ -242,7 +243,9 @@ def packed(problem: Problem) -> bytes:
     Torch's own way would put every tensor into shared memory, of which a container may have no more than 64 MiB.
     """
     stream = io.BytesIO()
-    torch.save(problem, stream)  # keeps the order in memory, which decides how a convolution is computed
+    torch.save(
+        problem, stream, pickle_module=cloudpickle
+    )  # keeps the order in memory, which decides how a convolution is computed
     return stream.getvalue()
 
 

@@ -232,7 +232,7 @@ def _result(found: Comparison, section: Section, options: ComparisonOptions) -> 
         for row, one in zip(section.rows, found.results, strict=True)
     ]
     return {
-        "task": asdict(section.task),
+        "task": section.task.described(),
         "teacher_accuracy": section.teacher_accuracy,
         "arms": methods,
         "picture": section.picture,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,9 @@ def write_page(
         pictures={key: list(found) for key, found in _pictures(rows, shown, [*showcases][:EMBEDDED]).items()},
         among="" if len(shown) == len(rows) else f" Shown are {len(shown)} of {len(rows)} methods.",
         embedded=EMBEDDED,
-        options=[(name, _written(value)) for name, value in leaves({**configuration, "task": asdict(section.task)})],
+        options=[
+            (name, _written(value)) for name, value in leaves({**configuration, "task": section.task.described()})
+        ],
         command=command,
     )
 
