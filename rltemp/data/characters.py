@@ -1,19 +1,20 @@
 """Text as data: the help pages that come with Python itself, character by character.
 
-`windows` gives the four splits of the task `characters`. Versions of Python differ a little in the text; the number
-of symbols and the sizes of the splits are the same in all.
+Versions of Python differ a little in the text; the number of symbols and the sizes of the splits are the same in all.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from rltemp.data.dataset import random_stream
+from rltemp.data.dataset import Dataset, Split
 from rltemp.errors import BadInputError
+from rltemp.models.random_numbers import random_stream
 
 NUM_SYMBOLS = 64
 """The 63 most frequent characters, and symbol 0 for all others (under 1 % of the text)."""
@@ -21,30 +22,28 @@ NUM_SYMBOLS = 64
 LENGTH = 64
 """Characters that a network reads at once, T."""
 
-STRETCHES = {"train": 160, "probe": 15, "validation": 25, "test": 50}
+STRETCHES = (160, 15, 25, 50)
+"""Of train, probe, validation and test."""
+
 WINDOWS_IN_A_STRETCH = 20
 
 
-def windows(split_seed: int) -> list[Tensor]:
-    """Cut the text into stretches of 1,300 characters, and share them out among the splits.
+def characters(option: str, split_seed: int, root: Path | None) -> Dataset:
+    """Load the help pages as sequences of `LENGTH` characters, each labelled with the one that follows it.
 
-    A stretch is 20 windows of `LENGTH + 1` characters. No two windows share a character: a network reads the first
-    64 of a window, and each is followed by the character that it is to predict.
-
-    Args:
-        split_seed: Draws which stretches are in which split, >= 0.
-
-    Returns:
-        `[N, LENGTH + 1]`, int64, of train, probe, validation and test: N is 3,200, 300, 500 and 1,000.
+    The text is cut into stretches of 1,300 characters, 20 windows of `LENGTH + 1` each, and every split gets whole
+    stretches: 3,200 windows for training, 300 probe, 500 validation, 1,000 test. No two windows share a character.
 
     Raises:
         BadInputError: Where this Python comes without its help pages.
     """
-    count = sum(STRETCHES.values())
+    count = sum(STRETCHES)
     symbols = encode(help_pages())[: count * WINDOWS_IN_A_STRETCH * (LENGTH + 1)]
     order = torch.randperm(count, generator=random_stream(split_seed, "split"))
     stretches = symbols.view(count, WINDOWS_IN_A_STRETCH, LENGTH + 1)[order]
-    return [split.flatten(0, 1) for split in torch.split(stretches, list(STRETCHES.values()))]
+    windows = [stretch.flatten(0, 1) for stretch in torch.split(stretches, STRETCHES)]
+    splits = [Split(one[:, :-1].contiguous(), one[:, 1:].contiguous()) for one in windows]
+    return Dataset("characters", *splits, num_classes=NUM_SYMBOLS, mean=None, std=None, augment=False)
 
 
 def help_pages() -> str:
