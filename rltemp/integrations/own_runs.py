@@ -23,7 +23,6 @@ from rltemp.agents.report_client import ReportClient
 from rltemp.agents.reports import Record, Report
 from rltemp.agents.run_series import END_SECONDS, RUN_SECONDS, START_SECONDS
 from rltemp.agents.saved_learner import Published, SavedLearner
-from rltemp.data.dataset import random_stream
 from rltemp.envs.rewards import BEST, WORST
 from rltemp.errors import BadInputError
 from rltemp.io.files import atomic_write
@@ -32,6 +31,7 @@ from rltemp.kd.names import lookup
 from rltemp.kd.signals import Signals, Temperatures
 from rltemp.kd.temperature_rule import TemperatureRule, WrappedRule, per_batch
 from rltemp.loading import is_policy, load_method, with_teacher
+from rltemp.models.random_numbers import random_stream
 from rltemp.policy.features import LIMIT, featurize
 from rltemp.policy.rule import Policy
 from rltemp.remote.http_client import HttpClient
