@@ -78,7 +78,7 @@ class DistillVecEnv(VecEnv):
             raise BadInputError(f"replicas must divide students; got {replicas} and {students}")
         self.students = students
         self.replicas = replicas
-        self.batch_size = self.problem.task.recipe.batch_size
+        self.batch_size = self.problem.batch_samples
         self.decision = Decision.make(method, features, scale)
         self.runs_finished = 0
         self.runs = Runs(source, students, replicas, self.decision, reward_interval, mixup_runs)

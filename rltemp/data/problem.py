@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -55,6 +56,11 @@ class Problem:
     def tokens(self) -> bool:
         """Whether a sample is a token of a sequence."""
         return self.dataset.test.tokens
+
+    @property
+    def batch_samples(self) -> int:
+        """Samples in a batch: pictures, or tokens of all its sequences."""
+        return self.task.recipe.batch_size * math.prod(self.traits.outputs[:-1])
 
     @property
     def metric(self) -> Metric:
