@@ -28,7 +28,7 @@ from rltemp.io.run_folders import finish_run, open_run
 from rltemp.training.checkpoints import FOLDER as CHECKPOINTS
 from rltemp.training.checkpoints import Checkpoints, refuse_other_formats
 from rltemp.training.identity import fingerprints, problem_identity
-from rltemp.training.teachers import fitted, prepare
+from rltemp.training.teachers import check_batches, fitted, prepare
 
 log = logging.getLogger(__name__)
 
@@ -168,26 +168,21 @@ class TaskOptions(RunOptions):
         task = self.fitted(task, dataset)
         log.info(f"Preparing task {task.name}: teacher {task.teacher}, student {task.student}, on {device}.")
         with Bar("teacher") as bar:
-            problem = prepare(
-                task,
-                device=device,
-                on_step=bar,
-                fresh=self.fresh,
-                inexact=self.allow_inexact,
-                dataset=dataset,
-            )
+            settings: dict[str, Any] = {"fresh": self.fresh, "inexact": self.allow_inexact, "dataset": dataset}
+            problem = prepare(task, device=device, on_step=bar, **settings)
         log.info(f"The teacher has {100 * problem.teacher_accuracy:.2f} % test accuracy.")
         return problem
 
     def fitted(self, task: Task, dataset: Dataset) -> Task:
-        """The task with batches that its data can fill, where the options give none."""
+        """The task with batches that its data can fill, where the options give none; given ones are checked."""
         own = {"student": self.batch_size is None, "teacher": self.teacher_batch_size is None}
-        return fitted(task, len(dataset.train), [network for network in own if own[network]])
+        task = fitted(task, len(dataset.train), [network for network in own if own[network]])
+        check_batches(task, len(dataset.train))
+        return task
 
     def task_words(self) -> str:
         """The options that make another command work on the same task."""
-        names = ("task", *OF_THE_TASK, "data_root")
-        given = {name: getattr(self, name) for name in names}
+        given = {name: getattr(self, name) for name in ("task", *OF_THE_TASK, "data_root")}
         return shlex.join(arguments({name: value for name, value in given.items() if value is not None}))
 
     def look(self) -> tuple[Path, dict[str, Any] | None]:

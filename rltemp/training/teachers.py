@@ -75,7 +75,7 @@ def prepare(
         TrainingDivergedError: Where the teacher's training ends in numbers that are not finite.
     """
     dataset = (dataset or load_dataset(task.name, task.split_seed, root)).to(device)
-    check_batches(task, len(dataset.train))
+    check_batches(task, len(dataset.train), ("teacher",))
     with torch.device("meta"):  # a mistake in the student's name shows before a teacher is trained, and takes no memory
         student = build_model(task.student, dataset.image_shape, dataset.num_classes)
     Optimization(task.recipe, student, steps=1)  # likewise one in its optimizer
@@ -93,7 +93,6 @@ def stand_in(task: Task, dataset: Dataset) -> Problem:
         BadInputError: Where a network cannot be built for the data, or weights of the teacher's cannot be used.
     """
     device = dataset.train.images.device
-    check_batches(task, len(dataset.train))
     if task.teacher_weights or task.teacher == "toy":
         teacher = _teacher(task, dataset, None, False, False)[0]
     else:
@@ -115,8 +114,8 @@ def fitted(task: Task, samples: int, networks: Container[str] = ("student", "tea
     return replace(task, recipe=found["student"], teacher_recipe=found["teacher"])
 
 
-def check_batches(task: Task, samples: int) -> None:
-    """Refuse batches of the student, or of a teacher that is trained, that the training split cannot fill.
+def check_batches(task: Task, samples: int, networks: Container[str] = ("student", "teacher")) -> None:
+    """Refuse batches of these networks, a teacher's where it is trained, that the training split cannot fill.
 
     Raises:
         BadInputError: With whose it is, and the option that sets it.
@@ -125,7 +124,7 @@ def check_batches(task: Task, samples: int) -> None:
     if task.teacher_weights is None and task.teacher != "toy":
         sizes["teacher"] = task.teacher_recipe.batch_size
     for network, size in sizes.items():
-        if size > samples:
+        if size > samples and network in networks:
             raise BadInputError(
                 f"batch size {size} of the {network} is above the {samples} training samples: give {OPTIONS[network]} "
                 f"{samples} or less, or more data"

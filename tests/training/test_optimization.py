@@ -117,7 +117,7 @@ def test_a_stacked_student_is_the_same_student_alone(digits: Problem, name: str)
 
 @pytest.mark.parametrize("seeds", [0, [0, 1]])
 @pytest.mark.parametrize("stopped", [4, 7])
-def test_a_run_that_is_stopped_within_an_accumulation_goes_on_to_the_same_bits(digits, seeds, stopped):
+def test_a_run_stopped_within_an_accumulation_goes_on_to_the_same_bits(digits, seeds, stopped):
     method = load_method("dtkd")
     whole, first, second = (Distillation(digits, seeds, recipe=RECIPES["all"]) for _ in range(3))
     train(whole, method)
