@@ -19,16 +19,16 @@ from rltemp.agents.config import PolicyConfig
 from rltemp.agents.learner import log_probability, network_of
 from rltemp.agents.network import SampleNetwork, mirrored_draws
 from rltemp.agents.reports import Record, Report
-from rltemp.data.dataset import random_stream
 from rltemp.data.problem import Problem, evaluate
 from rltemp.envs.assignments import OneTask
 from rltemp.envs.episode import FIRST_TRAINING_SEED, Decision, Episode
 from rltemp.envs.rewards import POTENTIALS, Potential
 from rltemp.errors import ArtifactRefusedError, BadInputError
 from rltemp.kd.method import Objective
-from rltemp.models.stack import StackedStudent
+from rltemp.models.random_numbers import random_stream
+from rltemp.models.stack import Students
 from rltemp.policy.actions import ActionScale
-from rltemp.policy.manifest import canonical_json
+from rltemp.policy.manifest import PolicyManifest, canonical_json
 from rltemp.policy.policy_file import check_policy
 from rltemp.policy.rule import KNOWN_FEATURES
 from rltemp.rules.published_methods import reference_method
@@ -47,6 +47,7 @@ class ParameterDistribution:
         potential: What the students' progress is measured by.
         network: The policy's network, with the mean parameters.
         decision: The reference, the features and the action's scale.
+        manifest: What all numbers of the policy mean.
     """
 
     version: int
@@ -54,6 +55,7 @@ class ParameterDistribution:
     potential: Potential
     network: SampleNetwork
     decision: Decision
+    manifest: PolicyManifest
 
     @classmethod
     def of(cls, data: bytes, name: str) -> ParameterDistribution:
@@ -75,7 +77,7 @@ class ParameterDistribution:
             decision = Decision(reference_method(manifest.reference), features, scale)
         except BadInputError as error:
             raise ArtifactRefusedError(f"{name}: {error}") from None
-        return cls(version, exploration, cast(Potential, potential), network_of(file), decision)
+        return cls(version, exploration, cast(Potential, potential), network_of(file), decision, manifest)
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class RunOutcome:
         improvement: Of each student's potential, `[S]`; likewise.
     """
 
-    student: StackedStudent
+    student: Students
     validation_accuracy: Tensor
     test_accuracy: Tensor
     report: Report | None = None
@@ -99,9 +101,9 @@ class RunOutcome:
     @classmethod
     def of(cls, run: Distillation, report: Report | None = None, improvement: Tensor | None = None) -> RunOutcome:
         """What the students of a finished run are worth."""
-        dataset, student = run.problem.dataset, run.student
-        assert isinstance(student, StackedStudent)  # the run's seeds are a sequence
-        validation, test = (evaluate(student, dataset, split) for split in (dataset.validation, dataset.test))
+        dataset, student = run.problem.dataset, run.evaluated
+        assert isinstance(student, Students)  # the run's seeds are a sequence
+        validation, test = (evaluate(student, run.problem, split) for split in (dataset.validation, dataset.test))
         return cls(student, validation, test, report, improvement)
 
 

@@ -1,4 +1,4 @@
-"""Where data sets come from: scikit-learn, torchvision, a folder of images, a formula; `DATASETS` names them.
+"""Where data sets come from: scikit-learn, torchvision, a folder of images, a formula, a text; `DATASETS` names them.
 
 To add one, write a function `(option, split_seed, root) -> Dataset`, where `option` is what follows the colon
 in `name:option`, and give it a line in `DATASETS`, and in `TAKE_AN_OPTION` where there is one.
@@ -15,13 +15,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rltemp.data.dataset import Dataset, Split, random_stream
+from rltemp.data.characters import characters
+from rltemp.data.dataset import Dataset, Split
 from rltemp.data.image_folder import image_folder
 from rltemp.data.splits import cut, rows_as_images, split_by_class, split_pool
 from rltemp.data.toy import NUM_CLASSES, toy_parts
 from rltemp.errors import BadInputError
 from rltemp.kd.checks import fraction, positive
 from rltemp.kd.names import call_with_options, lookup, split_spec
+from rltemp.models.random_numbers import random_stream
 from rltemp.optional_imports import import_library
 
 DatasetBuilder = Callable[[str, int, Path | None], Dataset]
@@ -34,7 +36,7 @@ def load_dataset(spec: str, split_seed: int = 0, root: Path | None = None) -> Da
 
     Args:
         spec: `digits`, `wine`, `breast_cancer`, `iris`, `synthetic`, `synthetic:classes=20,noise=0.1`, `toy`,
-            `cifar10`, `cifar100` or `imagefolder:PATH`.
+            `characters`, `cifar10`, `cifar100` or `imagefolder:PATH`.
         split_seed: Draws which samples are in which split, >= 0; CIFAR and folders come with a test split.
             `synthetic` and `toy` draw the samples themselves by it.
         root: Where downloads are kept; by default `$RLTEMP_DATA`, else `~/.cache/rltemp/data`.
@@ -65,8 +67,8 @@ def table(name: str, option: str, split_seed: int, root: Path | None) -> Dataset
     """
     bundled = getattr(import_library("sklearn.datasets", f"task {name!r}"), f"load_{name}")
     samples = rows_as_images(*bundled(return_X_y=True))
-    index = split_by_class(samples.labels, split_seed, TABLE_SHARES)
-    return cut(name, samples, index, int(samples.labels.max()) + 1)
+    index = split_by_class(samples.targets, split_seed, TABLE_SHARES)
+    return cut(name, samples, index, int(samples.targets.max()) + 1)
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def cifar(kind: str, option: str, split_seed: int, root: Path | None) -> Dataset
 def toy(option: str, split_seed: int, root: Path | None) -> Dataset:
     """Draw the task of `rltemp.data.toy`, whose best temperatures are known; its inputs are used as they are."""
     train, probe, validation, test = toy_parts(split_seed, (1000, 500, 500, 2000))
-    mean, std = torch.zeros(train.images.shape[1]), torch.ones(train.images.shape[1])
+    mean, std = torch.zeros(train.inputs.shape[1]), torch.ones(train.inputs.shape[1])
     return Dataset("toy", train, probe, validation, test, NUM_CLASSES, mean, std, augment=False)
 
 
@@ -163,6 +165,7 @@ DATASETS: Mapping[str, DatasetBuilder] = {
     "iris": partial(table, "iris"),
     "synthetic": synthetic,
     "toy": toy,
+    "characters": characters,
     "cifar10": partial(cifar, "CIFAR10"),
     "cifar100": partial(cifar, "CIFAR100"),
     "imagefolder": image_folder,

@@ -95,7 +95,7 @@ def explain(
     }
     trace = {name: value.numpy() for name, value in recorder.samples().items()}
     result = {
-        "task": asdict(problem.task),
+        "task": problem.task.described(),
         "policy": policy,
         "reference": probe.policy.manifest.reference,
         "teacher_accuracy": problem.teacher_accuracy,

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from rltemp.data.dataset import Dataset
 from rltemp.data.problem import Problem
-from rltemp.data.sources import load_dataset
-from rltemp.data.tasks import Task, load_task
+from rltemp.data.task import Task
+from rltemp.data.tasks import load_task
 from rltemp.errors import BadInputError
 from rltemp.experiments.method_results import Comparison, common_seeds, marks, unlike
 from rltemp.experiments.options import SELECTION_SEED, CompareOptions
@@ -29,8 +29,8 @@ from rltemp.rules.controls import WRAPPERS
 from rltemp.rules.published_methods import METHODS
 from rltemp.training.distill import Distillation
 from rltemp.training.options import OF_THE_TASK
+from rltemp.training.preparation import load_data, stand_in
 from rltemp.training.steps import shielded
-from rltemp.training.teachers import stand_in
 
 Interval = tuple[float, float, float]
 """A mean with its bounds."""
@@ -139,8 +139,7 @@ def grid_tasks(options: CompareOptions) -> list[Task]:
 
 def grid_data(options: CompareOptions, tasks: Sequence[Task]) -> dict[str, Dataset]:
     """The data of every task of the grid, each loaded once, by the task's name."""
-    names, device = dict.fromkeys(task.name for task in tasks), options.torch_device()
-    return {name: load_dataset(name, options.split_seed or 0, options.data_root).to(device) for name in names}
+    return {task.name: load_data(task, options.data_root).to(options.torch_device()) for task in tasks}
 
 
 def check_grid(tasks: Sequence[Task], data: Mapping[str, Dataset], rules: Sequence[str], stack: int | None) -> None:

@@ -106,7 +106,7 @@ LOSS = Quantity(
 
 def quantity_of(problem: Problem) -> Quantity:
     """What people read of a problem first, and what alternatives are chosen by on validation data."""
-    return LOSS if problem.tokens and problem.task.metric == "log_likelihood" else ACCURACY
+    return LOSS if problem.tokens and problem.metric == "log_likelihood" else ACCURACY
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -114,13 +114,13 @@ def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.argmax(-1) == labels).double().mean(-1)
 
 
-def measure(logits: Tensor, labels: Tensor, teacher_logits: Tensor) -> dict[str, Tensor]:
+def measure(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> dict[str, Tensor]:
     """Measure students by their logits.
 
     Args:
         logits: `[N, C]`, or `[S, N, C]` of a stack.
         labels: `[N]`.
-        teacher_logits: `[N, C]`, on the same samples.
+        teacher_logits: `[N, C]`, on the same samples; None: there is no agreement.
 
     Returns:
         `[]` or `[S]` each: the expected calibration error and the agreement with the teacher, 0..1, the negative
@@ -132,8 +132,9 @@ def measure(logits: Tensor, labels: Tensor, teacher_logits: Tensor) -> dict[str,
     found = {
         "calibration_error": calibration_error(confidence.exp(), predicted == labels).where(finite, torch.nan),
         "negative_log_likelihood": _mean_loss(log_probs, labels).where(finite, torch.nan),
-        "agreement": (logits.argmax(-1) == teacher_logits.argmax(-1)).double().mean(-1),
     }
+    if teacher_logits is not None:
+        found["agreement"] = (logits.argmax(-1) == teacher_logits.argmax(-1)).double().mean(-1)
     if logits.shape[-1] >= TOP5_CLASSES:
         found["top5_accuracy"] = (logits.topk(5).indices == labels[:, None]).any(-1).double().mean(-1)
     return found
@@ -194,13 +195,13 @@ class Selection:
         run = self.run
         if run.step % run.steps_per_epoch:
             return
-        accuracy = self._accuracy(run.student, run.problem.dataset.validation)
+        accuracy = self._accuracy(run.evaluated, run.problem.dataset.validation)
         if not self._kept:
-            self._kept = [value.detach().clone() for value in _tensors(run.student)]
+            self._kept = [value.detach().clone() for value in _tensors(run.evaluated)]
             self._best, self._epoch = accuracy, torch.ones_like(accuracy)
             return
         better = accuracy > self._best
-        for kept, value in zip(self._kept, _tensors(run.student), strict=True):
+        for kept, value in zip(self._kept, _tensors(run.evaluated), strict=True):
             kept[better] = value.detach()[better]
         self._best = torch.where(better, accuracy, self._best)
         self._epoch = torch.where(better, run.step / run.steps_per_epoch, self._epoch)
@@ -213,13 +214,13 @@ class Selection:
     @torch.no_grad()
     def selected(self) -> nn.Module:
         """A copy of the students, each with the weights of its best epoch."""
-        students = copy.deepcopy(self.run.student)
+        students = copy.deepcopy(self.run.evaluated)
         for value, kept in zip(_tensors(students), self._kept, strict=True):
             value.copy_(kept)
         return students
 
     def _accuracy(self, student: nn.Module, split: Split) -> Tensor:
-        return accuracy(predict(student, self.run.problem.dataset, split), split.labels)
+        return accuracy(predict(student, self.run.problem, split), split.targets)
 
 
 def _tensors(student: nn.Module) -> list[Tensor]:

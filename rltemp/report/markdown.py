@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rltemp.data.tasks import Task
+from rltemp.data.task import Task
 from rltemp.experiments.grid import Overall, point_name
 from rltemp.experiments.method_results import Row, seeds
 from rltemp.report.rendering import write_template

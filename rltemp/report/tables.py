@@ -16,7 +16,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from rltemp.data.tasks import Task
+from rltemp.data.task import Task
 from rltemp.errors import BadInputError
 from rltemp.experiments.grid import Overall
 from rltemp.experiments.measures import ACCURACY, LOSSES, MEASURES, Quantity

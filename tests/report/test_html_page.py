@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rltemp.data.tasks import Task, load_task
+from rltemp.data.task import Task
+from rltemp.data.tasks import load_task
 from rltemp.experiments.method_results import Row
 from rltemp.experiments.options import CompareOptions
 from rltemp.experiments.showcase import SAMPLED, Showcase
