@@ -57,6 +57,11 @@ class Problem:
         return self.dataset.test.tokens
 
     @property
+    def batch_samples(self) -> int:
+        """Samples of a batch of the student's recipe; of tokens all places, those of the padding among them."""
+        return self.task.recipe.batch_size * self.dataset.test.known_labels[0].numel()
+
+    @property
     def metric(self) -> Metric:
         """What rewards measure on probe data."""
         return self.task.metric or ("log_likelihood" if self.tokens else "margin")
