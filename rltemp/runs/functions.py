@@ -1,4 +1,4 @@
-"""The entrance from Python: `rltemp.train_policy`, `rltemp.distill`, `rltemp.compare`, `rltemp.study`, `rltemp.explain`.
+"""The entrance from Python: `rltemp.train_policy`, `distill`, `compare`, `study` and `explain`.
 
 Each does what the command of its name does, with the same options by the same names (`batch_size` for --batch-size) and
 the same files, and prints nothing. Progress is logged by `logging`, under `rltemp`.
