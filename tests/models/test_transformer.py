@@ -78,5 +78,5 @@ def test_a_size_that_cannot_be_and_pictures_are_refused_in_one_line(spec: str, s
 
 @pytest.mark.parametrize("spec", ["cnn", "resnet8", "resnet18"])
 def test_networks_for_pictures_refuse_tokens(spec: str) -> None:
-    with pytest.raises(BadInputError, match="images|cannot take"):
+    with pytest.raises(BadInputError, match=r"images|cannot take"):
         build_model(spec, (LENGTH,), SYMBOLS)
