@@ -54,7 +54,7 @@ class RunCallback(BaseCallback):
         super().__init__()
         self.env = env
         self.progress = progress
-        self.every = max(1, env.episode.run.steps // SAMPLES)
+        self.every = max(1, env.episode.steps // SAMPLES)
         self.temperatures: list[Temperatures] = []
         self._scalars: list[dict[str, float]] = []
         self._started = 0.0
@@ -67,9 +67,10 @@ class RunCallback(BaseCallback):
         self.progress(self.num_timesteps)
         episode = self.env.episode
         # At the last step of a run the environment is already in the next one, which has taken no step.
-        if episode.run.step and episode.run.step % self.every == 0:
-            self.temperatures.append(episode.temperatures.detach())
-            self._scalars.append(step_scalars(episode.signals, episode.loss))
+        if episode.taken and episode.taken % self.every == 0:
+            look = episode.look()
+            self.temperatures.append(look.temperatures.of_samples(look.signals.mask))
+            self._scalars.append(step_scalars(look.signals, look.loss))
         return True
 
     def _on_rollout_end(self) -> None:
@@ -81,9 +82,9 @@ class RunCallback(BaseCallback):
         values = {
             "reward/run_mean": float(returns.mean()),
             "reward/run_std": float(returns.std()),
-            "reward/probe_potential": float(finished.potential.mean()),
-            "student/diverged": int((finished.lost | finished.diverged).sum()),
-            "time/step_ms": 1000 * seconds / finished.run.steps,
+            "reward/probe_potential": float(finished.seen_potential.mean()),
+            "student/diverged": int((finished.lost | finished.seen.diverged).sum()),
+            "time/step_ms": 1000 * seconds / finished.steps,
         }
         if isinstance(buffer, CalibratedBuffer):
             values["calibration/explained"] = buffer.model.explained
@@ -99,6 +100,7 @@ class RunCallback(BaseCallback):
 
 
 def _together(steps: Sequence[Temperatures]) -> Temperatures:
-    """The temperatures of several steps of one method as one, `[steps, ...]`."""
+    """The temperatures of several steps of one method as one row."""
     found = {field.name: [getattr(step, field.name) for step in steps] for field in fields(Temperatures)}
-    return Temperatures(**{name: torch.stack(values) for name, values in found.items() if None not in values})
+    rows = {name: values for name, values in found.items() if None not in values}
+    return Temperatures(**{name: torch.cat([value.flatten() for value in row]) for name, row in rows.items()})

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from rltemp.data.problem import Problem, predict
 from rltemp.envs.episode import Decision
 from rltemp.envs.rewards import POTENTIALS, WORST
 from rltemp.envs.variety import Variety
+from rltemp.io.workers import Workers
 from rltemp.kd.method import Method
 from rltemp.kd.names import lookup
 from rltemp.kd.signals import Signals, Temperatures
@@ -144,32 +145,78 @@ def network_rule(network: SampleNetwork, weights: Tensor, decision: Decision) ->
     return rule
 
 
-def task_trial(problem: Problem, students: int) -> Callable[[Method], float]:
-    """Return what a method is worth on one task: the mean potential of its students on the validation split."""
+class Trial(Protocol):
+    """What a method is worth to students that nothing else sees, on one task or several."""
 
-    def trial(method: Method) -> float:
-        split = problem.dataset.validation
-        logits = predict(train(Distillation(problem, _seeds(students)), method), problem, split)
-        return float(potentials(problem, logits, split.targets).mean())
+    @property
+    def students(self) -> int:
+        """On each task."""
+        ...
 
-    return trial
+    def potentials(self, method: Method, share: slice) -> list[Tensor]:
+        """The potentials of a share of the students, `[s]`, on each task."""
+        ...
 
 
-def variety_trial(variety: Variety, students: int, tasks: int = VALIDATION_TASKS) -> Callable[[Method], float]:
-    """Return what a method is worth on tasks drawn once from a variety: the mean potential of all their students."""
-    generator = np.random.default_rng(FIRST_VALIDATION_SEED)
-    drawn = [variety.draw(generator, students) for _ in range(tasks)]
+@dataclass(frozen=True)
+class TaskTrial:
+    """On one task: the students are measured on its validation split.
 
-    def trial(method: Method) -> float:
+    Args:
+        problem: The task, loaded.
+        students: How many.
+    """
+
+    problem: Problem
+    students: int
+
+    def potentials(self, method: Method, share: slice) -> list[Tensor]:
+        """Train a share of the students, and measure them."""
+        split = self.problem.dataset.validation
+        run = Distillation(self.problem, _seeds(self.students)[share])
+        train(run, method)
+        return [potentials(self.problem, predict(run.evaluated, self.problem, split), split.targets)]
+
+
+class VarietyTrial:
+    """On tasks drawn once from a variety: the students are measured on their probe samples.
+
+    Args:
+        variety: Of other tasks than those that a policy is trained on.
+        students: How many train on each task.
+        tasks: How many are drawn.
+    """
+
+    def __init__(self, variety: Variety, students: int, tasks: int = VALIDATION_TASKS) -> None:
+        generator = np.random.default_rng(FIRST_VALIDATION_SEED)
+        self.students = students
+        self._drawn = [variety.draw(generator, students) for _ in range(tasks)]
+
+    def potentials(self, method: Method, share: slice) -> list[Tensor]:
+        """Train a share of the students of each task, and measure them."""
         values = []
-        for given in drawn:
-            stack = train(given.run(_seeds(students)), method).eval()
+        for whole in self._drawn:
+            given = whole.share(share)
+            stack = train(given.run(_seeds(self.students)[share]), method).eval()
             with torch.no_grad():
                 logits = stack(given.problem.dataset.batch(given.pool, given.probe).inputs)
-            values.append(float(potentials(given.problem, logits, given.pool.known_labels[given.probe]).mean()))
-        return float(np.mean(values))
+            values.append(potentials(given.problem, logits, given.pool.known_labels[given.probe]))
+        return values
 
-    return trial
+
+def judged(trial: Trial, workers: Workers | None = None) -> Callable[[Method], float]:
+    """What a method is worth: the mean potential of a trial's students, which workers train where there are some."""
+    if workers is not None:
+        workers.give("trial", trial)
+
+    def worth(method: Method) -> float:
+        if workers is None:
+            found = [trial.potentials(method, slice(None))]
+        else:
+            found = workers.call("trial", "potentials", [(method, share) for share in workers.shares(trial.students)])
+        return float(np.mean([float(torch.cat(of_task).mean()) for of_task in zip(*found, strict=True)]))
+
+    return worth
 
 
 def _seeds(students: int) -> list[int]:

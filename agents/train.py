@@ -30,11 +30,12 @@ from rltemp.agents.network import RunBuffer, RunPolicy, SampleNetwork
 from rltemp.agents.policy_export import export_policy
 from rltemp.agents.resume import Agent, CheckpointCallback, EventWriter, Resumable
 from rltemp.agents.samples import SampleEnv, actor_weights, sample_model
-from rltemp.agents.selection import SelectionCallback, task_trial, variety_trial
+from rltemp.agents.selection import SelectionCallback, TaskTrial, VarietyTrial, judged
 from rltemp.data.problem import Problem
 from rltemp.envs.variety import STEPS, Variety
 from rltemp.envs.vector import DistillVecEnv
 from rltemp.io.progress import Bar
+from rltemp.io.workers import Workers, open_workers
 from rltemp.kd.names import shareable
 from rltemp.policy.actions import ActionScale
 from rltemp.rules.published_methods import reference_method
@@ -48,7 +49,11 @@ CHECKPOINTING: dict[str, Any] = {"unit": "update", "share": 0}
 
 
 def train_policy(
-    problem: Problem | Variety, config: PolicyConfig, out: Path, checkpoints: Checkpoints | None = None
+    problem: Problem | Variety,
+    config: PolicyConfig,
+    out: Path,
+    checkpoints: Checkpoints | None = None,
+    workers: int = 1,
 ) -> dict[str, Any]:
     """Train a policy on a problem and leave its file, checkpoints and TensorBoard events in a folder.
 
@@ -57,22 +62,35 @@ def train_policy(
         config: How.
         out: The folder; gets `policy.safetensors`, `checkpoints/` and `tensorboard/`.
         checkpoints: Where it goes on from, and what it leaves; by default those in the folder.
+        workers: Processes that train the students, each with the threads of this one. The result is the same for
+            any number.
 
     Returns:
         What came out: the policy's file and SHA-256, the update that was kept, and potentials on validation data of
         the kept policy and of the reference.
 
     Raises:
+        BadInputError: Where there are more workers than students.
         ArtifactRefusedError: Where there are checkpoints and none can be used.
         InterruptedRunError: Where a signal came; what is saved goes on.
+        TrainingStoppedError: Where a worker is gone; what is saved goes on.
     """
     checkpoints = checkpoints or Checkpoints(out / CHECKPOINTS, **CHECKPOINTING)
-    env = make_env(problem, config)
+    config.check_workers(workers)
+    with open_workers(workers) as pool:
+        return _train(problem, config, out, checkpoints, pool)
+
+
+def _train(
+    problem: Problem | Variety, config: PolicyConfig, out: Path, checkpoints: Checkpoints, workers: Workers | None
+) -> dict[str, Any]:
+    count = config.validation_students
+    trial = VarietyTrial(problem.other(), count) if isinstance(problem, Variety) else TaskTrial(problem, count)
+    worth = judged(trial, workers)  # before the environment: what both need then reaches the workers once
+    env = make_env(problem, config, workers)
     model = make_model(env, config)
     network, weights = controller(model)
-    count = config.validation_students
-    trial = variety_trial(problem.other(), count) if isinstance(problem, Variety) else task_trial(problem, count)
-    selection = SelectionCallback(trial, env.decision, config, network, weights)
+    selection = SelectionCallback(worth, env.decision, config, network, weights)
     steps, bar = config.updates * model.n_steps * env.num_envs, Bar("policy")
     run = RunCallback(env, lambda step: bar(step, steps))
     alarms = CollapseCallback(run, selection, config)
@@ -108,7 +126,7 @@ def train_policy(
     }
 
 
-def make_env(problem: Problem | Variety, config: PolicyConfig) -> DistillVecEnv:
+def make_env(problem: Problem | Variety, config: PolicyConfig, workers: Workers | None = None) -> DistillVecEnv:
     """The environment that a configuration trains in."""
     steps = STEPS if isinstance(problem, Variety) else problem.task.recipe.steps(len(problem.dataset.train))
     return DistillVecEnv(
@@ -122,6 +140,7 @@ def make_env(problem: Problem | Variety, config: PolicyConfig) -> DistillVecEnv:
         reward_interval=max(1, steps // config.looks),
         mixup_runs=math.ceil(config.mixup * config.updates),
         seed=config.seed,
+        workers=workers,
     )
 
 
@@ -141,7 +160,7 @@ def make_model(env: DistillVecEnv, config: PolicyConfig) -> PPO:
         SampleNetwork, mean, std, config.hidden, config.activation, config.shared, env.decision.scale.size
     )
     common: dict[str, Any] = {
-        "n_steps": env.episode.run.steps,
+        "n_steps": env.episode.steps,
         "n_epochs": config.passes,
         "learning_rate": _linear(config.learning_rate, config.learning_rate_end),
         "clip_range": config.clip,
@@ -194,7 +213,7 @@ def observation_statistics(env: DistillVecEnv) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation `[F]` of the observations of one run under the reference rule."""
     action = np.zeros((env.num_envs, env.decision.scale.size), np.float32)
     observations: list[Any] = [env.reset()]
-    for _ in range(env.episode.run.steps - 1):
+    for _ in range(env.episode.steps - 1):
         observations.append(env.step(action)[0])
     every = torch.from_numpy(np.concatenate(observations))
     # A feature that never moves is divided by one, not by nothing.

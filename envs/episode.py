@@ -104,6 +104,15 @@ class Seen:
     means: NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class Look:
+    """The last step of an episode in full, detached: samples as it saw them, its temperatures and its loss `[...]`."""
+
+    signals: Signals
+    temperatures: Temperatures
+    loss: Tensor
+
+
 class Episode:
     """One run, from its first observation to its end.
 
@@ -116,8 +125,10 @@ class Episode:
 
     Attributes:
         seen: What the last step let out, on the host.
+        trained_on: What the last step saw of its batch, with its `temperatures` and `loss`.
         potential: Of each student when the probe was evaluated last, `[]` or `[S]`; `seen_potential` on the host.
         reward: The change of the potential in the last step, on the host.
+        lost: Which students were replaced because they diverged, on the host.
 
     A step waits for the device once, to copy what leaves it, and where it evaluates the probe a second time.
     """
@@ -134,10 +145,25 @@ class Episode:
         self._metric = lookup(POTENTIALS, run.problem.metric, "metric")
         self._worst = WORST[run.problem.metric]
         self.observation = torch.zeros((), device=run.problem.device)
-        self._mask: Tensor | None = None  # of the step before
         self._observe()
-        self.lost = torch.zeros_like(self.diverged)
+        self.lost = np.zeros_like(self.seen.diverged)
         self._measure()
+        self.reward = np.zeros_like(self.seen_potential)
+
+    @property
+    def steps(self) -> int:
+        """Of the whole run."""
+        return self.run.steps
+
+    @property
+    def taken(self) -> int:
+        """Steps so far."""
+        return self.run.step
+
+    def look(self) -> Look:
+        """The last step."""
+        signals = replace(self.trained_on, student_logits=self.trained_on.student_logits.detach())
+        return Look(signals, self.temperatures, self.loss)
 
     def step(self, action: Tensor) -> Tensor:
         """Train on the current batch at the temperatures of `action`, `[B, A]` or `[S, B, A]`.
@@ -149,8 +175,8 @@ class Episode:
             TrainingDivergedError: Where a feature, a teacher logit or the potential is not finite though the student's
                 own numbers are sound, naming it and the sample.
         """
-        loss, temperatures = self.decision.loss(self.signals, action)
-        self._mask = self.signals.mask
+        self.trained_on = self.signals
+        loss, temperatures = self.decision.loss(self.trained_on, action)
         self.run.update(loss)
         self.temperatures, self.loss = temperatures.detach(), loss.detach()
         self._observe(self.temperatures, self.loss)
@@ -166,8 +192,8 @@ class Episode:
         """Put fresh copies in the place of the students of a stack that diverged, and observe again."""
         fresh, before = self.diverged, (self.potential, self.seen_potential)
         self.run.restart(fresh)
-        self.lost |= fresh
         was = self.seen.diverged
+        self.lost = self.lost | was
         self._observe()
         self._measure()
         self.potential = torch.where(fresh, self.potential, before[0])
@@ -204,7 +230,8 @@ class Episode:
 
     def _mean_of(self, values: Tensor) -> Tensor:
         """The mean over all samples of the last batch."""
-        return values.mean() if self._mask is None else (values * self._mask).sum() / self._mask.sum().clamp(min=1)
+        mask = self.trained_on.mask
+        return values.mean() if mask is None else (values * mask).sum() / mask.sum().clamp(min=1)
 
     @torch.no_grad()
     def _measure(self) -> None:
@@ -221,11 +248,11 @@ class Episode:
     def _probe_logits(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """The samples that each student is measured on: logits `[..., K, C]`, labels and, with padding, a mask."""
         run = self.run
-        run.student.eval()
+        run.evaluated.eval()
         batch = run.problem.dataset.batch(run.split, self.probe)
         labels = batch.labels
         assert labels is not None  # of data without labels the teacher's predictions
-        logits, lead = logits_of(run.student(batch.inputs)).float(), self.probe.dim() - 1
+        logits, lead = logits_of(run.evaluated(batch.inputs)).float(), self.probe.dim() - 1
         mask = None if batch.mask is None else batch.mask.flatten(lead)
         return logits.flatten(lead, -2), labels.flatten(lead), mask
 

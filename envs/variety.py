@@ -68,6 +68,10 @@ class Assignment:
         )
         return replace(self, train=train, probe=probe)
 
+    def share(self, rows: slice) -> Assignment:
+        """The same with these rows of `train` and `probe` alone."""
+        return replace(self, train=self.train[rows], probe=self.probe[rows])
+
     def run(self, seeds: int | list[int], kind: Callable[..., Distillation] = Distillation) -> Distillation:
         """A fresh run of one student, or of a stack with a student for each row of `train`."""
         return kind(self.problem, seeds, train=self.pool, subset=self.train, teacher_logits=self.teacher_logits)

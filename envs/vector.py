@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -24,13 +23,13 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
 from rltemp.data.problem import Problem
 from rltemp.envs.assignments import OneTask, TaskSource
-from rltemp.envs.episode import FIRST_TRAINING_SEED, Decision, Episode, checked_actions
-from rltemp.envs.mixup import MixedDistillation, share_of_run
+from rltemp.envs.episode import Decision, Episode, checked_actions
+from rltemp.envs.shares import Runs, Share, SharedEpisode
 from rltemp.errors import BadInputError
+from rltemp.io.workers import Workers
 from rltemp.kd.method import Method
 from rltemp.policy.actions import ActionScale
 from rltemp.policy.features import DEFAULT_FEATURES, LIMIT
-from rltemp.training.distill import Distillation
 
 
 class DistillVecEnv(VecEnv):
@@ -53,7 +52,10 @@ class DistillVecEnv(VecEnv):
             between are zero, their sum the same.
         mixup_runs: How many runs, from the first, mix samples of every batch (`rltemp.envs.mixup`).
         seed: Determines everything random.
+        workers: Processes that the students are shared out over, by default none: this one trains them all.
     """
+
+    episode: Episode | SharedEpisode
 
     def __init__(
         self,
@@ -68,22 +70,25 @@ class DistillVecEnv(VecEnv):
         reward_interval: int | None = None,
         mixup_runs: int = 0,
         seed: int = 0,
+        workers: Workers | None = None,
     ) -> None:
-        self.source = OneTask(problem, redraw) if isinstance(problem, Problem) else problem
-        self.problem = self.source.problem
+        source = OneTask(problem, redraw) if isinstance(problem, Problem) else problem
+        self.problem = source.problem
         if students < 1 or replicas < 1 or students % replicas:
             raise BadInputError(f"replicas must divide students; got {replicas} and {students}")
         self.students = students
         self.replicas = replicas
         self.batch_size = self.problem.task.recipe.batch_size
         self.decision = Decision.make(method, features, scale)
-        self.reward_interval = reward_interval
-        self.mixup_runs = mixup_runs
         self.runs_finished = 0
+        self.runs = Runs(source, students, replicas, self.decision, reward_interval, mixup_runs)
+        self._workers = workers
+        if workers is not None:
+            workers.give("share", Share(self.runs))
         self.render_mode = None
         self._generator = np.random.default_rng(seed)
         self._action = torch.zeros(0)
-        self.finished: Episode | None = None
+        self.finished: Episode | SharedEpisode | None = None
         observation = spaces.Box(-LIMIT, LIMIT, (len(features),), np.float32)
         action = spaces.Box(-1.0, 1.0, (self.decision.scale.size,), np.float32)
         super().__init__(students * self.batch_size, observation, action)
@@ -114,11 +119,12 @@ class DistillVecEnv(VecEnv):
         rewards = episode.reward.repeat(self.batch_size)
         self._returns += rewards
         self._lengths += 1
-        ended = episode.seen.diverged.repeat(self.batch_size) | episode.run.done
+        done = episode.taken == episode.steps
+        ended = episode.seen.diverged.repeat(self.batch_size) | done
         if not ended.any():
             return self._observation(), rewards, ended, self._nothing
-        infos = self._final_infos(ended, truncated=episode.run.done)
-        if episode.run.done:
+        infos = self._final_infos(ended, truncated=done)
+        if done:
             self.finished = episode
             self.runs_finished += 1
             self._begin()
@@ -162,13 +168,12 @@ class DistillVecEnv(VecEnv):
         return [wrapper_class is Monitor for _ in self._get_indices(indices)]
 
     def _begin(self) -> None:
-        groups = self.students // self.replicas
         self._drawn_from = self._generator.bit_generator.state
-        seeds = self._generator.integers(FIRST_TRAINING_SEED, 2**31, groups).repeat(self.replicas)
-        given = self.source.draw(self._generator, groups).replicated(self.replicas)
-        share = share_of_run(self.runs_finished, self.mixup_runs)
-        kind = Distillation if share is None else partial(MixedDistillation, share=share)
-        self.episode = Episode(given.run(seeds.tolist(), kind), self.decision, given.probe, self.reward_interval)
+        drawn = self.runs.draw(self._generator)
+        if self._workers is None:
+            self.episode = self.runs.begin(drawn, self.runs_finished)
+        else:
+            self.episode = SharedEpisode(self._workers, self.students, self._drawn_from, self.runs_finished)
         self._returns = np.zeros(self.num_envs, np.float64)
         self._lengths = np.zeros(self.num_envs, np.int64)
         self._started = time.monotonic()

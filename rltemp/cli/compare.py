@@ -10,7 +10,9 @@ from typing import Any
 from rltemp.cli.console import say, show, show_next
 from rltemp.data.problem import Problem
 from rltemp.experiments.compare import OnProgress
-from rltemp.experiments.method_results import Overall, stored_rows
+from rltemp.experiments.grid import Overall
+from rltemp.experiments.measures import LOSS
+from rltemp.experiments.method_results import stored_rows
 from rltemp.experiments.options import (
     CompareOptions,
     ComparisonOptions,
@@ -59,7 +61,9 @@ def show_comparison(result: Mapping[str, Any], out: Path) -> None:
         title = f"{task['name']}: {seeds} students {task['student']} a rule"
         if "points" in result:
             title = f"{title}, teacher {task['teacher']}"
-        show(console_table(stored_rows(point, seeds), title))
+        for rows in (stored_rows(point, seeds, LOSS), stored_rows(point, seeds)):
+            if rows:
+                show(console_table(rows, title))
         say(f"The teacher has {100 * point['teacher_accuracy']:.2f} % test accuracy.")
     if "points" in result:
         title = f"Over all {len(points)}: interquartile means"

@@ -7,7 +7,7 @@ import inspect
 import io
 import re
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
+from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -18,11 +18,11 @@ from rltemp.cli.commands import COMMANDS
 from rltemp.errors import BadInputError
 from rltemp.io.locks import released_at_end
 from rltemp.io.own_code import is_own
-from rltemp.io.run_folders import read_config
+from rltemp.io.run_folders import nothing_left_by_a_failed_start, read_config
 from rltemp.kd.names import lookup
 from rltemp.loading import imports_code
 from rltemp.training.ddp import started_together
-from rltemp.training.options import CONTENT, arguments, at_least, configuration
+from rltemp.training.options import CONTENT, TaskOptions, arguments, at_least, configuration
 
 MAX_TEXT = 4096
 """Characters of a value in a configuration file; a path has no more."""
@@ -37,7 +37,8 @@ def dispatch(words: Sequence[str]) -> None:
     options = parse(name, words[named:])
     at_least(1, threads=options.threads)
     torch.set_num_threads(options.threads)
-    with released_at_end():
+    failed = nothing_left_by_a_failed_start(options.folder()) if isinstance(options, TaskOptions) else nullcontext()
+    with released_at_end(), failed:
         _found(name)[1](options)
 
 
@@ -84,6 +85,8 @@ def _saved(kind: type[Any], command: str, words: Sequence[str]) -> list[str]:
         return []
     values = read_config(Path(file), command)
     values.pop(CONTENT, None)
+    if hasattr(kind, "upgraded"):
+        values = kind.upgraded(values)
     for name, value in values.items():
         lookup(configuration(kind()), name, f"option in {file}:")
         for item in value if isinstance(value, list) else [value]:

@@ -7,24 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
 import multiprocessing
-import os
-import signal
 import socket
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import wait
 from typing import Any, cast
 
-import cloudpickle
 import torch
 
-from rltemp.data.problem import Problem
 from rltemp.errors import BadInputError, TrainingStoppedError
 from rltemp.io.interruption import kept_handlers
+from rltemp.io.workers import begin_worker, deaf
 from rltemp.optional_imports import import_library
 
 RETRIES = 2
@@ -108,7 +102,7 @@ class ProcessPool(WorkerPool):
                 self._work = work
                 self._executor = ProcessPoolExecutor(self._count, context, initializer=_begin, initargs=start)
             try:
-                with _deaf():
+                with deaf():
                     return self._executor.submit(_done, order)
             except BrokenProcessPool:  # a process was lost; all others of its executor have ended
                 self.close()
@@ -194,32 +188,11 @@ def _carry_out(work: Work, order: Order) -> Any:
         return error
 
 
-@contextlib.contextmanager
-def _deaf() -> Iterator[None]:
-    """Ctrl-C reaches every process of a terminal; those that are started within leave it to this one."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _begin(work: Work, threads: int) -> None:
     """In a process of `ProcessPool`, which ends with its parent, however that ends."""
     global _work
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
+    begin_worker(threads)
     _work = work
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)
 
 
 def _done(order: Order) -> Any:
@@ -235,21 +208,3 @@ def _done_on_node(shipped: list[Any], order: Order, threads: int) -> Any:
 @functools.lru_cache(maxsize=1)
 def _fetched(reference: Any) -> Any:
     return import_library("ray", "a Ray cluster's node", extra="ray").get(reference)
-
-
-def packed(problem: Problem) -> bytes:
-    """A problem on its way to another process.
-
-    Torch's own way would put every tensor into shared memory, of which a container may have no more than 64 MiB.
-    """
-    stream = io.BytesIO()
-    torch.save(
-        problem, stream, pickle_module=cloudpickle
-    )  # keeps the order in memory, which decides how a convolution is computed
-    return stream.getvalue()
-
-
-def unpacked(data: bytes) -> Problem:
-    """The problem, on the same kind of device."""
-    problem: Problem = torch.load(io.BytesIO(data), weights_only=False)  # from `packed`, and nobody else
-    return problem

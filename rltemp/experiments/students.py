@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rltemp.data.optimizer_trials import stacking_fault
 from rltemp.data.problem import Problem, predict
 from rltemp.errors import BadInputError
-from rltemp.experiments.measures import MEASURES, Selection, accuracy, measure
+from rltemp.experiments.measures import MEASURES, VALIDATION_LOSS, Selection, accuracy, loss, measure
 from rltemp.experiments.method_results import MethodResult
 from rltemp.experiments.recorder import Recorder
 from rltemp.experiments.result_cache import MOST_STUDENTS, CachedResult, in_words
@@ -83,8 +84,9 @@ def train_stack(
         told()
     for recorder in recorders:
         recorder.end(run)
-    logits, test = (predict(run.student, problem, split) for split in (dataset.validation, dataset.test))
+    logits, test = (predict(run.evaluated, problem, split) for split in (dataset.validation, dataset.test))
     found = measure(test, dataset.test.targets, teacher_of(problem)) | selection.measure()
+    found[VALIDATION_LOSS] = loss(logits, dataset.validation.targets)
     return CachedResult(
         test_accuracy=_row(accuracy(test, dataset.test.targets)),
         validation_accuracy=_row(accuracy(logits, dataset.validation.targets)),
@@ -114,9 +116,9 @@ def gather(name: str, results: Sequence[CachedResult], seeds: Sequence[int]) -> 
         np.concatenate([one.validation_accuracy for one in results]),
         "; ".join(notes),
         measures={
-            name: np.array([value for one in results for value in one.measures[name]], dtype=np.float64)
-            for name in MEASURES  # in this order, wherever the results come from
-            if name in results[0].measures
+            name: np.array([value for one in results for value in one.measured(name)], dtype=np.float64)
+            for name in (*MEASURES, VALIDATION_LOSS)  # in this order, wherever the results come from
+            if any(name in one.measures for one in results)
         },
         seeds=tuple(seeds),
         diverged=diverged,
@@ -189,6 +191,8 @@ def by_name(name: str) -> Maker:
 
 def default_stack(problem: Problem) -> int:
     """64 for small students that can be stacked; 1 for others (a stacked convolution is slow)."""
+    if stacking_fault(problem.task.recipe.optimizer):
+        return 1
     return 64 if problem.traits.stacks and not problem.traits.convolves else 1
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,8 @@ from types import ModuleType
 from typing import Any
 
 from rltemp.errors import BadInputError, RltempError, one_line
+
+_LOADED: list[ModuleType] = []  # the files of a user's own
 
 
 def import_attribute(spec: str) -> Any:
@@ -62,6 +65,12 @@ def own_code(what: str) -> Iterator[None]:
         raise BadInputError(f"{what} raised {type(error).__name__}: {said}. --debug shows where") from error
 
 
+def raised_by_own_code(error: BaseException) -> bool:
+    """Whether an error came out of a file that `import_attribute` has loaded."""
+    loaded = {str(module.__file__) for module in _LOADED}
+    return any(frame.filename in loaded for frame in traceback.extract_tb(error.__traceback__))
+
+
 def _by_name(name: str, spec: str) -> ModuleType:
     file = Path(f"{name.replace('.', '/')}.py")
     if not _found(name) and file.is_file():
@@ -91,6 +100,7 @@ def _from_file(file: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[file.stem] = module
+    _LOADED.append(module)
     if (folder := str(file.resolve().parent)) not in sys.path:
         sys.path.append(folder)
     from cloudpickle import register_pickle_by_value  # a loop of one's own does without

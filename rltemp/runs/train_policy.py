@@ -23,10 +23,12 @@ VARIETY = "variety"
 
 @dataclass(frozen=True)
 class PolicyOptions(PolicyConfig):
-    """The policy's options beside those of the task, which has a learning rate too."""
+    """The policy's options beside those of the task, which has a learning rate and a `clip` too."""
 
     learning_rate: Annotated[float, tyro.conf.arg(name="policy-learning-rate")] = PolicyConfig.learning_rate
     """Learning rate of the policy at the first update; it changes linearly to a fraction of this."""
+    clip: Annotated[float, tyro.conf.arg(name="policy-clip")] = PolicyConfig.clip
+    """PPO's bound on how far an update moves a decision's probability, as a fraction."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class TrainPolicyOptions(TaskOptions):
     preset: str = "default"
     """Where options that are not given come from: default, universal (the shipped policy, with --task variety), or rlkd
     (the policy of that paper)."""
+    workers: int = 1
+    """Processes that train the students, each with --threads; as many as there are cores."""
     policy: tyro.conf.OmitArgPrefixes[PolicyOptions] = field(default_factory=PolicyOptions)
 
     command = "train-policy"
@@ -53,12 +57,20 @@ class TrainPolicyOptions(TaskOptions):
         default, named = flat(cls()), flat(cls(policy=PolicyOptions(**preset(name))))
         return {option: value for option, value in named.items() if value != default[option]}
 
+    @classmethod
+    def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """The options of a configuration file; in one of version 0.2.0, `clip` is the policy's."""
+        if "clip" in values and "policy_clip" not in values:
+            values["policy_clip"] = values.pop("clip")
+        return values
+
     def run(self) -> dict[str, Any]:
         """Train the policy, or find it trained; the result.
 
         Raises:
             BadInputError: Where an option cannot be used.
         """
+        self.policy.check_workers(self.workers)
         out, result = self.look()
         if result is not None:
             return result
@@ -67,7 +79,7 @@ class TrainPolicyOptions(TaskOptions):
         started = time.monotonic()
         log.info(f"Training a policy on {self.task_name()}.")
         checkpoints = self.checkpoints(None if isinstance(problem, Variety) else problem, **CHECKPOINTING)
-        found = train_policy(problem, self.policy, out, checkpoints)
+        found = train_policy(problem, self.policy, out, checkpoints, self.workers)
         return self.finish(found, started, resumed_at=checkpoints.resumed_at)
 
     def _variety(self) -> Variety:

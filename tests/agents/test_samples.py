@@ -180,7 +180,7 @@ def test_each_part_can_be_switched_off_alone(short: Problem) -> None:
     def parts(config: PolicyConfig) -> tuple[bool, bool, int]:
         env = make_env(short, config)
         model = make_model(env, config)
-        return isinstance(model.rollout_buffer, CalibratedBuffer), env.mixup_runs > 0, len(env.decision.features)
+        return isinstance(model.rollout_buffer, CalibratedBuffer), env.runs.mixup_runs > 0, len(env.decision.features)
 
     assert parts(QUICK) == (True, True, 3)
     assert parts(replace(QUICK, calibration=False)) == (False, True, 3)

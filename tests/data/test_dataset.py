@@ -48,10 +48,10 @@ def test_normalisation_is_worked_by_hand() -> None:
 def test_a_batch_gathers_an_index_of_any_shape() -> None:
     data = dataset(False)
     index = torch.tensor([[7, 0, 3], [3, 3, 1]])
-    batch = data.batch(data.train, index, torch.Generator())
+    batch = data.batch(data.train, index, torch.Generator()).inputs
     assert batch.shape == (2, 3, 3, 10, 12)
     assert torch.equal(batch[1, 2], data.normalise(data.train.inputs[1]))
-    assert torch.equal(data.batch(data.probe, index[0]), data.normalise(data.probe.inputs[index[0]]))
+    assert torch.equal(data.batch(data.probe, index[0]).inputs, data.normalise(data.probe.inputs[index[0]]))
 
 
 def test_augmentation_happens_only_where_the_data_and_the_caller_want_it() -> None:
@@ -60,7 +60,7 @@ def test_augmentation_happens_only_where_the_data_and_the_caller_want_it() -> No
         data = dataset(augmented)
         assert torch.equal(data.batch(data.train, index, generator).inputs, data.normalise(data.train.inputs))
     data = dataset(True)
-    batch = data.batch(data.train, index, torch.Generator())
+    batch = data.batch(data.train, index, torch.Generator()).inputs
     assert not torch.equal(batch, data.normalise(data.train.inputs))
 
 

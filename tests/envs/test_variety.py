@@ -10,7 +10,7 @@ import torch
 
 from rltemp import BadInputError
 from rltemp.agents.config import PolicyConfig
-from rltemp.agents.selection import variety_trial
+from rltemp.agents.selection import VarietyTrial, judged
 from rltemp.agents.train import make_env, train_policy
 from rltemp.data.problem import Problem
 from rltemp.envs.variety import BATCH, RATES, STEPS, STUDENTS, Family, Variety
@@ -108,10 +108,10 @@ def test_the_environment_meets_another_task_in_every_run(variety: Variety) -> No
 
 
 def test_a_better_method_is_worth_more_on_a_variety_and_the_trial_repeats(variety: Variety) -> None:
-    trial = variety_trial(variety, students=8, tasks=3)
+    worth = judged(VarietyTrial(variety, students=8, tasks=3))
     good, bad = load_method("fixed:4"), load_method("fixed:temperature=4,ce_weight=0,kd_weight=0")
-    assert trial(good) > trial(bad) + 0.1
-    assert trial(good) == trial(good)
+    assert worth(good) > worth(bad) + 0.1
+    assert worth(good) == worth(good)
 
 
 def test_a_policy_trained_on_a_variety_is_written_and_names_it(variety: Variety, tmp_path: Path) -> None:

@@ -256,6 +256,6 @@ def test_attributes_and_methods_answer_once_for_every_sample(short: Problem) -> 
     env = DistillVecEnv(short, students=1)
     assert env.get_attr("students") == [1] * BATCH
     assert env.get_attr("students", [0, 3]) == [1, 1]
-    env.set_attr("reward_interval", 5)
-    assert env.reward_interval == 5
+    env.set_attr("runs_finished", 5)
+    assert env.runs_finished == 5
     assert len(env.env_method("reset", indices=0)) == 1

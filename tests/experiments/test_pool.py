@@ -16,7 +16,7 @@ import pytest
 import torch
 from support import pool_work
 from support.pool_work import jobs, lines, orders, result
-from support.processes import Process, code, start, until
+from support.processes import Process, code, gone, start, until
 from support.results import COMPARE, STUDY, STUDY_SIZE, cells_of, contents, shares
 
 from rltemp.data.dataset import Dataset, Split
@@ -25,8 +25,9 @@ from rltemp.data.recipe import Recipe
 from rltemp.data.task import Task
 from rltemp.errors import BadInputError, TrainingStoppedError
 from rltemp.experiments.compare import results_of
-from rltemp.experiments.pool import RETRIES, ProcessPool, RayPool, WorkerPool, packed, unpacked
+from rltemp.experiments.pool import RETRIES, ProcessPool, RayPool, WorkerPool
 from rltemp.experiments.result_cache import ResultCache, TrainedStack
+from rltemp.io.workers import packed, unpacked
 from rltemp.models.networks import seeded_model
 from rltemp.training.identity import problem_identity
 
@@ -61,13 +62,6 @@ def pool(request: pytest.FixtureRequest) -> Iterator[WorkerPool]:
     kind = request.param
     with closing(ProcessPool(2) if kind == "processes" else RayPool(request.getfixturevalue("nodes").address)) as two:
         yield two
-
-
-def gone(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 def test_workers_train_every_result_once_and_only_those_that_are_missing(tmp_path: Path, pool: WorkerPool):

@@ -1,4 +1,4 @@
-"""A stack with masks: each student's answers are those of its own samples alone, whatever stands in the other places."""
+"""A stack with masks: a student's answers are those of its own samples alone, whatever stands in the other places."""
 
 from __future__ import annotations
 

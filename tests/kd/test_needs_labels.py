@@ -28,8 +28,7 @@ def works_without_labels(objective: Objective) -> bool:
             signals = replace(drawn((6,), 5), labels=None, progress=progress)
             started(objective, 5).loss(replace(signals, student_logits=signals.student_logits.requires_grad_()))
     except BadInputError as error:
-        assert "labels" in str(error)
-        return False
+        return "labels" not in str(error)  # refused for another reason: no answer, and the test fails
     return True
 
 

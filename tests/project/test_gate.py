@@ -31,7 +31,7 @@ LOADERS = {
     "Unpickler",
 }
 IMPORTERS = {"importlib.import_module"}
-OUR_OWN_BYTES = {("experiments/pool.py", "torch.load")}
+OUR_OWN_BYTES = {("io/workers.py", "torch.load")}
 """A worker reads the problem that its parent packed in memory; it runs the parent's functions anyway."""
 IMPORT_HERE = {"kd/names.py", "rltemp/__init__.py", "rltemp/moved.py", "rltemp/optional_imports.py"}
 """What a user names as module:attribute, and modules by names written in the source."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -25,27 +26,20 @@ def masked_stack(mask: Tensor, classes: int = 7, seed: int = 0, *, labels: bool 
 
 def each_alone(signals: Signals) -> list[Signals]:
     """Every student's own samples, without those that its mask leaves out and without a mask."""
-    return [
-        Signals(
-            student[mask].detach().requires_grad_(),
-            teacher[mask],
-            None if signals.labels is None else signals.labels[place][mask],
-            signals.progress,
-        )
-        for place, (student, teacher, mask) in enumerate(
-            zip(signals.student_logits, signals.teacher_logits, signals.mask, strict=True)
-        )
-    ]
+    kept = [own.samples() for own in signals.students()]
+    return [replace(own, student_logits=own.student_logits.detach().requires_grad_()) for own in kept]
 
 
 def assert_each_is_as_alone(signals: Signals, found: Tensor, alone: Callable[[int, Signals], Tensor]) -> None:
     """Hold a stack's values `[S, ...]` and their gradient to what `alone` gives for each student's own samples."""
+    mask = signals.mask
+    assert mask is not None
     gradient = torch.autograd.grad(found.sum(), signals.student_logits)[0]
     assert found.shape == signals.shape
-    assert (found[~signals.mask] == 0).all()
-    assert (gradient[~signals.mask] == 0).all()
+    assert (found[~mask] == 0).all()
+    assert (gradient[~mask] == 0).all()
     for place, own in enumerate(each_alone(signals)):
-        kept, wanted = signals.mask[place], alone(place, own)
+        kept, wanted = mask[place], alone(place, own)
         # Rows lie elsewhere in the vector registers; T^2 is up to 240 times the divergence's last digit.
         torch.testing.assert_close(found[place][kept], wanted, rtol=1e-5, atol=5e-5)
         if wanted.numel():

@@ -165,6 +165,14 @@ def resumed_at(out: str) -> int:
     return int(found[1]) if found else 0
 
 
+def gone(process: int) -> bool:
+    """Whether a process has ended, whoever waits for it."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 def until(true: Callable[[], object], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not true():

@@ -1,0 +1,92 @@
+"""A policy's training over workers: the same bytes, through kills and signals, and one line where a worker is gone."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.processes import code, curves, digests, finish, gone, kill_after_a_checkpoint, start, until
+
+from rltemp.agents.config import PolicyConfig
+from rltemp.agents.train import POLICY_FILE, train_policy
+from rltemp.data.problem import Problem
+from rltemp.errors import BadInputError
+
+QUICK = PolicyConfig(updates=2, students=32, replicas=2, validate_every=1, validation_students=32, looks=2)
+POLICY = shlex.split(
+    "train-policy --task toy --epochs 1 --updates 6 --students 32 --validation-students 32 --validate-every 2"
+)
+
+
+def workers_of(process: int) -> list[int]:
+    """The processes that one has started and that train."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+@pytest.mark.parametrize("kind", ["run", "sample"])
+def test_two_workers_train_the_policy_that_one_process_trains(short: Problem, tmp_path: Path, kind) -> None:
+    config, files = replace(QUICK, agent=kind), []
+    for workers in (1, 2):
+        out = tmp_path / str(workers)
+        train_policy(short, config, out, workers=workers)
+        files.append((out / POLICY_FILE).read_bytes())
+    assert files[0] == files[1]
+    assert curves(tmp_path / "1") == curves(tmp_path / "2")
+
+
+def test_killed_and_resumed_with_workers_it_ends_with_the_same_bytes(tmp_path: Path, teacher_cache: Path) -> None:
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    assert finish(start(*POLICY, "--out", whole))[0] == 0
+    words = (*POLICY, "--out", folder, "--workers", "2")
+    process = start(*words)
+    status, _, _ = kill_after_a_checkpoint(process, folder / "checkpoints", 0.1)
+    assert status == -signal.SIGKILL
+    assert finish(start(*words))[0] == 0
+    assert digests(folder) == digests(whole)
+    assert curves(folder) == curves(whole)
+
+
+def test_a_worker_that_is_gone_ends_the_training_in_one_line(tmp_path: Path, teacher_cache: Path) -> None:
+    folder = tmp_path / "run"
+    process = start(*POLICY, "--updates", "1000", "--out", folder, "--workers", "2")
+    until(lambda: [*folder.glob("checkpoints/*.ckpt")], 120)
+    first, second = workers_of(process.pid)
+    os.kill(second, signal.SIGKILL)
+    status, _, said = process.finish(30)
+    assert status == 4
+    assert re.fullmatch(r"rltemp: worker 2 of 2 is gone, with exit code -9\. The same command goes on .*\n", said), said
+    assert [*folder.glob("checkpoints/*.ckpt")]
+    assert gone(first)
+
+
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_stops_it_as_a_signal_to_one(by, tmp_path: Path, teacher_cache: Path) -> None:
+    folder = tmp_path / "run"
+    process = start(*POLICY, "--updates", "1000", "--out", folder, "--workers", "2")
+    until(lambda: [*folder.glob("checkpoints/*.ckpt")], 120)
+    workers = workers_of(process.pid)
+    for number in (process.pid, *workers):
+        os.kill(number, by)
+    status, _, said = process.finish(30)
+    assert status == 128 + by
+    assert re.match(rf"rltemp: stopped by {by.name}.* Go on with: rltemp train-policy .* --workers 2\n", said), said
+    assert all(gone(worker) for worker in workers)
+
+
+@pytest.mark.parametrize("workers", ["0", "33"])
+def test_workers_without_students_are_refused_and_nothing_is_left(workers: str, tmp_path: Path, capsys) -> None:
+    assert code(*POLICY, "--out", tmp_path / "run", "--workers", workers) == 2
+    assert f"--workers must be 1 to 32; got {workers}" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_from_python_too(short: Problem, tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="--workers must be 1 to 32; got 33"):
+        train_policy(short, QUICK, tmp_path / "run", workers=33)
+    assert not (tmp_path / "run").exists()
