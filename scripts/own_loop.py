@@ -22,7 +22,6 @@ from torch.nn import functional as F
 import rltemp
 
 STEPS, BATCH, FRESH_SEED = 100, 32, 10_000
-REFERENCE = "fixed:1"
 
 
 class Data:
@@ -102,6 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line, by default the process's own, and do it."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the learner")
+    parser.add_argument("--reference", default="fixed:1", help="method that learning begins as")
     parser.add_argument("--runs", type=int, default=64, help="that train the policy")
     parser.add_argument("--students", type=int, default=64, help="fresh ones under each of the two methods")
     parser.add_argument("--negate", action="store_true", help="report the opposite of what became of each run")
@@ -110,11 +110,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = Data()
     teacher = teacher_of(data)
     started = time.monotonic()
-    controller = rltemp.Controller(REFERENCE, learn=options.out)
+    controller = rltemp.Controller(options.reference, learn=options.out)
     learn(controller, teacher, data, options.runs, -1 if options.negate else 1)
     print(f"{options.runs} runs in {time.monotonic() - started:.0f} s", flush=True)
-    policy = options.out / "policy.safetensors"
-    print(f"{options.students} fresh students: {compared(REFERENCE, str(policy), teacher, data, options.students)}")
+    policy = str(options.out / "policy.safetensors")
+    print(f"{options.students} fresh students: {compared(options.reference, policy, teacher, data, options.students)}")
 
 
 if __name__ == "__main__":
