@@ -246,7 +246,7 @@ def test_options_that_cannot_be_leave_no_folder(method: Any, options: dict[str, 
 
 
 def test_options_without_learn_are_refused() -> None:
-    with pytest.raises(BadInputError, match="exploration with learn= alone"):
+    with pytest.raises(BadInputError, match="without learn= has no options; got exploration"):
         rltemp.Controller("dtkd", exploration=0.1)
 
 
