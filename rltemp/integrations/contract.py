@@ -160,6 +160,11 @@ class Controller:
         """Write the policy that was learned so far: a file for `Controller`, `rltemp distill --rule` and the others."""
         atomic_write(path, self._learning().learner.policy())
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Runs of this process by what became of them: `reported`, `forgotten`, `fallback` (a service was away)."""
+        return dict(self._learning().counts)
+
     def _learning(self) -> OwnRuns:
         if self._runs is None:
             raise BadInputError("this controller does not learn: make it with learn=FOLDER, or the URL of a service")

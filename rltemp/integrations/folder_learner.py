@@ -16,6 +16,7 @@ from rltemp.training.identity import random_state, set_random_state
 
 POLICY_FILE = "policy.safetensors"
 """In the folder of a learner: the newest policy, for `rltemp.Controller`, `rltemp distill --rule` and the others."""
+
 Run = tuple[int, int]
 """Its seed, and its number among the runs of this seed."""
 
@@ -36,12 +37,18 @@ class FolderLearner(SavedLearner):
     Args:
         folder: One process at a time; of several learners in one process the youngest has it.
         options: How it learns, and from where.
+
+    Raises:
+        ArtifactRefusedError: Where the folder has the state of other options.
+        BadInputError: Where another process has the folder, it cannot be written, or holds a policy of somebody else.
     """
 
     unit = "run"
     _owners: ClassVar[WeakValueDictionary[Path, FolderLearner]] = WeakValueDictionary()
 
     def __init__(self, folder: Path, options: LearningOptions) -> None:
+        if (folder / POLICY_FILE).exists() and not [*folder.glob(f"{self.unit}-*.ckpt")]:
+            raise BadInputError(f"{folder} has a {POLICY_FILE} that no learner wrote there. Choose another learn=")
         self.folder = folder
         self._newest_version: ParameterDistribution | None = None
         before = random_state()  # a checkpoint would bring its own back

@@ -7,8 +7,8 @@ service (`rltemp serve --learn`). Ledger, checks, draws and PPO are those of `rl
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -61,23 +61,23 @@ class OwnRuns:
     Args:
         learner: Learns from them.
         fallback: The method of a run that begins while there has never been a version.
+        is_done: Tells which runs were reported before, by an earlier process too; by default none.
 
     Attributes:
         counts: Runs by what became of them: `reported`, `forgotten` (another began before its report), `fallback`.
         between: The method between runs, which answers nothing.
     """
 
-    def __init__(self, learner: LearnerOfRuns, fallback: Method) -> None:
+    def __init__(
+        self, learner: LearnerOfRuns, fallback: Method, is_done: Callable[[Run], bool] = lambda run: False
+    ) -> None:
         self.learner = learner
         self.fallback = fallback
+        self.is_done = is_done
         self.counts: Counter[str] = Counter(reported=0, forgotten=0, fallback=0)
         self.between = BETWEEN_RUNS
         self._open: _OpenRun | None = None
         self._begun = False
-
-    def is_done(self, run: Run) -> bool:
-        """Whether the learner's folder has this run's report already."""
-        return isinstance(self.learner, FolderLearner) and self.learner.is_done(run)
 
     def order(self, count: int, per_seed: int, first_seed: int) -> Iterator[Run]:
         """The runs of a loop that are not done, in their order."""
@@ -184,12 +184,11 @@ def runs_of(method: object, learn: str | Path, options: dict[str, Any]) -> OwnRu
     if "://" in str(learn):
         return _at_service(method, str(learn), **_known(options, "fallback", "token_file", "strict"))
     own = {"start": method, "keep_weights": True} if is_policy(method) else {"reference": method}
-    names = [
-        name for name in LearningOptions.__dataclass_fields__ if name not in ("start", "keep_weights", "reference")
-    ]
+    names = {field.name for field in fields(LearningOptions)} - {"start", "keep_weights", "reference"}
     made = LearningOptions(**{**OWN_DEFAULTS, **own, **_known(options, *names)})
     lookup(WORST, made.potential, "potential")
-    return OwnRuns(FolderLearner(Path(learn), made), BETWEEN_RUNS)
+    learner = FolderLearner(Path(learn), made)
+    return OwnRuns(learner, BETWEEN_RUNS, learner.is_done)
 
 
 def _at_service(
