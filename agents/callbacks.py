@@ -67,9 +67,9 @@ class RunCallback(BaseCallback):
         self.progress(self.num_timesteps)
         episode = self.env.episode
         # At the last step of a run the environment is already in the next one, which has taken no step.
-        if episode.taken and episode.taken % self.every == 0:
+        if episode.steps_taken and episode.steps_taken % self.every == 0:
             look = episode.look()
-            self.temperatures.append(look.temperatures)
+            self.temperatures.append(look.temperatures.of_samples(look.signals.mask))
             self._scalars.append(step_scalars(look.signals, look.loss))
         return True
 
@@ -100,6 +100,7 @@ class RunCallback(BaseCallback):
 
 
 def _together(steps: Sequence[Temperatures]) -> Temperatures:
-    """The temperatures of several steps of one method as one, `[steps, ...]`."""
+    """The temperatures of several steps of one method as one row."""
     found = {field.name: [getattr(step, field.name) for step in steps] for field in fields(Temperatures)}
-    return Temperatures(**{name: torch.stack(values) for name, values in found.items() if None not in values})
+    rows = {name: values for name, values in found.items() if None not in values}
+    return Temperatures(**{name: torch.cat([value.flatten() for value in row]) for name, row in rows.items()})

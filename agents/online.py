@@ -19,14 +19,14 @@ from rltemp.agents.config import PolicyConfig
 from rltemp.agents.learner import log_probability, network_of
 from rltemp.agents.network import SampleNetwork, mirrored_draws
 from rltemp.agents.reports import Record, Report
-from rltemp.data.dataset import random_stream
 from rltemp.data.problem import Problem, evaluate
 from rltemp.envs.assignments import OneTask
 from rltemp.envs.episode import FIRST_TRAINING_SEED, Decision, Episode
 from rltemp.envs.rewards import POTENTIALS, Potential
 from rltemp.errors import ArtifactRefusedError, BadInputError
 from rltemp.kd.method import Objective
-from rltemp.models.stack import StackedStudent
+from rltemp.models.random_numbers import random_stream
+from rltemp.models.stack import Students
 from rltemp.policy.actions import ActionScale
 from rltemp.policy.manifest import canonical_json
 from rltemp.policy.policy_file import check_policy
@@ -90,7 +90,7 @@ class RunOutcome:
         improvement: Of each student's potential, `[S]`; likewise.
     """
 
-    student: StackedStudent
+    student: Students
     validation_accuracy: Tensor
     test_accuracy: Tensor
     report: Report | None = None
@@ -100,8 +100,8 @@ class RunOutcome:
     def of(cls, run: Distillation, report: Report | None = None, improvement: Tensor | None = None) -> RunOutcome:
         """What the students of a finished run are worth."""
         dataset, student = run.problem.dataset, run.student
-        assert isinstance(student, StackedStudent)  # the run's seeds are a sequence
-        validation, test = (evaluate(student, dataset, split) for split in (dataset.validation, dataset.test))
+        assert isinstance(student, Students)  # the run's seeds are a sequence
+        validation, test = (evaluate(student, run.problem, split) for split in (dataset.validation, dataset.test))
         return cls(student, validation, test, report, improvement)
 
 

@@ -13,7 +13,6 @@ from rltemp.agents.online import ParameterDistribution, Runs
 from rltemp.agents.report_client import ReportClient
 from rltemp.agents.reports import FATES
 from rltemp.kd.method import Objective
-from rltemp.models.networks import build_model
 from rltemp.training.checkpoints import Checkpoints, State
 from rltemp.training.tensorboard import Tracker
 
@@ -75,10 +74,9 @@ class RunSeries:
                 on_run(done + 1, count)
                 self.checkpoints.tick(done + 1, self._state)
         self.client.close(END_SECONDS)
-        problem = self.runs.problem
-        student = build_model(problem.task.student, problem.dataset.image_shape, problem.dataset.num_classes)
+        student = self.runs.problem.students(seed)
         student.load_state_dict(self.student)
-        return student.to(problem.device)
+        return student
 
     def result(self) -> dict[str, Any]:
         """What `result.json` says beside the kept student's accuracies."""

@@ -21,7 +21,7 @@ from rltemp.io.workers import Workers
 from rltemp.kd.method import Method
 from rltemp.kd.names import lookup
 from rltemp.kd.signals import Signals, Temperatures
-from rltemp.kd.temperature_rule import TemperatureRule, per_batch
+from rltemp.kd.temperature_rule import TemperatureRule, per_sample
 from rltemp.policy.features import featurize
 from rltemp.training.distill import Distillation
 from rltemp.training.steps import train
@@ -135,7 +135,7 @@ class SelectionCallback(StatefulCallback):
 def network_rule(network: SampleNetwork, weights: Tensor, decision: Decision) -> TemperatureRule:
     """The temperature rule of a network under weights `[P]`, or `[S, P]`, each student's own, for a stack `[S, B]`."""
 
-    @per_batch
+    @per_sample
     def rule(signals: Signals) -> Temperatures:
         with torch.no_grad():
             observation = featurize(signals, decision.features)
@@ -174,8 +174,7 @@ class TaskTrial:
         """Train a share of the students, and measure them."""
         split = self.problem.dataset.validation
         run = Distillation(self.problem, _seeds(self.students)[share])
-        logits = predict(train(run, method), self.problem.dataset, split)
-        return [potentials(self.problem, logits, split.labels)]
+        return [potentials(self.problem, predict(train(run, method), self.problem, split), split.targets)]
 
 
 class VarietyTrial:
@@ -199,8 +198,8 @@ class VarietyTrial:
             given = whole.share(share)
             stack = train(given.run(_seeds(self.students)[share]), method).eval()
             with torch.no_grad():
-                logits = stack(given.problem.dataset.batch(given.pool, given.probe))
-            values.append(potentials(given.problem, logits, given.pool.labels[given.probe]))
+                logits = stack(given.problem.dataset.batch(given.pool, given.probe).inputs)
+            values.append(potentials(given.problem, logits, given.pool.known_labels[given.probe]))
         return values
 
 
@@ -225,5 +224,5 @@ def _seeds(students: int) -> list[int]:
 
 def potentials(problem: Problem, logits: Tensor, labels: Tensor) -> Tensor:
     """What each student's logits `[S, N, C]` are worth by the task's metric, `[S]`; the worst where not finite."""
-    values = lookup(POTENTIALS, problem.task.metric, "metric")(logits, labels)
-    return torch.where(values.isfinite(), values, WORST[problem.task.metric])
+    values = lookup(POTENTIALS, problem.metric, "metric")(logits, labels)
+    return torch.where(values.isfinite(), values, WORST[problem.metric])

@@ -7,9 +7,9 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from rltemp.data.dataset import Split
-from rltemp.data.problem import Problem, predict
+from rltemp.data.problem import Problem
 from rltemp.envs.variety import Assignment
+from rltemp.errors import BadInputError
 
 
 class TaskSource(Protocol):
@@ -35,10 +35,16 @@ class OneTask:
     def __init__(self, problem: Problem, redraw: bool) -> None:
         self.problem = problem
         self.redraw = redraw
-        train, probe = problem.dataset.train, problem.dataset.probe
-        pool = Split(torch.cat([train.images, probe.images]), torch.cat([train.labels, probe.labels]))
-        views_are_fixed = not problem.dataset.augment
-        self._pool, self._logits = pool, predict(problem.teacher, problem.dataset, pool) if views_are_fixed else None
+        self._pool = problem.dataset.train.and_then(problem.dataset.probe)
+        self._logits = None
+        if problem.teacher_logits is not None:
+            of_probe = problem.teacher_on("probe")
+            if of_probe is None:
+                raise BadInputError(
+                    "the teacher is known by its logits on the training samples alone, and rewards need samples that "
+                    "are drawn from probe and training data together: leave probe out, so that it is cut from them"
+                )
+            self._logits = torch.cat([problem.teacher_logits, of_probe])
 
     def draw(self, generator: np.random.Generator, groups: int) -> Assignment:
         """Draw the samples of each group."""

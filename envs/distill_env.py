@@ -23,7 +23,7 @@ from rltemp.envs.episode import FIRST_TRAINING_SEED, Decision, Episode, checked_
 from rltemp.kd.method import Method
 from rltemp.policy.actions import ActionScale
 from rltemp.policy.features import DEFAULT_FEATURES, LIMIT
-from rltemp.training.teachers import prepare
+from rltemp.training.preparation import prepare
 
 Array = NDArray[np.float32]
 MEANS = "student_temperature_mean", "teacher_temperature_mean", "loss"

@@ -22,8 +22,9 @@ from rltemp.kd.checks import check_temperatures, unlawful
 from rltemp.kd.method import Method
 from rltemp.kd.names import lookup
 from rltemp.kd.signals import Signals, Temperatures
-from rltemp.kd.temperature_rule import per_batch
+from rltemp.kd.temperature_rule import per_sample
 from rltemp.loading import load_method, with_teacher
+from rltemp.models.stack import logits_of
 from rltemp.policy.actions import ActionScale
 from rltemp.policy.features import DEFAULT_FEATURES, FEATURES, featurize
 from rltemp.training.distill import Distillation
@@ -65,8 +66,9 @@ class Decision:
         """The objective `[...]` of a step under actions `[..., A]`, and its temperatures, unchecked."""
         given: list[Temperatures | None] = []
 
-        # Called by the method, where it calls any rule: gradients then add up in the plain loop's order.
-        @per_batch
+        # Called by the method, where it calls any rule: gradients then add up in the plain loop's order. An action
+        # belongs to a sample, so that samples must stay in their places.
+        @per_sample
         def rule(signals: Signals) -> Temperatures:
             return self.temperatures(signals, action)
 
@@ -104,7 +106,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Look:
-    """The last step of an episode in full, detached: samples as it saw them, its temperatures and its loss `[...]`."""
+    """The last step of an episode, detached: what it saw of its batch, its temperatures and its loss `[...]`."""
 
     signals: Signals
     temperatures: Temperatures
@@ -123,6 +125,7 @@ class Episode:
 
     Attributes:
         seen: What the last step let out, on the host.
+        taken: What the last step saw of its batch, with its `temperatures` and `loss`.
         potential: Of each student when the probe was evaluated last, `[]` or `[S]`; `seen_potential` on the host.
         reward: The change of the potential in the last step, on the host.
         lost: Which students were replaced because they diverged, on the host.
@@ -139,8 +142,8 @@ class Episode:
         self.reward_interval = reward_interval or max(1, run.steps // LOOKS)
         self.potential: Tensor
         self.seen_potential: NDArray[np.float32]
-        self._metric = lookup(POTENTIALS, run.problem.task.metric, "metric")
-        self._worst = WORST[run.problem.task.metric]
+        self._metric = lookup(POTENTIALS, run.problem.metric, "metric")
+        self._worst = WORST[run.problem.metric]
         self.observation = torch.zeros((), device=run.problem.device)
         self._observe()
         self.lost = np.zeros_like(self.seen.diverged)
@@ -153,13 +156,13 @@ class Episode:
         return self.run.steps
 
     @property
-    def taken(self) -> int:
-        """Steps so far."""
+    def steps_taken(self) -> int:
+        """Of the run so far."""
         return self.run.step
 
     def look(self) -> Look:
         """The last step."""
-        signals = replace(self.signals, student_logits=self.signals.student_logits.detach())
+        signals = replace(self.taken, student_logits=self.taken.student_logits.detach())
         return Look(signals, self.temperatures, self.loss)
 
     def step(self, action: Tensor) -> Tensor:
@@ -172,7 +175,8 @@ class Episode:
             TrainingDivergedError: Where a feature, a teacher logit or the potential is not finite though the student's
                 own numbers are sound, naming it and the sample.
         """
-        loss, temperatures = self.decision.loss(self.signals, action)
+        self.taken = self.signals
+        loss, temperatures = self.decision.loss(self.taken, action)
         self.run.update(loss)
         self.temperatures, self.loss = temperatures.detach(), loss.detach()
         self._observe(self.temperatures, self.loss)
@@ -208,38 +212,49 @@ class Episode:
             self.signals = run.signals_at(run.step, dict(run.student.named_parameters()))
         else:
             self.signals = run.observe()
-        found = featurize(self.signals, self.decision.features)
-        finite = self.signals.student_logits.isfinite().all(-1) & found.isfinite().all(-1)
+        seen = self.signals.made_safe()
+        found = featurize(seen, self.decision.features)
+        finite = seen.student_logits.isfinite().all(-1) & found.isfinite().all(-1)
         self.diverged = ~finite.all(-1)
         kept = self.observation if self.observation.shape == found.shape else found  # a first one, or an empty batch
         self.observation = torch.where(self.diverged[..., None, None], kept, found)
-        good, means = sound(found, self.signals), list[Tensor]()
+        good, means = sound(found, seen), list[Tensor]()
         if temperatures is not None and loss is not None:
             good = good & ~unlawful(temperatures, None).any()
-            means = [value.mean() for value in (temperatures.student, temperatures.teacher, loss)]
+            means = [self._mean_of(value) for value in (temperatures.student, temperatures.teacher, loss)]
         self.seen = _read(self.observation, self.diverged, good, means)
         if not self.seen.sound:
             if temperatures is not None:
                 check_temperatures(temperatures, self.decision.method.name)
-            explain(found, self.signals, self.decision.features, run.step)
+            explain(found, seen, self.decision.features, run.step)
+
+    def _mean_of(self, values: Tensor) -> Tensor:
+        """The mean over all samples of the last batch."""
+        mask = self.taken.mask
+        return values.mean() if mask is None else (values * mask).sum() / mask.sum().clamp(min=1)
 
     @torch.no_grad()
     def _measure(self) -> None:
         """Evaluate each student on its probe samples."""
-        logits, labels = self._probe_logits()
-        value = self._metric(logits, labels)
+        logits, labels, mask = self._probe_logits()
+        value = self._metric(logits, labels) if mask is None else self._metric(logits, labels, mask)
         bad = broken_potentials(value, logits)
         self.potential = torch.where(value.isfinite() & ~self.diverged, value, self._worst)
         host = torch.cat([self.potential.flatten(), bad.any()[None]]).numpy(force=True)
         if host[-1]:
-            explain_potential(value, bad, self.run.problem.task.metric, self.run.step)
+            explain_potential(value, bad, self.run.problem.metric, self.run.step)
         self.seen_potential = host[:-1].reshape(value.shape)
 
-    def _probe_logits(self) -> tuple[Tensor, Tensor]:
+    def _probe_logits(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The samples that each student is measured on: logits `[..., K, C]`, labels and, with padding, a mask."""
         run = self.run
         run.student.eval()
-        images = run.problem.dataset.batch(run.split, self.probe)
-        return run.student(images).float(), run.split.labels[self.probe]
+        batch = run.problem.dataset.batch(run.split, self.probe)
+        labels = batch.labels
+        assert labels is not None  # of data without labels the teacher's predictions
+        logits, lead = logits_of(run.student(batch.inputs)).float(), self.probe.dim() - 1
+        mask = None if batch.mask is None else batch.mask.flatten(lead)
+        return logits.flatten(lead, -2), labels.flatten(lead), mask
 
 
 def _read(observation: Tensor, diverged: Tensor, good: Tensor, means: Sequence[Tensor]) -> Seen:

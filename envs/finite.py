@@ -29,6 +29,7 @@ def sane(logits: Tensor) -> Tensor:
 
 def sound(observation: Tensor, signals: Signals) -> Tensor:
     """Whether the teacher's logits are finite, and the observation wherever the student's are sane: one bool."""
+    signals = signals.made_safe()
     broken = ~observation.isfinite().all(-1) & sane(signals.student_logits)
     return signals.teacher_logits.isfinite().all() & ~broken.any()
 
@@ -39,6 +40,7 @@ def explain(observation: Tensor, signals: Signals, features: Sequence[str], step
     Raises:
         TrainingDivergedError: Naming the teacher, or the feature, the sample and the step.
     """
+    signals = signals.made_safe()
     bad = ~signals.teacher_logits.isfinite().all(-1)
     if bool(bad.any()):
         raise TrainingDivergedError(
@@ -55,9 +57,13 @@ def explain(observation: Tensor, signals: Signals, features: Sequence[str], step
         )
 
 
-def broken_potentials(value: Tensor, logits: Tensor) -> Tensor:
-    """Which potentials, `[]` or `[S]`, are not finite though the student's logits `[..., N, C]` are sane, bool."""
-    return ~value.isfinite() & sane(logits).all(-1)
+def broken_potentials(value: Tensor, logits: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Which potentials, `[]` or `[S]`, are not finite though the student's logits `[..., N, C]` are sane, bool.
+
+    A mask, `[N]` or `[..., N]`, says which of them are a sample's.
+    """
+    of_no_sample = False if mask is None else ~mask
+    return ~value.isfinite() & (sane(logits) | of_no_sample).all(-1)
 
 
 def explain_potential(value: Tensor, bad: Tensor, metric: str, step: int) -> NoReturn:

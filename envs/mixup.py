@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rltemp.data.dataset import Batch
 from rltemp.errors import BadInputError
 from rltemp.kd.divergences import log_softmax
 from rltemp.kd.signals import Signals
@@ -93,6 +94,9 @@ class MixedDistillation(Distillation):
 
     def __init__(self, *args: Any, share: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        inputs = self.split.inputs
+        if self.problem.tokens or not isinstance(inputs, Tensor) or not self.problem.labelled:
+            raise BadInputError("mix-up blends pictures or rows with labels; this task has none. Give --mixup 0")
         self.share = share
         self._pairs: tuple[Tensor, Tensor] | None = None
 
@@ -116,13 +120,13 @@ class MixedDistillation(Distillation):
             share=mixed.full(1.0).scatter(-1, places, self.share),
         )
 
-    def _images(self, step: int, index: Tensor) -> Tensor:
-        images = super()._images(step, index)
+    def _batch(self, step: int, index: Tensor) -> Batch:
+        batch = super()._batch(step, index)
         if self._pairs is None:
-            return images
-        low, high = (_rows(images, positions) for positions in self._pairs)
-        mixed = torch.lerp(low, high, self.share)
-        return images.scatter(-4, self._pairs[0][..., None, None, None].expand_as(mixed), mixed)
+            return batch
+        images, (places, partners) = batch.inputs, self._pairs
+        mixed = torch.lerp(_rows(images, places), _rows(images, partners), self.share)
+        return batch._replace(inputs=images.scatter(-4, places[..., None, None, None].expand_as(mixed), mixed))
 
     @torch.no_grad()
     def _teacher_logits(self, step: int, index: Tensor, images: Tensor) -> Tensor:
@@ -131,6 +135,7 @@ class MixedDistillation(Distillation):
             return logits
         places = self._pairs[0]
         with self._autocast():
+            assert self.problem.teacher is not None  # mix-up needs one that can be asked
             mixed = self.problem.teacher(_rows(images, places).flatten(0, places.dim() - 1)).float()
         mixed = mixed.view(*places.shape, -1)
         return logits.scatter(-2, places[..., None].expand_as(mixed), mixed)

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from rltemp.data.dataset import Dataset, Split
 from rltemp.data.problem import Problem
+from rltemp.data.recipe import Recipe
 from rltemp.data.sources import load_dataset
-from rltemp.data.tasks import Recipe, Task
+from rltemp.data.task import Task
 from rltemp.optional_imports import import_library
 from rltemp.rules.published_methods import none
 from rltemp.training.distill import Distillation
@@ -92,12 +93,12 @@ class Family:
             _subsets_of_digits(classes, size, generator) if kind == "digits" else _by_formula(classes, size, generator)
         )
         both = [part for pair in sets for part in pair]
-        self.pool = Split(torch.cat([part.images for part in both]), torch.cat([part.labels for part in both]))
+        self.pool = Split(torch.cat([part.inputs for part in both]), torch.cat([part.known_labels for part in both]))
         count, probes = (len(part) for part in sets[0])
         starts = (count + probes) * torch.arange(size)[:, None]
         self.train, self.probe = starts + torch.arange(count), starts + count + torch.arange(probes)
-        empty = Split(self.pool.images[:0], self.pool.labels[:0])
-        channels = self.pool.images.shape[1]
+        empty = self.pool.take(torch.arange(0))
+        channels = self.pool.inputs.shape[1]
         scale = torch.zeros(channels), torch.ones(channels)
         dataset = Dataset("variety", self.pool, empty, empty, empty, classes, *scale, augment=False)
         # As good as teachers are: each trained for long enough, some for longer than that.
@@ -116,7 +117,7 @@ class Family:
         teachers = train(run, none()).eval()
         own = torch.cat([self.train, self.probe], 1)
         with torch.no_grad():
-            logits: Tensor = teachers(problem.dataset.batch(self.pool, own))
+            logits: Tensor = teachers(problem.dataset.batch(self.pool, own).inputs)
         return logits.flatten(0, 1)
 
 
@@ -167,8 +168,8 @@ def _sharpened(family: Family, generator: np.random.Generator) -> Tensor:
 def _subsets_of_digits(classes: int, size: int, generator: np.random.Generator) -> list[tuple[Split, Split]]:
     """Some classes of the digits each time: 100 samples a class to train on, 18 for the probe."""
     data = load_dataset("digits")
-    images = data.normalise(torch.cat([data.train.images, data.probe.images]))
-    labels = torch.cat([data.train.labels, data.probe.labels])
+    images = data.normalise(torch.cat([data.train.inputs, data.probe.inputs]))
+    labels = torch.cat([data.train.known_labels, data.probe.known_labels])
     found = []
     for _ in range(size):
         chosen = generator.permutation(data.num_classes)[:classes]
@@ -208,16 +209,13 @@ def _by_formula(classes: int, size: int, generator: np.random.Generator) -> list
 def _halves(samples: Split, train: int, probe: int) -> tuple[Split, Split]:
     """The first samples to train on, the next for the probe."""
     end = train + probe
-    return (
-        Split(samples.images[:train], samples.labels[:train]),
-        Split(samples.images[train:end], samples.labels[train:end]),
-    )
+    return samples.take(torch.arange(train)), samples.take(torch.arange(train, end))
 
 
 def _mislabelled(pool: Split, train: Tensor, classes: int, generator: np.random.Generator) -> Split:
     """The pool with some data sets' training labels wrong: up to a fifth of them. Probe labels stay right."""
-    labels = pool.labels.clone()
+    labels = pool.known_labels.clone()
     for rows in train:
         wrong = rows[torch.from_numpy(generator.random(len(rows)) < generator.choice([0.0, 0.0, 0.05, 0.2]))]
         labels[wrong] = torch.from_numpy(generator.integers(classes, size=len(wrong)))
-    return Split(pool.images, labels)
+    return Split(pool.inputs, labels)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rltemp.moved import Moved
 
 if TYPE_CHECKING:
+    from rltemp.data.task import Task
     from rltemp.errors import (
         ArtifactRefusedError,
         BadInputError,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from rltemp.kd.signals import Signals, Temperatures
     from rltemp.kd.temperature_rule import TemperatureRule
     from rltemp.loading import load_method, load_rule
+    from rltemp.runs.functions import compare, distill, explain, study, train_policy
 
 __version__ = "0.2.0"
 
@@ -41,24 +43,32 @@ __all__ = [
     "Method",
     "RltempError",
     "Signals",
+    "Task",
     "TemperatureRule",
     "Temperatures",
     "TrainingDivergedError",
     "TrainingStoppedError",
+    "compare",
+    "distill",
+    "explain",
     "kd_loss",
     "load_method",
     "load_rule",
+    "study",
+    "train_policy",
 ]
 
 _HOMES = {
     "Controller": "integrations",
     "Method": "kd.method",
     "Signals": "kd.signals",
+    "Task": "data.task",
     "TemperatureRule": "kd.temperature_rule",
     "Temperatures": "kd.signals",
     "kd_loss": "kd.losses",
     "load_method": "loading",
     "load_rule": "loading",
+    **dict.fromkeys(("compare", "distill", "explain", "study", "train_policy"), "runs.functions"),
 }
 """The module of each public name that is no error."""
 

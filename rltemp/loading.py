@@ -11,8 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from rltemp.errors import BadInputError
+from rltemp.io.own_code import import_attribute
 from rltemp.kd.method import Method, Objective
-from rltemp.kd.names import call_with_options, import_attribute, lookup, split_spec
+from rltemp.kd.names import call_with_options, lookup, split_spec
 from rltemp.kd.temperature_rule import TemperatureRule, as_rule
 from rltemp.rules.controls import WRAPPERS
 from rltemp.rules.published_methods import METHODS

@@ -25,7 +25,9 @@ from torch.nn import functional as F
 from rltemp import Signals, kd_loss
 from rltemp.data.dataset import Dataset, Split
 from rltemp.data.problem import Problem
-from rltemp.data.tasks import Recipe, Task, load_task
+from rltemp.data.recipe import Recipe
+from rltemp.data.task import Task
+from rltemp.data.tasks import load_task
 from rltemp.envs.distill_env import DistillEnv
 from rltemp.envs.episode import LOOKS
 from rltemp.integrations import Controller
@@ -35,8 +37,8 @@ from rltemp.loading import load_method, load_rule
 from rltemp.models.networks import seeded_model
 from rltemp.rules import RULES
 from rltemp.training.distill import Distillation
+from rltemp.training.preparation import prepare
 from rltemp.training.steps import plain_step
-from rltemp.training.teachers import prepare
 
 STUDENTS = 64
 SHAPES = (128, 100), (4096, 32000)
@@ -148,6 +150,7 @@ GROUPS = {"rules": rules, "training": training, "plugs": plugs}
 def own_loop(name: str, kind: str) -> Call:
     """A whole step in a plain PyTorch loop under a `Controller`."""
     teacher, controller = random_images().teacher, Controller(name)
+    assert teacher is not None
     student, images = seeded_model("resnet8", (3, 32, 32), 100, 0), torch.randn(128, 3, 32, 32)
     labels, optimizer = torch.randint(0, 100, (128,)), torch.optim.SGD(student.parameters(), lr=0.05, momentum=0.9)
 

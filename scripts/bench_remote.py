@@ -27,7 +27,7 @@ from rltemp.kd.method import Objective
 from rltemp.loading import load_method
 from rltemp.remote import RemoteRule
 from rltemp.training.distill import Distillation
-from rltemp.training.teachers import prepare
+from rltemp.training.preparation import prepare
 
 FOLLOW_SECONDS = 0.5
 """From one question for a new version to the next: twenty times as often as by default."""

@@ -33,7 +33,7 @@ from rltemp.io.versions import processor
 from rltemp.policy.policy_file import read_policy
 from rltemp.remote.http_client import HttpClient
 from rltemp.report.drawing import BLUE, GREY, save_png
-from rltemp.training.teachers import prepare
+from rltemp.training.preparation import prepare
 
 MODEL = "online"
 RLTEMP = (sys.executable, "-m", "rltemp")

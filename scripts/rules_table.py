@@ -15,7 +15,6 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +32,8 @@ from rltemp.loading import load_method
 from rltemp.report.tables import markdown, with_error
 from rltemp.rules.published_methods import METHODS
 from rltemp.training.distill import Distillation
+from rltemp.training.preparation import prepare
 from rltemp.training.steps import train
-from rltemp.training.teachers import prepare
 
 FIELDS: dict[str, type] = {
     **dict.fromkeys(("teacher", "student", "teacher_weights"), str),
@@ -135,7 +134,7 @@ def train_stack(problem: Problem, method: str, seeds: list[int], memory: dict[in
     student = train(run, load_method(method))
     seconds = round((time.perf_counter() - started) / len(seeds), 3)
     test, validation = (
-        [round(value, 6) for value in evaluate(student, problem.dataset, split).reshape(-1).tolist()]
+        [round(value, 6) for value in evaluate(student, problem, split).reshape(-1).tolist()]
         for split in (problem.dataset.test, problem.dataset.validation)
     )
     return [
@@ -152,7 +151,7 @@ def describe(problem: Problem, label: str) -> dict[str, Any]:
         "teacher": task.teacher,
         "teacher_accuracy": round(problem.teacher_accuracy, 6),
         "student": task.student,
-        "recipe": asdict(task.recipe),
+        "recipe": task.described()["recipe"],
         "split_seed": task.split_seed,
         "samples": {name: len(getattr(problem.dataset, name)) for name in ("train", "validation", "test")},
         "torch": torch.__version__,

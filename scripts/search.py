@@ -151,7 +151,7 @@ def scores(
     weights = candidates.repeat_interleave(len(seeds), 0)
     method = replace(decision.method, rule=network_rule(network, weights, decision))
     students = train(Distillation(problem, [*seeds] * len(candidates)), method)
-    values = potentials(problem, predict(students, problem.dataset, split), split.labels)
+    values = potentials(problem, predict(students, problem, split), split.targets)
     return values.view(len(candidates), -1).double().mean(1).cpu()
 
 

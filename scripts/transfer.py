@@ -25,7 +25,7 @@ from rich.progress import track
 from torch import Tensor
 
 from rltemp.data.dataset import Split
-from rltemp.data.problem import Problem, predict
+from rltemp.data.problem import Problem
 from rltemp.data.tasks import load_task
 from rltemp.experiments.measures import accuracy
 from rltemp.experiments.statistics import Paired, paired_difference, points
@@ -36,8 +36,8 @@ from rltemp.loading import load_method
 from rltemp.report.tables import markdown
 from rltemp.rules.published_methods import METHODS
 from rltemp.training.distill import Distillation
+from rltemp.training.preparation import prepare
 from rltemp.training.steps import train
-from rltemp.training.teachers import prepare
 
 TASKS: dict[str, tuple[str, dict[str, Any], int]] = {
     "wine": ("wine", {}, 64),
@@ -125,9 +125,9 @@ def train_on_splits(problems: Sequence[Problem], rule: str, seeds: Sequence[int]
     own = torch.arange(len(seeds)) % len(problems)
     (images, labels), dataset = _stacked(problems, "train"), problems[0].dataset
     pool = Split(images.flatten(0, 1), labels.flatten())
-    logits = torch.cat([predict(problem.teacher, problem.dataset, problem.dataset.train) for problem in problems])
+    logits = torch.cat([problem.teacher_logits for problem in problems if problem.teacher_logits is not None])
     # Every split is standardised by its own training part already.
-    dataset = replace(dataset, mean=torch.zeros_like(dataset.mean), std=torch.ones_like(dataset.std))
+    dataset = replace(dataset, mean=None, std=None)
     rows = torch.arange(len(pool)).view(len(problems), -1)[own]
     run = Distillation(
         replace(problems[0], dataset=dataset), list(seeds), train=pool, subset=rows, teacher_logits=logits
@@ -143,8 +143,8 @@ def train_on_splits(problems: Sequence[Problem], rule: str, seeds: Sequence[int]
 def _stacked(problems: Sequence[Problem], name: str) -> tuple[Tensor, Tensor]:
     """A part of every split: inputs `[splits, N, ...]`, each standardised by its split, and labels `[splits, N]`."""
     parts = [getattr(problem.dataset, name) for problem in problems]
-    images = [problem.dataset.normalise(part.images) for problem, part in zip(problems, parts, strict=True)]
-    return torch.stack(images), torch.stack([part.labels for part in parts])
+    images = [problem.dataset.normalise(part.inputs) for problem, part in zip(problems, parts, strict=True)]
+    return torch.stack(images), torch.stack([part.known_labels for part in parts])
 
 
 def read(file: Path) -> list[dict[str, Any]]:

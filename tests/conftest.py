@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from rltemp.cli.console import messages_shown
 from rltemp.data.dataset import Dataset, Split
 from rltemp.data.problem import Problem
-from rltemp.data.tasks import Recipe, Task, load_task
-from rltemp.training.teachers import prepare
+from rltemp.data.recipe import Recipe
+from rltemp.data.task import Task
+from rltemp.data.tasks import load_task
+from rltemp.training.preparation import prepare
 
 collect_ignore = ["support/fuzz.py"]  # a program that test_fuzz.py starts, with a library of its own
 torch.set_num_threads(1)

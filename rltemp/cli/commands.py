@@ -10,8 +10,8 @@ from __future__ import annotations
 COMMANDS = {
     "demo": ("demo:Demo", "teacher, policy, student and comparison, once, on a small task"),
     "train-teacher": ("train_teacher:TrainTeacher", "train a task's teacher, write its weights"),
-    "train-policy": ("train_policy:TrainPolicy", "learn a temperature policy and export it"),
-    "distill": ("distill:Distill", "train one student under a rule or a policy file"),
+    "train-policy": ("train_policy:train_policy", "learn a temperature policy and export it"),
+    "distill": ("distill:distill", "train one student under a rule or a policy file"),
     "compare": ("compare:compare", "compare rules over many students, paired by seed"),
     "study": ("compare:study", "tell whether a policy wins, over what, and by which part of it"),
     "explain": ("compare:explain", "show why a policy sets the temperatures it sets"),

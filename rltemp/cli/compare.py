@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from rltemp.cli.console import say, show, show_next
 from rltemp.data.problem import Problem
-from rltemp.errors import BadInputError
 from rltemp.experiments.compare import OnProgress
-from rltemp.experiments.method_results import Overall, stored_rows
+from rltemp.experiments.grid import Overall
+from rltemp.experiments.measures import LOSS
+from rltemp.experiments.method_results import stored_rows
 from rltemp.experiments.options import (
-    SELECTION_SEED,
     CompareOptions,
     ComparisonOptions,
     ExplainOptions,
@@ -25,49 +25,32 @@ from rltemp.io.run_folders import TIMING, read_json, showing
 from rltemp.report.comparison import page_name, run_comparison, run_study
 from rltemp.report.explain_page import importance_words, relation_words, run_explanation
 from rltemp.report.tables import console_overall, console_table
-from rltemp.training.options import at_least
+from rltemp.runs.functions import found
 
 
-def compare(options: CompareOptions) -> dict[str, Any]:
+def compare(options: CompareOptions) -> None:
     """`rltemp compare`."""
-    return _compared(options, lambda: run_comparison(options, _progress))
+    _show(options, found(options, run_comparison, _progress))
 
 
-def study(options: StudyOptions) -> dict[str, Any]:
+def study(options: StudyOptions) -> None:
     """`rltemp study`."""
-    return _compared(options, lambda: run_study(options, _progress))
+    _show(options, found(options, run_study, _progress))
 
 
-def explain(options: ExplainOptions) -> dict[str, Any]:
+def explain(options: ExplainOptions) -> None:
     """`rltemp explain`."""
-    at_least(2, seeds=options.seeds)
-    at_least(1, stack=options.stack)
-    at_least(0, first_seed=options.first_seed, importance_seeds=options.importance_seeds)
-    out, result = options.look()
-    if result is None:
-        result = run_explanation(options, _explain_progress)
+    result, out = found(options, run_explanation, _explain_progress), options.folder()
     with showing(out):
         for line in [*relation_words(result["relations"]), *importance_words(result["importance"])]:
             say(line)
     say(f"Read {out / 'why.md'}, look at {out / 'why.png'}.")
     show_next(out)
-    return result
 
 
-def _compared(options: ComparisonOptions, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Check the numbers, do the work where it is not finished yet, and show the result."""
-    at_least(
-        1, seeds=options.seeds, selection_seeds=options.selection_seeds, stack=options.stack, workers=options.workers
-    )
-    at_least(0, first_seed=options.first_seed)
-    if max(options.first_seed + options.seeds, options.selection_seeds) > SELECTION_SEED:
-        raise BadInputError(f"seeds must be below {SELECTION_SEED}; give smaller --first-seed and --seeds")
-    out, result = options.look()
-    if result is None:
-        result = work()
-    with showing(out):
-        show_comparison(result, out)
-    return result
+def _show(options: ComparisonOptions, result: dict[str, Any]) -> None:
+    with showing(options.folder()):
+        show_comparison(result, options.folder())
 
 
 def show_comparison(result: Mapping[str, Any], out: Path) -> None:
@@ -78,7 +61,9 @@ def show_comparison(result: Mapping[str, Any], out: Path) -> None:
         title = f"{task['name']}: {seeds} students {task['student']} a rule"
         if "points" in result:
             title = f"{title}, teacher {task['teacher']}"
-        show(console_table(stored_rows(point, seeds), title))
+        for rows in (stored_rows(point, seeds, LOSS), stored_rows(point, seeds)):
+            if rows:
+                show(console_table(rows, title))
         say(f"The teacher has {100 * point['teacher_accuracy']:.2f} % test accuracy.")
     if "points" in result:
         title = f"Over all {len(points)}: interquartile means"

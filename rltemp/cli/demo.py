@@ -8,10 +8,12 @@ from pathlib import Path
 from rltemp.agents.train import POLICY_FILE
 from rltemp.cli.compare import compare
 from rltemp.cli.console import say, show_next
-from rltemp.cli.distill import Distill
-from rltemp.cli.train_policy import PolicyOptions, TrainPolicy
+from rltemp.cli.distill import distill
+from rltemp.cli.train_policy import train_policy
 from rltemp.cli.train_teacher import TrainTeacher
 from rltemp.experiments.options import CompareOptions
+from rltemp.runs.distill import DistillOptions
+from rltemp.runs.train_policy import PolicyOptions, TrainPolicyOptions
 from rltemp.training.options import TaskOptions, at_least
 
 DEMO_RULES = (
@@ -48,9 +50,9 @@ class Demo(TaskOptions):
         say("1 of 4: the teacher.")
         TrainTeacher(**shared, out=out / "teacher").run()
         say("\n2 of 4: a policy, by reinforcement learning.")
-        TrainPolicy(**shared, out=out / "policy", policy=policy).run()
+        train_policy(TrainPolicyOptions(**shared, out=out / "policy", policy=policy))
         say("\n3 of 4: one student, taught under the policy.")
-        Distill(**shared, out=out / "student", rule=rule).run()
+        distill(DistillOptions(**shared, out=out / "student", rule=rule))
         say("\n4 of 4: the comparison.")
         comparison = CompareOptions(
             **shared,

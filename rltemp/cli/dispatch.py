@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import io
 import re
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
+from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -16,11 +17,12 @@ import tyro
 from rltemp.cli.commands import COMMANDS
 from rltemp.errors import BadInputError
 from rltemp.io.locks import released_at_end
-from rltemp.io.run_folders import read_config
-from rltemp.kd.names import import_attribute, lookup
+from rltemp.io.own_code import is_own
+from rltemp.io.run_folders import nothing_left_by_a_failed_start, read_config
+from rltemp.kd.names import lookup
 from rltemp.loading import imports_code
 from rltemp.training.ddp import started_together
-from rltemp.training.options import arguments, at_least, configuration
+from rltemp.training.options import CONTENT, TaskOptions, arguments, at_least, configuration
 
 MAX_TEXT = 4096
 """Characters of a value in a configuration file; a path has no more."""
@@ -35,7 +37,8 @@ def dispatch(words: Sequence[str]) -> None:
     options = parse(name, words[named:])
     at_least(1, threads=options.threads)
     torch.set_num_threads(options.threads)
-    with released_at_end():
+    failed = nothing_left_by_a_failed_start(options.folder()) if isinstance(options, TaskOptions) else nullcontext()
+    with released_at_end(), failed:
         _found(name)[1](options)
 
 
@@ -64,7 +67,8 @@ def parse(command: str, words: Sequence[str]) -> Any:
 
 def _found(command: str) -> tuple[type[Any], Callable[[Any], object]]:
     """A command's options, and what takes them."""
-    found = import_attribute(f"rltemp.cli.{lookup(COMMANDS, command, 'command')[0]}")
+    module, attribute = lookup(COMMANDS, command, "command")[0].split(":")
+    found = getattr(importlib.import_module(f"rltemp.cli.{module}"), attribute)
     return (get_type_hints(found)["options"], found) if inspect.isfunction(found) else (found, found.run)
 
 
@@ -80,6 +84,7 @@ def _saved(kind: type[Any], command: str, words: Sequence[str]) -> list[str]:
     if not (file := _given("--config", words)):
         return []
     values = read_config(Path(file), command)
+    values.pop(CONTENT, None)
     for name, value in values.items():
         lookup(configuration(kind()), name, f"option in {file}:")
         for item in value if isinstance(value, list) else [value]:
@@ -93,10 +98,11 @@ def _refuse_code(options: Any, words: Sequence[str]) -> None:
     """Refuse a rule that runs its user's own code where the user did not type it: it came out of a file."""
     typed = {*words, *(word.partition("=")[2] for word in words)}
     names = ("fallback",) if getattr(options, "controller", None) else ("rule", "rules")
-    for name in names:  # a controller's model is a name that nothing is imported by
+    of_task = ("task", "tasks", "student", "students", "teacher", "teachers")
+    for name in (*names, *of_task):  # a controller's model is a name that nothing is imported by
         given = getattr(options, name, None) or ()
-        for spec in (given,) if isinstance(given, str) else given:
-            if imports_code(spec) and spec not in typed:
+        for spec in (given,) if isinstance(given, str) else given if isinstance(given, tuple) else ():
+            if (is_own(spec) if name in of_task else imports_code(spec)) and spec not in typed:
                 raise BadInputError(
                     f"the configuration's {name} {spec!r} would import and run a module. Where that is meant, type it: "
                     f"--{name} {spec}"

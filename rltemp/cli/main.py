@@ -9,14 +9,18 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
 import rltemp
 from rltemp.cli.commands import COMMANDS
 from rltemp.cli.console import complain, messages_shown, say
-from rltemp.errors import InterruptedRunError, RltempError, one_line
+from rltemp.errors import BadInputError, InterruptedRunError, RltempError, one_line
 from rltemp.io.interruption import handled
+from rltemp.io.own_code import raised_by_own_code
+
+DEBUG = "--debug"
 
 USAGE = f"""\
 usage: rltemp COMMAND [--option value ...]
@@ -25,7 +29,8 @@ Reinforcement-learning temperature control for knowledge distillation.
 
 {chr(10).join(f"  {name:<14} {purpose}" for name, (_, purpose) in COMMANDS.items())}
 
-rltemp COMMAND --help shows a command's options; rltemp --version shows the version."""
+rltemp COMMAND --help shows a command's options; rltemp --version shows the version; {DEBUG} shows where an error came
+from."""
 
 ANEW = ("--fresh", "--no-only-missing")
 """Not repeated by a command that is to go on."""
@@ -33,7 +38,8 @@ ANEW = ("--fresh", "--no-only-missing")
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line `argv`, by default the process's own, and exit."""
-    words = sys.argv[1:] if argv is None else list(argv)
+    given = sys.argv[1:] if argv is None else list(argv)
+    words = [word for word in given if word != DEBUG]
     try:
         with handled(), messages_shown():
             run(words)
@@ -42,11 +48,18 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         complain(f"{stopped}. Go on with: {again}")
         sys.exit(stopped.exit_code)
     except RltempError as error:
+        if DEBUG in given:
+            traceback.print_exception(error)
         complain(one_line(" ".join(str(error).splitlines())))
         sys.exit(error.exit_code)
     except BrokenPipeError:  # `rltemp rules | head -1` has read what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes what is left at its end
         sys.exit(1)
+    except Exception as error:
+        if DEBUG in given or not raised_by_own_code(error):
+            raise
+        complain(one_line(f"your code raised {type(error).__name__}: {error}. {DEBUG} shows where"))
+        sys.exit(BadInputError.exit_code)
     sys.exit(0)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from rltemp.cli.console import say, show_next
 from rltemp.data.problem import evaluate
+from rltemp.errors import BadInputError
 from rltemp.io.run_folders import showing
 from rltemp.kd.names import shareable
 from rltemp.models.weight_files import save_weights
@@ -28,11 +29,15 @@ class TrainTeacher(TaskOptions):
             started = time.monotonic()
             problem = self.problem()
             self.open()
-            save_weights(problem.teacher, out / "teacher.safetensors", {"task": shareable(self.task), "by": "rltemp"})
+            teacher = problem.teacher
+            if teacher is None:
+                raise BadInputError(
+                    f"task {self.task}: its teacher is known by its logits alone; nothing is to be trained"
+                )
+            save_weights(teacher, out / "teacher.safetensors", {"task": shareable(problem.task.name), "by": "rltemp"})
             parts = {"train": problem.dataset.train, "validation": problem.dataset.validation}
             found: dict[str, Any] = {
-                f"{name}_accuracy": float(evaluate(problem.teacher, problem.dataset, part))
-                for name, part in parts.items()
+                f"{name}_accuracy": float(evaluate(teacher, problem, part)) for name, part in parts.items()
             }
             found |= {"test_accuracy": problem.teacher_accuracy, "teacher": problem.task.teacher}
             result = self.finish({**found, **problem.teacher_mark}, started)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from rltemp.data.dataset import Dataset, Split
-from rltemp.data.tasks import Task
-from rltemp.models.stack import StackedStudent
+from rltemp.data.task import Metric, Task
+from rltemp.models.nested import Inputs, mapped
+from rltemp.models.networks import seeded_model
+from rltemp.models.stack import Students, logits_of, students_of
+from rltemp.models.trial import Traits, tried
+
+Part = Literal["train", "probe", "validation", "test"]
 
 
 @dataclass(frozen=True)
@@ -19,45 +27,103 @@ class Problem:
     Args:
         task: Its description.
         dataset: Its four splits, on the device where everything runs.
-        teacher: In eval mode, without gradients.
-        teacher_logits: `[N, C]` of the training split, where its views are fixed (no augmentation); else None, and the
-            teacher runs on every batch.
-        teacher_accuracy: On the test split, 0..1.
+        teacher: In eval mode, without gradients; None where logits are all that is known of it.
+        teacher_logits: `[N, ..., C]` of the training split, where its views are fixed or only logits are known; else
+            None, and the teacher runs on every batch.
+        teacher_accuracy: On the test split, 0..1; where only logits are known, on those of the validation split.
         teacher_mark: What a result that says how good the teacher is has to say of its training, by name.
+        cut_logits: Where only logits are known, those of the other splits that were cut from the training data.
+        labelled: Whether training samples have labels. Where they have none, the teacher's predictions stand in as the
+            labels of the other splits.
     """
 
     task: Task
     dataset: Dataset
-    teacher: nn.Module
+    teacher: nn.Module | None
     teacher_logits: Tensor | None
     teacher_accuracy: float
     teacher_mark: dict[str, str] = field(default_factory=dict)
+    cut_logits: dict[str, Tensor] = field(default_factory=dict)
+    labelled: bool = True
 
     @property
     def device(self) -> torch.device:
         """Where the data lies."""
-        return self.dataset.train.images.device
+        return self.dataset.train.device
+
+    @property
+    def tokens(self) -> bool:
+        """Whether a sample is a token of a sequence."""
+        return self.dataset.test.tokens
+
+    @property
+    def metric(self) -> Metric:
+        """What rewards measure on probe data."""
+        return self.task.metric or ("log_likelihood" if self.tokens else "margin")
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether networks take pictures in the memory order that convolutions are fastest in: those with a name do."""
+        own = self.task.own
+        return own.student is None and own.teacher is None and own.known_teacher is None
+
+    @cached_property
+    def traits(self) -> Traits:
+        """What a trial shows of the student.
+
+        Raises:
+            BadInputError: Where the student cannot be used.
+        """
+        some = self.dataset.batch(self.dataset.train, torch.arange(min(2, len(self.dataset.train))).repeat(2)[:2])
+        return tried(lambda seed: self._student(seed).to(self.device), some.inputs, f"student {self.task.student}")
+
+    def students(self, seeds: int | Sequence[int]) -> nn.Module:
+        """The student of a seed, or those of several as one module, stacked where they can be."""
+        stacked = not isinstance(seeds, int) and self.traits.stacks
+        students = students_of(self._student, seeds, stacked)
+        ordered = self.channels_last and not stacked
+        return (students.to(memory_format=torch.channels_last) if ordered else students).to(self.device)
+
+    def teacher_on(self, part: Part) -> Tensor | None:
+        """The teacher's logits `[N, ..., C]` of a split; None where they cannot be had."""
+        if self.teacher is not None:
+            return outputs(self.teacher, self, getattr(self.dataset, part))
+        return self.teacher_logits if part == "train" else self.cut_logits.get(part)
+
+    def arranged(self, inputs: Inputs) -> Inputs:
+        """Inputs of one network as networks by name take them fastest: 0.73 of a ResNet-8 step's time."""
+        return mapped(channels_last, inputs) if self.channels_last else inputs
+
+    def _student(self, seed: int) -> nn.Module:
+        if self.task.own.student is not None:
+            return self.task.own.student(seed)
+        return seeded_model(self.task.student, self.dataset.image_shape, self.dataset.num_classes, seed)
 
 
 @torch.no_grad()
-def predict(student: nn.Module, dataset: Dataset, split: Split, batch_size: int = 500) -> Tensor:
-    """Logits of a split in eval mode: `[N, C]`, or `[S, N, C]` for a stack of students; float32."""
-    student.eval()
+def outputs(network: nn.Module, problem: Problem, split: Split, batch_size: int = 500) -> Tensor:
+    """What a network answers on a split in eval mode: `[N, ..., C]`, or `[S, N, ..., C]` of several; float32."""
+    network.eval()
     logits = []
     for start in range(0, len(split), batch_size):
-        index = torch.arange(start, min(start + batch_size, len(split)), device=split.labels.device)
-        images = channels_last(dataset.batch(split, index))
-        if isinstance(student, StackedStudent):
-            images = images.expand(student.size, *images.shape)
-        logits.append(student(images).float())
-    return torch.cat(logits, -2)
+        index = torch.arange(start, min(start + batch_size, len(split)), device=split.device)
+        inputs = problem.arranged(problem.dataset.batch(split, index).inputs)
+        if isinstance(network, Students):
+            inputs = mapped(lambda tensor: tensor.expand(network.size, *tensor.shape), inputs)
+        logits.append(logits_of(network(inputs)).float())
+    return torch.cat(logits, 1 if isinstance(network, Students) else 0)
 
 
-def evaluate(student: nn.Module, dataset: Dataset, split: Split) -> Tensor:
-    """Accuracy on a split, 0..1: a scalar, or `[S]` for a stack of students."""
-    return (predict(student, dataset, split).argmax(-1) == split.labels).float().mean(-1)
+def predict(network: nn.Module, problem: Problem, split: Split) -> Tensor:
+    """Logits of a split's samples in eval mode: `[K, C]`, or `[S, K, C]` of several; float32."""
+    return split.kept(outputs(network, problem, split), dims=int(isinstance(network, Students)))
+
+
+def evaluate(network: nn.Module, problem: Problem, split: Split) -> Tensor:
+    """Accuracy on a split, 0..1: a scalar, or `[S]` of several students."""
+    return (predict(network, problem, split).argmax(-1) == split.targets).float().mean(-1)
 
 
 def channels_last(images: Tensor) -> Tensor:
-    """Images `[B, C, H, W]` in the memory order that convolutions are fastest in: 0.73 of a ResNet-8 step's time."""
-    return images.contiguous(memory_format=torch.channels_last)
+    """Images `[B, C, H, W]` in the memory order that convolutions are fastest in; anything else as it is."""
+    return images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images

@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rltemp.data.dataset import Dataset, Split, random_stream
+from rltemp.data.dataset import Dataset, Split
 from rltemp.data.image_folder import image_folder
 from rltemp.data.splits import cut, rows_as_images, split_by_class, split_pool
 from rltemp.data.toy import NUM_CLASSES, toy_parts
 from rltemp.errors import BadInputError
 from rltemp.kd.checks import fraction, positive
 from rltemp.kd.names import call_with_options, lookup, split_spec
+from rltemp.models.random_numbers import random_stream
 from rltemp.optional_imports import import_library
 
 DatasetBuilder = Callable[[str, int, Path | None], Dataset]
@@ -65,8 +66,8 @@ def table(name: str, option: str, split_seed: int, root: Path | None) -> Dataset
     """
     bundled = getattr(import_library("sklearn.datasets", f"task {name!r}"), f"load_{name}")
     samples = rows_as_images(*bundled(return_X_y=True))
-    index = split_by_class(samples.labels, split_seed, TABLE_SHARES)
-    return cut(name, samples, index, int(samples.labels.max()) + 1)
+    index = split_by_class(samples.targets, split_seed, TABLE_SHARES)
+    return cut(name, samples, index, int(samples.targets.max()) + 1)
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def cifar(kind: str, option: str, split_seed: int, root: Path | None) -> Dataset
 def toy(option: str, split_seed: int, root: Path | None) -> Dataset:
     """Draw the task of `rltemp.data.toy`, whose best temperatures are known; its inputs are used as they are."""
     train, probe, validation, test = toy_parts(split_seed, (1000, 500, 500, 2000))
-    mean, std = torch.zeros(train.images.shape[1]), torch.ones(train.images.shape[1])
+    mean, std = torch.zeros(train.inputs.shape[1]), torch.ones(train.inputs.shape[1])
     return Dataset("toy", train, probe, validation, test, NUM_CLASSES, mean, std, augment=False)
 
 

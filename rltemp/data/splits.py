@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rltemp.data.dataset import Dataset, Split, random_stream
+from rltemp.data.dataset import Dataset, Split
+from rltemp.models.random_numbers import random_stream
 
 POOL_SHARES = (0.05, 0.05)
 """Of a training pool: probe, validation; the rest is for training."""
@@ -20,15 +21,15 @@ def split_pool(name: str, pool: Split, test: Split, num_classes: int, split_seed
 
     The shares are taken class by class, and are at least one sample; so a class needs 3 samples in the pool.
     """
-    train, probe, validation = (take(pool, index) for index in split_by_class(pool.labels, split_seed, POOL_SHARES))
-    return Dataset(name, train, probe, validation, test, num_classes, *mean_and_std(train.images), augment=True)
+    train, probe, validation = (pool.take(index) for index in split_by_class(pool.targets, split_seed, POOL_SHARES))
+    return Dataset(name, train, probe, validation, test, num_classes, *mean_and_std(train.inputs), augment=True)
 
 
 def cut(name: str, samples: Split, index: Sequence[Tensor], num_classes: int) -> Dataset:
     """Make a data set of samples at the positions of its splits: train, probe, validation, test; uint8 or a table."""
-    train, probe, validation, test = (take(samples, positions) for positions in index)
-    statistics = mean_and_std if train.images.dtype == torch.uint8 else column_mean_and_std
-    return Dataset(name, train, probe, validation, test, num_classes, *statistics(train.images), augment=False)
+    train, probe, validation, test = (samples.take(positions) for positions in index)
+    statistics = mean_and_std if train.inputs.dtype == torch.uint8 else column_mean_and_std
+    return Dataset(name, train, probe, validation, test, num_classes, *statistics(train.inputs), augment=False)
 
 
 def split_by_class(labels: Tensor, seed: int, shares: tuple[float, ...]) -> list[Tensor]:
@@ -51,11 +52,6 @@ def split_by_class(labels: Tensor, seed: int, shares: tuple[float, ...]) -> list
 def rows_as_images(rows: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> Split:
     """Make images `[N, F, 1, 1]` of a table `[N, F]`, with its labels `[N]`."""
     return Split(torch.from_numpy(rows.astype(np.float32))[:, :, None, None], torch.from_numpy(labels.astype(np.int64)))
-
-
-def take(split: Split, index: Tensor) -> Split:
-    """The samples of a split at some positions."""
-    return Split(split.images[index], split.labels[index])
 
 
 def mean_and_std(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rltemp.data.dataset import Split, random_stream
+from rltemp.data.dataset import Split
+from rltemp.models.random_numbers import random_stream
 
 NUM_CLASSES = 4
 _COORDINATES = 6

@@ -14,6 +14,7 @@ from typing import Any
 
 from rltemp.data.problem import Problem
 from rltemp.experiments.grid import check_rules, choice, to_choose
+from rltemp.experiments.measures import ACCURACY, Quantity, quantity_of
 from rltemp.experiments.method_results import Comparison
 from rltemp.experiments.options import SELECTION_SEED
 from rltemp.experiments.pool import Order, WorkerPool
@@ -62,7 +63,8 @@ def compare(
     Args:
         problem: The task, loaded.
         rules: As `load_method` reads them; options may list alternatives (`dtkd:reference=1|2|4|8`), of which
-            the one with the best mean validation accuracy on students of its own is reported.
+            the one that is best on validation data, on students of its own, is reported: by mean accuracy, or by mean
+            loss where samples are tokens.
         seeds: Of the students that are reported, 0 or more.
         selection_seeds: How many students choose between alternatives.
         stack: How many students train side by side; by default what suits the student's size.
@@ -90,13 +92,15 @@ def compare(
     files = fingerprints(spec for spec in rules if spec not in made)
     identity = problem_identity(problem) if cache is not None else {}
     trainer = _Trainer(problem, size, files, made, identity, told, cache, pool)
-    tuned = _tune(trainer, rules, range(SELECTION_SEED, SELECTION_SEED + selection_seeds))
+    quantity = quantity_of(problem)
+    tuned = _tune(trainer, rules, range(SELECTION_SEED, SELECTION_SEED + selection_seeds), quantity)
     reported = {spec: best for spec, (best, _) in tuned.items()}
     names = list(dict.fromkeys(reported.values()))
     first = next((one for one in names if one not in made and _policy(one)), None)
     showing = {reported[spec] for spec in shown} if cache is not None else set()
     trained = trainer.train(names, seeds, first, showing)
-    notes = {best: choice(spec, best) for spec, (best, count) in tuned.items() if count > 1}
+    by = "validation" if quantity is ACCURACY else f"validation {quantity.name}"
+    notes = {best: choice(spec, best, by) for spec, (best, count) in tuned.items() if count > 1}
     counts = {name: max(count for best, count in tuned.values() if best == name) for name in names}
     trace = trained[first][0].trace if first else None
     found = [gather(name, trained[name], seeds) for name in names]
@@ -109,16 +113,19 @@ def compare(
         trace.unpack() if trace else None,
         files,
         {rule: trainer.showcases[rule] for rule in dict.fromkeys(reported[spec] for spec in shown) if rule in showing},
+        quantity,
     )
 
 
-def _tune(trainer: _Trainer, rules: Sequence[str], chooser: Sequence[int]) -> dict[str, tuple[str, int]]:
+def _tune(
+    trainer: _Trainer, rules: Sequence[str], chooser: Sequence[int], quantity: Quantity
+) -> dict[str, tuple[str, int]]:
     """The alternative of each rule that is best on validation data, and from how many it was chosen (1: none)."""
     tried = trainer.train([one for spec in rules for one in to_choose(spec)], chooser)
     found = {}
     for spec in rules:
         results = [gather(one, tried[one], chooser) for one in to_choose(spec)]
-        best = max(results, key=lambda one: float(one.validation_accuracy.mean())).rule if results else spec
+        best = max(results, key=lambda one: one.chosen_by(quantity)).rule if results else spec
         found[spec] = best, max(len(results), 1)
     return found
 

@@ -95,7 +95,7 @@ def explain(
     }
     trace = {name: value.numpy() for name, value in recorder.samples().items()}
     result = {
-        "task": asdict(problem.task),
+        "task": problem.task.described(),
         "policy": policy,
         "reference": probe.policy.manifest.reference,
         "teacher_accuracy": problem.teacher_accuracy,
@@ -175,7 +175,7 @@ class Probe:
         reference, found = self.reference(signals).detach(), {}
         intact = self.answer(signals, reference)
         for feature in self.features:
-            moved = self.answer(signals, reference, feature)
+            moved = self.shuffled(feature).rule(signals)
             for name in ANSWERS:
                 one, other = (getattr(each, name).clamp(min=LEAST_WEIGHT).log() for each in (moved, intact))
                 found[change_name(feature, name)] = (one - other).abs()

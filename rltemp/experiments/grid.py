@@ -1,19 +1,27 @@
 """What is to be compared: rules with alternatives, by a grid of tasks, teachers and students; checked beforehand.
 
-`fixed:1|2|4` stands for three rules, of which validation data choose one.
+`fixed:1|2|4` stands for three rules, of which validation data choose one. And what a rule came to over all points.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rltemp.data.dataset import Dataset
 from rltemp.data.problem import Problem
-from rltemp.data.sources import load_dataset
-from rltemp.data.tasks import Task, load_task
+from rltemp.data.task import Task
+from rltemp.data.tasks import load_task
 from rltemp.errors import BadInputError
+from rltemp.experiments.method_results import Comparison, common_seeds, marks, unlike
 from rltemp.experiments.options import SELECTION_SEED, CompareOptions
+from rltemp.experiments.statistics import interquartile_mean, number
 from rltemp.experiments.students import default_stack
 from rltemp.kd.names import lookup, split_spec
 from rltemp.loading import load_method
@@ -21,8 +29,12 @@ from rltemp.rules.controls import WRAPPERS
 from rltemp.rules.published_methods import METHODS
 from rltemp.training.distill import Distillation
 from rltemp.training.options import OF_THE_TASK
+from rltemp.training.preparation import load_data, stand_in
 from rltemp.training.steps import shielded
-from rltemp.training.teachers import stand_in
+
+Interval = tuple[float, float, float]
+"""A mean with its bounds."""
+BOUNDS = ("mean", "low", "high")
 
 
 def alternatives(spec: str) -> list[str]:
@@ -57,14 +69,14 @@ def to_choose(spec: str) -> list[str]:
     return found if len(found) > 1 else []
 
 
-def choice(spec: str, best: str) -> str:
+def choice(spec: str, best: str, by: str = "validation") -> str:
     """What was chosen from what: `reference=2 chosen on validation from 1|2|4|8`."""
     (name, options), (_, found) = split_spec(spec), split_spec(best)
     if name in WRAPPERS:
-        return choice(options, found)
+        return choice(options, found, by)
     written, chosen = _listed(options), found.split(",")
     chosen_from = [
-        f"{value} chosen on validation from {'|'.join(values)}"
+        f"{value} chosen on {by} from {'|'.join(values)}"
         for value, (_, values) in zip(chosen, written, strict=True)
         if len(values) > 1
     ]
@@ -127,8 +139,7 @@ def grid_tasks(options: CompareOptions) -> list[Task]:
 
 def grid_data(options: CompareOptions, tasks: Sequence[Task]) -> dict[str, Dataset]:
     """The data of every task of the grid, each loaded once, by the task's name."""
-    names, device = dict.fromkeys(task.name for task in tasks), options.torch_device()
-    return {name: load_dataset(name, options.split_seed or 0, options.data_root).to(device) for name in names}
+    return {task.name: load_data(task, options.data_root).to(options.torch_device()) for task in tasks}
 
 
 def check_grid(tasks: Sequence[Task], data: Mapping[str, Dataset], rules: Sequence[str], stack: int | None) -> None:
@@ -158,3 +169,57 @@ def _try(problem: Problem, rule: str, seeds: int | list[int]) -> None:
 def point_name(task: Task) -> str:
     """A point of a grid in words."""
     return f"{task.name}: {task.teacher} teaches {task.student}"
+
+
+@dataclass(frozen=True)
+class Overall:
+    """A rule over all points of a grid: interquartile means, accuracy in percent, differences in points.
+
+    A difference that cannot be taken in every point is nan, and the note says why.
+    """
+
+    rule: str
+    accuracy: Interval
+    differences: Mapping[str, Interval] = field(default_factory=dict)
+    note: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """As `result.json` holds it."""
+        pairs = {base: dict(zip(BOUNDS, pair, strict=True)) for base, pair in self.differences.items()}
+        accuracy = dict(zip(BOUNDS, self.accuracy, strict=True))
+        return {"rule": self.rule, "accuracy_percent": accuracy, "differences_points": pairs, "note": self.note}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Overall:
+        """The same, read back."""
+        found = {"": stored["accuracy_percent"], **stored["differences_points"]}
+        (_, accuracy), *differences = [
+            (base, (number(pair["mean"]), number(pair["low"]), number(pair["high"]))) for base, pair in found.items()
+        ]
+        return cls(stored["rule"], accuracy, dict(differences), stored["note"])
+
+
+def overall(
+    found: Sequence[Comparison], rules: Sequence[str], against: Sequence[str], allow_mixed: bool = False
+) -> list[Overall]:
+    """Sum every rule up over the points of a grid.
+
+    Args:
+        found: What was compared, one a point.
+        rules: As they were written; where alternatives were chosen from, each point has its own choice.
+        against: Baselines, likewise.
+        allow_mixed: As for `table_rows`.
+    """
+    summary = []
+    for rule in dict.fromkeys(rules):
+        pairs = {base: [(one.of(rule), one.of(base)) for one in found] for base in against}
+        common = {base: [common_seeds(*pair, allow_mixed) for pair in of_base] for base, of_base in pairs.items()}
+        differences = {base: _middle([100 * (a - b) for a, b in rows]) for base, rows in common.items()}
+        accuracy = _middle([100 * one.of(rule).test_accuracy for one in found])
+        marked = marks((unlike(*pair) for of_base in pairs.values() for pair in of_base), allow_mixed)
+        summary.append(Overall(rule, accuracy, differences, marked))
+    return summary
+
+
+def _middle(rows: Sequence[NDArray[np.float64]]) -> Interval:
+    return interquartile_mean(rows) if all(map(len, rows)) else (math.nan, math.nan, math.nan)

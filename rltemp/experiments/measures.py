@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rltemp.data.dataset import Split
-from rltemp.data.problem import predict
+from rltemp.data.problem import Problem, predict
 from rltemp.training.distill import Distillation
 
 BINS = 15
@@ -46,37 +46,114 @@ MEASURES: dict[str, Measure] = {
 }
 """What `measure` and `Selection` give, by the name that results have for it."""
 
+VALIDATION_LOSS = "validation_loss"
+"""The name that results have for the negative log-likelihood on validation data, beside `MEASURES`."""
+LOSSES = {"test_loss": "negative_log_likelihood", VALIDATION_LOSS: VALIDATION_LOSS}
+"""The losses in `results.csv`, in nats a sample (a picture or a token), by the name that results have for each."""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What methods are compared by.
+
+    Args:
+        name: In words.
+        unit: Of its means.
+        difference_unit: Of its differences.
+        measured: The name that results have for it on test data.
+        scale: From what a result holds to what is shown.
+        digits: After the point.
+        better: 1 where more is better, -1 where less is.
+        keys: Of its mean, its standard error and its differences in `result.json`.
+    """
+
+    name: str
+    unit: str
+    difference_unit: str
+    measured: str
+    scale: float
+    digits: int
+    better: int
+    keys: tuple[str, str, str]
+
+    @property
+    def heading(self) -> str:
+        """Of its column."""
+        return f"{self.name} ({self.unit})"
+
+
+ACCURACY = Quantity(
+    name="accuracy",
+    unit="%",
+    difference_unit="percentage points",
+    measured="test_accuracy",
+    scale=100.0,
+    digits=2,
+    better=1,
+    keys=("accuracy_percent", "standard_error_percent", "differences_points"),
+)
+LOSS = Quantity(
+    name="loss",
+    unit="nats a token",
+    difference_unit="nats",
+    measured="negative_log_likelihood",
+    scale=1.0,
+    digits=4,
+    better=-1,
+    keys=("loss_nats", "loss_standard_error_nats", "loss_differences_nats"),
+)
+
+
+def quantity_of(problem: Problem) -> Quantity:
+    """What people read of a problem first, and what alternatives are chosen by on validation data."""
+    return LOSS if problem.tokens and problem.metric == "log_likelihood" else ACCURACY
+
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """How often the largest of `[..., N, C]` logits is the label's: `[...]`, 0..1, in double precision."""
     return (logits.argmax(-1) == labels).double().mean(-1)
 
 
-def measure(logits: Tensor, labels: Tensor, teacher_logits: Tensor) -> dict[str, Tensor]:
+def measure(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> dict[str, Tensor]:
     """Measure students by their logits.
 
     Args:
         logits: `[N, C]`, or `[S, N, C]` of a stack.
         labels: `[N]`.
-        teacher_logits: `[N, C]`, on the same samples.
+        teacher_logits: `[N, C]`, on the same samples; None: there is no agreement.
 
     Returns:
         `[]` or `[S]` each: the expected calibration error and the agreement with the teacher, 0..1, the negative
         log-likelihood in nats, and, of 10 classes or more, how often the label is among the five largest logits.
         A student whose logits are not all finite has no calibration error and no likelihood: nan.
     """
-    finite = logits.isfinite().flatten(-2).all(-1)
-    log_probs = torch.where(finite[..., None, None], logits, 0.0).double().log_softmax(-1)
-    own = log_probs.gather(-1, labels.expand(logits.shape[:-1])[..., None]).squeeze(-1)
+    finite, log_probs = _log_probabilities(logits)
     confidence, predicted = log_probs.max(-1)
     found = {
         "calibration_error": calibration_error(confidence.exp(), predicted == labels).where(finite, torch.nan),
-        "negative_log_likelihood": (-own.mean(-1)).where(finite, torch.nan),
-        "agreement": (logits.argmax(-1) == teacher_logits.argmax(-1)).double().mean(-1),
+        "negative_log_likelihood": _mean_loss(log_probs, labels).where(finite, torch.nan),
     }
+    if teacher_logits is not None:
+        found["agreement"] = (logits.argmax(-1) == teacher_logits.argmax(-1)).double().mean(-1)
     if logits.shape[-1] >= TOP5_CLASSES:
         found["top5_accuracy"] = (logits.topk(5).indices == labels[:, None]).any(-1).double().mean(-1)
     return found
+
+
+def loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """The mean negative log-likelihood of the labels at T = 1, in nats; shapes and nan as `measure` has them."""
+    finite, log_probs = _log_probabilities(logits)
+    return _mean_loss(log_probs, labels).where(finite, torch.nan)
+
+
+def _log_probabilities(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether all of a student's logits are finite, `[...]`, and if so their log-probabilities, `[..., N, C]`."""
+    finite = logits.isfinite().flatten(-2).all(-1)
+    return finite, torch.where(finite[..., None, None], logits, 0.0).double().log_softmax(-1)
+
+
+def _mean_loss(log_probs: Tensor, labels: Tensor) -> Tensor:
+    return -log_probs.gather(-1, labels.expand(log_probs.shape[:-1])[..., None]).squeeze(-1).mean(-1)
 
 
 def calibration_error(confidence: Tensor, correct: Tensor) -> Tensor:
@@ -143,7 +220,7 @@ class Selection:
         return students
 
     def _accuracy(self, student: nn.Module, split: Split) -> Tensor:
-        return accuracy(predict(student, self.run.problem.dataset, split), split.labels)
+        return accuracy(predict(student, self.run.problem, split), split.targets)
 
 
 def _tensors(student: nn.Module) -> list[Tensor]:

@@ -1,14 +1,14 @@
 """The results of a comparison's methods, and what is computed from them: the rows that every table and picture shows.
 
-Accuracies come in as fractions (0.954) and go out as percent (95.40), differences as percentage points:
-always paired by seed, with a 95 % interval.
+Accuracies come in as fractions (0.954) and go out as percent (95.40), differences as percentage points; losses of
+tokens come and go in nats. Differences are always paired by seed, with a 95 % interval.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rltemp.errors import BadInputError
-from rltemp.experiments.measures import MEASURES
+from rltemp.experiments.measures import ACCURACY, MEASURES, VALIDATION_LOSS, Quantity
 from rltemp.experiments.recorder import TemperatureTrace
 from rltemp.experiments.statistics import (
     Paired,
     holm,
-    interquartile_mean,
     mean_and_error,
     number,
     paired_difference,
     stored_pair,
 )
 from rltemp.kd.names import lookup
-
-Interval = tuple[float, float, float]
-"""A mean with its bounds."""
-BOUNDS = ("mean", "low", "high")
 
 
 @dataclass(frozen=True)
@@ -49,7 +44,7 @@ class MethodResult:
         alternatives: From how many it was chosen on validation data; 1 where it was not.
         degraded: Whether some were trained by more fallbacks than a rule's result may have.
         versions: Each set of versions that some were trained with, in words.
-        measures: Of `rltemp.experiments.measures.MEASURES`, by name, `[n]` each; nan where a student has none.
+        measures: Of `rltemp.experiments.measures`, by name, `[n]` each; nan where a student has none.
 
     Raises:
         BadInputError: Where the accuracies and measures are not rows of one length.
@@ -75,6 +70,20 @@ class MethodResult:
             if np.shape(row) != shapes[0]:
                 raise BadInputError(f"method {self.rule!r} needs one {name} a seed, {shapes[0]}; got {np.shape(row)}")
 
+    def of(self, quantity: Quantity) -> NDArray[np.float64]:
+        """A quantity of every student on test data, `[n]`; nan where a student has none."""
+        if quantity is ACCURACY:
+            return np.asarray(self.test_accuracy, dtype=np.float64)
+        return self._measured(quantity.measured)
+
+    def chosen_by(self, quantity: Quantity) -> float:
+        """How good it is on validation data by a quantity: more is better."""
+        mean = float((self.validation_accuracy if quantity is ACCURACY else self._measured(VALIDATION_LOSS)).mean())
+        return quantity.better * mean if math.isfinite(mean) else -math.inf
+
+    def _measured(self, name: str) -> NDArray[np.float64]:
+        return np.asarray(self.measures.get(name, np.full(len(self.test_accuracy), math.nan)), dtype=np.float64)
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -86,6 +95,7 @@ class Comparison:
         trace: Temperatures of the first policy among the rules, if there is one.
         files: SHA-256 of the files of the rules that have one, by rule.
         showcases: The files of the students that the page shows, by the rule that was reported.
+        quantity: What alternatives were chosen by, and what people read first.
     """
 
     results: list[MethodResult]
@@ -93,6 +103,7 @@ class Comparison:
     trace: TemperatureTrace | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     showcases: Mapping[str, Path] = field(default_factory=dict)
+    quantity: Quantity = ACCURACY
 
     def of(self, rule: str) -> MethodResult:
         """The result of a rule as it was written."""
@@ -101,22 +112,38 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: accuracy and standard error in percent, differences in points by baseline.
+    """One line of a table: mean and standard error of a quantity, its differences by baseline, as they are shown.
 
-    A difference that is refused (see `unlike`) has nan for all its numbers, and n = 0. `measures` has mean and standard
-    error of every measure, in the unit that it is shown in; nan where a student has none.
+    A difference that is refused (see `unlike`), or of which a student has no number, has nan for all its numbers, and
+    n = 0. `measures` has mean and standard error of every measure, in the unit that it is shown in; nan where a student
+    has none.
     """
 
     rule: str
-    accuracy: float
+    mean: float
     error: float
     differences: Mapping[str, Paired]
     n: int
     note: str = ""
     measures: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    quantity: Quantity = ACCURACY
+
+    def side(self, baseline: str) -> int:
+        """1 or -1 where the interval of the difference says better or worse than the baseline, else 0."""
+        return self.quantity.better * side(self.differences[baseline])
+
+    def as_json(self) -> dict[str, Any]:
+        """The numbers of the quantity, as `result.json` holds them."""
+        pairs = {name: asdict(pair) for name, pair in self.differences.items()}
+        return dict(zip(self.quantity.keys, (self.mean, self.error, pairs), strict=True))
 
 
-def table_rows(results: Sequence[MethodResult], against: Sequence[str], allow_mixed: bool = False) -> list[Row]:
+def table_rows(
+    results: Sequence[MethodResult],
+    against: Sequence[str],
+    allow_mixed: bool = False,
+    quantity: Quantity = ACCURACY,
+) -> list[Row]:
     """Return one row a method, in the order given, with its paired differences to every method named in `against`.
 
     The p values of the differences to one baseline are corrected for their number, and so is the least difference that
@@ -132,48 +159,56 @@ def table_rows(results: Sequence[MethodResult], against: Sequence[str], allow_mi
     if not results or len(by_rule) != len(results):
         raise BadInputError(f"a comparison needs methods of different names; got {[result.rule for result in results]}")
     baselines = [lookup(by_rule, name, "baseline") for name in against]
-    columns = {base.rule: _column(results, base, allow_mixed) for base in baselines}
+    columns = {base.rule: _column(results, base, allow_mixed, quantity) for base in baselines}
     rows = []
     for place, result in enumerate(results):
-        accuracy, error = mean_and_error(100 * np.asarray(result.test_accuracy))
+        mean, error = _shown(result.of(quantity), quantity.scale)
         differences = {name: column[place] for name, column in columns.items()}
-        marks = _marks((unlike(result, base) for base in baselines), allow_mixed)
-        note = "; ".join(filter(None, (result.note, marks)))
-        measures = {name: _shown(name, row) for name, row in result.measures.items() if name in MEASURES}
-        rows.append(Row(result.rule, accuracy, error, differences, len(result.test_accuracy), note, measures))
+        marked = marks((unlike(result, base) for base in baselines), allow_mixed)
+        note = "; ".join(filter(None, (result.note, marked)))
+        measures = {
+            name: _shown(row, MEASURES[name].scale) for name, row in result.measures.items() if name in MEASURES
+        }
+        rows.append(Row(result.rule, mean, error, differences, len(result.test_accuracy), note, measures, quantity))
     return rows
 
 
-def _column(results: Sequence[MethodResult], base: MethodResult, allow_mixed: bool) -> list[Paired]:
+def _column(results: Sequence[MethodResult], base: MethodResult, allow_mixed: bool, quantity: Quantity) -> list[Paired]:
     """The difference of every method to one baseline."""
     tests = len(results) - 1
-    pairs = [difference(result, base, allow_mixed, tests if result is not base else 1) for result in results]
+    pairs = [difference(result, base, allow_mixed, tests if result is not base else 1, quantity) for result in results]
     tested = [place for place, result in enumerate(results) if result is not base]
     corrected = dict(zip(tested, holm([pairs[place].p for place in tested]), strict=True))
     return [replace(pair, p_corrected=corrected.get(place, pair.p)) for place, pair in enumerate(pairs)]
 
 
-def _shown(name: str, row: NDArray[np.float64]) -> tuple[float, float]:
-    scaled = MEASURES[name].scale * np.asarray(row, dtype=np.float64)
+def _shown(row: NDArray[np.float64], scale: float) -> tuple[float, float]:
+    scaled = scale * np.asarray(row, dtype=np.float64)
     return mean_and_error(scaled) if np.isfinite(scaled).all() else (math.nan, math.nan)
 
 
-def difference(result: MethodResult, base: MethodResult, allow_mixed: bool = False, tests: int = 1) -> Paired:
-    """The paired difference of two methods' test accuracies, in points; nan and n = 0 where they are not alike.
+def difference(
+    result: MethodResult,
+    base: MethodResult,
+    allow_mixed: bool = False,
+    tests: int = 1,
+    quantity: Quantity = ACCURACY,
+) -> Paired:
+    """The paired difference of two methods on test data, as it is shown; nan and n = 0 where they are not alike.
 
     With `allow_mixed` it is taken in spite of that, over the seeds that both have. `tests` as for `paired_difference`.
     """
-    ours, theirs = common_seeds(result, base, allow_mixed)
-    if not len(ours):
+    ours, theirs = common_seeds(result, base, allow_mixed, quantity)
+    if not len(ours) or not np.isfinite([ours, theirs]).all():
         return Paired(math.nan, math.nan, math.nan, 0)
-    return paired_difference(100 * ours, 100 * theirs, tests=tests)
+    return paired_difference(quantity.scale * ours, quantity.scale * theirs, tests=tests)
 
 
 def common_seeds(
-    result: MethodResult, base: MethodResult, allow_mixed: bool = False
+    result: MethodResult, base: MethodResult, allow_mixed: bool = False, quantity: Quantity = ACCURACY
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Both test accuracies over the seeds that both results have, in one order; none where they are not alike."""
-    ours, theirs = _by_seed(result), _by_seed(base)
+    """A quantity of both over the seeds that both results have, in one order; none where they are not alike."""
+    ours, theirs = _by_seed(result, quantity), _by_seed(base, quantity)
     common = [seed for seed in ours if seed in theirs]
     if unlike(result, base) and not allow_mixed:
         common = []
@@ -194,11 +229,11 @@ def unlike(result: MethodResult, base: MethodResult) -> str:
     return ", ".join(reasons)
 
 
-def _by_seed(result: MethodResult) -> dict[int, float]:
-    return dict(zip(result.seeds or range(len(result.test_accuracy)), result.test_accuracy.tolist(), strict=True))
+def _by_seed(result: MethodResult, quantity: Quantity = ACCURACY) -> dict[int, float]:
+    return dict(zip(result.seeds or range(len(result.test_accuracy)), result.of(quantity).tolist(), strict=True))
 
 
-def _marks(reasons: Iterable[str], allow_mixed: bool) -> str:
+def marks(reasons: Iterable[str], allow_mixed: bool) -> str:
     """Why differences are refused, or what they are worth."""
     word = "compared although" if allow_mixed else "not compared:"
     return "; ".join(f"{word} {reason}" for reason in dict.fromkeys(reasons) if reason)
@@ -220,65 +255,17 @@ def short(name: str, most: int = 30) -> str:
     return name if len(name) <= most else f"{name[: most // 2 - 1]}...{name[-(most // 2 - 2) :]}"
 
 
-@dataclass(frozen=True)
-class Overall:
-    """A rule over all points of a grid: interquartile means, accuracy in percent, differences in points.
+def stored_rows(point: Mapping[str, Any], seeds: int, quantity: Quantity = ACCURACY) -> list[Row]:
+    """The rows of a point as `result.json` holds it; none, where it does not hold the quantity.
 
-    A difference that cannot be taken in every point is nan, and the note says why.
+    Results of before have no `n` and had one row a seed.
     """
-
-    rule: str
-    accuracy: Interval
-    differences: Mapping[str, Interval] = field(default_factory=dict)
-    note: str = ""
-
-    def as_json(self) -> dict[str, Any]:
-        """As `result.json` holds it."""
-        pairs = {base: dict(zip(BOUNDS, pair, strict=True)) for base, pair in self.differences.items()}
-        accuracy = dict(zip(BOUNDS, self.accuracy, strict=True))
-        return {"rule": self.rule, "accuracy_percent": accuracy, "differences_points": pairs, "note": self.note}
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> Overall:
-        """The same, read back."""
-        found = {"": stored["accuracy_percent"], **stored["differences_points"]}
-        (_, accuracy), *differences = [
-            (base, (number(pair["mean"]), number(pair["low"]), number(pair["high"]))) for base, pair in found.items()
-        ]
-        return cls(stored["rule"], accuracy, dict(differences), stored["note"])
-
-
-def overall(
-    found: Sequence[Comparison], rules: Sequence[str], against: Sequence[str], allow_mixed: bool = False
-) -> list[Overall]:
-    """Sum every rule up over the points of a grid.
-
-    Args:
-        found: What was compared, one a point.
-        rules: As they were written; where alternatives were chosen from, each point has its own choice.
-        against: Baselines, likewise.
-        allow_mixed: As for `table_rows`.
-    """
-    summary = []
-    for rule in dict.fromkeys(rules):
-        pairs = {base: [(one.of(rule), one.of(base)) for one in found] for base in against}
-        common = {base: [common_seeds(*pair, allow_mixed) for pair in of_base] for base, of_base in pairs.items()}
-        differences = {base: _middle([100 * (a - b) for a, b in rows]) for base, rows in common.items()}
-        accuracy = _middle([100 * one.of(rule).test_accuracy for one in found])
-        marks = _marks((unlike(*pair) for of_base in pairs.values() for pair in of_base), allow_mixed)
-        summary.append(Overall(rule, accuracy, differences, marks))
-    return summary
-
-
-def _middle(rows: Sequence[NDArray[np.float64]]) -> Interval:
-    return interquartile_mean(rows) if all(map(len, rows)) else (math.nan, math.nan, math.nan)
-
-
-def stored_rows(point: Mapping[str, Any], seeds: int) -> list[Row]:
-    """The rows of a point as `result.json` holds it; results of before have no `n` and had one row a seed."""
     rows = []
     for one in point["arms"]:
-        pairs = {name: stored_pair(pair) for name, pair in one["differences_points"].items()}
-        error = number(one["standard_error_percent"])
-        rows.append(Row(one["rule"], one["accuracy_percent"], error, pairs, one.get("n", seeds), one["note"]))
+        if not all(key in one for key in quantity.keys):
+            return []
+        mean, error, differences = (one[key] for key in quantity.keys)
+        pairs = {name: stored_pair(pair) for name, pair in differences.items()}
+        n, note = one.get("n", seeds), one["note"]
+        rows.append(Row(one["rule"], number(mean), number(error), pairs, n, note, quantity=quantity))
     return rows

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from rltemp.errors import BadInputError
 from rltemp.training.identity import refuse_other_files
-from rltemp.training.options import TaskOptions
+from rltemp.training.options import TaskOptions, at_least
 
 DEFAULT_RULES = ("none", "fixed:1", "fixed:2", "fixed:4", "fixed:8", "dtkd:reference=1|2|4|8")
 
@@ -51,6 +52,17 @@ class ComparisonOptions(TaskOptions):
         if result is not None:
             refuse_other_files(result, self.rules, self.folder())
         return result
+
+    def check(self) -> None:
+        """Refuse numbers that cannot be.
+
+        Raises:
+            BadInputError: With the option.
+        """
+        at_least(1, seeds=self.seeds, selection_seeds=self.selection_seeds, stack=self.stack, workers=self.workers)
+        at_least(0, first_seed=self.first_seed)
+        if max(self.first_seed + self.seeds, self.selection_seeds) > SELECTION_SEED:
+            raise BadInputError(f"seeds must be below {SELECTION_SEED}; give smaller --first-seed and --seeds")
 
     def reported_seeds(self) -> range:
         """The seeds of the students that are reported."""
@@ -124,3 +136,13 @@ class ExplainOptions(TaskOptions):
     """Students that train side by side; by default what suits their size."""
 
     command = "explain"
+
+    def check(self) -> None:
+        """Refuse numbers that cannot be.
+
+        Raises:
+            BadInputError: With the option.
+        """
+        at_least(2, seeds=self.seeds)
+        at_least(1, stack=self.stack)
+        at_least(0, first_seed=self.first_seed, importance_seeds=self.importance_seeds)

@@ -20,9 +20,10 @@ from rltemp.experiments.students import Maker
 from rltemp.kd.divergences import forward_kl
 from rltemp.kd.method import PLAIN_TEMPERATURE, Method, matched, uniform
 from rltemp.kd.signals import Signals, Temperatures, full_precision
-from rltemp.kd.temperature_rule import TemperatureRule, over_time, per_batch, per_sample
+from rltemp.kd.temperature_rule import TemperatureRule, over_time, per_sample
 from rltemp.loading import with_teacher
-from rltemp.models.stack import StackedStudent
+from rltemp.models.nested import mapped
+from rltemp.models.stack import Students, logits_of
 from rltemp.rules.controls import LEAST_LENGTH, gradient_lengths, with_lengths
 from rltemp.rules.difficulty import random
 from rltemp.training.distill import Distillation
@@ -90,7 +91,7 @@ def greedy(method: Method, held: bool) -> Maker:
     def make(run: Distillation) -> Method:
         answers: dict[int, Temperatures] = {}
 
-        @per_batch
+        @per_sample
         def rule(signals: Signals) -> Temperatures:
             if run.step not in answers:  # a matched method asks twice a step
                 answers.clear()
@@ -105,14 +106,14 @@ def greedy(method: Method, held: bool) -> Maker:
 def probe_slope(run: Distillation) -> Tensor:
     """How fast the logits of the next batch change as the student moves up its probe loss's gradient, `[..., C]`."""
     student, dataset = run.student, run.problem.dataset
-    images = dataset.batch(dataset.probe, torch.arange(len(dataset.probe), device=run.problem.device))
-    if isinstance(student, StackedStudent):
-        images = images.expand(student.size, *images.shape)
+    inputs = dataset.batch(dataset.probe, torch.arange(len(dataset.probe), device=run.problem.device)).inputs
+    if isinstance(student, Students):
+        inputs = mapped(lambda tensor: tensor.expand(student.size, *tensor.shape), inputs)
     student.eval()
     with torch.enable_grad():
-        logits = student(images).float()
-        labels = dataset.probe.labels.expand(logits.shape[:-1])
-        loss = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="sum") / len(dataset.probe)
+        logits = dataset.probe.kept(logits_of(student(inputs)).float(), dims=int(isinstance(student, Students)))
+        labels = dataset.probe.targets.expand(logits.shape[:-1])
+        loss = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="sum") / labels.shape[-1]
     student.train()
     named = dict(student.named_parameters())
     gradient = dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))

@@ -57,19 +57,25 @@ class Recorder:
 
     @torch.no_grad()
     def keep(self, signals: Signals, temperatures: Temperatures | None) -> None:
-        """Record one step."""
+        """Record one step: of the samples that the mask leaves."""
+        signals = signals.made_safe()
         values = self._columns(signals, temperatures)
         if not values:
             return
         rows = torch.stack([value.detach().double().reshape(-1, signals.shape[-1]) for value in values.values()])
         if not self.names:
             self.names, self._sums = tuple(values), self._sums.new_zeros(self.steps, len(values))
+        mask = torch.ones_like(rows[0], dtype=torch.bool)
+        if signals.mask is not None:  # of the first student alone, where the columns are
+            mask = signals.mask.view(-1, signals.shape[-1])[: len(mask)]
+            rows = rows.masked_fill(~mask, 0.0)
         step = round(float(signals.progress) * self.steps)
         self._sums[step] += rows.sum((1, 2)).cpu()
-        self._counts[step] += rows[0].numel()
+        self._counts[step] += int(mask.sum())
         if step % self._every == 0:
-            drawn = torch.randperm(rows.shape[-1], generator=self._generator)[: self._per_step]
-            self._runs[-1].append(rows[..., drawn.to(rows.device)].cpu())
+            order = torch.randperm(rows.shape[-1], generator=self._generator).to(rows.device)
+            places = _kept_first(order, mask)[:, : self._per_step]
+            self._runs[-1].append(rows.take_along_dim(places.expand(len(rows), -1, -1), -1).cpu())
 
     def samples(self) -> dict[str, Tensor]:
         """The samples of all students, `[S, steps, k]` each, float64; nothing where nothing was kept."""
@@ -85,6 +91,13 @@ class Recorder:
         known = self._counts[:, 0].nonzero()[:, 0]
         nearest = known[torch.searchsorted(known, torch.arange(self.steps)).clamp(max=len(known) - 1)]
         return dict(zip(self.names, (self._sums[nearest] / self._counts[nearest]).T.tolist(), strict=True))
+
+
+def _kept_first(order: Tensor, mask: Tensor) -> Tensor:
+    """An order of places `[B]` without those that the mask `[S, B]` leaves out: its others again, `[S, B]`."""
+    kept_first = order[(~mask[:, order]).long().argsort(dim=-1, stable=True)]
+    turn = torch.arange(len(order), device=order.device) % mask.sum(-1, keepdim=True).clamp(min=1)
+    return kept_first.gather(-1, turn)
 
 
 @dataclass(frozen=True)

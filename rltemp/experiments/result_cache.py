@@ -88,7 +88,7 @@ class CachedResult(_Strict):
     Args:
         test_accuracy: 0..1, one a student, in the order of its seeds; floats come back from the file bit by bit.
         validation_accuracy: Likewise.
-        measures: Of `rltemp.experiments.measures.MEASURES`, by name, likewise; None where a student has none.
+        measures: By name, likewise; None where a student has none.
         diverged: How many students' numbers are not finite.
         guarded: For how many samples a rule's guard stood in for its formula.
         answered: How many samples the rule answered.
@@ -106,6 +106,10 @@ class CachedResult(_Strict):
     degraded: bool = False
     trace: StoredTrace | None = None
     versions: dict[Version, Version] = Field(default_factory=lambda: dict(determining_versions()), max_length=16)
+
+    def measured(self, name: str) -> list[float | None]:
+        """A measure of each student; None of all in a result of before there was this measure."""
+        return self.measures.get(name, [None] * len(self.test_accuracy))
 
     @model_validator(mode="after")
     def _agrees(self) -> CachedResult:

@@ -6,7 +6,6 @@ beside the stack's cached result, written before it: who has the result has the 
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable
@@ -21,17 +20,16 @@ from safetensors.numpy import load, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rltemp.data.dataset import Dataset
-from rltemp.data.problem import channels_last
+from rltemp.data.problem import Problem
 from rltemp.experiments.recorder import Recorder, teacher_margin
 from rltemp.kd.signals import Signals, Temperatures, full_precision
-from rltemp.models.stack import StackedStudent
+from rltemp.models.stack import Students, logits_of
 from rltemp.training.distill import Distillation
 
 POINTS = 4_000
 """About how many samples of a run's batches are kept."""
-IMAGES, CLASSES = 300, 10
-"""At most so many test images, of at most so many classes, are shown by their features."""
+IMAGES, CLASSES, SEQUENCES = 300, 10, 32
+"""At most so many test samples, of at most so many classes (and tokens of so many sequences), are shown."""
 MOST_BYTES = 1 << 24
 SAMPLED = (
     "progress",
@@ -113,7 +111,7 @@ class ShowcaseRecorder(Recorder):
     def end(self, run: Distillation) -> None:
         """Make the files; the student has its last weights."""
         seconds = self._clock() - self._started - self._recording
-        features, labels = seen_by_last_layer(_first_student(run.student), run.problem.dataset)
+        features, labels = seen_by_last_layer(_first_student(run.student), run.problem)
         rows = torch.stack([value.flatten() for value in self.samples().values()]).float()
         tensors = {"samples": rows, "features": features, "labels": labels}
         students = 1 if isinstance(run.seeds, int) else len(run.seeds)
@@ -148,29 +146,33 @@ def _columns(signals: Signals, temperatures: Temperatures | None) -> dict[str, T
 
 
 @torch.no_grad()
-def seen_by_last_layer(student: nn.Module, dataset: Dataset) -> tuple[Tensor, Tensor]:
-    """Features of test images, `[M, D]` float32, and their classes, `[M]`.
+def seen_by_last_layer(student: nn.Module, problem: Problem) -> tuple[Tensor, Tensor]:
+    """Features of test samples, `[M, D]` float32, and their classes, `[M]`.
 
-    The features are what the last linear layer is given; where that is the image itself, or there is no such layer,
-    they are the logits. The images are spread evenly over the first classes of the test split.
+    The features are what the last linear layer is given; where that is the input itself, or there is no such layer,
+    they are the logits. The samples are spread evenly over the first classes of the test split.
     """
-    images, labels = dataset.test.images, dataset.test.labels
-    chosen = torch.nonzero(labels < CLASSES).flatten()
+    split = problem.dataset.test
+    split = split.take(torch.arange(min(SEQUENCES, len(split)))) if split.tokens else split
+    labels = split.known_labels.flatten()
+    shown = labels < CLASSES if split.mask is None else (labels < CLASSES) & split.mask.flatten()
+    chosen = torch.nonzero(shown).flatten()
     chosen = chosen[torch.linspace(0, len(chosen) - 1, min(IMAGES, len(chosen))).long().to(chosen.device)]
     layer, caught = _last_linear(student), list[Tensor]()
-    handle = layer.register_forward_pre_hook(lambda _, given: caught.append(given[0].flatten(1))) if layer else None
+    flat = nn.Flatten(0, -2) if split.tokens else nn.Flatten(1)
+    handle = layer.register_forward_pre_hook(lambda _, given: caught.append(flat(given[0]))) if layer else None
+    asked = torch.arange(len(split), device=chosen.device) if split.tokens else chosen
     student.eval()
     try:
-        for start in range(0, len(chosen), 100):
-            index = chosen[start : start + 100]
-            logits = student(channels_last(dataset.batch(dataset.test, index)))
+        for index in torch.split(asked, 100):
+            logits = logits_of(student(problem.arranged(problem.dataset.batch(split, index).inputs)))
             if layer is None:
-                caught.append(logits)
+                caught.append(flat(logits))
     finally:
         if handle is not None:
             handle.remove()
-    features = torch.cat(caught) if caught else torch.empty(0, 1, device=images.device)
-    return features.float(), labels[chosen]
+    features = torch.cat(caught) if caught else torch.empty(0, 1, device=labels.device)
+    return (features[chosen] if split.tokens else features).float(), labels[chosen]
 
 
 def _last_linear(student: nn.Module) -> nn.Module | None:
@@ -182,12 +184,7 @@ def _last_linear(student: nn.Module) -> nn.Module | None:
 
 def _first_student(student: nn.Module) -> nn.Module:
     """The student, or the first of a stack of them as a module of its own."""
-    if not isinstance(student, StackedStudent):
-        return student
-    alone = copy.deepcopy(student.skeleton)
-    state = student.unstack(0)
-    alone.to(next(iter(state.values())).device).load_state_dict(state)
-    return alone
+    return student.alone(0) if isinstance(student, Students) else student
 
 
 def _read_clock(path: Path) -> float:

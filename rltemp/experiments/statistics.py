@@ -73,9 +73,9 @@ def interval(mean: float, low: float, high: float, form: str = "+.2f") -> str:
     return f"{mean:{form}}" + (f" [{low:{form}}, {high:{form}}]" if math.isfinite(low) else "")
 
 
-def points(pair: Paired) -> str:
-    """A difference in points with its interval."""
-    return interval(pair.mean, pair.low, pair.high)
+def points(pair: Paired, digits: int = 2) -> str:
+    """A difference with its interval, in points unless it is of something else."""
+    return interval(pair.mean, pair.low, pair.high, f"+.{digits}f")
 
 
 def number(value: float | None) -> float:

@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rltemp.data.problem import Problem, predict
 from rltemp.errors import BadInputError
-from rltemp.experiments.measures import MEASURES, Selection, accuracy, measure
+from rltemp.experiments.measures import MEASURES, VALIDATION_LOSS, Selection, accuracy, loss, measure
 from rltemp.experiments.method_results import MethodResult
 from rltemp.experiments.recorder import Recorder
 from rltemp.experiments.result_cache import MOST_STUDENTS, CachedResult, in_words
 from rltemp.kd.method import GuardCount, Objective, watch
+from rltemp.kd.signals import Temperatures
 from rltemp.loading import load_method
-from rltemp.models.networks import build_model
 from rltemp.training.distill import Distillation
 from rltemp.training.steps import plain_step
 
@@ -68,29 +68,38 @@ def train_stack(
 
     A student whose numbers stop being finite does not stop the others; it counts as it is.
     """
-    run, guards, dataset = Distillation(problem, seeds), GuardCount(), problem.dataset
-    method, selection = watch(make(run), guards), Selection(run)
+    run, guards, dataset, given = Distillation(problem, seeds), GuardCount(), problem.dataset, list[Temperatures]()
+    method, selection = watch(make(run), given.append), Selection(run)
     for recorder in recorders:
         recorder.begin()
     while not run.done:
-        guards.last = None
+        given.clear()
         signals, _ = plain_step(run, method)
+        for temperatures in given:
+            guards(temperatures.of_samples(signals.mask))
         for recorder in recorders:
-            recorder.keep(signals, guards.last)
+            recorder.keep(signals, given[-1] if given else None)
         selection.evaluate()
         told()
     for recorder in recorders:
         recorder.end(run)
-    logits, test = predict(run.student, dataset, dataset.validation), predict(run.student, dataset, dataset.test)
-    found = measure(test, dataset.test.labels, predict(problem.teacher, dataset, dataset.test)) | selection.measure()
+    logits, test = (predict(run.student, problem, split) for split in (dataset.validation, dataset.test))
+    found = measure(test, dataset.test.targets, teacher_of(problem)) | selection.measure()
+    found[VALIDATION_LOSS] = loss(logits, dataset.validation.targets)
     return CachedResult(
-        test_accuracy=_row(accuracy(test, dataset.test.labels)),
-        validation_accuracy=_row(accuracy(logits, dataset.validation.labels)),
+        test_accuracy=_row(accuracy(test, dataset.test.targets)),
+        validation_accuracy=_row(accuracy(logits, dataset.validation.targets)),
         measures={name: [None if math.isnan(one) else one for one in _row(row)] for name, row in found.items()},
         diverged=int((~logits.flatten(-2).isfinite().all(-1)).sum()),
         guarded=guards.guarded,
         answered=guards.samples,
     )
+
+
+def teacher_of(problem: Problem) -> Tensor | None:
+    """The teacher's logits on the samples of the test split, `[K, C]`; None where they cannot be had."""
+    logits = problem.teacher_on("test")
+    return None if logits is None else problem.dataset.test.kept(logits)
 
 
 def gather(name: str, results: Sequence[CachedResult], seeds: Sequence[int]) -> MethodResult:
@@ -106,9 +115,9 @@ def gather(name: str, results: Sequence[CachedResult], seeds: Sequence[int]) -> 
         np.concatenate([one.validation_accuracy for one in results]),
         "; ".join(notes),
         measures={
-            name: np.array([value for one in results for value in one.measures[name]], dtype=np.float64)
-            for name in MEASURES  # in this order, wherever the results come from
-            if name in results[0].measures
+            name: np.array([value for one in results for value in one.measured(name)], dtype=np.float64)
+            for name in (*MEASURES, VALIDATION_LOSS)  # in this order, wherever the results come from
+            if any(name in one.measures for one in results)
         },
         seeds=tuple(seeds),
         diverged=diverged,
@@ -180,10 +189,8 @@ def by_name(name: str) -> Maker:
 
 
 def default_stack(problem: Problem) -> int:
-    """64 for small perceptrons; 1 for networks that fill the machine (a stacked convolution is slow)."""
-    student = build_model(problem.task.student, problem.dataset.image_shape, problem.dataset.num_classes)
-    convolves = any(isinstance(module, nn.Conv2d) for module in student.modules())
-    return 1 if convolves or sum(value.numel() for value in student.parameters()) >= 100_000 else 64
+    """64 for small students that can be stacked; 1 for others (a stacked convolution is slow)."""
+    return 64 if problem.traits.stacks and not problem.traits.convolves else 1
 
 
 def steps_of_a_run(problem: Problem) -> int:

@@ -54,6 +54,11 @@ def hold(folder: Path, option: str = "--out") -> None:
     _held[path] = lock
 
 
+def held(folder: Path) -> bool:
+    """Whether this process keeps others out of a folder."""
+    return folder.resolve() / LOCK in _held
+
+
 def release(folder: Path) -> None:
     """Let others in again."""
     path = folder.resolve() / LOCK

@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import platform
+import shutil
 import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy as np
 
 from rltemp.errors import BadInputError
 from rltemp.io.files import atomic_write
-from rltemp.io.locks import LOCK, hold, release
+from rltemp.io.locks import LOCK, held, hold, release
 from rltemp.io.strict_json import parse
 from rltemp.io.versions import versions
 
@@ -69,6 +70,22 @@ def open_run(out: Path, command: str, config: Mapping[str, Any]) -> dict[str, An
     if not (out / RESULT).exists():
         hold(out)
     return read_json(out / RESULT) if (out / RESULT).exists() else None
+
+
+@contextlib.contextmanager
+def nothing_left_by_a_failed_start(folder: Path) -> Iterator[None]:
+    """Within, a run that fails before it has anything to keep leaves no folder that stands in a later one's way.
+
+    A folder that was there before stays as it is.
+    """
+    fresh = not folder.exists()
+    try:
+        yield
+    except Exception:
+        if fresh and held(folder) and {one.name for one in folder.rglob("*") if one.is_file()} <= {CONFIG, LOCK}:
+            release(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def finish_run(folder: Path, result: Mapping[str, Any], seconds: float, **timing: Any) -> dict[str, Any]:

@@ -104,6 +104,7 @@ def dkd(target: float = 1.0, non_target: float = 8.0, published: bool = False) -
         kept = [weight * part for weight, part in ((alpha, target_part), (beta, non_target_part)) if weight]
         return sum(kept, torch.zeros_like(target_part))
 
+    divergence.uses_labels = True  # type: ignore[attr-defined]  # read by `rltemp.kd.method.needs_labels`
     return divergence
 
 

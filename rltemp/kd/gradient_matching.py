@@ -25,9 +25,7 @@ def matching_factor(signals: Signals, temperatures: Temperatures) -> Tensor:
     # At T = 4 the weight is 16, and the norm 4 times the distance.
     wanted = signals.means(plain * PLAIN_TEMPERATURE)
     norm = signals.means(temperatures.weight / temperatures.student * own)
-    factor = (wanted / norm).nan_to_num_(nan=0.0, posinf=0.0)
-    leading = factor.view(-1, *[1] * (len(signals.shape) - 1)) if signals.stacked else factor.view(())
-    return leading.expand(signals.shape)
+    return signals.of_batches((wanted / norm).nan_to_num_(nan=0.0, posinf=0.0))
 
 
 def _distances(student: Tensor, teacher: Tensor, student_t: Tensor, teacher_t: Tensor) -> tuple[Tensor, Tensor]:

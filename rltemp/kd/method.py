@@ -161,12 +161,11 @@ class Method:
             loss, temperatures = self._soft(seen)
             plain = PLAIN_KD_WEIGHT * kd_loss(seen, uniform(seen, PLAIN_TEMPERATURE))
             wanted, own = (
-                seen.means(torch.autograd.grad(each.sum(), student, retain_graph=True)[0].norm(dim=-1)).squeeze(-1)
+                seen.means(torch.autograd.grad(each.sum(), student, retain_graph=True)[0].norm(dim=-1))
                 for each in (plain, loss)
             )
         # Where the method's gradient is zero, nothing can be matched.
-        factor = torch.where(own > 0, wanted / own.clamp(min=1e-30), 0.0)
-        factor = factor.view(-1, *[1] * (len(seen.shape) - 1)) if seen.stacked else factor.squeeze(0)
+        factor = seen.of_batches(torch.where(own > 0, wanted / own.clamp(min=1e-30), 0.0))
         return StepLoss(factor * (loss if trains else loss.detach()), temperatures)
 
     def _soft(self, signals: Signals) -> StepLoss:
@@ -185,7 +184,7 @@ class Method:
             if self.switch is None:
                 return self.ce_weight, (progress / self.warmup).clamp(max=1.0)
             late = (progress >= self.switch).float()
-            return self.ce_weight * late, 1 - late
+            return self.ce_weight * late if self.ce_weight else 0.0, 1 - late
         if self.switch is not None:
             return (0.0, 1.0) if progress < self.switch else (self.ce_weight, 0.0)
         return self.ce_weight, min(progress / self.warmup, 1.0) if self.warmup else 1.0
@@ -193,6 +192,17 @@ class Method:
 
 Objective = Method | NoTeacher
 """What a run minimises. Whoever needs temperatures asks for a `Method`."""
+
+
+def needs_labels(objective: Objective) -> bool:
+    """Tell whether any step of a run under the objective needs labels.
+
+    The cross-entropy does; a rule or a divergence does where its attribute `uses_labels` is true.
+    """
+    if isinstance(objective, NoTeacher) or objective.ce_weight:
+        return True
+    return objective.rule.uses_labels or getattr(objective.divergence, "uses_labels", False)
+
 
 AnyObjective = TypeVar("AnyObjective", bound=Objective)
 
@@ -215,12 +225,10 @@ class GuardCount:
     """Counts the samples for which a rule's guard stood in for its formula."""
 
     samples: int = 0
-    last: Temperatures | None = None
     _guarded: int | Tensor = 0
 
     def __call__(self, temperatures: Temperatures) -> None:
         """Count a step's."""
-        self.last = temperatures
         self.samples += temperatures.weight.numel()
         if temperatures.guarded is not None:
             self._guarded = self._guarded + temperatures.guarded.sum()  # on its device: no step waits for it

@@ -1,12 +1,11 @@
 """How things are named on the command line and in Python: `name`, `name:value`, `name:key=value,key=value`.
 
 One helper looks a name up in a table and answers a wrong one with the known ones and the closest match; one parses
-the options; one resolves `module:attribute`, which is how anything private is used without a change here.
+the options. `rltemp.io.own_code` resolves `module:attribute`, which is how anything of a user's own is used.
 """
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
@@ -75,19 +74,6 @@ def call_with_options(factory: Callable[..., Entry], options: str, spec: str) ->
         return factory(**given)
     except TypeError as error:
         raise BadInputError(f"{spec!r}: {error}") from error
-
-
-def import_attribute(spec: str) -> Any:
-    """Return the attribute named by `module:attribute`, imported from the user's own Python path.
-
-    >>> import_attribute("math:tau") > 6
-    True
-    """
-    module, attribute = split_spec(spec)
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise BadInputError(f"cannot import {spec!r}: {error}. Needed: module:attribute on the Python path") from error
 
 
 def _value(text: str) -> Any:

@@ -7,7 +7,7 @@ Shapes: C is the number of classes and always the last axis of logits; `...` is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -31,7 +31,7 @@ class Signals:
         mask: `[...]` bool, False where there is no sample (padding of a token batch); None: all are samples. What
             stands in such a place, nan among it, reaches neither a loss nor a gradient.
         stacked: The first axis counts students of a stack that know nothing of each other: a rule that compares a
-            sample with its batch then compares it with the batch of its own student.
+            sample with its batch then compares it with the batch of its own student. Each has its own mask.
         safe: What stands in the places that the mask leaves out has been made harmless; see `made_safe`.
 
     Raises:
@@ -63,11 +63,8 @@ class Signals:
                 f"mask has shape {tuple(self.mask.shape)} and type {self.mask.dtype}; "
                 f"needed: {tuple(student[:-1])}, torch.bool"
             )
-        if self.stacked and (len(student) < 3 or self.mask is not None):
-            raise BadInputError(
-                f"a stack needs logits [S, ..., C] and no mask; got shape {tuple(student)}"
-                f"{'' if self.mask is None else ' and a mask'}"
-            )
+        if self.stacked and len(student) < 3:
+            raise BadInputError(f"a stack needs logits [S, ..., C]; got shape {tuple(student)}")
         if isinstance(self.progress, Tensor):
             if self.progress.numel() != 1:
                 raise BadInputError(f"progress must be one number; got shape {tuple(self.progress.shape)}")
@@ -130,8 +127,19 @@ class Signals:
         """The mean of values `[...]` over each batch, `[G, 1]`, of the samples that the mask leaves; 0 over none."""
         if self.mask is None:
             return self.groups(values).mean(1, keepdim=True)
-        kept = values.masked_fill(~self.mask, 0.0)
-        return (kept.sum() / self.mask.sum().clamp(min=1)).view(1, 1)
+        kept = self.groups(values.masked_fill(~self.mask, 0.0))
+        return kept.sum(1, keepdim=True) / self.groups(self.mask).sum(1, keepdim=True).clamp(min=1)
+
+    def batch_mean(self, values: Tensor) -> Tensor:
+        """The mean of a batch's values `[M]` over the samples that the mask leaves, `[]`; 0 over none.
+
+        Of a stack's, `[S, M]`, it is each student's, `[S]`.
+        """
+        return values.mean(-1) if self.mask is None else self.means(values).view(self.shape[:1] if self.stacked else ())
+
+    def of_batches(self, numbers: Tensor) -> Tensor:
+        """One number a batch, `[G, 1]` as of `means`, for each of the batch's samples, `[...]`."""
+        return numbers.view(-1, *[1] * (len(self.shape) - 1) if self.stacked else ()).expand(self.shape)
 
     def made_safe(self) -> Signals:
         """The same with zeros for logits and labels where the mask has no sample: finite, and without a gradient.
@@ -146,6 +154,17 @@ class Signals:
         )
         labels = None if self.labels is None else self.labels.masked_fill(out, 0)
         return replace(self, student_logits=student, teacher_logits=teacher, labels=labels, safe=True)
+
+    def students(self) -> list[Signals]:
+        """What each student of a stack sees, by itself: `[..., C]` of `[S, ..., C]`."""
+
+        def own(field: Tensor | None, student: int) -> Tensor | None:
+            return None if field is None else field[student]
+
+        return [
+            Signals(student, teacher, own(self.labels, place), self.progress, own(self.mask, place), safe=self.safe)
+            for place, (student, teacher) in enumerate(zip(self.student_logits, self.teacher_logits, strict=True))
+        ]
 
     def samples(self) -> Signals:
         """The samples that the mask leaves, as `[M, C]` without a mask; the whole, where there is none."""
@@ -190,16 +209,39 @@ class Temperatures:
         """The same numbers as constants of the graph."""
         return replace(self, student=self.student.detach(), teacher=self.teacher.detach(), weight=self.weight.detach())
 
-    def within(self, mask: Tensor) -> Temperatures:
-        """The same where the mask is true; T = 1 and weight 0 elsewhere, without a gradient."""
+    def within(self, mask: Tensor, elsewhere: float = 1.0) -> Temperatures:
+        """The same where the mask is true; one temperature and weight 0 elsewhere, without a gradient."""
         out = ~mask
-        student, teacher = self.student.masked_fill(out, 1.0), self.teacher.masked_fill(out, 1.0)
+        student, teacher = (values.masked_fill(out, elsewhere) for values in (self.student, self.teacher))
         guarded = None if self.guarded is None else self.guarded & mask
         return Temperatures(student, teacher, self.weight.masked_fill(out, 0.0), guarded)
 
+    def of_samples(self, mask: Tensor | None) -> Temperatures:
+        """Those of the samples that the mask leaves, `[M]`; all, where there is none."""
+        if mask is None:
+            return self
+        guarded = None if self.guarded is None else self.guarded[mask]
+        return Temperatures(self.student[mask], self.teacher[mask], self.weight[mask], guarded)
+
+    def spread(self, mask: Tensor, elsewhere: float = 1.0) -> Temperatures:
+        """`[M]` of them where the mask is true, one temperature and weight 0 elsewhere: `[...]`, with their graph."""
+        student, teacher = (scatter(values, mask, elsewhere) for values in (self.student, self.teacher))
+        guarded = None if self.guarded is None else scatter(self.guarded, mask, False)
+        return Temperatures(student, teacher, scatter(self.weight, mask, 0.0), guarded)
+
+    @staticmethod
+    def stack(each: Sequence[Temperatures]) -> Temperatures:
+        """Temperatures `[...]` of several students as those of a stack, `[S, ...]`."""
+        student, teacher, weight = (
+            torch.stack([getattr(one, name) for one in each]) for name in ("student", "teacher", "weight")
+        )
+        guarded = [one.guarded for one in each if one.guarded is not None]
+        return Temperatures(student, teacher, weight, torch.stack(guarded) if len(guarded) == len(each) else None)
+
 
 Divergence = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
-"""Of softened logits of student and teacher, `[..., C]`, and labels: one value a sample, `[...]`."""
+"""Of softened logits of student and teacher, `[..., C]`, and labels: one value a sample, `[...]`. One that needs the
+labels has an attribute `uses_labels` that is true."""
 
 
 def full_precision(logits: Tensor) -> Tensor:

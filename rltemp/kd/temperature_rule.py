@@ -13,7 +13,7 @@ from typing import Any
 
 from rltemp.errors import BadInputError
 from rltemp.kd.checks import Bounds, bounds_of
-from rltemp.kd.signals import Signals, Temperatures, scatter
+from rltemp.kd.signals import Signals, Temperatures
 
 RuleFunction = Callable[[Signals], Temperatures]
 """What a user may write: any callable; its attributes that `TemperatureRule` has, `bounds` say, are read once."""
@@ -22,12 +22,14 @@ RuleFunction = Callable[[Signals], Temperatures]
 class TemperatureRule:
     """Maps `Signals` to `Temperatures`; `answer` is what a rule defines, everything else has a default.
 
-    A call takes signals with a mask too: the answer is T = 1 and weight 0 where the mask has no sample.
+    A call takes signals with a mask too: the answer is T = 1, or the nearest bound, and weight 0 where the mask has no
+    sample.
 
     Attributes:
         per_sample: Whether the answer for a sample depends on no other, but those that the mask leaves. Then a mask
-            costs no wait for the device; the samples of a mask are gathered for any other rule.
+            costs no wait for the device; the samples of a mask are gathered for any other rule, student by student.
         uses_progress: Whether the answer depends on the progress of the run; a call without it is refused then.
+        uses_labels: Whether the answer depends on the labels; see `rltemp.kd.method.needs_labels`.
         bounds: Lowest and highest temperature that the rule promises, which is checked; None where it promises none.
         limits: Between which temperatures a policy chooses; None for a formula. A run warns where it sees one alone.
         checked: Whether the answers are lawful (finite, above 0) for all finite logits, so that no step checks them.
@@ -35,6 +37,7 @@ class TemperatureRule:
 
     per_sample: bool = False
     uses_progress: bool = False
+    uses_labels: bool = False
     bounds: Bounds | None = None
     limits: Bounds | None = None
     checked: bool = False
@@ -58,11 +61,13 @@ class TemperatureRule:
             signals.need_progress(self.name)
         if (mask := signals.mask) is None:
             return self.answer(signals)
+        low, high = self.bounds or (1.0, 1.0)
+        lawful = min(max(1.0, low), high)
         if self.per_sample:
-            return self.answer(signals.made_safe()).within(mask)
-        found = self.answer(signals.samples())
-        student, teacher = (scatter(value, mask, 1.0) for value in (found.student, found.teacher))
-        return Temperatures(student, teacher, scatter(found.weight, mask, 0.0))
+            return self.answer(signals.made_safe()).within(mask, lawful)
+        if signals.stacked:
+            return Temperatures.stack([self(own) for own in signals.students()])
+        return self.answer(signals.samples()).spread(mask, lawful)
 
     def __repr__(self) -> str:
         return f"<temperature rule {self.name}>"
@@ -76,6 +81,7 @@ class FunctionRule(TemperatureRule):
     name: str = ""
     per_sample: bool = False
     uses_progress: bool = False
+    uses_labels: bool = False
     bounds: Bounds | None = None
     limits: Bounds | None = None
     checked: bool = False
@@ -106,7 +112,7 @@ def _of_inner(member: str) -> Any:
 
 @dataclass(eq=False, repr=False)
 class WrappedRule(TemperatureRule):
-    """A rule that asks another one, and promises what that one promises at this moment.
+    """A rule that asks another one, which heeds a mask, and promises what that one promises at this moment.
 
     Args:
         inner: The other one.
@@ -116,7 +122,8 @@ class WrappedRule(TemperatureRule):
     inner: TemperatureRule
     ask: Ask
 
-    name, per_sample, uses_progress = _of_inner("name"), _of_inner("per_sample"), _of_inner("uses_progress")
+    per_sample = True
+    name, uses_progress, uses_labels = _of_inner("name"), _of_inner("uses_progress"), _of_inner("uses_labels")
     bounds, limits, checked = _of_inner("bounds"), _of_inner("limits"), _of_inner("checked")
 
     def answer(self, signals: Signals) -> Temperatures:
@@ -144,9 +151,9 @@ def as_rule(rule: TemperatureRule | RuleFunction) -> TemperatureRule:
         return rule
     if not callable(rule):
         raise BadInputError(f"a {type(rule).__name__} is no temperature rule; needed: a function of rltemp.Signals")
-    alone, timed = (bool(getattr(rule, name, False)) for name in ("per_sample", "uses_progress"))
+    given = {name: bool(getattr(rule, name, False)) for name in ("per_sample", "uses_progress", "uses_labels")}
     limits = getattr(rule, "limits", None)
-    return FunctionRule(rule, getattr(rule, "__name__", ""), alone, timed, bounds_of(rule), limits)
+    return FunctionRule(rule, getattr(rule, "__name__", ""), **given, bounds=bounds_of(rule), limits=limits)
 
 
 def entry(rule: TemperatureRule, name: str, checked: bool = True) -> TemperatureRule:

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from rltemp.errors import BadInputError
 from rltemp.kd.names import lookup, split_spec
+from rltemp.models.random_numbers import seeded
 from rltemp.optional_imports import import_library
 
-ImageShape = tuple[int, int, int]
+ImageShape = tuple[int, ...]
 ModelBuilder = Callable[[str, ImageShape, int], nn.Module]
 
 
@@ -50,9 +51,7 @@ def build_model(spec: str, image_shape: ImageShape, num_classes: int) -> nn.Modu
 
 def seeded_model(spec: str, image_shape: ImageShape, num_classes: int, seed: int) -> nn.Module:
     """Return `build_model(...)` with weights from `seed` alone; the global generator stays as it was."""
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        # torch.manual_seed would seed the accelerators as well, which fork_rng does not restore here.
-        torch.default_generator.manual_seed(seed)
+    with seeded(seed):
         return build_model(spec, image_shape, num_classes)
 
 

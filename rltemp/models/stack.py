@@ -1,28 +1,70 @@
-"""Many students of one architecture as one module: their weights stacked, one call for all of them.
+"""Many students of one architecture as one module: stacked, so that one call serves all, or one after another.
 
 A small student's step costs a CPU or GPU little more than the launching of its kernels, so S students in one call
 cost about as much as one. `torch.func` does the stacking; the optimizer sees ordinary, only larger, parameters.
+Students that cannot be stacked, or gain nothing by it, are called in a loop (`rltemp.models.trial` tells).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from rltemp.models.networks import ImageShape, seeded_model
+from rltemp.errors import BadInputError
+from rltemp.models.nested import Inputs, mapped
+from rltemp.models.random_numbers import drawing_from
 
 
-class StackedStudent(nn.Module):
-    """S modules of one architecture, called together.
+def logits_of(output: object) -> Tensor:
+    """The logits among what a network answers: the answer itself, or its `logits`.
+
+    Raises:
+        BadInputError: Where it is neither.
+    """
+    found = getattr(output, "logits", output)
+    if isinstance(found, Tensor):
+        return found
+    raise BadInputError(f"a network must answer with logits [B, ..., C], a tensor; got a {type(output).__name__}")
+
+
+class Students(nn.Module):
+    """S students of one architecture, called together.
+
+    Attributes:
+        size: S.
+    """
+
+    size: int
+
+    @property
+    def skeleton(self) -> nn.Module:
+        """One of the students as a module of its own; its weights may be no student's."""
+        raise NotImplementedError
+
+    def unstack(self, position: int) -> dict[str, Tensor]:
+        """The state dict of one student, as the module alone would have it."""
+        raise NotImplementedError
+
+    def alone(self, position: int) -> nn.Module:
+        """A copy of one student as a module of its own."""
+        state, module = self.unstack(position), copy.deepcopy(self.skeleton)
+        module.to(next(iter(state.values())).device).load_state_dict(state)
+        return module
+
+
+class StackedStudents(Students):
+    """S students whose weights are stacked, called by `torch.func.vmap`.
 
     Args:
         modules: The students; their weights are copied.
 
     >>> import torch
-    >>> stack = StackedStudent([nn.Linear(3, 2), nn.Linear(3, 2)])
+    >>> stack = StackedStudents([nn.Linear(3, 2), nn.Linear(3, 2)])
     >>> stack(torch.zeros(2, 5, 3)).shape
     torch.Size([2, 5, 2])
     """
@@ -44,9 +86,9 @@ class StackedStudent(nn.Module):
         """One of the students as a module of its own; its weights are no student's."""
         return self._skeleton[0]
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images `[S, B, ...]` to logits `[S, B, C]`, student s on images s."""
-        return vmap(self._call)(self._state(), images)
+    def forward(self, inputs: Inputs) -> Tensor:
+        """Map inputs `[S, B, ...]` to logits `[S, B, ..., C]`, student s on inputs s."""
+        return vmap(self._call)(self._state(), inputs)
 
     def unstack(self, position: int) -> dict[str, Tensor]:
         """The state dict of one student, as the module alone would have it."""
@@ -58,21 +100,69 @@ class StackedStudent(nn.Module):
             state[name] = getattr(self, f"stacked_buffer_{position}")
         return state
 
-    def _call(self, state: dict[str, Tensor], images: Tensor) -> Tensor:
+    def _call(self, state: dict[str, Tensor], inputs: Inputs) -> Tensor:
         self._skeleton[0].train(self.training)
-        output: Tensor = functional_call(self._skeleton[0], state, (images,))
-        return output
+        return logits_of(functional_call(self._skeleton[0], state, (inputs,)))
 
 
-def seeded_students(spec: str, image_shape: ImageShape, num_classes: int, seeds: int | Sequence[int]) -> nn.Module:
-    """The network of a seed, or the stack of one network for each seed; weights depend on spec and seed alone."""
+class LoopedStudents(Students):
+    """S students that are called one after another.
+
+    Args:
+        modules: The students.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.size = len(modules)
+        self.students = nn.ModuleList(modules)
+
+    @property
+    def skeleton(self) -> nn.Module:
+        """The first student."""
+        return self.students[0]
+
+    def forward(self, inputs: Inputs, streams: Sequence[torch.Generator] | None = None) -> Tensor:
+        """Map inputs `[S, B, ...]` to logits `[S, B, ..., C]`, student s on inputs s.
+
+        Args:
+            inputs: Of every student.
+            streams: Each student's random numbers; None: they draw from the global generators.
+        """
+        found = []
+        for place, student in enumerate(self.students):
+            own = mapped(lambda tensor, place=place: tensor[place], inputs)
+            with drawing_from(streams[place], self.device) if streams else nullcontext():
+                found.append(logits_of(student(own)))
+        return torch.stack(found)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the students are."""
+        return next(self.parameters()).device
+
+    def unstack(self, position: int) -> dict[str, Tensor]:
+        """The state dict of one student."""
+        return {name: value.detach().clone() for name, value in self.students[position].state_dict().items()}
+
+
+def students_of(make: Callable[[int], nn.Module], seeds: int | Sequence[int], stacked: bool) -> nn.Module:
+    """The student of a seed, or those of several as one module.
+
+    Args:
+        make: From a seed to a student.
+        seeds: One student's, or each student's.
+        stacked: Whether several are stacked.
+    """
     if isinstance(seeds, int):
-        return seeded_model(spec, image_shape, num_classes, seeds).to(memory_format=torch.channels_last)
-    models = {seed: seeded_model(spec, image_shape, num_classes, seed) for seed in seeds}
-    return StackedStudent([models[seed] for seed in seeds])
+        return make(seeds)
+    if not stacked:
+        return LoopedStudents([make(seed) for seed in seeds])
+    models = {seed: make(seed) for seed in seeds}
+    return StackedStudents([models[seed] for seed in seeds])
 
 
 def normalises_batches(student: nn.Module) -> bool:
-    """Whether a network, or one that a stack is made of, has a batch norm."""
-    shown = student.skeleton if isinstance(student, StackedStudent) else student
+    """Whether a network, or one that several students share, has a batch norm."""
+    shown = student.skeleton if isinstance(student, Students) else student
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in shown.modules())

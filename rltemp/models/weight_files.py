@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ MAX_HEADER_BYTES = 16 * 1024**2  # a tensor's entry takes about 100 bytes
 SHA256 = "tensors_sha256"
 """Where the metadata holds the SHA-256 of the tensors: safetensors itself notices few of the bits that flip."""
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
+LOGITS_SUFFIXES = (".npy", ".pt", ".safetensors")
 
 
 def save_weights(module: nn.Module, path: str | Path, metadata: Mapping[str, str]) -> None:
@@ -76,6 +78,28 @@ def load_weights(module: nn.Module, path: str | Path) -> dict[str, str]:
     check_finite(tensors, str(path))
     module.load_state_dict(tensors)
     return metadata
+
+
+def read_tensor(path: Path, what: str) -> Tensor:
+    """Read the one tensor in a `.npy`, `.pt` or `.safetensors` file; no code of it runs.
+
+    Raises:
+        BadInputError: Where there is no such file, or it holds something other than one tensor of finite floats.
+    """
+    if not path.is_file():
+        raise BadInputError(f"{what} {path}: no such file")
+    try:
+        if path.suffix == ".npy":
+            found: object = torch.from_numpy(np.load(path, allow_pickle=False))
+        elif path.suffix == ".safetensors":
+            found = next(iter(safetensors.torch.load_file(path).values()))
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # hostile bytes can make a parser raise anything
+        raise ArtifactRefusedError(f"{what} {path} cannot be read: {reason(error)}") from error
+    if not isinstance(found, Tensor) or not found.is_floating_point() or not bool(found.isfinite().all()):
+        raise ArtifactRefusedError(f"{what} {path} must hold one tensor of finite floats")
+    return found.float()
 
 
 def _in_order(data: bytes) -> bytes:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -192,12 +192,15 @@ def featurize(signals: Signals, names: Sequence[str]) -> Tensor:
         names: Entries of `FEATURES`, in the order of the columns.
 
     Returns:
-        `[..., F]`, float32, no graph, within [-LIMIT, LIMIT].
+        `[..., F]`, float32, no graph, within [-LIMIT, LIMIT]; 0 where the mask has no sample.
 
     Raises:
         BadInputError: Where a feature needs labels or the progress and the signals carry none, where a label is no
             class, or where a name is unknown.
     """
+    if (mask := signals.mask) is not None:
+        found = featurize(replace(signals.made_safe(), mask=None), names)
+        return found.masked_fill_(~mask.unsqueeze(-1), 0.0)
     computes = [lookup(FEATURES, name, "feature").compute for name in names]
     if "progress" in names:
         signals.need_progress("the feature 'progress'")
@@ -214,11 +217,12 @@ def featurize(signals: Signals, names: Sequence[str]) -> Tensor:
 
 @dataclass(frozen=True)
 class Feature:
-    """An entry of the feature table: how to compute it, its unit and the version of its definition."""
+    """An entry of the feature table: how to compute it, its unit, the version of its definition, if it needs labels."""
 
     compute: Callable[[Statistics], Tensor]
     unit: str
     version: int = 1
+    uses_labels: bool = False
 
 
 FEATURES: dict[str, Feature] = {
@@ -232,8 +236,8 @@ FEATURES: dict[str, Feature] = {
     "teacher_entropy": Feature(partial(entropy, network=1), "fraction of log C"),
     "divergence": Feature(divergence, "log nats"),
     "agreement": Feature(agreement, "deviations"),
-    "student_loss": Feature(partial(loss, network=0), "log nats"),
-    "teacher_loss": Feature(partial(loss, network=1), "log nats"),
+    "student_loss": Feature(partial(loss, network=0), "log nats", uses_labels=True),
+    "teacher_loss": Feature(partial(loss, network=1), "log nats", uses_labels=True),
     "student_top_probability": Feature(partial(top_probability, network=0), "probability"),
     "teacher_top_probability": Feature(partial(top_probability, network=1), "probability"),
     "student_probability_margin": Feature(student_probability_margin, "probability"),

@@ -118,6 +118,11 @@ class RemoteRule(TemperatureRule):
         return self.fallback.rule.per_sample and (self._served is None or self._served.method.rule.per_sample)
 
     @property
+    def uses_labels(self) -> bool:  # type: ignore[override]
+        """As the model's rule or the fallback does."""
+        return self.fallback.rule.uses_labels or (self._served is not None and self._served.method.rule.uses_labels)
+
+    @property
     def checked(self) -> bool:  # type: ignore[override]
         """As the model's rule and the fallback are."""
         return self.fallback.rule.checked and (self._served is None or self._served.method.rule.checked)

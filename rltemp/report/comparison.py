@@ -22,10 +22,12 @@ from rltemp.experiments.grid import (
     check_rules,
     grid_data,
     grid_tasks,
+    overall,
     point_name,
     to_choose,
 )
-from rltemp.experiments.method_results import Comparison, MethodResult, overall, table_rows
+from rltemp.experiments.measures import ACCURACY
+from rltemp.experiments.method_results import Comparison, MethodResult, table_rows
 from rltemp.experiments.options import CompareOptions, ComparisonOptions, StudyOptions
 from rltemp.experiments.pool import open_pool
 from rltemp.experiments.result_cache import ResultCache
@@ -177,7 +179,7 @@ def write_comparison(
     write_csv(out / "results.csv", [(problem.task, found.results) for problem, found in points], seeds)
     write_report(out, sections, overall=summary, command=command, warnings=warnings, verdict=verdict)
     for section, (_, found) in zip(sections, points, strict=True):
-        save_png(out / section.picture, picture(section.rows, section.baseline, found.trace, section.title))
+        save_png(out / section.picture, picture(section.tables[0], section.baseline, found.trace, section.title))
         if options.html:
             showcases = {rule: one for rule, path in found.showcases.items() if (one := Showcase.read(path))}
             page, settings = out / page_name(section.picture), configuration(options)
@@ -198,7 +200,11 @@ def page_name(drawn: str) -> str:
 def _section(options: ComparisonOptions, problem: Problem, found: Comparison, number: int) -> Section:
     against = list(dict.fromkeys(found.names.get(name, name) for name in options.baselines()))
     rows = table_rows(found.results, against, options.allow_mixed)
-    return Section(problem.task, problem.teacher_accuracy, rows, f"picture-{number}.png" if number else "picture.png")
+    losses = (
+        [] if found.quantity is ACCURACY else table_rows(found.results, against, options.allow_mixed, found.quantity)
+    )
+    drawn = f"picture-{number}.png" if number else "picture.png"
+    return Section(problem.task, problem.teacher_accuracy, rows, drawn, losses)
 
 
 def tuning_warnings(points: Iterable[Collection[MethodResult]]) -> list[str]:
@@ -217,11 +223,9 @@ def _result(found: Comparison, section: Section, options: ComparisonOptions) -> 
     methods = [
         {
             "rule": row.rule,
-            "accuracy_percent": row.accuracy,
-            "standard_error_percent": row.error,
+            **row.as_json(),
             "n": row.n,
             "measures": {name: {"mean": mean, "standard_error": error} for name, (mean, error) in row.measures.items()},
-            "differences_points": {name: asdict(pair) for name, pair in row.differences.items()},
             "diverged": one.diverged,
             "guarded_fraction": one.guarded,
             "degraded": one.degraded,
@@ -231,8 +235,10 @@ def _result(found: Comparison, section: Section, options: ComparisonOptions) -> 
         }
         for row, one in zip(section.rows, found.results, strict=True)
     ]
+    for method, loss in zip(methods, section.losses, strict=False):
+        method |= loss.as_json()
     return {
-        "task": asdict(section.task),
+        "task": section.task.described(),
         "teacher_accuracy": section.teacher_accuracy,
         "arms": methods,
         "picture": section.picture,

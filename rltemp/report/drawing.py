@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
-from rltemp.experiments.method_results import Row, short, side
+from rltemp.experiments.method_results import Row, short
 from rltemp.experiments.statistics import Paired
 from rltemp.io.files import atomic_write
 
@@ -105,30 +105,38 @@ def draw_forest(panel: Axes, rows: Sequence[Row], baseline: str) -> None:
 
     A mean far outside the others is an arrow at the edge; the number beside the name says how far.
     """
-    ordered = sorted(rows, key=lambda row: np.nan_to_num(row.differences[baseline].mean, nan=-np.inf))
+    quantity = rows[0].quantity
+    ordered = sorted(rows, key=lambda row: np.nan_to_num(quantity.better * row.differences[baseline].mean, nan=-np.inf))
     left, right = forest_limits([row.differences[baseline] for row in rows])
     beside, pad = panel.get_yaxis_transform(), 0.04 * (right - left)
     panel.axvline(0, color=GREY, linewidth=1, zorder=0)
     for y, row in enumerate(ordered):
         pair = row.differences[baseline]
-        colour = {1: BLUE, 0: GREY, -1: ORANGE}[side(pair)]
+        colour = {1: BLUE, 0: GREY, -1: ORANGE}[row.side(baseline)]
         if np.isfinite(pair.mean):
             panel.plot([pair.low, pair.high], [y, y], color=colour, linewidth=2.5, solid_capstyle="butt")
             mark = "<" if pair.mean < left else ">" if pair.mean > right else "o"
             place, fill = min(max(pair.mean, left), right), "white" if row.rule == baseline else colour
             panel.plot(place, y, mark, color=colour, markersize=5, markerfacecolor=fill)
-        value = "the baseline" if row.rule == baseline else f"{pair.mean:+.2f}" if pair.n else "not compared"
+        value = (
+            "the baseline"
+            if row.rule == baseline
+            else f"{pair.mean:+.{quantity.digits}f}"
+            if pair.n
+            else "not compared"
+        )
         text: dict[str, Any] = {"y": y + 0.27, "transform": beside, "fontsize": "small", "va": "center"}
         panel.text(0, s=printable(row.rule, 44), parse_math=False, **text)
         ground = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}  # the zero line stops at the letters
         panel.text(1, s=value, ha="right", bbox=ground, **text)
     panel.set(xlim=(left - pad, right + pad), ylim=(-0.5, len(rows) - 0.3), yticks=[])
-    panel.set_xlabel(f"test accuracy minus {printable(baseline)} (points, 95 % interval)", parse_math=False)
+    unit = quantity.difference_unit.rpartition(" ")[2]
+    panel.set_xlabel(f"test {quantity.name} minus {printable(baseline)} ({unit}, 95 % interval)", parse_math=False)
     panel.spines[["top", "right", "left"]].set_visible(False)
 
 
 def forest_limits(pairs: Sequence[Paired]) -> tuple[float, float]:
-    """What the axis shows, in points: one method that failed by ten points must not flatten all the others."""
+    """What the axis shows: one method that failed by ten points must not flatten all the others."""
     bounds = np.array([bound for pair in pairs for bound in (pair.mean, pair.low, pair.high)])
     bounds = bounds[np.isfinite(bounds) & (bounds != 0)]
     most = 4 * float(np.median(np.abs(bounds))) if len(bounds) else 1.0

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from rltemp.experiments.measures import ACCURACY
 from rltemp.experiments.method_results import Row
 from rltemp.report.markdown import Section
 
@@ -17,6 +18,11 @@ METRICS = {
     "compare/difference": "minus the baseline's, paired by seed (percentage points)",
     "compare/difference_low": "lower bound of its 95 % interval (percentage points)",
     "compare/difference_high": "upper bound of its 95 % interval (percentage points)",
+    "compare/loss": "test loss, mean over seeds (nats a token)",
+    "compare/loss_standard_error": "its standard error (nats)",
+    "compare/loss_difference": "minus the baseline's, paired by seed (nats)",
+    "compare/loss_difference_low": "lower bound of its 95 % interval (nats)",
+    "compare/loss_difference_high": "upper bound of its 95 % interval (nats)",
 }
 
 
@@ -38,6 +44,8 @@ def write_sessions(folder: Path, section: Section, seeds: int) -> None:
     shared |= {name: value for name, value in asdict(task.recipe).items() if isinstance(value, (str, int, float))}
     for place, row in enumerate(section.rows):
         metrics = measured(row, section.baseline)
+        for loss in section.losses[place : place + 1]:
+            metrics |= measured(loss, section.baseline)
         events = EventFile(folder / session_name(place, row.rule))
         for summary in hparams({"rule": row.rule, **shared}, metrics):  # type: ignore[no-untyped-call]
             events.add(summary, 0)
@@ -49,8 +57,9 @@ def write_sessions(folder: Path, section: Section, seeds: int) -> None:
 def measured(row: Row, baseline: str) -> dict[str, float]:
     """A method's numbers by the names in `METRICS`, those that are finite."""
     pair = row.differences[baseline]
-    values = (row.accuracy, row.error, *((pair.mean, pair.low, pair.high) if row.rule != baseline else ()))
-    found: Mapping[str, float] = dict(zip(METRICS, values, strict=False))
+    values = (row.mean, row.error, *((pair.mean, pair.low, pair.high) if row.rule != baseline else ()))
+    names = [name for name in METRICS if name.startswith("compare/loss") == (row.quantity is not ACCURACY)]
+    found: Mapping[str, float] = dict(zip(names, values, strict=False))
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def write_page(
     Raises:
         BadInputError: Where the file cannot be written.
     """
-    rows, (head, *body) = section.rows, table_cells(section.rows)
+    rows = section.rows
     shown = {row.rule: showcases[row.rule] for row in rows if row.rule in showcases}
     write_template(
         path,
@@ -83,25 +83,31 @@ def write_page(
         task=section.task,
         teacher_accuracy=100 * section.teacher_accuracy,
         seeds=seeds(rows),
-        head=head,
-        body=[(cells, sides(row, head)) for row, cells in zip(rows, body, strict=True)],
+        tables=[_table(found) for found in section.tables],
+        methods=len(rows),
         verdict=verdict,
-        pictures={key: list(found) for key, found in _pictures(rows, shown, [*showcases][:EMBEDDED]).items()},
+        pictures={key: list(found) for key, found in _pictures(section, shown, [*showcases][:EMBEDDED]).items()},
         among="" if len(shown) == len(rows) else f" Shown are {len(shown)} of {len(rows)} methods.",
         embedded=EMBEDDED,
-        options=[(name, _written(value)) for name, value in leaves({**configuration, "task": asdict(section.task)})],
+        options=[
+            (name, _written(value)) for name, value in leaves({**configuration, "task": section.task.described()})
+        ],
         command=command,
     )
 
 
-def _pictures(
-    rows: Sequence[Row], shown: Mapping[str, Showcase], embedded: Sequence[str]
-) -> dict[str, Iterator[Picture]]:
+def _table(rows: Sequence[Row]) -> tuple[str, list[str], list[tuple[list[str], list[int]]]]:
+    """The quantity's name, the head, and every line with what `sides` says of it."""
+    head, *body = table_cells(rows)
+    return rows[0].quantity.name, head, [(cells, sides(row, head)) for row, cells in zip(rows, body, strict=True)]
+
+
+def _pictures(section: Section, shown: Mapping[str, Showcase], embedded: Sequence[str]) -> dict[str, Iterator[Picture]]:
     """The pictures of every section of the page; a section that nothing is known for has none."""
     style = plots.styles(shown)
     return {
-        "differences": (_interval_picture(rows, baseline) for baseline in rows[0].differences),
-        "time": _cost(rows, shown, style),
+        "differences": (_interval_picture(rows, name) for rows in section.tables for name in rows[0].differences),
+        "time": _cost(section.tables[0], shown, style),
         "temperatures": _temperatures(shown, style),
         "sharpness": _sharpness(shown),
         "features": _embeddings({rule: one for rule, one in shown.items() if rule in embedded}),
@@ -109,20 +115,22 @@ def _pictures(
 
 
 def _interval_picture(rows: Sequence[Row], baseline: str) -> Picture:
-    found = "; ".join(f"{row.rule} {points(row.differences[baseline])}" for row in rows if row.rule != baseline)
-    caption = f"Test accuracy minus that of {baseline}, in percentage points, with 95 % intervals."
+    quantity, others = rows[0].quantity, [row for row in rows if row.rule != baseline]
+    found = "; ".join(f"{row.rule} {points(row.differences[baseline], quantity.digits)}" for row in others)
+    caption = f"Test {quantity.name} minus that of {baseline}, in {quantity.difference_unit}, with 95 % intervals."
     return _picture(plots.intervals(rows, baseline), caption, f"{caption} {found or 'There is no other method.'}")
 
 
 def _cost(rows: Sequence[Row], shown: Mapping[str, Showcase], style: Mapping[str, plots.Style]) -> Iterator[Picture]:
     seconds = {rule: one.seconds for rule, one in shown.items() if math.isfinite(one.seconds)}
     if seconds:
+        quantity = rows[0].quantity
         found = "; ".join(
-            f"{row.rule} {row.accuracy:.2f} % at {1000 * seconds[row.rule]:.3g} ms"
+            f"{row.rule} {row.mean:.{quantity.digits}f} {quantity.unit} at {1000 * seconds[row.rule]:.3g} ms"
             for row in rows
             if row.rule in seconds
         )
-        caption = "Test accuracy against training time of an epoch."
+        caption = f"Test {quantity.name} against training time of an epoch."
         yield _picture(plots.cost(rows, seconds, style), caption, f"{caption} {found}.")
 
 
@@ -159,7 +167,7 @@ def _embeddings(shown: Mapping[str, Showcase]) -> Iterator[Picture]:
     for rule, one in shown.items():
         positions = plots.arranged(one.features)
         if positions is not None:
-            alternative = f"{len(one.labels)} test images of {len(set(one.labels.tolist()))} classes in the plane."
+            alternative = f"{len(one.labels)} test samples of {len(set(one.labels.tolist()))} classes in the plane."
             yield _picture(plots.embedding(positions, one.labels), short(rule, 60), f"{rule}: {alternative}")
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rltemp.data.tasks import Task
-from rltemp.experiments.grid import point_name
-from rltemp.experiments.method_results import Overall, Row, seeds
+from rltemp.data.task import Task
+from rltemp.experiments.grid import Overall, point_name
+from rltemp.experiments.method_results import Row, seeds
 from rltemp.report.rendering import write_template
 from rltemp.report.tables import markdown_table, measures_table, overall_table
 
@@ -23,14 +23,21 @@ class Section:
     Args:
         task: What was trained.
         teacher_accuracy: The teacher's test accuracy, a fraction.
-        rows: From `table_rows`.
+        rows: From `table_rows`, of accuracies.
         picture: The picture's file name in the run's folder, or empty where none was drawn.
+        losses: Of losses, likewise, where samples are tokens.
     """
 
     task: Task
     teacher_accuracy: float
     rows: Sequence[Row]
     picture: str = ""
+    losses: Sequence[Row] = ()
+
+    @property
+    def tables(self) -> list[Sequence[Row]]:
+        """The rows of each table, what people read first before the others."""
+        return [rows for rows in (self.losses, self.rows) if rows]
 
     @property
     def baseline(self) -> str:
@@ -70,6 +77,7 @@ def write_report(
         seeds=seeds,
         markdown_table=markdown_table,
         measures_table=measures_table,
+        losses=any(one.losses for one in sections),
         few=min(row.n for one in sections for row in one.rows) < FEW_SEEDS,
         command=command,
         warnings=warnings,

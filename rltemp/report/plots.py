@@ -85,16 +85,17 @@ def intervals(rows: Sequence[Row], baseline: str) -> Figure:
 
 
 def cost(rows: Sequence[Row], seconds: Mapping[str, float], style: Mapping[str, Style]) -> Figure:
-    """Accuracy against training time per epoch, a point a method, with its standard error."""
+    """The rows' quantity against training time per epoch, a point a method, with its standard error."""
     figure, panel = _panel(2.8)
+    quantity = rows[0].quantity
     for row in rows:
         if row.rule in seconds:
             colour, mark = style[row.rule]
             x, error = 1000 * seconds[row.rule], row.error if np.isfinite(row.error) else 0.0
             label = printable(row.rule)
-            panel.errorbar(x, row.accuracy, yerr=error, fmt=mark[-1], color=colour, capsize=3, label=label)
+            panel.errorbar(x, row.mean, yerr=error, fmt=mark[-1], color=colour, capsize=3, label=label)
     panel.set_xlabel("training time of an epoch (ms a student, by the clock)")
-    panel.set_ylabel("test accuracy (%, ± standard error)")
+    panel.set_ylabel(f"test {quantity.name} ({quantity.unit}, ± standard error)")
     panel.margins(0.12)
     panel.grid(alpha=0.25)
     _legend(figure, panel)
@@ -139,7 +140,7 @@ def sharpness(showcases: Mapping[str, Showcase], softened: bool) -> Figure:
 
 
 def embedding(positions: Values, labels: NDArray[np.int64]) -> Figure:
-    """Test images where t-SNE puts them, `[M, 2]`, each as the number of its class."""
+    """Test samples where t-SNE puts them, `[M, 2]`, each as the number of its class."""
     figure, panel = _panel(3.6)
     for number, colour in zip(np.unique(labels), cycle(COLOURS), strict=False):
         here = positions[labels == number]

@@ -16,16 +16,21 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from rltemp.data.tasks import Task
+from rltemp.data.task import Task
 from rltemp.errors import BadInputError
-from rltemp.experiments.measures import MEASURES
-from rltemp.experiments.method_results import MethodResult, Overall, Row, short, side
+from rltemp.experiments.grid import Overall
+from rltemp.experiments.measures import ACCURACY, LOSSES, MEASURES, Quantity
+from rltemp.experiments.method_results import MethodResult, Row, short
 from rltemp.experiments.statistics import Paired, interval, points
 from rltemp.io.files import atomic_write
 
-CSV_COLUMNS = ("task", "teacher", "student", "rule", "seed", "test_accuracy", "validation_accuracy", *MEASURES)
+CSV_COLUMNS = (
+    *("task", "teacher", "student", "rule", "seed", "test_accuracy", "validation_accuracy"),
+    *(*MEASURES, *LOSSES),
+)
 TEST_COLUMNS = ("p (Holm)", "could show", "seeds for 0.1")
-"""Columns behind each difference; the console shows the first two, of several differences the first."""
+"""Columns behind each difference, the last for accuracy alone; the console shows the first two, of several differences
+the first."""
 
 
 def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
@@ -54,22 +59,25 @@ def with_error(mean: float, error: float, digits: int = 2) -> str:
 
 def table_cells(rows: Sequence[Row]) -> list[list[str]]:
     """The table as text, its head first; the notes' column is there where any row has a note."""
-    notes = any(row.note for row in rows)
-    head = ["rule", "accuracy (%)", "s.e.", "n"]
+    notes, quantity = any(row.note for row in rows), rows[0].quantity
+    tests = TEST_COLUMNS if quantity is ACCURACY else TEST_COLUMNS[:-1]
+    head = ["rule", quantity.heading, "s.e.", "n"]
     for name in rows[0].differences:
-        head += [_minus(name), *TEST_COLUMNS]
+        head += [_minus(name, quantity), *tests]
     table = [head + ["note"] * notes]
     for row in rows:
-        line = [row.rule, f"{row.accuracy:.2f}", f"{row.error:.2f}" if math.isfinite(row.error) else "-", str(row.n)]
+        numbers = (f"{one:.{quantity.digits}f}" if math.isfinite(one) else "-" for one in (row.mean, row.error))
+        line = [row.rule, *numbers, str(row.n)]
         for name, pair in row.differences.items():
-            line += ["-"] * (1 + len(TEST_COLUMNS)) if name == row.rule else [points(pair), *_test(pair)]
+            found = ["-"] if name == row.rule else [points(pair, quantity.digits), *_test(pair, quantity.digits)]
+            line += (found + ["-"] * len(tests))[: 1 + len(tests)]
         table.append(line + [row.note] * notes)
     return table
 
 
 def sides(row: Row, head: Sequence[str]) -> list[int]:
-    """For every column: 1 or -1 where it holds a difference whose interval lies above or below zero, else 0."""
-    found = map(side, row.differences.values())
+    """For every column: 1 or -1 where it holds a difference whose interval says better or worse, else 0."""
+    found = map(row.side, row.differences)
     return [next(found) if name.startswith("minus ") else 0 for name in head]
 
 
@@ -122,7 +130,7 @@ def console_overall(overall: Sequence[Overall], title: str) -> Table:
 
 
 def write_csv(path: Path, points: Sequence[tuple[Task, Sequence[MethodResult]]], seeds: Sequence[int]) -> None:
-    """Write one line a method and seed: `CSV_COLUMNS`, accuracies as fractions with six decimals.
+    """Write one line a method and seed: `CSV_COLUMNS`, accuracies as fractions, losses in nats, with six decimals.
 
     What was not measured, or is not finite, is empty. Methods that know their own seeds have a line for each of those,
     others one for each of `seeds`.
@@ -141,7 +149,8 @@ def write_csv(path: Path, points: Sequence[tuple[Task, Sequence[MethodResult]]],
             )
         for place, seed in enumerate(own):
             values = [result.test_accuracy[place], result.validation_accuracy[place]]
-            values += [result.measures[name][place] if name in result.measures else math.nan for name in MEASURES]
+            names = (*MEASURES, *LOSSES.values())
+            values += [result.measures[name][place] if name in result.measures else math.nan for name in names]
             written = [f"{value:.6f}" if math.isfinite(value) else "" for value in values]
             writer.writerow([task.name, task.teacher, task.student, result.rule, seed, *written])
     atomic_write(path, text.getvalue().encode())
@@ -149,23 +158,24 @@ def write_csv(path: Path, points: Sequence[tuple[Task, Sequence[MethodResult]]],
 
 def _overall_cells(overall: Sequence[Overall]) -> list[list[str]]:
     notes = any(one.note for one in overall)
-    table = [["rule", "accuracy (%)", *map(_minus, overall[0].differences), *["note"] * notes]]
+    differences = [_minus(name, ACCURACY) for name in overall[0].differences]
+    table = [["rule", ACCURACY.heading, *differences, *["note"] * notes]]
     for one in overall:
         pairs = ["-" if name == one.rule else interval(*found) for name, found in one.differences.items()]
         table.append([one.rule, interval(*one.accuracy, form=".2f"), *pairs, *[one.note] * notes])
     return table
 
 
-def _minus(baseline: str) -> str:
-    return f"minus {short(baseline, 22)} (points)"
+def _minus(baseline: str, quantity: Quantity) -> str:
+    return f"minus {short(baseline, 22)} ({quantity.difference_unit.rpartition(' ')[2]})"
 
 
-def _test(pair: Paired) -> list[str]:
+def _test(pair: Paired, digits: int) -> list[str]:
     """What `TEST_COLUMNS` say of a difference."""
     if not math.isfinite(pair.p_corrected):
         return ["-"] * len(TEST_COLUMNS)
     p = f"{pair.p_corrected:.3f}" if pair.p_corrected >= 0.001 else "<0.001"
-    return [p, f"{pair.detectable:.2f}", f"{pair.seeds_for_tenth:,}"]
+    return [p, f"{pair.detectable:.{digits}f}", f"{pair.seeds_for_tenth:,}"]
 
 
 def _named(rule: str, note: str) -> Text:

@@ -14,21 +14,25 @@ with the weights, batches and augmentation that it would have alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from rltemp.data.dataset import Split, augmentation_generator, epoch_order
-from rltemp.data.problem import Problem, channels_last
-from rltemp.data.tasks import Recipe
+from rltemp.data.dataset import Batch, Split, augmentation_generator, epoch_order
+from rltemp.data.problem import Problem
+from rltemp.data.recipe import Recipe
 from rltemp.errors import BadInputError, of_this_run
-from rltemp.kd.method import AnyObjective, Method
+from rltemp.kd.method import AnyObjective, Method, needs_labels
 from rltemp.kd.signals import Signals
-from rltemp.models.stack import normalises_batches, seeded_students
+from rltemp.models.nested import Inputs, mapped
+from rltemp.models.random_numbers import drawing_from, random_stream
+from rltemp.models.stack import logits_of, normalises_batches
 from rltemp.rules.curriculum import LearnedRule
 from rltemp.training.ddp import ALONE, Team
 from rltemp.training.loss_scaling import LossScaler
@@ -77,7 +81,7 @@ class Distillation:
         self.subset = subset
         self.seeds = seeds
         self._team, self._rows = team, team.share(self.recipe.batch_size)
-        self.student = _new_student(problem, seeds)
+        self.student = problem.students(seeds)
         self._forward = team.joined(self.student)
         self.scaler = LossScaler(problem.device) if self.recipe.precision == "float16" else None
         self.healthy = True
@@ -93,6 +97,7 @@ class Distillation:
         self._check_recipe()
         self.steps = self.recipe.steps(self._size)
         self.step = 0
+        self._mean: Callable[[Tensor], Tensor] = partial(torch.mean, dim=-1)
         self._learned: LearnedRule | None = None
         self._order: tuple[int, Tensor] | None = None
 
@@ -113,24 +118,57 @@ class Distillation:
             Signals of `[B]` or `[S, B]` samples; the student's logits carry the graph that `update` uses.
         """
         self.student.train()
-        return self.signals_at(self.step)
+        signals = self.signals_at(self.step)
+        self._mean = signals.batch_mean
+        return signals
 
     def signals_at(self, step: int, parameters: dict[str, Tensor] | None = None) -> Signals:
         """The signals of the batch of any step, from the student's own parameters or from given ones."""
         index = self.positions(step)
-        images = self._images(step, index)
-        with self._autocast():
+        batch = self._batch(step, index)
+        with self._autocast(), self._random_numbers(step) as streams:
             if parameters is None:
-                student_logits = self._team.gathered(self._forward(images))
+                student_logits = self._team.gathered(logits_of(self._forward(batch.inputs, *streams)))
             else:
-                buffers = {name: value.clone() for name, value in self.student.named_buffers()}
-                student_logits = functional_call(self.student, {**parameters, **buffers}, (images,))
-        teacher_logits = self._teacher_logits(step, index, images)
-        stacked = not isinstance(self.seeds, int)
-        return Signals(student_logits, teacher_logits, self.split.labels[index], step / self.steps, stacked=stacked)
+                given = {**parameters, **{name: value.clone() for name, value in self.student.named_buffers()}}
+                student_logits = logits_of(functional_call(self.student, given, (batch.inputs, *streams)))
+        teacher_logits = self._teacher_logits(step, index, batch.inputs)
+        labels, mask = (None if one is None else self._flat(one, 0) for one in (batch.labels, batch.mask))
+        return Signals(
+            self._flat(student_logits, 1),
+            self._flat(teacher_logits, 1),
+            labels if self.problem.labelled else None,
+            step / self.steps,
+            mask,
+            stacked=not isinstance(self.seeds, int),
+        )
+
+    def _flat(self, values: Tensor, after: int) -> Tensor:
+        """The samples of a batch along one axis: tokens of all its sequences; `after` axes follow."""
+        return values.flatten(0 if isinstance(self.seeds, int) else 1, values.dim() - 1 - after)
+
+    @contextmanager
+    def _random_numbers(self, step: int) -> Iterator[tuple[Sequence[torch.Generator], ...]]:
+        """Within, what a student draws comes from its seed and the step; several are called with a stream for each."""
+        if not self.problem.traits.draws:
+            yield ()
+        elif isinstance(self.seeds, int):
+            with drawing_from(random_stream(self.seeds, "student", step), self.problem.device):
+                yield ()
+        else:
+            yield ([random_stream(seed, "student", step) for seed in self.seeds],)
 
     def attach(self, method: AnyObjective) -> AnyObjective:
-        """Return the method for this run: a rule that learns gets parameters of its own, in this run's optimizer."""
+        """Return the method for this run: a rule that learns gets parameters of its own, in this run's optimizer.
+
+        Raises:
+            BadInputError: Where the method needs labels and the task has none.
+        """
+        if not self.problem.labelled and needs_labels(method):
+            raise BadInputError(
+                f"{method.name!r} needs labels, and task {self.problem.task.name} has none: take a method without "
+                "cross-entropy, as fixed:temperature=2,ce_weight=0"
+            )
         if not isinstance(method, Method) or not isinstance(method.rule, LearnedRule) or method.rule is self._learned:
             return method
         self._learned = self._new_rule(method.rule)
@@ -157,7 +195,7 @@ class Distillation:
             group["lr"] = self.recipe.rate(self.step, self.steps)
         self.optimizer.zero_grad()
         # A stack's losses add up: each student's parameters appear in its own term only.
-        self.healthy = bool(loss.numel()) and self._descend(loss.mean(-1).sum(), watched)
+        self.healthy = bool(loss.numel()) and self._descend(self._mean(loss).sum(), watched)
         self.step += 1
         return self.healthy
 
@@ -182,7 +220,7 @@ class Distillation:
 
     def restart(self, students: Tensor) -> None:
         """Give the marked students of a stack, `[S]` bool, their initial weights again and no momentum."""
-        old, fresh = _tensors(self.student), _tensors(_new_student(self.problem, self.seeds))
+        old, fresh = _tensors(self.student), _tensors(self.problem.students(self.seeds))
         if self._learned is not None:
             old, fresh = old + _tensors(self._learned), fresh + _tensors(self._new_rule(self._learned))
         with torch.no_grad():
@@ -241,36 +279,39 @@ class Distillation:
 
     def _epoch_order(self, epoch: int) -> Tensor:
         """Batches of one epoch as positions in the split: `[steps, B]` or `[steps, S, B]`."""
-        order = epoch_order(self.seeds, epoch, self._size, self.recipe.batch_size).to(self.split.labels.device)
+        order = epoch_order(self.seeds, epoch, self._size, self.recipe.batch_size).to(self.split.device)
         if self.subset is None or self.subset.dim() == 1:
             return order if self.subset is None else self.subset[order]
         return self.subset.expand(len(order), -1, -1).gather(-1, order)
 
-    def _images(self, step: int, index: Tensor) -> Tensor:
+    def _batch(self, step: int, index: Tensor) -> Batch:
+        """The samples at positions `[B]` or `[S, B]`, as the student of each seed sees them in a step."""
         dataset = self.problem.dataset
         if isinstance(self.seeds, int):
             # Whole, and then one's share of it: what one image draws depends on those before it.
-            generator = augmentation_generator(self.seeds, step) if dataset.augment else None
-            images = dataset.batch(self.split, index, generator)[self._rows]
-            return channels_last(images) if dataset.augment else images
-        if not dataset.augment:
+            generator = augmentation_generator(self.seeds, step) if dataset.views_change else None
+            batch = dataset.batch(self.split, index, generator)
+            inputs = mapped(lambda tensor: tensor[self._rows], batch.inputs) if self._team.size > 1 else batch.inputs
+            return batch._replace(inputs=self.problem.arranged(inputs) if dataset.augment else inputs)
+        if not dataset.views_change:
             return dataset.batch(self.split, index)
         views = [
             dataset.batch(self.split, rows, augmentation_generator(seed, step))
             for seed, rows in zip(self.seeds, index, strict=True)
         ]
-        return torch.stack(views)
+        return Batch(*(_side_by_side([view[part] for view in views]) for part in range(len(Batch._fields))))
 
     @torch.no_grad()
-    def _teacher_logits(self, step: int, index: Tensor, images: Tensor) -> Tensor:
+    def _teacher_logits(self, step: int, index: Tensor, inputs: Inputs) -> Tensor:
         if self.teacher_logits is not None:
             return self.teacher_logits[index]
         if self.teacher_memory is not None and step in self.teacher_memory:
             return self.teacher_memory[step]
+        assert self.problem.teacher is not None  # where only logits are known, `teacher_logits` holds them
         with self._autocast():
-            flat = images.flatten(0, index.dim() - 1)
-            logits = self._team.gathered(self.problem.teacher(flat))
-        logits = logits.float().view(*index.shape, -1)
+            flat = mapped(lambda tensor: tensor.flatten(0, index.dim() - 1), inputs)
+            logits = self._team.gathered(logits_of(self.problem.teacher(flat)))
+        logits = logits.float().view(*index.shape, *logits.shape[1:])
         if self.teacher_memory is not None:
             self.teacher_memory[step] = logits
         return logits
@@ -290,6 +331,6 @@ def _tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
-def _new_student(problem: Problem, seeds: int | Sequence[int]) -> nn.Module:
-    shape, classes = problem.dataset.image_shape, problem.dataset.num_classes
-    return seeded_students(problem.task.student, shape, classes, seeds).to(problem.device)
+def _side_by_side(values: Sequence[Inputs]) -> Inputs:
+    """What every student has, along a new first axis; None where they have nothing."""
+    return mapped(lambda *tensors: torch.stack(tensors), values[0], *values[1:])

@@ -117,7 +117,7 @@ class RunGuard:
                 self._put_back(kept)
                 fault = self._passed_over(run, loss)
         if temperatures is not None:
-            self._add(temperatures.detach())
+            self._add(temperatures.detach().of_samples(signals.mask))
         if fault is not None:
             self._skip(run, *fault)
         if run.step % run.steps_per_epoch == 0:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
+import json
 import platform
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,10 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rltemp.data.dataset import Dataset
 from rltemp.data.problem import Problem
+from rltemp.data.task import Own, Task
 from rltemp.errors import BadInputError
 from rltemp.io.versions import versions
 from rltemp.kd.names import split_spec
@@ -75,22 +78,54 @@ def rule_identity(rule: str, files: Mapping[str, str]) -> list[str]:
 
 def problem_identity(problem: Problem) -> dict[str, Any]:
     """What a problem gives a student: data, teacher and recipe, by their content, and where it computes."""
-    task, state = problem.task, problem.teacher.state_dict()
+    task, state = problem.task, {} if problem.teacher is None else problem.teacher.state_dict()
     logits = {} if problem.teacher_logits is None else {"logits": problem.teacher_logits}
+    student = task.student if task.own.student is None else network_identity(task.own.student)
     return {
-        "task": {"student": task.student, "teacher": task.teacher, "recipe": asdict(task.recipe)},
+        "task": {"student": student, "teacher": task.teacher, "recipe": asdict(task.recipe)},
         "data": _data_digest(problem.dataset),
         "teacher": _digest(state or logits),
         "device": problem.device.type,
     }
 
 
+def task_content(task: Task) -> str:
+    """SHA-256 of the parts of a task that are a user's own, and of all that it says; empty where all have names."""
+    own = task.own
+    if own == Own():
+        return ""
+    found: list[Any] = [task.described()]
+    if own.data is not None:
+        found.append(_data_digest(own.data(task.split_seed)))
+    found += [network_identity(make) for make in (own.student, own.teacher) if make is not None]
+    if own.known_teacher is not None:
+        known = own.known_teacher
+        found.append(_digest({"logits": known} if isinstance(known, Tensor) else known.state_dict()))
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+
+
+def network_identity(make: Callable[[int], nn.Module]) -> str:
+    """What a network of a user's own is: its modules, the source of their classes, and the weights of seed 0."""
+    network = make(0)
+    kinds = {type(module) for module in network.modules() if not type(module).__module__.startswith("torch.")}
+    source = [_source(kind) for kind in sorted(kinds, key=lambda kind: kind.__qualname__)]
+    return _digest(network.state_dict(), "\n".join([repr(network), *source]))
+
+
+def _source(kind: type) -> str:
+    try:
+        return inspect.getsource(kind)
+    except (OSError, TypeError):  # typed into an interpreter
+        return kind.__qualname__
+
+
 def _data_digest(dataset: Dataset) -> str:
     splits = {name: getattr(dataset, name) for name in ("train", "probe", "validation", "test")}
-    tensors = {"mean": dataset.mean, "std": dataset.std}
+    found = {name: value for name in ("mean", "std") if (value := getattr(dataset, name)) is not None}
     for name, split in splits.items():
-        tensors |= {f"{name} images": split.images, f"{name} labels": split.labels}
-    return _digest(tensors, f"{dataset.num_classes} classes, augment {dataset.augment}")
+        kinds = ["images", "labels", *map(str, range(100))]  # as the first version named them
+        found |= {f"{name} {kind}": tensor for kind, tensor in zip(kinds, split.content(), strict=False)}
+    return _digest(found, f"{dataset.num_classes} classes, augment {dataset.augment}")
 
 
 def _digest(tensors: Mapping[str, Tensor], more: str = "") -> str:

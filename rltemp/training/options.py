@@ -6,6 +6,7 @@ A command's options are a frozen dataclass: the text under a field is its help o
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 import shlex
@@ -13,20 +14,23 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+import tyro
 
 from rltemp.data.dataset import Dataset
 from rltemp.data.problem import Problem
-from rltemp.data.tasks import Task, load_task
+from rltemp.data.task import Task
+from rltemp.data.tasks import load_task
 from rltemp.errors import BadInputError
+from rltemp.io.own_code import is_own
 from rltemp.io.progress import Bar
 from rltemp.io.run_folders import finish_run, open_run
 from rltemp.training.checkpoints import FOLDER as CHECKPOINTS
 from rltemp.training.checkpoints import Checkpoints, refuse_other_formats
-from rltemp.training.identity import fingerprints, problem_identity
-from rltemp.training.teachers import prepare
+from rltemp.training.identity import fingerprints, problem_identity, task_content
+from rltemp.training.preparation import prepare
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +48,8 @@ NOT_CONFIGURATION = (
     "only_missing",
     "controller_token_file",
 )
+CONTENT = "content"
+"""In a configuration: what it says of parts that no name stands for. It is no option."""
 OF_THE_TASK = (
     "student",
     "teacher",
@@ -72,16 +78,19 @@ class RunOptions:
 class TaskOptions(RunOptions):
     """Options of every command that trains: what, where, and the fields of the task it changes."""
 
-    task: str = "digits"
-    """digits, wine, breast_cancer, iris, synthetic, toy, cifar10, cifar100 or imagefolder:PATH."""
+    task: Annotated[str | Task, tyro.conf.arg(constructor=str)] = "digits"
+    """digits, wine, breast_cancer, iris, synthetic, toy, cifar10, cifar100, imagefolder:PATH, or a function of your own
+    that returns a task, my_task.py:make_task."""
     out: Path | None = None
     """The run's folder; by default runs/COMMAND-TASK."""
     config: Path | None = None
     """Take the options from this config.json, or run folder; options given beside it win."""
     student: str | None = None
-    """The student network, as in mlp:8 or resnet8; by default the task's own, as for all options below."""
+    """The student network, as in mlp:8, resnet8 or my_nets.py:make_student; by default the task's own, as for all
+    options below."""
     teacher: str | None = None
-    """The teacher network."""
+    """The teacher network; my_nets.py:make_teacher, where it takes no seed, returns a trained one; or a file of its
+    logits for every training sample (.npy, .pt, .safetensors)."""
     teacher_weights: str | None = None
     """A file of weights for the teacher (.safetensors, .pt, .pth); without one it is trained and cached."""
     epochs: int | None = None
@@ -109,7 +118,28 @@ class TaskOptions(RunOptions):
 
     def folder(self) -> Path:
         """The run's folder."""
-        return self.out or Path("runs") / f"{self.command}-{re.sub(r'[^A-Za-z0-9._]+', '-', self.task).strip('-')}"
+        return (
+            self.out or Path("runs") / f"{self.command}-{re.sub(r'[^A-Za-z0-9._]+', '-', self.task_name()).strip('-')}"
+        )
+
+    def task_name(self) -> str:
+        """The task's name."""
+        return self.task.name if isinstance(self.task, Task) else self.task
+
+    @functools.cached_property
+    def described(self) -> Task:
+        """The task that the options describe.
+
+        Raises:
+            BadInputError: Where there is no such task.
+        """
+        return load_task(self.task, **{name: getattr(self, name) for name in OF_THE_TASK})
+
+    def content(self) -> str:
+        """What parts of the user's own determine the run, SHA-256; empty where all parts have names."""
+        if isinstance(self.task, str) and not any(map(is_own, (self.task, self.student or "", self.teacher or ""))):
+            return ""
+        return task_content(self.described)
 
     def problem(self, task: Task | None = None, dataset: Dataset | None = None) -> Problem:
         """Load the task, its data and its teacher, which is trained where it has to be.
@@ -122,7 +152,7 @@ class TaskOptions(RunOptions):
             BadInputError: Where an option cannot be used.
         """
         device = self.torch_device()
-        task = task or load_task(self.task, **{name: getattr(self, name) for name in OF_THE_TASK})
+        task = task or self.described
         log.info(f"Preparing task {task.name}: teacher {task.teacher}, student {task.student}, on {device}.")
         with Bar("teacher") as bar:
             problem = prepare(
@@ -139,8 +169,7 @@ class TaskOptions(RunOptions):
 
     def task_words(self) -> str:
         """The options that make another command work on the same task."""
-        names = ("task", *OF_THE_TASK, "data_root")
-        given = {name: getattr(self, name) for name in names}
+        given = {"task": self.task_name(), **{name: getattr(self, name) for name in (*OF_THE_TASK, "data_root")}}
         return shlex.join(arguments({name: value for name, value in given.items() if value is not None}))
 
     def look(self) -> tuple[Path, dict[str, Any] | None]:
@@ -208,14 +237,18 @@ def flat(options: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for field in fields(options):
         value = getattr(options, field.name)
-        inner = flat(value) if is_dataclass(value) else {field.name: value}
+        inner = flat(value) if is_dataclass(value) and not isinstance(value, Task) else {field.name: value}
         found |= {f"{field.name}_{name}" if name in found else name: item for name, item in inner.items()}
     return found
 
 
 def configuration(options: Any) -> dict[str, Any]:
     """What `config.json` holds of a command's options."""
-    return {name: value for name, value in flat(options).items() if name not in NOT_CONFIGURATION}
+    found = {name: value for name, value in flat(options).items() if name not in NOT_CONFIGURATION}
+    if isinstance(options, TaskOptions):
+        found["task"] = options.task_name()
+        found |= {CONTENT: content} if (content := options.content()) else {}
+    return found
 
 
 def arguments(values: dict[str, Any]) -> list[str]:
@@ -238,6 +271,8 @@ def arguments(values: dict[str, Any]) -> list[str]:
 
 def command_line(options: TaskOptions) -> str:
     """The command that gives this run again: task, folder and every option that is not at its default."""
+    if isinstance(options.task, Task):
+        return f"rltemp.{options.command.replace('-', '_')}(...) in Python, on task {options.task.name}"
     default, shown = flat(type(options)()), "tasks" if getattr(options, "tasks", None) else "task"
     changed = {
         name: value

@@ -13,7 +13,7 @@ from torch import Tensor
 from rltemp.kd.checks import Bounds, fault, lawful, unlawful
 from rltemp.kd.method import PLAIN_TEMPERATURE, Method, Objective
 from rltemp.kd.signals import Temperatures
-from rltemp.kd.temperature_rule import FunctionRule
+from rltemp.kd.temperature_rule import per_sample
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def mended(method: Objective, temperatures: Temperatures | None) -> Mended | Non
     low, high = bounds or limits or (PLAIN_TEMPERATURE, PLAIN_TEMPERATURE)
     plain = min(max(PLAIN_TEMPERATURE, low), high)
     safe, bad, clamped = _without_faults(temperatures.detach(), bounds, plain)
-    rule = FunctionRule(lambda _: safe, method.rule.name, checked=True)
+    rule = per_sample(lambda _: safe, method.rule.name, checked=True)
     words = f"{fault(temperatures, bounds, limits)} from {method.name}"
     return Mended(replace(method, rule=rule), words, plain, int(bad.sum()), int(clamped.sum()))
 

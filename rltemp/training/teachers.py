@@ -1,4 +1,4 @@
-"""From a task's description to the problem in memory: `prepare` loads the data and finds, loads or trains the teacher.
+"""A task's teacher: found, loaded or trained.
 
 A trained teacher is kept under the cache folder, named by what determines it: the data, the network, its recipe, its
 seed and the version of torch. The folder is `$RLTEMP_CACHE`, or `~/.cache/rltemp`.
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
@@ -19,10 +19,9 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from rltemp.data.dataset import Dataset, Split
-from rltemp.data.problem import Problem, evaluate, predict
-from rltemp.data.sources import load_dataset
-from rltemp.data.tasks import Task
+from rltemp.data.dataset import Dataset
+from rltemp.data.problem import Problem
+from rltemp.data.task import Task
 from rltemp.data.toy import toy_teacher
 from rltemp.errors import ArtifactRefusedError, BadInputError, TrainingDivergedError
 from rltemp.kd.names import shareable
@@ -32,9 +31,8 @@ from rltemp.rules.published_methods import none
 from rltemp.training.checkpoints import INEXACT, Checkpoints
 from rltemp.training.distill import Distillation
 from rltemp.training.guards import RunGuard
+from rltemp.training.identity import network_identity
 from rltemp.training.steps import train
-
-log = logging.getLogger(__name__)
 
 OnStep = Callable[[int, int], None]
 """Called with the step just taken and the number of steps: a progress bar."""
@@ -43,55 +41,6 @@ OnStep = Callable[[int, int], None]
 def cache_folder() -> Path:
     """Where teachers are kept: `$RLTEMP_CACHE`, or `~/.cache/rltemp`."""
     return Path(os.environ.get("RLTEMP_CACHE") or Path.home() / ".cache" / "rltemp")
-
-
-def prepare(
-    task: Task,
-    *,
-    device: str | torch.device = "cpu",
-    root: Path | None = None,
-    on_step: OnStep | None = None,
-    fresh: bool = False,
-    inexact: bool = False,
-    dataset: Dataset | None = None,
-) -> Problem:
-    """Load a task's data, and its teacher from the file it names, from the cache, or by training it.
-
-    Args:
-        task: The description.
-        device: Where the data and the networks go.
-        root: Where data sets are downloaded to; see `rltemp.data.dataset`.
-        on_step: Told of the teacher's training steps.
-        fresh: Where its training was interrupted, begin it at step 0; otherwise it goes on.
-        inexact: As `Checkpoints` has it.
-        dataset: The task's data, where they are loaded already.
-
-    Raises:
-        BadInputError: Where the data or the teacher's file cannot be used.
-        TrainingDivergedError: Where the teacher's training ends in numbers that are not finite.
-    """
-    dataset = (dataset or load_dataset(task.name, task.split_seed, root)).to(device)
-    with torch.device("meta"):  # a mistake in the student's name shows before a teacher is trained, and takes no memory
-        build_model(task.student, dataset.image_shape, dataset.num_classes)
-    teacher, mark = _teacher(task, dataset, on_step, fresh, inexact)
-    teacher = teacher.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
-    logits = None if dataset.augment else predict(teacher, dataset, dataset.train)
-    accuracy = float(evaluate(teacher, dataset, dataset.test))
-    return Problem(task, dataset, teacher, logits, accuracy, mark)
-
-
-def stand_in(task: Task, dataset: Dataset) -> Problem:
-    """The problem with a teacher that nobody has trained, unless its weights are given: to see what goes together.
-
-    Raises:
-        BadInputError: Where a network cannot be built for the data, or weights of the teacher's cannot be used.
-    """
-    device = dataset.train.images.device
-    if task.teacher_weights or task.teacher == "toy":
-        teacher = _teacher(task, dataset, None, False, False)[0]
-    else:
-        teacher = build_model(task.teacher, dataset.image_shape, dataset.num_classes)
-    return Problem(task, dataset, teacher.to(device).eval().requires_grad_(False), None, teacher_accuracy=0.0)
 
 
 def train_teacher(
@@ -109,8 +58,11 @@ def train_teacher(
         TrainingDivergedError: Where its weights are not finite at the end.
     """
     # A teacher is a student that learns without one: the same loop, and no logits to learn from.
-    nobody = torch.zeros(1, dataset.num_classes, device=dataset.train.labels.device).expand(len(dataset.train), -1)
-    problem = Problem(replace(task, student=task.teacher), dataset, nn.Identity(), nobody, teacher_accuracy=0.0)
+    own = replace(task.own, student=task.own.teacher, teacher=None)
+    problem = Problem(replace(task, student=task.teacher, own=own), dataset, None, None, teacher_accuracy=0.0)
+    shape = problem.traits.outputs
+    nobody = torch.zeros((1,) * (1 + len(shape)), device=problem.device).expand(len(dataset.train), *shape)
+    problem = replace(problem, teacher_logits=nobody)
     run = Distillation(problem, task.teacher_seed, recipe=task.teacher_recipe)
     file = teacher_file(task, dataset)  # what is wrong with a batch is written beside the teacher's place
     guard = RunGuard(file.parent / f"{file.stem}-faults", network="teacher")
@@ -138,20 +90,32 @@ def teacher_file(task: Task, dataset: Dataset) -> Path:
     """Where the trained teacher of this task and data lies, or would lie."""
     determined_by = {
         "data": task.name,
-        "content": _digest(dataset.train),
-        "network": task.teacher,
+        "content": dataset.train.sha256(),
+        "network": task.teacher if task.own.teacher is None else network_identity(task.own.teacher),
         "recipe": asdict(task.teacher_recipe),
         "seed": task.teacher_seed,
         "torch": torch.__version__,
     }
     key = hashlib.sha256(json.dumps(determined_by, sort_keys=True).encode()).hexdigest()[:16]
-    return cache_folder() / "teachers" / f"{task.teacher.replace(':', '-')}-{key}.safetensors"
+    return cache_folder() / "teachers" / f"{re.sub('[^A-Za-z0-9._]', '-', shareable(task.teacher))}-{key}.safetensors"
 
 
-def _teacher(
-    task: Task, dataset: Dataset, on_step: OnStep | None, fresh: bool, inexact: bool
+def find_teacher(
+    task: Task, dataset: Dataset, on_step: OnStep | None = None, fresh: bool = False, inexact: bool = False
 ) -> tuple[nn.Module, dict[str, str]]:
-    """The teacher, and what is to be said of it."""
+    """The task's teacher, from the file that it names, from the cache, or by training it; and what is to be said of it.
+
+    Args:
+        task: The description.
+        dataset: Its data.
+        on_step: Told of the teacher's training steps.
+        fresh: Where its training was interrupted, begin it at step 0; otherwise it goes on.
+        inexact: As `Checkpoints` has it.
+
+    Raises:
+        BadInputError: Where its file cannot be used.
+        TrainingDivergedError: Where its training ends in numbers that are not finite.
+    """
     if task.teacher == "toy":
         return toy_teacher(), {}
     given = Path(task.teacher_weights) if task.teacher_weights else None
@@ -160,7 +124,7 @@ def _teacher(
     file = given or teacher_file(task, dataset)
     if not os.path.isfile(file):
         _train_into(file, task, dataset, on_step, fresh, inexact)
-    teacher = build_model(task.teacher, dataset.image_shape, dataset.num_classes)
+    teacher = teacher_network(task, dataset)
     try:
         said = load_weights(teacher, file)
     except ArtifactRefusedError as error:
@@ -168,6 +132,13 @@ def _teacher(
             raise
         raise ArtifactRefusedError(f"{error}. Delete {file}: the teacher is then trained again") from error
     return teacher, {f"teacher_{INEXACT}": said[INEXACT]} if INEXACT in said else {}
+
+
+def teacher_network(task: Task, dataset: Dataset) -> nn.Module:
+    """The teacher's network with weights that nobody has trained."""
+    if task.own.teacher is not None:
+        return task.own.teacher(task.teacher_seed)
+    return build_model(task.teacher, dataset.image_shape, dataset.num_classes)
 
 
 def _train_into(file: Path, task: Task, dataset: Dataset, on_step: OnStep | None, fresh: bool, inexact: bool) -> None:
@@ -179,7 +150,7 @@ def _train_into(file: Path, task: Task, dataset: Dataset, on_step: OnStep | None
         checkpoints = Checkpoints(file.with_suffix(".checkpoints"), fresh=fresh, inexact=inexact)
         try:
             teacher = train_teacher(task, dataset, on_step, checkpoints)
-            said = {"task": shareable(task.name), "network": task.teacher, **checkpoints.mark()}
+            said = {"task": shareable(task.name), "network": shareable(task.teacher), **checkpoints.mark()}
             save_weights(teacher, file, said)
         except TrainingDivergedError:
             checkpoints.remove()  # it would diverge again from there
@@ -195,9 +166,3 @@ def _only_one(lock: Path) -> Iterator[None]:
             yield
         finally:
             lock.unlink(missing_ok=True)
-
-
-def _digest(split: Split) -> str:
-    digest = hashlib.sha256(split.images.cpu().contiguous().numpy().tobytes())
-    digest.update(split.labels.cpu().numpy().tobytes())
-    return digest.hexdigest()

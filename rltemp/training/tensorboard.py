@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,9 +23,9 @@ _STATISTICS = {"mean": "mean over the batch"}
 _STATISTICS |= {"q05": "5 % quantile of the batch", "q50": "median of the batch", "q95": "95 % quantile of the batch"}
 
 TAGS: dict[str, str] = {
-    "kd/loss": "the whole objective, mean over the batch (nats)",
-    "kd/cross_entropy": "cross-entropy of the student with the labels at T = 1 (nats)",
-    "kd/divergence": "KL(teacher || student) at T = 1 (nats)",
+    "kd/loss": "the whole objective, mean over the batch's samples, pictures or tokens (nats)",
+    "kd/cross_entropy": "cross-entropy of the student with the labels at T = 1 (nats a sample)",
+    "kd/divergence": "KL(teacher || student) at T = 1 (nats a sample)",
     "kd/agreement": "samples where student and teacher predict the same class (fraction, 0 to 1)",
     **{
         f"temperature/{network}_{name}": f"{network} temperature, {words} (no unit, above 0)"
@@ -34,9 +35,9 @@ TAGS: dict[str, str] = {
     "temperature/teacher": "histogram of the batch's teacher temperatures (no unit, above 0)",
     "temperature/student": "histogram of the batch's student temperatures (no unit, above 0)",
     "temperature/guarded": "samples of the batch where a rule's guard stood in for its formula (fraction, 0 to 1)",
-    "student/train_accuracy": "accuracy on the batch, before the step (fraction, 0 to 1)",
+    "student/train_accuracy": "accuracy on the batch's samples, before the step (fraction, 0 to 1)",
     "student/validation_accuracy": "accuracy on the validation part, once an epoch (fraction, 0 to 1)",
-    "student/validation_loss": "cross-entropy on the validation part, once an epoch (nats)",
+    "student/validation_loss": "cross-entropy on the validation part, once an epoch (nats a sample)",
     "student/learning_rate": "learning rate of the step",
     "student/diverged": "students of the run whose numbers stopped being finite (count)",
     "time/step_ms": "wall time of a training step, mean since the last entry (milliseconds)",
@@ -64,29 +65,31 @@ def step_scalars(signals: Signals, loss: Tensor) -> dict[str, float]:
     """What one step says of its batch: objective, its parts at T = 1, agreement, accuracy.
 
     Args:
-        signals: `[...]` samples with labels, as the step saw them, before its update.
+        signals: `[...]` samples, as the step saw them, before its update.
         loss: `[...]`, the step's per-sample objective, in nats.
 
-    Raises:
-        ValueError: Where `signals` carries no labels.
+    Returns:
+        Means over the samples that a mask leaves, by tag; none where it leaves none. What needs labels is left out
+        where there are none.
     """
-    student, teacher = signals.student_logits.detach().float(), signals.teacher_logits.float()
-    if (labels := signals.labels) is None:
-        raise ValueError("step_scalars needs labels; these signals carry none")
-    constants = Signals(student, teacher, labels)
+    mask = torch.ones_like(loss, dtype=torch.bool) if signals.mask is None else signals.mask
+    student, teacher = signals.student_logits.detach()[mask].float(), signals.teacher_logits[mask].float()
     predicted = student.argmax(-1)
     divergence = F.kl_div(F.log_softmax(student, -1), F.log_softmax(teacher, -1), reduction="none", log_target=True)
-    return {
-        "kd/loss": float(loss.detach().mean()),
-        "kd/cross_entropy": float(cross_entropy(constants).mean()),
-        "kd/divergence": float(divergence.sum(-1).mean()),
-        "kd/agreement": float((predicted == teacher.argmax(-1)).float().mean()),
-        "student/train_accuracy": float(predicted.eq(labels).float().mean()),
+    found = {
+        "kd/loss": loss.detach()[mask],
+        "kd/divergence": divergence.sum(-1),
+        "kd/agreement": (predicted == teacher.argmax(-1)).float(),
     }
+    if signals.labels is not None:
+        labels = signals.labels[mask]
+        found["kd/cross_entropy"] = cross_entropy(Signals(student, teacher, labels))
+        found["student/train_accuracy"] = predicted.eq(labels).float()
+    return {tag: float(values.mean()) for tag, values in found.items() if values.numel()}
 
 
 def validation_scalars(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Accuracy and cross-entropy of one student on the validation part: `[N, C]` and `[N]`."""
+    """Accuracy and cross-entropy of one student on the samples of the validation part: `[N, C]` and `[N]`."""
     return {
         "student/validation_accuracy": float((logits.argmax(-1) == labels).float().mean()),
         "student/validation_loss": float(F.cross_entropy(logits.float(), labels)),
@@ -143,7 +146,9 @@ class Tracker:
             self._events.add(self._make.histogram(tag, numbers, BINS), step)  # type: ignore[no-untyped-call]
 
     def temperatures(self, temperatures: Temperatures, step: int) -> None:
-        """Write `temperature_scalars` and both histograms."""
+        """Write `temperature_scalars` and both histograms; nothing of no sample."""
+        if not temperatures.weight.numel():
+            return
         self.scalars(temperature_scalars(temperatures), step)
         for network in NETWORKS:
             self.histogram(f"temperature/{network}", getattr(temperatures, network), step)

@@ -104,7 +104,7 @@ class TrackedRun:
             except TrainingDivergedError as error:
                 raise TrainingDivergedError(f"{error} ({self.checkpoints.standing(run.step)})") from error
         # Large finite weights may not answer with numbers.
-        if not bool(predict(student, run.problem.dataset, run.problem.dataset.validation).isfinite().all()):
+        if not bool(predict(student, run.problem, run.problem.dataset.validation).isfinite().all()):
             raise TrainingDivergedError(
                 f"the student's numbers are not finite at step {run.step} of {run.steps}; "
                 f"lower --learning-rate (it is {run.recipe.learning_rate:g}) and choose another --out"
@@ -159,15 +159,16 @@ class TrackedRun:
         values["time/step_ms"] = 1000 * (now - then) / (run.step - step)
         values["student/learning_rate"] = float(run.optimizer.param_groups[0]["lr"])
         self.tracker.scalars(values, run.step)
-        if self.guard.last is not None:
+        if self.guard.last is not None:  # without those that a mask leaves out
             self.tracker.temperatures(self.guard.last, run.step)
         if self.controller is not None:
             self.tracker.scalars(self.controller.scalars(), run.step)
         self._clock = time.perf_counter(), run.step
 
     def _validate(self) -> None:
-        before, dataset = time.perf_counter(), self.run.problem.dataset
-        logits = predict(self.run.student, dataset, dataset.validation)
-        self.tracker.scalars(validation_scalars(logits, dataset.validation.labels), self.run.step)
+        before, problem = time.perf_counter(), self.run.problem
+        validation = problem.dataset.validation
+        logits = predict(self.run.student, problem, validation)
+        self.tracker.scalars(validation_scalars(logits, validation.targets), self.run.step)
         then, step = self._clock
         self._clock = then + time.perf_counter() - before, step  # no part of a training step

@@ -45,7 +45,7 @@ def mean_log_likelihood(problem: Problem, rule: str) -> float:
     run = Distillation(problem, list(range(16)))
     student = train(run, load_method(rule))
     test = problem.dataset.test
-    return float(rewards.log_likelihood(predict(student, problem.dataset, test), test.labels).mean())
+    return float(rewards.log_likelihood(predict(student, problem, test), test.labels).mean())
 
 
 def learned_on_the_toy(problem: Problem, out: Path) -> float:
@@ -55,7 +55,7 @@ def learned_on_the_toy(problem: Problem, out: Path) -> float:
 
 def bayes_bound(problem: Problem) -> float:
     test = problem.dataset.test
-    return float(rewards.log_likelihood(toy_posterior_logits(test.images), test.labels))
+    return float(rewards.log_likelihood(toy_posterior_logits(test.inputs), test.labels))
 
 
 def test_the_toy_is_learned_to_its_known_optimum(toy: Problem, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from rltemp.errors import TrainingDivergedError
 from rltemp.policy.features import FEATURES, Feature, Statistics
 from rltemp.policy.policy_file import read_policy
 from rltemp.training.distill import Distillation
-from rltemp.training.teachers import prepare
+from rltemp.training.preparation import prepare
 
 pytestmark = pytest.mark.usefixtures("console")
 

@@ -23,8 +23,8 @@ from rltemp.envs.rewards import POTENTIALS, WORST
 from rltemp.loading import load_method
 from rltemp.policy.policy_file import read_policy
 from rltemp.training.distill import Distillation
+from rltemp.training.preparation import prepare
 from rltemp.training.steps import train
-from rltemp.training.teachers import prepare
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "search.py"
 NAMES = run_path(str(SCRIPT))
@@ -49,7 +49,7 @@ def on_validation(problem: Problem, rule: str) -> float:
     """Mean potential of students and on samples that no search met."""
     part = problem.dataset.validation
     student = train(Distillation(problem, list(range(8))), load_method(rule))
-    return float(POTENTIALS[problem.task.metric](predict(student, problem.dataset, part), part.labels).mean())
+    return float(POTENTIALS[problem.task.metric](predict(student, problem, part), part.labels).mean())
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -84,10 +84,10 @@ def test_a_candidate_is_worth_the_same_alone_and_among_others(short_toy: Problem
     for weights, worth in zip(candidates, together, strict=True):
         method = replace(decision.method, rule=network_rule(network, weights, decision))
         student = train(Distillation(short_toy, [5, 6]), method)
-        alone = POTENTIALS[short_toy.task.metric](predict(student, short_toy.dataset, part), part.labels).mean()
+        alone = POTENTIALS[short_toy.task.metric](predict(student, short_toy, part), part.labels).mean()
         assert worth.item() == pytest.approx(alone.item(), abs=1e-5)
     plain = train(Distillation(short_toy, [5, 6]), load_method(QUICK.reference))
-    reference = POTENTIALS[short_toy.task.metric](predict(plain, short_toy.dataset, part), part.labels).mean()
+    reference = POTENTIALS[short_toy.task.metric](predict(plain, short_toy, part), part.labels).mean()
     assert together[1].item() == pytest.approx(reference.item(), abs=1e-5)
 
 

@@ -19,10 +19,10 @@ import rltemp
 from rltemp.agents.config import preset
 from rltemp.cli.commands import COMMANDS
 from rltemp.cli.dispatch import parse
-from rltemp.cli.train_policy import PolicyOptions
 from rltemp.errors import ArtifactRefusedError, BadInputError, TrainingDivergedError
 from rltemp.models.weight_files import save_weights
 from rltemp.policy.features import RLKD_FEATURES
+from rltemp.runs.train_policy import PolicyOptions
 from rltemp.training.tensorboard import TAGS
 
 TOY = ("--task", "toy", "--epochs", "1")

@@ -48,25 +48,25 @@ def test_normalisation_is_worked_by_hand() -> None:
 def test_a_batch_gathers_an_index_of_any_shape() -> None:
     data = dataset(False)
     index = torch.tensor([[7, 0, 3], [3, 3, 1]])
-    batch = data.batch(data.train, index, torch.Generator())
+    batch = data.batch(data.train, index, torch.Generator()).inputs
     assert batch.shape == (2, 3, 3, 10, 12)
-    assert torch.equal(batch[1, 2], data.normalise(data.train.images[1]))
-    assert torch.equal(data.batch(data.probe, index[0]), data.normalise(data.probe.images[index[0]]))
+    assert torch.equal(batch[1, 2], data.normalise(data.train.inputs[1]))
+    assert torch.equal(data.batch(data.probe, index[0]).inputs, data.normalise(data.probe.inputs[index[0]]))
 
 
 def test_augmentation_happens_only_where_the_data_and_the_caller_want_it() -> None:
     index = torch.arange(8)
     for augmented, generator in ((False, torch.Generator()), (True, None)):
         data = dataset(augmented)
-        assert torch.equal(data.batch(data.train, index, generator), data.normalise(data.train.images))
+        assert torch.equal(data.batch(data.train, index, generator).inputs, data.normalise(data.train.inputs))
     data = dataset(True)
-    batch = data.batch(data.train, index, torch.Generator())
-    assert not torch.equal(batch, data.normalise(data.train.images))
+    batch = data.batch(data.train, index, torch.Generator()).inputs
+    assert not torch.equal(batch, data.normalise(data.train.inputs))
 
 
 def test_an_augmented_batch_of_a_stack_has_its_own_view_of_every_sample() -> None:
     data = dataset(True)
-    batch = data.batch(data.train, torch.zeros(2, 6, dtype=torch.int64), torch.Generator().manual_seed(0))
+    batch = data.batch(data.train, torch.zeros(2, 6, dtype=torch.int64), torch.Generator().manual_seed(0)).inputs
     assert batch.shape == (2, 6, 3, 10, 12)
     assert len({view.numpy().tobytes() for view in batch.flatten(0, 1)}) > 6
 
@@ -129,13 +129,13 @@ def test_the_order_depends_on_seed_and_epoch_and_on_nothing_else() -> None:
 def test_seeds_below_zero_and_labels_of_other_images_are_refused() -> None:
     with pytest.raises(BadInputError, match="seeds must be 0 or more; got -1"):
         augmentation_generator(-1, 0)
-    with pytest.raises(BadInputError, match=r"\(8, 3, 10, 12\) and \(7,\)"):
+    with pytest.raises(BadInputError, match=r"\(8, 3, 10, 12\)\] and \(7,\)"):
         Split(pictures(8), torch.zeros(7, dtype=torch.int64))
 
 
 def test_a_data_set_moves_whole() -> None:
     moved = dataset(True).to("meta")
-    tensors = [moved.mean, moved.std, *(t for p in (moved.train, moved.test) for t in (p.images, p.labels))]
+    tensors = [moved.mean, moved.std, *(t for p in (moved.train, moved.test) for t in (p.inputs, p.labels))]
     assert all(tensor.device.type == "meta" for tensor in tensors)
     assert moved.image_shape == (3, 10, 12)
     assert len(moved.train) == 8

@@ -33,7 +33,7 @@ def sizes(data: Dataset) -> list[int]:
 
 
 def rows(part: Split) -> list[bytes]:
-    return [image.numpy().tobytes() for image in part.images]
+    return [image.numpy().tobytes() for image in part.inputs]
 
 
 def labelled_rows(data: Dataset) -> list[tuple[bytes, int]]:
@@ -71,7 +71,7 @@ def test_every_part_of_a_table_has_its_share_of_every_class(name: str) -> None:
 @pytest.mark.parametrize("spec", ["digits", *TABLES, "synthetic"])
 def test_images_or_columns_are_standardised_on_the_training_part(spec: str) -> None:
     data = load_dataset(spec)
-    columns = data.normalise(data.train.images).transpose(0, 1).flatten(1).double()
+    columns = data.normalise(data.train.inputs).transpose(0, 1).flatten(1).double()
     zeros = torch.zeros(len(columns)).double()
     torch.testing.assert_close(columns.mean(1), zeros, atol=1e-4, rtol=0)
     torch.testing.assert_close(columns.std(1, correction=0), zeros + 1, atol=1e-4, rtol=0)
@@ -96,7 +96,7 @@ def test_separation_moves_the_classes_apart_and_noise_draws_labels_anew() -> Non
     def nearest_centre(spec: str) -> float:
         """Accuracy of the nearest class centre, a classifier with nothing to tune."""
         data = load_dataset(spec)
-        train, test = (data.normalise(part.images).flatten(1) for part in (data.train, data.test))
+        train, test = (data.normalise(part.inputs).flatten(1) for part in (data.train, data.test))
         centres = torch.stack([train[data.train.labels == label].mean(0) for label in range(data.num_classes)])
         return float((torch.cdist(test, centres).argmin(1) == data.test.labels).float().mean())
 
@@ -112,9 +112,9 @@ def test_the_split_depends_on_the_split_seed_alone(spec: str) -> None:
     first = load_dataset(spec, split_seed=1)
     torch.manual_seed(1)
     same, other = load_dataset(spec, split_seed=1), load_dataset(spec, split_seed=2)
-    assert torch.equal(first.test.images, same.test.images)
+    assert torch.equal(first.test.inputs, same.test.inputs)
     assert torch.equal(first.test.labels, same.test.labels)
-    assert not torch.equal(first.test.images, other.test.images)
+    assert not torch.equal(first.test.inputs, other.test.inputs)
 
 
 def test_a_pool_is_split_class_by_class_and_loses_no_sample() -> None:
@@ -124,13 +124,13 @@ def test_a_pool_is_split_class_by_class_and_loses_no_sample() -> None:
     # 5 % of 100, 60 and 3 samples are 5, 3 and, rounded up to one, 1.
     assert data.probe.labels.bincount().tolist() == data.validation.labels.bincount().tolist() == [5, 3, 1]
     assert data.train.labels.bincount().tolist() == [90, 54, 1]
-    seen = torch.cat([part.images[:, 0, 0, 0] for part in (data.train, data.probe, data.validation)])
+    seen = torch.cat([part.inputs[:, 0, 0, 0] for part in (data.train, data.probe, data.validation)])
     assert sorted(seen.tolist()) == list(range(163))
     for part in (data.train, data.probe, data.validation):
-        assert torch.equal(labels[part.images[:, 0, 0, 0].long()], part.labels)
+        assert torch.equal(labels[part.inputs[:, 0, 0, 0].long()], part.labels)
     grey = Split(torch.full((40, 1, 8, 8), 7, dtype=torch.uint8), torch.arange(40) % 2)
     constant = split_pool("grey", grey, grey, 2, 0)
-    assert (constant.normalise(constant.train.images) == 0).all()
+    assert (constant.normalise(constant.train.inputs) == 0).all()
 
 
 def test_parts_of_a_pool_are_not_sorted_by_class() -> None:
@@ -164,7 +164,7 @@ def test_cifar_takes_probe_and_validation_from_the_official_training_part(tmp_pa
     assert sizes(data) == [80, 10, 10, 20]
     assert (data.image_shape, data.num_classes, data.augment) == ((3, 32, 32), 10, True)
     for part in parts(data):
-        assert torch.equal(part.images[:, 0, 0, 0].long(), part.labels)
+        assert torch.equal(part.inputs[:, 0, 0, 0].long(), part.labels)
     assert 100 < data.mean.min() < data.mean.max() < 150
     everything = [row for part in (data.train, data.probe, data.validation) for row in rows(part)]
     assert len(set(everything)) == 100
@@ -188,9 +188,9 @@ def test_a_folder_of_images_is_read_whole_and_as_rgb(tmp_path: Path) -> None:
     assert (data.name, data.image_shape, data.num_classes) == (f"imagefolder:{folder}", (3, 8, 9), 2)
     assert data.test.labels.tolist() == [0, 0, 1]
     pixels = np.asarray(Image.open(folder / "test" / "bat" / "000.png"))
-    assert np.array_equal(data.test.images[2].permute(1, 2, 0).numpy(), pixels)
+    assert np.array_equal(data.test.inputs[2].permute(1, 2, 0).numpy(), pixels)
     grey = load_dataset(f"imagefolder:{write_folder(tmp_path / 'grey', SMALL, mode='L')}")
-    assert torch.equal(grey.test.images[:, 0], grey.test.images[:, 2])
+    assert torch.equal(grey.test.inputs[:, 0], grey.test.inputs[:, 2])
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from rltemp import BadInputError
+from rltemp.data.recipe import Recipe
 from rltemp.data.sources import load_dataset
-from rltemp.data.tasks import TASKS, Recipe, load_task
+from rltemp.data.tasks import TASKS, load_task
 from rltemp.models.networks import build_model
 
 

@@ -74,3 +74,28 @@ def test_log_odds_pay_more_for_a_point_near_the_top() -> None:
         return float(log_odds(logits, (torch.arange(100) >= right).long()))
 
     assert value(98) - value(97) > 5 * (value(51) - value(50))
+
+
+@pytest.mark.parametrize("name", sorted(POTENTIALS))
+@pytest.mark.parametrize("own", [True, False])
+def test_a_potential_under_a_mask_is_that_of_the_samples_left(name: str, own: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 9, 4, generator=generator)
+    mask = torch.rand(3 if own else 1, 9, generator=generator) < 0.6
+    labels = torch.randint(0, 4, mask.shape, generator=generator).masked_fill(~mask, -100)
+    garbage = torch.tensor([torch.nan, torch.inf, -torch.inf, 1e30])
+    seen = torch.where(mask[..., None], logits, garbage).requires_grad_()
+    given = (labels, mask) if own else (labels[0], mask[0])
+    together = POTENTIALS[name](seen, *given)
+    assert together.shape == (3,)
+    for student, (kept, wanted) in enumerate(zip(mask.expand(3, 9), labels.expand(3, 9), strict=True)):
+        alone = POTENTIALS[name](logits[student][kept], wanted[kept])
+        torch.testing.assert_close(together[student], alone)
+
+
+@pytest.mark.parametrize("name", sorted(POTENTIALS))
+def test_a_mask_of_trues_changes_no_potential_an_empty_one_gives_none(name: str) -> None:
+    logits, labels = torch.randn(2, 9, 4), torch.zeros(9, dtype=torch.int64)
+    every = torch.ones(9, dtype=torch.bool)
+    torch.testing.assert_close(POTENTIALS[name](logits, labels, every), POTENTIALS[name](logits, labels))
+    assert POTENTIALS[name](logits, labels, ~every).isnan().all()

@@ -12,11 +12,11 @@ from rltemp import BadInputError
 from rltemp.agents.config import PolicyConfig
 from rltemp.agents.selection import VarietyTrial, judged
 from rltemp.agents.train import make_env, train_policy
-from rltemp.cli.train_policy import TrainPolicy
 from rltemp.data.problem import Problem
 from rltemp.envs.variety import BATCH, RATES, STEPS, STUDENTS, Family, Variety
 from rltemp.loading import load_method
 from rltemp.policy.rule import Policy
+from rltemp.runs.train_policy import TrainPolicyOptions
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +50,9 @@ def test_draws_differ_in_classes_students_sizes_and_rates_and_not_in_steps(varie
 @pytest.mark.parametrize("kind", ["digits", "formula"])
 def test_a_seed_gives_the_same_data_and_teachers_and_another_gives_others(kind: str) -> None:
     one, again, other = (Family(kind, 3, size=1, seed=seed) for seed in (5, 5, 6))
-    assert torch.equal(one.pool.images, again.pool.images)
+    assert torch.equal(one.pool.inputs, again.pool.inputs)
     assert torch.equal(one.teacher_logits, again.teacher_logits)
-    assert not torch.equal(one.pool.images, other.pool.images)
+    assert not torch.equal(one.pool.inputs, other.pool.inputs)
 
 
 def test_teachers_beat_chance_and_their_sharpness_is_drawn_every_run(variety: Variety) -> None:
@@ -69,7 +69,7 @@ def test_teachers_beat_chance_and_their_sharpness_is_drawn_every_run(variety: Va
 
 
 def test_columns_from_the_formula_are_standardised(variety: Variety) -> None:
-    images = variety.families[1].pool.images[:2000, :, 0, 0]
+    images = variety.families[1].pool.inputs[:2000, :, 0, 0]
     torch.testing.assert_close(images.mean(0), torch.zeros(32), atol=1e-5, rtol=0)
     torch.testing.assert_close(images.std(0), torch.ones(32), atol=1e-2, rtol=0)
 
@@ -84,14 +84,14 @@ def test_labels_are_wrong_in_some_training_samples_and_in_no_probe_sample() -> N
 
 def test_digits_that_are_reported_on_are_in_no_family(digits: Problem) -> None:
     family = Family("digits", 10, size=2, seed=1)
-    used = {tuple(image.flatten().tolist()) for image in family.pool.images}
+    used = {tuple(image.flatten().tolist()) for image in family.pool.inputs}
     for part in (digits.dataset.validation, digits.dataset.test):
-        held_out = {tuple(image.flatten().tolist()) for image in digits.dataset.normalise(part.images)}
+        held_out = {tuple(image.flatten().tolist()) for image in digits.dataset.normalise(part.inputs)}
         assert not used & held_out
 
 
 def test_the_tasks_that_a_policy_is_selected_on_are_others(variety: Variety) -> None:
-    images = [family.pool.images for family in (*variety.families, *variety.other().families)]
+    images = [family.pool.inputs for family in (*variety.families, *variety.other().families)]
     firsts = {tuple(image[0].flatten().tolist()) for image in images}
     assert len(firsts) == len(images)
 
@@ -125,5 +125,5 @@ def test_a_policy_trained_on_a_variety_is_written_and_names_it(variety: Variety,
 
 def test_a_variety_refuses_the_options_of_one_task(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="--task variety draws every task's own student; leave --student out"):
-        TrainPolicy(task="variety", student="mlp:3", out=tmp_path / "p").run()
+        TrainPolicyOptions(task="variety", student="mlp:3", out=tmp_path / "p").run()
     assert not (tmp_path / "p").exists()

@@ -224,8 +224,8 @@ def test_an_action_that_is_not_finite_or_of_another_shape_is_refused(short: Prob
 
 def test_neither_validation_nor_test_samples_are_ever_met(short: Problem) -> None:
     env = DistillVecEnv(short, students=8)
-    own = torch.cat([short.dataset.train.images, short.dataset.probe.images])
-    assert torch.equal(env.episode.run.split.images, own)
+    own = torch.cat([short.dataset.train.inputs, short.dataset.probe.inputs])
+    assert torch.equal(env.episode.run.split.inputs, own)
     for _ in range(3):
         env.reset()
         subset, probe = env.episode.run.subset, env.episode.probe
@@ -239,7 +239,7 @@ def test_without_redrawing_the_probe_is_the_tasks_own(short: Problem) -> None:
     env = DistillVecEnv(short, students=2, redraw=False)
     env.reset()
     part, probe = env.episode.run.split, env.episode.probe
-    assert all(torch.equal(part.images[rows], short.dataset.probe.images) for rows in probe)
+    assert all(torch.equal(part.inputs[rows], short.dataset.probe.inputs) for rows in probe)
 
 
 def test_students_have_new_seeds_every_run_that_no_comparison_uses(short: Problem) -> None:

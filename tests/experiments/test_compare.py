@@ -11,8 +11,8 @@ from rltemp.experiments.options import SELECTION_SEED
 from rltemp.experiments.students import default_stack, train_method
 from rltemp.loading import load_method
 from rltemp.training.distill import Distillation
+from rltemp.training.preparation import prepare
 from rltemp.training.steps import train
-from rltemp.training.teachers import prepare
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,7 +41,7 @@ def test_what_lists_nothing_is_itself(spec: str):
 
 def test_students_in_a_stack_are_those_that_the_plain_loop_trains(toy: Problem):
     alone = [train(Distillation(toy, seed), load_method("fixed:2")) for seed in (3, 4, 5)]
-    expected = [float(evaluate(student, toy.dataset, toy.dataset.test)) for student in alone]
+    expected = [float(evaluate(student, toy, toy.dataset.test)) for student in alone]
     for stack in (1, 2, 64):
         result = train_method(toy, "fixed:2", [3, 4, 5], stack)
         np.testing.assert_allclose(result.test_accuracy, expected, atol=0.006)  # a sample or two of rounding

@@ -33,7 +33,7 @@ from rltemp.experiments.recorder import Recorder
 from rltemp.experiments.students import train_method
 from rltemp.kd.signals import Signals
 from rltemp.report.explain_page import importance_words, relation_words
-from rltemp.training.teachers import prepare
+from rltemp.training.preparation import prepare
 
 SEEN = ("student_loss", "teacher_margin", "progress")
 

@@ -13,8 +13,8 @@ from support.processes import code
 
 from rltemp.data.problem import Problem
 from rltemp.experiments.compare import compare
-from rltemp.experiments.grid import grid_tasks
-from rltemp.experiments.method_results import Comparison, MethodResult, overall
+from rltemp.experiments.grid import grid_tasks, overall
+from rltemp.experiments.method_results import Comparison, MethodResult
 from rltemp.experiments.options import CompareOptions
 from rltemp.experiments.students import ROUNDS, step_times
 from rltemp.report.comparison import tuning_warnings

@@ -66,8 +66,8 @@ def test_the_first_best_validation_epoch_gives_the_reported_test_accuracy(toy: P
         run.update(method.loss(run.observe()))
         selection.evaluate()
         if run.step % run.steps_per_epoch == 0:
-            validation.append(evaluate(run.student, toy.dataset, toy.dataset.validation).reshape(-1).tolist())
-            test.append(evaluate(run.student, toy.dataset, toy.dataset.test).reshape(-1).tolist())
+            validation.append(evaluate(run.student, toy, toy.dataset.validation).reshape(-1).tolist())
+            test.append(evaluate(run.student, toy, toy.dataset.test).reshape(-1).tolist())
     best = np.argmax(validation, axis=0)
     found = selection.measure()
     assert found["selected_epoch"].reshape(-1).tolist() == (best + 1).tolist()
@@ -81,7 +81,7 @@ def test_evaluating_on_validation_data_changes_no_student(toy: Problem):
     run, method = Distillation(toy, [0, 1]), load_method("dtkd")
     while not run.done:
         run.update(method.loss(run.observe()))
-    plain = evaluate(run.student, toy.dataset, toy.dataset.test)
+    plain = evaluate(run.student, toy, toy.dataset.test)
     assert found.test_accuracy == pytest.approx(plain.tolist(), abs=1e-6)
 
 

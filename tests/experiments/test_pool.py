@@ -21,7 +21,8 @@ from support.results import COMPARE, STUDY, STUDY_SIZE, cells_of, contents, shar
 
 from rltemp.data.dataset import Dataset, Split
 from rltemp.data.problem import Problem
-from rltemp.data.tasks import Recipe, Task
+from rltemp.data.recipe import Recipe
+from rltemp.data.task import Task
 from rltemp.errors import BadInputError, TrainingStoppedError
 from rltemp.experiments.compare import results_of
 from rltemp.experiments.pool import RETRIES, ProcessPool, RayPool, WorkerPool

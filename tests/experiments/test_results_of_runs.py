@@ -23,7 +23,7 @@ from rltemp.experiments.compare import compare
 from rltemp.experiments.result_cache import CachedResult, ResultCache, TrainedStack
 from rltemp.loading import SHIPPED
 from rltemp.training.identity import fingerprints, problem_identity, rule_identity
-from rltemp.training.teachers import prepare
+from rltemp.training.preparation import prepare
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ from rltemp.kd.method import uniform
 from rltemp.rules.controls import gradient_lengths
 from rltemp.rules.published_methods import METHODS
 from rltemp.training.distill import Distillation
-from rltemp.training.teachers import prepare
+from rltemp.training.preparation import prepare
 
 SEEDS = [3, 4, 5]
 
@@ -115,7 +115,7 @@ def stack(problem: Problem, steps: int) -> Distillation:
 def probe_loss(run: Distillation) -> Tensor:
     """Of each student, float64."""
     probe = run.problem.dataset.probe
-    logits = predict(run.student, run.problem.dataset, probe).double()
+    logits = predict(run.student, run.problem, probe).double()
     labels = probe.labels.expand(logits.shape[:-1])
     return F.cross_entropy(logits.movedim(-1, 1), labels, reduction="none").mean(-1)
 

@@ -131,8 +131,3 @@ def test_a_mask_of_trues_is_no_mask() -> None:
 def test_a_mask_of_another_shape_or_type_is_refused(mask: Tensor, named: str) -> None:
     with pytest.raises(BadInputError, match=named):
         Signals(torch.zeros(4, 3, 2), torch.zeros(4, 3, 2), mask=mask)
-
-
-def test_a_stack_takes_no_mask() -> None:
-    with pytest.raises(BadInputError, match=r"a stack needs logits \[S, ..., C\] and no mask; got .* and a mask"):
-        Signals(torch.zeros(4, 3, 2), torch.zeros(4, 3, 2), mask=torch.ones(4, 3, dtype=torch.bool), stacked=True)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from rltemp import BadInputError
-from rltemp.kd.names import call_with_options, import_attribute, lookup, split_spec
+from rltemp.io.own_code import import_attribute
+from rltemp.kd.names import call_with_options, lookup, split_spec
 
 
 def demo(first: Any = 1, second: Any = 2) -> tuple[Any, Any]:

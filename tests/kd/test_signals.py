@@ -47,7 +47,7 @@ def test_what_may_be_compared_is_the_batch_or_each_students_own() -> None:
 
 @pytest.mark.parametrize("shape", [(4,), (3, 4)])
 def test_a_stack_without_an_axis_of_students_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(BadInputError, match=r"a stack needs logits \[S, ..., C\] and no mask; got shape"):
+    with pytest.raises(BadInputError, match=r"a stack needs logits \[S, ..., C\]; got shape"):
         Signals(torch.zeros(shape), torch.zeros(shape), stacked=True)
 
 

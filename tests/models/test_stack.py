@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from rltemp.models.networks import seeded_model
-from rltemp.models.stack import StackedStudent
+from rltemp.models.stack import StackedStudents
 
 
 @pytest.mark.parametrize("spec", ["linear", "mlp:8", "mlp:8x4", "cnn:8x16", "resnet8"])
 def test_students_stacked_answer_train_and_keep_statistics_as_each_alone(spec: str) -> None:
     students = [seeded_model(spec, (3, 16, 16), 5, seed).train() for seed in range(3)]
-    stack = StackedStudent(students).train()
+    stack = StackedStudents(students).train()
     images = torch.randn(3, 6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     together = stack(images)
     assert together.shape == (3, 6, 5)
@@ -37,7 +37,7 @@ def test_students_stacked_answer_train_and_keep_statistics_as_each_alone(spec: s
 def test_the_weights_are_copies_and_come_back_one_student_at_a_time() -> None:
     students = [seeded_model("mlp:8", (1, 4, 4), 5, seed) for seed in (1, 2)]
     before = copy.deepcopy(students[0].state_dict())
-    stack = StackedStudent(students)
+    stack = StackedStudents(students)
     with torch.no_grad():
         for parameter in stack.parameters():
             parameter[0] += 1
@@ -49,6 +49,6 @@ def test_the_weights_are_copies_and_come_back_one_student_at_a_time() -> None:
 
 
 def test_train_and_eval_mode_reach_the_students() -> None:
-    stack = StackedStudent([nn.Sequential(nn.Flatten(), nn.Dropout(0.5)) for _ in range(2)])
+    stack = StackedStudents([nn.Sequential(nn.Flatten(), nn.Dropout(0.5)) for _ in range(2)])
     images = torch.ones(2, 3, 4)
     assert torch.equal(stack.eval()(images), images)

@@ -34,7 +34,8 @@ SEES: dict[str, str] = {
     "envs": "training",
     "agents": "envs remote",
     "service": "loading agents",
-    "cli": "agents integrations report service",
+    "runs": "agents report",
+    "cli": "integrations runs service",
 }
 """Whom each room may import: those named here, and whatever these may import."""
 
@@ -43,7 +44,7 @@ imported = SCRIPT["named"]
 
 TWICE = {
     "compare.py": "the command `compare` and what it runs",
-    "distill.py": "the command `distill` and what it runs",
+    "distill.py": "the command `distill`, its options, and the run of a student",
     "options.py": "options of the commands that train one student, and of those that train many",
     "rule.py": "a policy as a temperature rule, from its file and from a service",
 }

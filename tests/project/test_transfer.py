@@ -11,7 +11,7 @@ import pytest
 
 from rltemp.data.tasks import load_task
 from rltemp.experiments.students import train_method
-from rltemp.training.teachers import prepare
+from rltemp.training.preparation import prepare
 
 ROOT = Path(__file__).parents[2]
 TRANSFER = runpy.run_path(str(ROOT / "scripts" / "transfer.py"))

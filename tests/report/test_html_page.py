@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rltemp.data.tasks import Task, load_task
+from rltemp.data.task import Task
+from rltemp.data.tasks import load_task
 from rltemp.experiments.method_results import Row
 from rltemp.experiments.options import CompareOptions
 from rltemp.experiments.showcase import SAMPLED, Showcase
@@ -116,7 +117,7 @@ def test_the_command_writes_a_page_with_every_section_of_every_rule(compared: Pa
     captions = [str(image["alt"]) for image in found.all("img")]
     assert len(captions) == 1 + 1 + 6 + 2 + 4
     for rule in RULES:
-        assert f"{rule}: 300 test images of 10 classes in the plane." in captions
+        assert f"{rule}: 300 test samples of 10 classes in the plane." in captions
         assert re.search(rf"{re.escape(rule)} \d+\.\d+ % at [\d.e+]+ ms", captions[1])
     over_the_run = next(text for text in captions if text.startswith("The teacher's temperature over the run"))
     assert "fixed:4 from 4 to 4" in over_the_run

@@ -15,8 +15,9 @@ from rich.console import Console
 from rltemp.data.tasks import load_task
 from rltemp.errors import BadInputError
 from rltemp.experiments import statistics as stats
-from rltemp.experiments.measures import MEASURES
-from rltemp.experiments.method_results import MethodResult, Overall, table_rows
+from rltemp.experiments.grid import Overall
+from rltemp.experiments.measures import LOSSES, MEASURES
+from rltemp.experiments.method_results import MethodResult, table_rows
 from rltemp.experiments.statistics import holm
 from rltemp.report.markdown import Section, write_report
 from rltemp.report.plots import picture
@@ -54,7 +55,7 @@ def printed(width: int, *, terminal: bool = False) -> str:
 def test_rows_hold_percent_and_points_worked_by_hand() -> None:
     first, better, worse = table_rows(RESULTS, ["fixed:4", "none"])
     # 90 and 94: mean 92, deviation 2 sqrt(2), error 2; better by 1 and 2 points; worse by 10 and 11
-    assert (first.accuracy, first.error, first.n) == (pytest.approx(92.0), pytest.approx(2.0), 2)
+    assert (first.mean, first.error, first.n) == (pytest.approx(92.0), pytest.approx(2.0), 2)
     assert better.differences["fixed:4"].mean == pytest.approx(1.5)
     assert (better.differences["fixed:4"].low, better.differences["fixed:4"].high) == pytest.approx((1.0, 2.0))
     assert worse.differences["fixed:4"].mean == pytest.approx(-10.5)
@@ -170,7 +171,7 @@ def test_the_csv_reads_back_with_commas_in_names_and_six_decimals(tmp_path: Path
         lines = list(csv.DictReader(stream))
     expected = [(rule, seed) for rule in (FIXED.rule, BETTER.rule) for seed in ("100", "101")]
     assert [(line["rule"], line["seed"]) for line in lines] == expected
-    values = ["digits", "mlp", "64-8-10", BETTER.rule, "101", "0.960000", "0.970000", *[""] * len(MEASURES)]
+    values = ["digits", "mlp", "64-8-10", BETTER.rule, "101", "0.960000", "0.970000", *[""] * len((*MEASURES, *LOSSES))]
     assert list(lines[3].items()) == list(zip(CSV_COLUMNS, values, strict=True))
     path.unlink()
     with pytest.raises(BadInputError, match="method 'fixed:4' has 2 accuracies for 1 seeds"):

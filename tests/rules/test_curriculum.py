@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rltemp import BadInputError, Signals, kd_loss, load_method, load_rule
 from rltemp.data.problem import Problem
-from rltemp.data.tasks import Recipe
+from rltemp.data.recipe import Recipe
 from rltemp.rules import RULES
 from rltemp.rules.curriculum import Ctkd, CtkdInstance, LearnedRule
 from rltemp.training.distill import Distillation

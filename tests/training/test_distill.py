@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from rltemp import BadInputError, Signals, load_method
 from rltemp.data.dataset import Split, epoch_order
-from rltemp.data.problem import Problem, evaluate, predict
-from rltemp.data.tasks import Recipe
+from rltemp.data.problem import Problem, evaluate, outputs, predict
+from rltemp.data.recipe import Recipe
 from rltemp.kd.losses import cross_entropy
 from rltemp.rules.published_methods import METHODS
 from rltemp.training.distill import Distillation
@@ -104,9 +104,9 @@ def test_progress_runs_from_zero_to_one_and_the_rate_is_the_recipes(digits: Prob
 
 def test_training_learns_the_task(digits: Problem) -> None:
     run = Distillation(digits, 0)
-    before = evaluate(run.student, digits.dataset, digits.dataset.validation).item()
+    before = evaluate(run.student, digits, digits.dataset.validation).item()
     student = train(run, load_method("fixed:4"))
-    after = evaluate(student, digits.dataset, digits.dataset.validation).item()
+    after = evaluate(student, digits, digits.dataset.validation).item()
     assert before < 0.4
     assert after > 0.7
 
@@ -142,7 +142,7 @@ def test_where_views_change_the_teacher_sees_once_what_the_student_sees(make_pro
     assert len(student) == len(teacher) == run.steps
     for seen, shown in zip(student.inputs, teacher.inputs, strict=True):
         assert torch.equal(seen.reshape(shown.shape), shown)
-    plain = problem.dataset.normalise(problem.dataset.train.images)
+    plain = problem.dataset.normalise(problem.dataset.train.inputs)
     unchanged = [any(torch.equal(view, image) for image in plain) for view in torch.cat(teacher.inputs)]
     assert sum(unchanged) < len(unchanged) / 4
 
@@ -289,8 +289,8 @@ def test_predict_runs_in_eval_mode_in_order_and_leaves_the_weights(make_problem,
     run = Distillation(problem, 0)
     run.update(cross_entropy(run.observe()))
     before = state_of(run.student)
-    whole = predict(run.student, problem.dataset, problem.dataset.test)
-    parts = predict(run.student, problem.dataset, problem.dataset.test, batch_size=5)
+    whole = predict(run.student, problem, problem.dataset.test)
+    parts = outputs(run.student, problem, problem.dataset.test, batch_size=5)
     assert whole.shape == (12, 3)
     assert not whole.requires_grad
     torch.testing.assert_close(whole, parts, rtol=1e-4, atol=1e-5)
@@ -304,16 +304,16 @@ def test_accuracy_is_the_share_of_right_answers(make_problem: ProblemMaker, pict
         def forward(self, images: Tensor) -> Tensor:
             return torch.tensor([1.0, 0.0, 0.0]).expand(len(images), 3)
 
-    assert evaluate(First(), problem.dataset, problem.dataset.test).item() == pytest.approx(1 / 3)
+    assert evaluate(First(), problem, problem.dataset.test).item() == pytest.approx(1 / 3)
 
 
 def test_a_stacks_accuracies_are_each_students_own(digits: Problem) -> None:
     stack = train(Distillation(digits, [3, 4], recipe=SHORT), load_method("fixed"))
-    accuracies = evaluate(stack, digits.dataset, digits.dataset.validation)
+    accuracies = evaluate(stack, digits, digits.dataset.validation)
     assert accuracies.shape == (2,)
     for seed, accuracy in zip([3, 4], accuracies, strict=True):
         alone = train(Distillation(digits, seed, recipe=SHORT), load_method("fixed"))
-        alones = evaluate(alone, digits.dataset, digits.dataset.validation).item()
+        alones = evaluate(alone, digits, digits.dataset.validation).item()
         assert alones == pytest.approx(accuracy.item(), abs=0.003)
 
 
@@ -330,7 +330,7 @@ def test_bfloat16_trains_as_well_and_keeps_weights_and_losses_in_float32(digits:
         student = train(run, load_method("fixed:4"), lambda _, __, loss: losses.append(loss.detach()))  # noqa: B023
         assert all(loss.dtype == torch.float32 and loss.isfinite().all() for loss in losses)
         assert all(value.dtype == torch.float32 and value.isfinite().all() for value in student.parameters())
-        accuracies[precision] = evaluate(student, digits.dataset, digits.dataset.validation).mean().item()
+        accuracies[precision] = evaluate(student, digits, digits.dataset.validation).mean().item()
     # It would be a silent no-op if the numbers were the same; bfloat16 has 8 bits.
     difference = (first_logits["float32"] - first_logits["bfloat16"]).abs().max().item()
     assert 1e-4 < difference < 0.05

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 import rltemp.models.networks
 from rltemp import BadInputError, Signals, Temperatures, kd_loss, load_method, load_rule
 from rltemp.data.problem import Problem
-from rltemp.data.tasks import Recipe, load_task
+from rltemp.data.recipe import Recipe
+from rltemp.data.tasks import load_task
 from rltemp.envs.distill_env import DistillEnv
 from rltemp.errors import TrainingDivergedError
 from rltemp.kd.method import Method
@@ -30,8 +31,8 @@ from rltemp.rules.published_methods import METHODS
 from rltemp.training.distill import Distillation
 from rltemp.training.guards import MOST_SKIPPED, RunGuard
 from rltemp.training.loss_scaling import MOST_OVERFLOWS
+from rltemp.training.preparation import prepare
 from rltemp.training.steps import plain_step, train
-from rltemp.training.teachers import prepare
 
 ProblemMaker = Callable[..., Problem]
 TOY = ("--task", "toy", "--epochs", "1")
@@ -449,7 +450,7 @@ def test_float16_trains_as_well_as_float32(digits: Problem) -> None:
         student = train(run, load_method("fixed:4"), step=guard.step)
         assert guard.counts.skipped_steps == 0
         assert all(value.dtype == torch.float32 for value in student.parameters())
-        values[precision] = rltemp.data.problem.evaluate(student, digits.dataset, digits.dataset.validation).item()
+        values[precision] = rltemp.data.problem.evaluate(student, digits, digits.dataset.validation).item()
     assert values["float16"] == pytest.approx(values["float32"], abs=0.05)
 
 

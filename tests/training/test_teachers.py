@@ -13,10 +13,12 @@ from support.pictures import write_folder
 from rltemp import ArtifactRefusedError, BadInputError
 from rltemp.data.problem import Problem, evaluate
 from rltemp.data.sources import load_dataset
-from rltemp.data.tasks import Task, load_task
+from rltemp.data.task import Task
+from rltemp.data.tasks import load_task
 from rltemp.models.networks import seeded_model
 from rltemp.models.weight_files import save_weights
-from rltemp.training.teachers import cache_folder, prepare, teacher_file
+from rltemp.training.preparation import prepare
+from rltemp.training.teachers import cache_folder, teacher_file
 
 
 @pytest.fixture
@@ -63,9 +65,7 @@ def test_another_seed_recipe_network_or_split_is_another_teacher(cache: Path, mo
 
 def test_a_prepared_teacher_is_good_frozen_and_in_eval_mode(digits: Problem) -> None:
     assert digits.teacher_accuracy > 0.9
-    assert digits.teacher_accuracy == pytest.approx(
-        evaluate(digits.teacher, digits.dataset, digits.dataset.test).item()
-    )
+    assert digits.teacher_accuracy == pytest.approx(evaluate(digits.teacher, digits, digits.dataset.test).item())
     assert not digits.teacher.training
     assert not any(parameter.requires_grad for parameter in digits.teacher.parameters())
     assert digits.teacher_logits.shape == (len(digits.dataset.train), 10)

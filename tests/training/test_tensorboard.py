@@ -36,6 +36,37 @@ def test_every_number_has_a_documented_tag_of_its_network():
     assert all("(" in text or "rate" in text for text in TAGS.values())
 
 
+def test_numbers_under_a_mask_are_those_of_the_samples_left():
+    places, mask = torch.tensor([[0, 0, 1], [1, 0, 0]]), torch.tensor([[True, False, True], [False, False, True]])
+    labels, loss = torch.tensor([0, 1])[places], torch.arange(6.0).view(2, 3)
+    signals = Signals(
+        *(values[places].masked_fill(~mask[..., None], math.nan) for values in (STUDENT, TEACHER)),
+        labels.masked_fill(~mask, -100),
+        mask=mask,
+        stacked=True,
+    )
+    found = step_scalars(signals, loss.masked_fill(~mask, math.nan))
+    kept = Signals(STUDENT[places][mask], TEACHER[places][mask], labels[mask])
+    assert found == pytest.approx(step_scalars(kept, loss[mask]))
+    assert found["kd/loss"] == pytest.approx((0 + 2 + 5) / 3)
+
+
+def test_what_needs_labels_is_left_out_without_and_all_of_an_empty_batch():
+    signals = Signals(STUDENT, TEACHER)
+    assert set(step_scalars(signals, torch.ones(2))) == {"kd/loss", "kd/divergence", "kd/agreement"}
+    nothing = Signals(STUDENT, TEACHER, torch.tensor([0, 1]), mask=torch.tensor([False, False]))
+    assert step_scalars(nothing, torch.zeros(2)) == {}
+
+
+def test_temperatures_of_no_sample_are_not_written(tmp_path: Path):
+    ones = Temperatures(torch.ones(3), torch.ones(3), torch.ones(3))
+    with Tracker(tmp_path) as tracker:
+        tracker.temperatures(ones.of_samples(torch.zeros(3, dtype=torch.bool)), step=1)
+        tracker.temperatures(ones.of_samples(torch.tensor([True, False, False])), step=2)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [event.step for event in events.Scalars("temperature/teacher_mean")] == [2]
+
+
 def test_what_is_written_can_be_read_back(tmp_path: Path):
     with Tracker(tmp_path) as tracker:
         tracker.scalars({"kd/loss": 0.25}, step=7)

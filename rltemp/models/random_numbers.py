@@ -1,0 +1,71 @@
+"""Random numbers that depend on a seed, a purpose and a counter alone, whoever draws them and whenever."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from rltemp.errors import BadInputError
+
+
+def random_stream(seed: int, purpose: str, counter: int = 0) -> torch.Generator:
+    """Return a CPU generator of its own for each (seed, purpose, counter).
+
+    Raises:
+        BadInputError: Where `seed` is negative.
+    """
+    if seed < 0:
+        raise BadInputError(f"seeds must be 0 or more; got {seed}")
+    key = (*purpose.encode(), counter)
+    state = np.random.SeedSequence(seed, spawn_key=key).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within, weights are drawn on the CPU from a seed alone; torch's global generator then goes on as it was."""
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        # torch.manual_seed would seed the accelerators as well, which fork_rng does not restore here.
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def drawing_from(stream: torch.Generator, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Within, all global generators draw from a stream: dropout, augmentation. Afterwards they go on as they were.
+
+    Args:
+        stream: Its first number seeds them; drawing it moves the stream on.
+        device: Whose generator draws for the networks; the other devices' are left alone.
+    """
+    seed = int(torch.randint(2**62, (), generator=stream))
+    generators = [torch.default_generator]
+    if (place := torch.device(device)).type == "cuda":
+        current = torch.cuda.current_device() if place.index is None else place.index
+        generators.append(torch.cuda.default_generators[current])
+    states = [generator.get_state() for generator in generators]
+    of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # what data sets draw from
+    try:
+        for generator in generators:
+            generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)  # noqa: NPY002
+
+
+def generator_states() -> list[bytes]:
+    """What the global generators would draw next: equal before and after code that draws nothing."""
+    of_torch = torch.default_generator.get_state().numpy().tobytes()
+    of_cuda = [torch.cuda.get_rng_state().numpy().tobytes()] if torch.cuda.is_available() else []
+    of_numpy = pickle.dumps(np.random.get_state())  # noqa: NPY002
+    return [of_torch, *of_cuda, of_numpy, pickle.dumps(random.getstate())]

@@ -1,0 +1,56 @@
+"""A network of a user's own as a function of a seed."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable
+
+from torch import nn
+
+from rltemp.errors import BadInputError
+from rltemp.io.own_code import own_code
+from rltemp.models.random_numbers import seeded
+
+
+class SeededNetwork:
+    """Makes a network of a seed: by the user's function, or as a copy of the user's network.
+
+    Args:
+        given: A function that returns a network, of a seed if it `wants_seed`, or a network.
+        name: For messages.
+    """
+
+    def __init__(self, given: nn.Module | Callable[..., nn.Module], name: str) -> None:
+        self.given = given
+        self.name = name
+
+    def __call__(self, seed: int) -> nn.Module:
+        """The network of a seed; torch's global generator is seeded meanwhile.
+
+        Raises:
+            BadInputError: Where the function raises or returns something else.
+        """
+        if isinstance(self.given, nn.Module):
+            return copy.deepcopy(self.given)
+        with seeded(seed), own_code(self.name):
+            network = self.given(seed) if wants_seed(self.given) else self.given()
+        if not isinstance(network, nn.Module):
+            raise BadInputError(f"{self.name} must return a torch module; got a {type(network).__name__}")
+        return network
+
+
+def wants_seed(function: Callable[..., object]) -> bool:
+    """Whether a function of networks takes a seed: it has a parameter of that name, or one without a default.
+
+    >>> wants_seed(lambda: nn.Linear(2, 2)), wants_seed(lambda seed: nn.Linear(2, 2))
+    (False, True)
+    """
+    parameters = inspect.signature(function).parameters.values()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return any(one.name == "seed" or (one.default is one.empty and one.kind in positional) for one in parameters)
+
+
+def name_of(given: object) -> str:
+    """What to call a network, a function or logits of a user's own."""
+    return getattr(given, "__name__", type(given).__name__)

@@ -1,0 +1,88 @@
+"""A policy learned by reinforcement learning: `rltemp train-policy`."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import tyro
+
+from rltemp.agents.config import PolicyConfig, preset
+from rltemp.agents.train import CHECKPOINTING, train_policy
+from rltemp.envs.variety import Variety
+from rltemp.errors import BadInputError
+from rltemp.training.options import OF_THE_TASK, TaskOptions, flat
+
+log = logging.getLogger(__name__)
+
+VARIETY = "variety"
+"""Another task in every run of students (`rltemp.envs.variety`)."""
+
+
+@dataclass(frozen=True)
+class PolicyOptions(PolicyConfig):
+    """The policy's options beside those of the task, which has a learning rate too."""
+
+    learning_rate: Annotated[float, tyro.conf.arg(name="policy-learning-rate")] = PolicyConfig.learning_rate
+    """Learning rate of the policy at the first update; it changes linearly to a fraction of this."""
+
+
+@dataclass(frozen=True)
+class TrainPolicyOptions(TaskOptions):
+    """Learn a temperature policy by reinforcement learning and export it as a file.
+
+    --task variety draws another small task for every run of students.
+    """
+
+    preset: str = "default"
+    """Where options that are not given come from: default, universal (the shipped policy, with --task variety), or rlkd
+    (the policy of that paper)."""
+    workers: int = 1
+    """Processes that train the students, each with --threads; as many as there are cores."""
+    policy: tyro.conf.OmitArgPrefixes[PolicyOptions] = field(default_factory=PolicyOptions)
+
+    command = "train-policy"
+
+    @classmethod
+    def preset_options(cls, name: str) -> dict[str, Any]:
+        """What a preset changes, by option.
+
+        Raises:
+            BadInputError: For a preset nobody knows, with the closest match.
+        """
+        default, named = flat(cls()), flat(cls(policy=PolicyOptions(**preset(name))))
+        return {option: value for option, value in named.items() if value != default[option]}
+
+    def run(self) -> dict[str, Any]:
+        """Train the policy, or find it trained; the result.
+
+        Raises:
+            BadInputError: Where an option cannot be used.
+        """
+        self.policy.check_workers(self.workers)
+        out, result = self.look()
+        if result is not None:
+            return result
+        problem = self._variety() if self.task == VARIETY else self.problem()
+        self.open()
+        started = time.monotonic()
+        log.info(f"Training a policy on {self.task_name()}.")
+        checkpoints = self.checkpoints(None if isinstance(problem, Variety) else problem, **CHECKPOINTING)
+        found = train_policy(problem, self.policy, out, checkpoints, self.workers)
+        return self.finish(found, started, resumed_at=checkpoints.resumed_at)
+
+    def _variety(self) -> Variety:
+        """Tasks drawn at random; their data and teachers are made here.
+
+        Raises:
+            BadInputError: Where an option of one task is given.
+        """
+        for name in OF_THE_TASK:
+            if getattr(self, name) is not None:
+                raise BadInputError(
+                    f"--task {VARIETY} draws every task's own {name}; leave --{name.replace('_', '-')} out"
+                )
+        log.info(f"Drawing the data sets of task {VARIETY}, and training their teachers.")
+        return Variety(self.policy.seed)

@@ -1,0 +1,212 @@
+"""From a task's description to the problem in memory: `prepare` loads the data and the teacher and checks what fits."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from rltemp.data.dataset import Dataset, Split
+from rltemp.data.problem import Part, Problem, evaluate, outputs
+from rltemp.data.sources import load_dataset
+from rltemp.data.task import Task
+from rltemp.errors import BadInputError
+from rltemp.models.networks import build_model
+from rltemp.models.stack import logits_of
+from rltemp.training.teachers import OnStep, find_teacher, teacher_network
+
+log = logging.getLogger(__name__)
+
+PARTS: tuple[Part, ...] = ("train", "probe", "validation", "test")
+MOST_LOGITS = 2**28
+"""Numbers of a teacher that are kept for the training split, 1 GiB; beyond it the teacher runs on every batch."""
+
+
+def prepare(
+    task: Task,
+    *,
+    device: str | torch.device = "cpu",
+    root: Path | None = None,
+    on_step: OnStep | None = None,
+    fresh: bool = False,
+    inexact: bool = False,
+    dataset: Dataset | None = None,
+) -> Problem:
+    """Load a task's data, and its teacher, which is trained where it has to be.
+
+    Args:
+        task: The description.
+        device: Where the data and the networks go.
+        root: Where data sets are downloaded to; see `rltemp.data.sources`.
+        on_step: Told of the teacher's training steps.
+        fresh: Where its training was interrupted, begin it at step 0; otherwise it goes on.
+        inexact: As `Checkpoints` has it.
+        dataset: The task's data, where they are loaded already.
+
+    Raises:
+        BadInputError: Where the data, the student or the teacher cannot be used, or do not go together.
+        TrainingDivergedError: Where the teacher's training ends in numbers that are not finite.
+    """
+    problem = untaught(task, (dataset or load_data(task, root)).to(device))
+    if problem.traits.alone and task.own.student is not None:
+        log.info(f"Students {task.student} are trained one by one: {problem.traits.alone}.")
+    known = task.own.known_teacher
+    if isinstance(known, Tensor):
+        return taught_by_logits(problem, known.to(device))
+    if known is not None:
+        return taught(problem, known)
+    teacher, mark = find_teacher(problem.task, problem.dataset, on_step, fresh, inexact)
+    return replace(taught(problem, teacher), teacher_mark=mark)
+
+
+def load_data(task: Task, root: Path | None = None) -> Dataset:
+    """The data of a task, on the CPU."""
+    if task.own.data is not None:
+        return task.own.data(task.split_seed)
+    return load_dataset(task.name, task.split_seed, root)
+
+
+def stand_in(task: Task, dataset: Dataset) -> Problem:
+    """The problem with a teacher that nobody has trained, unless it is given: to see what goes together.
+
+    Raises:
+        BadInputError: Where a network cannot be built for the data, or weights of the teacher's cannot be used.
+    """
+    problem, known = untaught(task, dataset), task.own.known_teacher
+    if isinstance(known, Tensor):
+        return taught_by_logits(problem, known.to(problem.device))
+    if known is None:
+        trained = task.teacher_weights or task.teacher == "toy"
+        known = find_teacher(task, dataset)[0] if trained else teacher_network(task, problem.dataset)
+    return replace(problem, teacher=_ready(known, problem), labelled=dataset.train.labels is not None)
+
+
+def untaught(task: Task, dataset: Dataset) -> Problem:
+    """The problem before there is a teacher; its student is tried, and its labels are checked.
+
+    Raises:
+        BadInputError: Where student, data and teacher do not agree on the classes.
+    """
+    dataset = dataset if dataset.num_classes else replace(dataset, num_classes=_classes(task, dataset))
+    if task.own.student is None:
+        with torch.device("meta"):  # a mistake in the student's name takes no memory
+            build_model(task.student, dataset.image_shape, dataset.num_classes)
+    problem = Problem(task, dataset, None, None, teacher_accuracy=0.0)
+    shape = problem.traits.outputs
+    if shape[-1] != dataset.num_classes:
+        raise BadInputError(
+            f"student {task.student} answers {shape[-1]} classes; teacher and labels have {dataset.num_classes}"
+        )
+    for part in PARTS:
+        _check_labels(getattr(dataset, part), part, shape)
+    return problem
+
+
+def taught(problem: Problem, teacher: nn.Module) -> Problem:
+    """The problem with a trained teacher, which is put into eval mode and frozen."""
+    problem = replace(problem, teacher=_ready(teacher, problem))
+    problem, dataset = _labelled(problem), problem.dataset
+    size = len(dataset.train) * math.prod(problem.traits.outputs)
+    logits = None if dataset.views_change or size > MOST_LOGITS else problem.teacher_on("train")
+    assert problem.teacher is not None
+    accuracy = float(evaluate(problem.teacher, problem, problem.dataset.test))
+    return replace(problem, teacher_logits=logits, teacher_accuracy=accuracy)
+
+
+def taught_by_logits(problem: Problem, logits: Tensor) -> Problem:
+    """The problem with a teacher of which the logits of all training samples are known, in their order.
+
+    Raises:
+        BadInputError: Where there are not as many as samples, or of another shape.
+    """
+    dataset, cut = problem.dataset, problem.dataset.cut_at
+    size = sum(len(places) for places in cut.values()) or len(dataset.train)
+    if tuple(logits.shape) != (needed := (size, *problem.traits.outputs)):
+        raise BadInputError(f"teacher logits have shape {tuple(logits.shape)}; needed: {needed}, one for each sample")
+    own = {part: logits[places.to(logits.device)] for part, places in cut.items()}
+    problem = replace(problem, teacher_logits=own.pop("train", logits), cut_logits=own)
+    problem = _labelled(problem)
+    validation, found = problem.dataset.validation, problem.teacher_on("validation")
+    if found is None:
+        validation, found = problem.dataset.train, problem.teacher_logits
+    if validation.labels is None or found is None:
+        return problem
+    accuracy = (validation.kept(found).argmax(-1) == validation.targets).double().mean()
+    return replace(problem, teacher_accuracy=float(accuracy))
+
+
+def _labelled(problem: Problem) -> Problem:
+    """The problem; where its data have no labels, the teacher's predictions stand in for those that measure students.
+
+    Raises:
+        BadInputError: Where the teacher cannot be asked for them.
+    """
+    dataset = problem.dataset
+    if dataset.train.labels is not None:
+        return problem
+    splits = {}
+    for part in PARTS:
+        logits = problem.teacher_on(part)
+        if logits is None:
+            raise BadInputError(f"{part} has no labels and no teacher logits; give labels, or a teacher as a network")
+        splits[part] = replace(getattr(dataset, part), labels=logits.argmax(-1))
+    log.info("The data have no labels: the teacher's predictions stand in for them where students are measured.")
+    return replace(problem, dataset=replace(dataset, **splits), labelled=False)
+
+
+def _ready(teacher: nn.Module, problem: Problem) -> nn.Module:
+    """The teacher in eval mode and frozen; it answers as the student does.
+
+    Raises:
+        BadInputError: Where it cannot take the data, or answers with another shape.
+    """
+    teacher = teacher.to(problem.device).eval().requires_grad_(False)
+    teacher = teacher.to(memory_format=torch.channels_last) if problem.channels_last else teacher
+    some = problem.dataset.train.take(torch.arange(2, device=problem.device) % len(problem.dataset.train))
+    try:
+        shape = tuple(outputs(teacher, problem, some).shape[1:])
+    except Exception as error:  # whatever a network of the user's own may raise
+        said = str(error).partition("\n")[0]
+        raise BadInputError(
+            f"teacher {problem.task.teacher} cannot take the task's inputs ({type(error).__name__}: {said})"
+        ) from error
+    if shape != problem.traits.outputs:
+        raise BadInputError(
+            f"teacher {problem.task.teacher} answers {shape} for a sample, student {problem.task.student} "
+            f"{problem.traits.outputs}: both need the same classes"
+        )
+    return teacher
+
+
+def _classes(task: Task, dataset: Dataset) -> int:
+    """How many classes there are, as the teacher has it, or else the labels."""
+    known = task.own.known_teacher
+    if isinstance(known, Tensor):
+        return known.shape[-1]
+    if known is not None:
+        some = dataset.batch(dataset.train, torch.zeros(2, dtype=torch.long)).inputs
+        with torch.no_grad():
+            return logits_of(known.to(dataset.train.device).eval()(some)).shape[-1]
+    if dataset.train.labels is None:
+        raise BadInputError(f"task {task.name}: a teacher cannot be trained without labels; give one that is trained")
+    return max(int(getattr(dataset, part).targets.max()) for part in PARTS) + 1
+
+
+def _check_labels(split: Split, part: str, shape: tuple[int, ...]) -> None:
+    if split.labels is None:
+        return
+    if tuple(split.labels.shape[1:]) != shape[:-1]:
+        raise BadInputError(
+            f"{part}: labels have shape {tuple(split.labels.shape)}; the student answers [B, {str(shape)[1:-1]}] and "
+            f"needs one label for each of its rows of classes"
+        )
+    wrong = split.labels >= shape[-1] if split.mask is None else (split.labels >= shape[-1]) & split.mask
+    if bool(wrong.any()):
+        place = wrong.nonzero()[0].tolist()
+        raise BadInputError(
+            f"{part}: label {int(split.labels[tuple(place)])} at {place} is no class; needed: 0 to {shape[-1] - 1}"
+        )
