@@ -67,7 +67,7 @@ class RunCallback(BaseCallback):
         self.progress(self.num_timesteps)
         episode = self.env.episode
         # At the last step of a run the environment is already in the next one, which has taken no step.
-        if episode.steps_taken and episode.steps_taken % self.every == 0:
+        if episode.taken and episode.taken % self.every == 0:
             look = episode.look()
             self.temperatures.append(look.temperatures.of_samples(look.signals.mask))
             self._scalars.append(step_scalars(look.signals, look.loss))

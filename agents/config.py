@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rltemp.errors import BadInputError
 from rltemp.kd.checks import fraction, positive
 from rltemp.kd.names import lookup
+from rltemp.loading import named_policy
 from rltemp.policy.features import DEFAULT_FEATURES, RLKD_FEATURES
+from rltemp.policy.policy_file import PolicyFile, read_policy
+from rltemp.policy.rule import KNOWN_FEATURES
+from rltemp.rules.published_methods import reference_method
 
 ABOVE_ZERO = "students replicas updates learning_rate_end looks validate_every validation_students collapse_updates"
 
@@ -162,6 +166,36 @@ class LearnerConfig(UpdateConfig):
                 "learning: max_staleness must be 0 to 100, students_per_update 2 to 2048; got "
                 f"{self.max_staleness} and {self.students_per_update}"
             )
+
+
+@dataclass(frozen=True)
+class LearningOptions(LearnerConfig):
+    """How a policy is learned; with --learn."""
+
+    start: str = "universal"
+    """A policy file, or a shipped policy: the learned one has its features, their normalisation and its network."""
+    reference: str = "fixed:4"
+    """The method that the learned policy moves around, and its version 1."""
+    keep_weights: bool = False
+    """Begin as the policy --learning.start, its weights and its reference, rather than as --learning.reference."""
+    potential: Literal["margin", "log_odds", "log_likelihood", "accuracy"] = "margin"
+    """What the improvement of a student is measured by."""
+
+    def layout(self) -> PolicyFile:
+        """A policy file with the features, the network, the action and the reference of all versions.
+
+        Raises:
+            BadInputError: Where there is no such file or reference.
+            ArtifactRefusedError: Where the file fails a check.
+        """
+        path, sha256 = named_policy(self.start)
+        file = read_policy(path, KNOWN_FEATURES, sha256)
+        if self.keep_weights:
+            return file
+        reference_method(self.reference)
+        action = file.manifest.action.model_copy(update={"balanced": False})
+        manifest = file.manifest.model_copy(update={"reference": self.reference, "action": action})
+        return replace(file, manifest=manifest)
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -28,7 +28,7 @@ from rltemp.kd.method import Objective
 from rltemp.models.random_numbers import random_stream
 from rltemp.models.stack import Students
 from rltemp.policy.actions import ActionScale
-from rltemp.policy.manifest import canonical_json
+from rltemp.policy.manifest import PolicyManifest, canonical_json
 from rltemp.policy.policy_file import check_policy
 from rltemp.policy.rule import KNOWN_FEATURES
 from rltemp.rules.published_methods import reference_method
@@ -47,6 +47,7 @@ class ParameterDistribution:
         potential: What the students' progress is measured by.
         network: The policy's network, with the mean parameters.
         decision: The reference, the features and the action's scale.
+        manifest: What all numbers of the policy mean.
     """
 
     version: int
@@ -54,6 +55,7 @@ class ParameterDistribution:
     potential: Potential
     network: SampleNetwork
     decision: Decision
+    manifest: PolicyManifest
 
     @classmethod
     def of(cls, data: bytes, name: str) -> ParameterDistribution:
@@ -75,7 +77,7 @@ class ParameterDistribution:
             decision = Decision(reference_method(manifest.reference), features, scale)
         except BadInputError as error:
             raise ArtifactRefusedError(f"{name}: {error}") from None
-        return cls(version, exploration, cast(Potential, potential), network_of(file), decision)
+        return cls(version, exploration, cast(Potential, potential), network_of(file), decision, manifest)
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class RunOutcome:
     @classmethod
     def of(cls, run: Distillation, report: Report | None = None, improvement: Tensor | None = None) -> RunOutcome:
         """What the students of a finished run are worth."""
-        dataset, student = run.problem.dataset, run.student
+        dataset, student = run.problem.dataset, run.evaluated
         assert isinstance(student, Students)  # the run's seeds are a sequence
         validation, test = (evaluate(student, run.problem, split) for split in (dataset.validation, dataset.test))
         return cls(student, validation, test, report, improvement)

@@ -80,6 +80,14 @@ class ReportClient:
             self._waiting.clear()
         self._client.close()
 
+    def policy(self) -> bytes:
+        """The newest policy as a file, whose checks are its reader's; asks the service, and waits for it.
+
+        Raises:
+            ExchangeFailedError: Where it is away.
+        """
+        return self._client.request("GET", f"{self._path}/policy", seconds=REQUEST_SECONDS).body
+
     @property
     def waiting(self) -> int:
         """Records that wait."""

@@ -180,16 +180,17 @@ class Ledger:
             return runs
 
     def state(self) -> dict[str, Any]:
-        """The looks that were learned from and could come again."""
+        """All runs that are known: what waits of them, and of those that were learned from what could come again."""
         with self.changed:
-            used = {run: book for run, book in self._books.items() if book.record is None}
-            return {run: {"version": book.version, "digests": dict(book.digests)} for run, book in used.items()}
+            return {run: _saved(book) for run, book in self._books.items()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Know them again."""
+        """Know them again, those of versions that are no longer learned from left out."""
         with self.changed:
             for run, book in state.items():
-                self._books[run] = _Book(None, int(book["version"]), dict(book["digests"]))
+                if (version := int(book["version"])) in self._means:
+                    record = Record.model_validate(book["record"]) if book.get("record") else None
+                    self._books[run] = _Book(record, version, dict(book["digests"]), dict(book.get("rewards", {})))
 
     def _stage(self, record: Record, place: int, staged: dict[str, _Book]) -> str:
         """What becomes of a record: accepted (its book is then staged), known or stale."""
@@ -260,6 +261,11 @@ class Ledger:
             waiting += book.record is not None
             if size > KEPT_BYTES or waiting > KEPT_RUNS:
                 self.counts["expired_runs"] += self._books.pop(run).record is not None
+
+
+def _saved(book: _Book) -> dict[str, Any]:
+    record = None if book.record is None else book.record.model_dump()
+    return {"version": book.version, "digests": dict(book.digests), "record": record, "rewards": dict(book.rewards)}
 
 
 def _shared(record: Record) -> tuple[Any, ...]:

@@ -174,7 +174,8 @@ class TaskTrial:
         """Train a share of the students, and measure them."""
         split = self.problem.dataset.validation
         run = Distillation(self.problem, _seeds(self.students)[share])
-        return [potentials(self.problem, predict(train(run, method), self.problem, split), split.targets)]
+        train(run, method)
+        return [potentials(self.problem, predict(run.evaluated, self.problem, split), split.targets)]
 
 
 class VarietyTrial:

@@ -106,7 +106,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Look:
-    """The last step of an episode, detached: what it saw of its batch, its temperatures and its loss `[...]`."""
+    """The last step of an episode in full, detached: samples as it saw them, its temperatures and its loss `[...]`."""
 
     signals: Signals
     temperatures: Temperatures
@@ -125,7 +125,7 @@ class Episode:
 
     Attributes:
         seen: What the last step let out, on the host.
-        taken: What the last step saw of its batch, with its `temperatures` and `loss`.
+        trained_on: What the last step saw of its batch, with its `temperatures` and `loss`.
         potential: Of each student when the probe was evaluated last, `[]` or `[S]`; `seen_potential` on the host.
         reward: The change of the potential in the last step, on the host.
         lost: Which students were replaced because they diverged, on the host.
@@ -156,13 +156,13 @@ class Episode:
         return self.run.steps
 
     @property
-    def steps_taken(self) -> int:
-        """Of the run so far."""
+    def taken(self) -> int:
+        """Steps so far."""
         return self.run.step
 
     def look(self) -> Look:
         """The last step."""
-        signals = replace(self.taken, student_logits=self.taken.student_logits.detach())
+        signals = replace(self.trained_on, student_logits=self.trained_on.student_logits.detach())
         return Look(signals, self.temperatures, self.loss)
 
     def step(self, action: Tensor) -> Tensor:
@@ -175,8 +175,8 @@ class Episode:
             TrainingDivergedError: Where a feature, a teacher logit or the potential is not finite though the student's
                 own numbers are sound, naming it and the sample.
         """
-        self.taken = self.signals
-        loss, temperatures = self.decision.loss(self.taken, action)
+        self.trained_on = self.signals
+        loss, temperatures = self.decision.loss(self.trained_on, action)
         self.run.update(loss)
         self.temperatures, self.loss = temperatures.detach(), loss.detach()
         self._observe(self.temperatures, self.loss)
@@ -230,7 +230,7 @@ class Episode:
 
     def _mean_of(self, values: Tensor) -> Tensor:
         """The mean over all samples of the last batch."""
-        mask = self.taken.mask
+        mask = self.trained_on.mask
         return values.mean() if mask is None else (values * mask).sum() / mask.sum().clamp(min=1)
 
     @torch.no_grad()
@@ -248,11 +248,11 @@ class Episode:
     def _probe_logits(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """The samples that each student is measured on: logits `[..., K, C]`, labels and, with padding, a mask."""
         run = self.run
-        run.student.eval()
+        run.evaluated.eval()
         batch = run.problem.dataset.batch(run.split, self.probe)
         labels = batch.labels
         assert labels is not None  # of data without labels the teacher's predictions
-        logits, lead = logits_of(run.student(batch.inputs)).float(), self.probe.dim() - 1
+        logits, lead = logits_of(run.evaluated(batch.inputs)).float(), self.probe.dim() - 1
         mask = None if batch.mask is None else batch.mask.flatten(lead)
         return logits.flatten(lead, -2), labels.flatten(lead), mask
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Potential = Literal["margin", "log_odds", "log_likelihood"]
+Potential = Literal["margin", "log_odds", "log_likelihood", "accuracy"]
 """Names of `POTENTIALS`."""
 
 MARGIN_SLOPE = 20.0
@@ -68,6 +68,14 @@ def log_odds(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tens
     return torch.log(accuracy / (1 - accuracy))
 
 
+def accuracy(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The share of samples that are predicted right, between 0 and 1; shapes as in `margin`, which is less noisy.
+
+    It stands for every metric between 0 and 1 that a loop of somebody else's measures itself.
+    """
+    return _mean((logits.argmax(-1) == labels).float(), mask)
+
+
 def _index(logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
     """The labels to gather by, `[..., N, 1]`; 0 where the mask has no sample."""
     classes = labels if mask is None else labels.where(mask, 0)
@@ -85,10 +93,11 @@ POTENTIALS: dict[str, PotentialFunction] = {
     "margin": margin,
     "log_odds": log_odds,
     "log_likelihood": log_likelihood,
+    "accuracy": accuracy,
 }
 
-WORST: dict[str, float] = {"margin": 0.0, "log_odds": -6.9, "log_likelihood": -20.0}
+WORST: dict[str, float] = {"margin": 0.0, "log_odds": -6.9, "log_likelihood": -20.0, "accuracy": 0.0}
 """The potential of a student whose numbers are not finite."""
 
-BEST: dict[str, float] = {"margin": 1.0, "log_odds": 6.91, "log_likelihood": 0.0}
+BEST: dict[str, float] = {"margin": 1.0, "log_odds": 6.91, "log_likelihood": 0.0, "accuracy": 1.0}
 """No potential is above this."""

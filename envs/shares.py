@@ -112,14 +112,14 @@ class SharedEpisode:
         self._shares = workers.shares(students)
         begun = self._call("begin", [(state, number, share) for share in self._shares])
         self.steps, self.reward_interval, _ = begun[0]
-        self.steps_taken = 0
+        self.taken = 0
         self._tell([told for *_, told in begun])
 
     def step(self, action: Tensor) -> None:
         """Train every student on its batch at the temperatures of `action`, `[S, B, A]`."""
         every = action.numpy(force=True)
         self._tell(self._call("step", [(every[share],) for share in self._shares]))
-        self.steps_taken += 1
+        self.taken += 1
 
     def recover(self) -> None:
         """Put fresh copies in the place of the students that diverged, and observe again."""

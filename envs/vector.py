@@ -119,7 +119,7 @@ class DistillVecEnv(VecEnv):
         rewards = episode.reward.repeat(self.batch_size)
         self._returns += rewards
         self._lengths += 1
-        done = episode.steps_taken == episode.steps
+        done = episode.taken == episode.steps
         ended = episode.seen.diverged.repeat(self.batch_size) | done
         if not ended.any():
             return self._observation(), rewards, ended, self._nothing

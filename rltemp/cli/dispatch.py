@@ -85,6 +85,8 @@ def _saved(kind: type[Any], command: str, words: Sequence[str]) -> list[str]:
         return []
     values = read_config(Path(file), command)
     values.pop(CONTENT, None)
+    if hasattr(kind, "upgraded"):
+        values = kind.upgraded(values)
     for name, value in values.items():
         lookup(configuration(kind()), name, f"option in {file}:")
         for item in value if isinstance(value, list) else [value]:

@@ -3,54 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import rltemp
-from rltemp.agents.config import LearnerConfig
+from rltemp.agents.config import LearningOptions
 from rltemp.cli.console import say
 from rltemp.errors import BadInputError
-from rltemp.loading import named_policy
 from rltemp.optional_imports import import_library
-from rltemp.policy.policy_file import PolicyFile, read_policy
-from rltemp.policy.rule import KNOWN_FEATURES
-from rltemp.rules.published_methods import reference_method
 from rltemp.training.options import RunOptions, at_least
 
 if TYPE_CHECKING:
     from rltemp.service.learning import Learning
     from rltemp.service.repository import Repository
-
-
-@dataclass(frozen=True)
-class LearningOptions(LearnerConfig):
-    """How a policy is learned; with --learn."""
-
-    start: str = "universal"
-    """A policy file, or a shipped policy: the learned one has its features, their normalisation and its network."""
-    reference: str = "fixed:4"
-    """The method that the learned policy moves around, and its version 1."""
-    keep_weights: bool = False
-    """Begin as the policy --learning.start, its weights and its reference, rather than as --learning.reference."""
-    potential: Literal["margin", "log_odds", "log_likelihood"] = "margin"
-    """What the improvement of a student is measured by."""
-
-    def layout(self) -> PolicyFile:
-        """A policy file with the features, the network, the action and the reference of all versions.
-
-        Raises:
-            BadInputError: Where there is no such file or reference.
-            ArtifactRefusedError: Where the file fails a check.
-        """
-        path, sha256 = named_policy(self.start)
-        file = read_policy(path, KNOWN_FEATURES, sha256)
-        if self.keep_weights:
-            return file
-        reference_method(self.reference)
-        action = file.manifest.action.model_copy(update={"balanced": False})
-        manifest = file.manifest.model_copy(update={"reference": self.reference, "action": action})
-        return replace(file, manifest=manifest)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Where data sets come from: scikit-learn, torchvision, a folder of images, a formula; `DATASETS` names them.
+"""Where data sets come from: scikit-learn, torchvision, a folder of images, a formula, a text; `DATASETS` names them.
 
 To add one, write a function `(option, split_seed, root) -> Dataset`, where `option` is what follows the colon
 in `name:option`, and give it a line in `DATASETS`, and in `TAKE_AN_OPTION` where there is one.
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from rltemp.data.characters import characters
 from rltemp.data.dataset import Dataset, Split
 from rltemp.data.image_folder import image_folder
 from rltemp.data.splits import cut, rows_as_images, split_by_class, split_pool
@@ -35,7 +36,7 @@ def load_dataset(spec: str, split_seed: int = 0, root: Path | None = None) -> Da
 
     Args:
         spec: `digits`, `wine`, `breast_cancer`, `iris`, `synthetic`, `synthetic:classes=20,noise=0.1`, `toy`,
-            `cifar10`, `cifar100` or `imagefolder:PATH`.
+            `characters`, `cifar10`, `cifar100` or `imagefolder:PATH`.
         split_seed: Draws which samples are in which split, >= 0; CIFAR and folders come with a test split.
             `synthetic` and `toy` draw the samples themselves by it.
         root: Where downloads are kept; by default `$RLTEMP_DATA`, else `~/.cache/rltemp/data`.
@@ -164,6 +165,7 @@ DATASETS: Mapping[str, DatasetBuilder] = {
     "iris": partial(table, "iris"),
     "synthetic": synthetic,
     "toy": toy,
+    "characters": characters,
     "cifar10": partial(cifar, "CIFAR10"),
     "cifar100": partial(cifar, "CIFAR100"),
     "imagefolder": image_folder,

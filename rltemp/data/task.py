@@ -7,7 +7,7 @@ name stands for is kept as an object (`Own`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from rltemp.data.own import own_dataset
 from rltemp.data.recipe import Recipe
 from rltemp.errors import BadInputError
 from rltemp.io.own_code import import_attribute, is_own
-from rltemp.kd.names import lookup, split_spec
+from rltemp.kd.names import split_spec
 from rltemp.models.networks import MODELS
 from rltemp.models.seeded_network import SeededNetwork, name_of, wants_seed
 from rltemp.models.weight_files import LOGITS_SUFFIXES, read_tensor
@@ -29,7 +29,7 @@ from rltemp.models.weight_files import LOGITS_SUFFIXES, read_tensor
 _STUDENT = Recipe(epochs=10, batch_size=64, learning_rate=0.05)
 _TEACHER = Recipe(epochs=40, batch_size=64, learning_rate=0.05, weight_decay=5e-4)
 
-Metric = Literal["margin", "log_odds", "log_likelihood"]
+Metric = Literal["margin", "log_odds", "log_likelihood", "accuracy"]
 
 
 @dataclass(frozen=True)
@@ -132,9 +132,8 @@ class Task:
 
     def described(self) -> dict[str, Any]:
         """What a result says of the task, as JSON holds it."""
-        found = asdict(replace(self, own=Own()))
-        del found["own"]
-        return found
+        recipes = {"recipe": self.recipe.described(), "teacher_recipe": self.teacher_recipe.described()}
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "own"} | recipes
 
 
 class _Once:
@@ -172,13 +171,10 @@ def with_options(task: Task, options: Mapping[str, Any]) -> Task:
     own = {one.name for one in fields(Task)}
     student = {key: given[key] for key in given if key not in own and not key.startswith("teacher_")}
     teacher = {key[len("teacher_") :]: given[key] for key in given if key not in own and key not in student}
-    known = {one.name: None for one in fields(Recipe)}
-    for key in (*student, *teacher):
-        lookup(known, key, "option of a task")
     return replace(
         task,
-        recipe=replace(task.recipe, **student),
-        teacher_recipe=replace(task.teacher_recipe, **teacher),
+        recipe=task.recipe.changed(**student),
+        teacher_recipe=task.teacher_recipe.changed(**teacher),
         **{key: given[key] for key in given if key in own},
     )
 

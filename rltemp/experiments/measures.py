@@ -195,13 +195,13 @@ class Selection:
         run = self.run
         if run.step % run.steps_per_epoch:
             return
-        accuracy = self._accuracy(run.student, run.problem.dataset.validation)
+        accuracy = self._accuracy(run.evaluated, run.problem.dataset.validation)
         if not self._kept:
-            self._kept = [value.detach().clone() for value in _tensors(run.student)]
+            self._kept = [value.detach().clone() for value in _tensors(run.evaluated)]
             self._best, self._epoch = accuracy, torch.ones_like(accuracy)
             return
         better = accuracy > self._best
-        for kept, value in zip(self._kept, _tensors(run.student), strict=True):
+        for kept, value in zip(self._kept, _tensors(run.evaluated), strict=True):
             kept[better] = value.detach()[better]
         self._best = torch.where(better, accuracy, self._best)
         self._epoch = torch.where(better, run.step / run.steps_per_epoch, self._epoch)
@@ -214,7 +214,7 @@ class Selection:
     @torch.no_grad()
     def selected(self) -> nn.Module:
         """A copy of the students, each with the weights of its best epoch."""
-        students = copy.deepcopy(self.run.student)
+        students = copy.deepcopy(self.run.evaluated)
         for value, kept in zip(_tensors(students), self._kept, strict=True):
             value.copy_(kept)
         return students

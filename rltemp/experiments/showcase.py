@@ -111,7 +111,7 @@ class ShowcaseRecorder(Recorder):
     def end(self, run: Distillation) -> None:
         """Make the files; the student has its last weights."""
         seconds = self._clock() - self._started - self._recording
-        features, labels = seen_by_last_layer(_first_student(run.student), run.problem)
+        features, labels = seen_by_last_layer(_first_student(run.evaluated), run.problem)
         rows = torch.stack([value.flatten() for value in self.samples().values()]).float()
         tensors = {"samples": rows, "features": features, "labels": labels}
         students = 1 if isinstance(run.seeds, int) else len(run.seeds)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rltemp.data.optimizer_trials import stacking_fault
 from rltemp.data.problem import Problem, predict
 from rltemp.errors import BadInputError
 from rltemp.experiments.measures import MEASURES, VALIDATION_LOSS, Selection, accuracy, loss, measure
@@ -83,7 +84,7 @@ def train_stack(
         told()
     for recorder in recorders:
         recorder.end(run)
-    logits, test = (predict(run.student, problem, split) for split in (dataset.validation, dataset.test))
+    logits, test = (predict(run.evaluated, problem, split) for split in (dataset.validation, dataset.test))
     found = measure(test, dataset.test.targets, teacher_of(problem)) | selection.measure()
     found[VALIDATION_LOSS] = loss(logits, dataset.validation.targets)
     return CachedResult(
@@ -190,6 +191,8 @@ def by_name(name: str) -> Maker:
 
 def default_stack(problem: Problem) -> int:
     """64 for small students that can be stacked; 1 for others (a stacked convolution is slow)."""
+    if stacking_fault(problem.task.recipe.optimizer):
+        return 1
     return 64 if problem.traits.stacks and not problem.traits.convolves else 1
 
 

@@ -10,22 +10,26 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from rltemp.errors import BadInputError
+from rltemp.io.files import atomic_write
 from rltemp.kd.checks import check_shape, check_temperatures, positive
 from rltemp.kd.losses import kd_loss
 from rltemp.kd.method import Method, Objective, watch
 from rltemp.kd.signals import Signals, Temperatures
 from rltemp.kd.temperature_rule import RuleFunction, TemperatureRule, as_rule
 from rltemp.loading import load_method, with_teacher
-from rltemp.optional_imports import import_library
 from rltemp.rules.curriculum import LearnedRule
+
+if TYPE_CHECKING:
+    from rltemp.integrations.own_runs import OwnRuns
 
 
 class Controller:
@@ -36,23 +40,35 @@ class Controller:
 
     Args:
         method: What `rltemp.load_method` reads (`"universal"`, `"dtkd"`, the path of a policy file), a rule, which
-            gets plain distillation's coefficients, a `Method`, or a controller, whose method it shares.
+            gets plain distillation's coefficients, a `Method`, or a controller, whose method it shares. With `learn`
+            what learning begins as, by name: a policy or a closed-form method; at a service, what is learned there.
+        learn: Learn a policy from the runs of this loop: a folder for the learner, or the URL of a service
+            (`rltemp serve --learn`). Every run is then between `begin` and `report`.
+        **options: Of the learner; docs/own-loop.md lists them.
 
     Attributes:
-        method: The `rltemp.Method`.
+        method: The `rltemp.Method`; with `learn` that of the run that is open.
 
     Every call takes the same arguments: `student_logits` and `teacher_logits` `[..., C]`; `labels` `[...]` where the
     method needs them; `progress`, how much of the run is done, 0..1, where the method uses it (a float, or a tensor of
     one number, which is never read: no step waits for it); and `mask` `[...]`, False where there is no sample.
 
     Raises:
-        BadInputError: Where there is no temperature rule, and, from every call, where shapes disagree or labels or the
-            progress are needed and missing.
+        BadInputError: Where there is no temperature rule, where `learn` cannot be used, and, from every call, where
+            shapes disagree or labels or the progress are needed and missing.
     """
 
     method: Method
 
-    def __init__(self, method: MethodLike = "universal") -> None:
+    def __init__(self, method: MethodLike = "universal", *, learn: str | Path | None = None, **options: Any) -> None:
+        self._runs: OwnRuns | None = None
+        if learn is not None:
+            from rltemp.integrations.own_runs import runs_of  # SB3 takes a second
+
+            self._runs = runs_of(method, learn, options)
+            method = self._runs.between
+        elif options:
+            raise BadInputError(f"a controller takes {', '.join(options)} with learn= alone")
         if isinstance(method, Controller):
             method = method.method
         elif isinstance(method, str):
@@ -107,6 +123,47 @@ class Controller:
         return self._temperatures(self.signals(student_logits, teacher_logits, labels, progress, mask))
 
     __call__ = temperatures
+
+    def runs(self, count: int, per_seed: int = 2, first_seed: int = 0) -> Iterator[int]:
+        """Begin runs one after another, and give the seed of each, which comes `per_seed` times in a row.
+
+        Runs of one seed are judged against each other: let the seed determine the student's start and its batches.
+
+        Args:
+            count: Of all runs; those that the learner's folder has reports of are passed over.
+            per_seed: Two or more; of every two one has the draw of the other mirrored.
+            first_seed: 0 or more. Loops that report to one service side by side need other seeds.
+        """
+        for seed, number in self._learning().order(count, per_seed, first_seed):
+            self.begin(seed, number)
+            yield seed
+
+    def begin(self, seed: int, number: int = 0) -> None:
+        """Begin a run under a draw of its own around the newest policy; one that was not reported is forgotten.
+
+        Args:
+            seed: Runs of one seed are judged against each other.
+            number: Among the runs of this seed, from 0.
+        """
+        self.method = self._learning().begin((seed, number))
+
+    def report(self, metric: float) -> None:
+        """End the run with its metric on samples that it was not trained on; higher is better.
+
+        Raises:
+            BadInputError: Where no run is open, or the metric is not finite or out of its range; the run stays open.
+        """
+        self._learning().report(metric)
+        self.method = self._learning().between
+
+    def save(self, path: str | Path) -> None:
+        """Write the policy that was learned so far: a file for `Controller`, `rltemp distill --rule` and the others."""
+        atomic_write(path, self._learning().learner.policy())
+
+    def _learning(self) -> OwnRuns:
+        if self._runs is None:
+            raise BadInputError("this controller does not learn: make it with learn=FOLDER, or the URL of a service")
+        return self._runs
 
     def objective(self, *arguments: Any, **named: Any) -> Tensor:
         """Deprecated: `loss` under the name that it had in version 0.1."""
@@ -220,32 +277,3 @@ def soft_part(method: Method) -> tuple[Method, float]:
     unit = 1.0 if method.matched else method.kd_weight or 1.0
     kd_weight, plain_kd_weight = method.kd_weight / unit, method.plain_kd_weight / unit
     return replace(method, ce_weight=0.0, kd_weight=kd_weight, plain_kd_weight=plain_kd_weight), unit
-
-
-class HostVersionWarning(UserWarning):
-    """The installed version of a host lies outside of those that its integration was tested with."""
-
-
-def tested_with(host: str, version_range: str) -> None:
-    """Warn where the host's installed version is not one that its integration was tested with.
-
-    Args:
-        host: The distribution's name, as pip has it.
-        version_range: As pip has it: `">=5.0,<6"`.
-
-    Raises:
-        BadInputError: Where the host is not installed.
-    """
-    try:
-        found = version(host)
-    except PackageNotFoundError:
-        raise BadInputError(
-            f"this integration needs {host} ({version_range}), which is not installed: pip install {host}"
-        ) from None
-    specifiers = import_library("packaging.specifiers", "this integration", "integrations")
-    if not specifiers.SpecifierSet(version_range).contains(found, prereleases=True):
-        warnings.warn(
-            f"{host} {found} is installed; rltemp's integration was tested with {host} {version_range}",
-            HostVersionWarning,
-            stacklevel=3,
-        )

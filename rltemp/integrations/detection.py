@@ -25,7 +25,8 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.transform import resize_boxes
 
 from rltemp.errors import BadInputError
-from rltemp.integrations.contract import Controller, MethodLike, tested_with
+from rltemp.integrations.contract import Controller, MethodLike
+from rltemp.integrations.host_versions import tested_with
 from rltemp.kd.checks import not_negative
 from rltemp.kd.method import watch
 from rltemp.kd.signals import Temperatures

@@ -16,7 +16,8 @@ from typing import Any
 from torch import Tensor
 
 from rltemp.errors import BadInputError
-from rltemp.integrations.contract import RecordingController, mean_of, tested_with
+from rltemp.integrations.contract import RecordingController, mean_of
+from rltemp.integrations.host_versions import tested_with
 from rltemp.kd.method import Method
 from rltemp.kd.signals import temperature_scalars
 

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
 from rltemp.errors import BadInputError
-from rltemp.integrations.contract import MethodLike, controller_of, mean_of, tested_with
+from rltemp.integrations.contract import MethodLike, controller_of, mean_of
+from rltemp.integrations.host_versions import tested_with
 from rltemp.integrations.trainers import IGNORED, HostLossTrainer
 from rltemp.kd.names import lookup
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from rltemp.integrations.contract import Controller, MethodLike, RecordingController, soft_part, tested_with
+from rltemp.integrations.contract import Controller, MethodLike, RecordingController, soft_part
+from rltemp.integrations.host_versions import tested_with
 from rltemp.kd.method import Method
 
 TESTED = ">=0.2.1,<0.3"

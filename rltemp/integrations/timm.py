@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from rltemp.errors import ArtifactRefusedError, BadInputError
-from rltemp.integrations.contract import Controller, MethodLike, RecordingController, soft_part, tested_with
+from rltemp.integrations.contract import Controller, MethodLike, RecordingController, soft_part
+from rltemp.integrations.host_versions import tested_with
 
 TESTED = ">=1.0.28,<1.1"
 

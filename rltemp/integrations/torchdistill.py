@@ -17,7 +17,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from rltemp.errors import BadInputError
-from rltemp.integrations.contract import Controller, RecordingController, tested_with
+from rltemp.integrations.contract import Controller, RecordingController
+from rltemp.integrations.host_versions import tested_with
 
 TESTED = ">=1.1.5,<1.2"
 

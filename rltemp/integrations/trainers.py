@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from rltemp.errors import BadInputError
-from rltemp.integrations.contract import Controller, MethodLike, controller_of, mean_of, tested_with
+from rltemp.integrations.contract import Controller, MethodLike, controller_of, mean_of
+from rltemp.integrations.host_versions import tested_with
 from rltemp.kd.method import watch
 from rltemp.kd.signals import Temperatures
 

@@ -11,7 +11,7 @@ usual ones), and `matched:NAME` is the method NAME with its gradient as long as 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -41,19 +41,22 @@ class NoTeacher:
     Args:
         name: As it was asked for.
         ce_weight: Coefficient of the cross-entropy with the labels, >= 0.
+        label_smoothing: Of the cross-entropy; a run sets its recipe's.
     """
 
     name: str = "none"
     ce_weight: float = 1.0
+    label_smoothing: float = field(default=0.0, repr=False)
 
     def __post_init__(self) -> None:
         not_negative(self.ce_weight, self.name, "ce_weight")
+        fraction(self.label_smoothing, self.name, "label_smoothing")
 
     uses_progress = False
 
     def loss(self, signals: Signals) -> Tensor:
         """Return the cross-entropy of every sample, `[...]`, in nats; 0 where the mask has no sample."""
-        return self.ce_weight * cross_entropy(signals)
+        return self.ce_weight * cross_entropy(signals, self.label_smoothing)
 
     def step_loss(self, signals: Signals) -> StepLoss:
         """Return the loss, and no temperatures."""
@@ -77,6 +80,7 @@ class Method:
             (Annealing-KD's two phases). None: both all the time.
         matched: Scale the divergences, step by step, so that their gradient on the student's logits is on average as
             long as that of plain distillation (T = 4, kd_weight 0.9) on the same logits; warm-up has no effect then.
+        label_smoothing: Of the cross-entropy, 0 <= share < 1; a run sets its recipe's.
     """
 
     name: str
@@ -89,6 +93,7 @@ class Method:
     divergence: Divergence = forward_kl
     switch: float | None = None
     matched: bool = False
+    label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rule", as_rule(self.rule))
@@ -96,6 +101,7 @@ class Method:
             not_negative(getattr(self, option), self.name, option)
         positive(self.plain_temperature, self.name, "plain_temperature")
         fraction(self.warmup, self.name, "warmup")
+        fraction(self.label_smoothing, self.name, "label_smoothing")
         if self.switch is not None:
             fraction(self.switch, self.name, "switch")
 
@@ -143,7 +149,7 @@ class Method:
         # A share that is a tensor is not read.
         found = self._divergences(signals, soft) if isinstance(soft, Tensor) or soft else None
         if isinstance(hard, Tensor) or hard:
-            own = hard * cross_entropy(signals)
+            own = hard * cross_entropy(signals, self.label_smoothing)
             return StepLoss(own, None) if found is None else found._replace(loss=own + found.loss)
         # A warm-up's first step without labels: zero, with a graph to go back through.
         return found or StepLoss(0.0 * full_precision(signals.student_logits).sum(-1), None)

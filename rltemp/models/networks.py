@@ -1,8 +1,8 @@
 """The networks: small ones for small tasks, the ResNets of the distillation literature, and torchvision's.
 
 To add one, write a function `(option, image_shape, num_classes) -> nn.Module` and give it a line in `MODELS`.
-Every network maps images `[B, C, H, W]` to logits `[B, num_classes]` and runs under `torch.func.vmap`: no
-in-place arithmetic on activations, no control flow that depends on data.
+Every network maps images `[B, C, H, W]` to logits `[B, num_classes]`, `gpt` tokens `[B, T]` to `[B, T, num_classes]`.
+All run under `torch.func.vmap`: no in-place arithmetic on activations, no control flow that depends on data.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from rltemp.errors import BadInputError
 from rltemp.kd.names import lookup, split_spec
 from rltemp.models.random_numbers import seeded
+from rltemp.models.transformer import GPT
 from rltemp.optional_imports import import_library
 
 ImageShape = tuple[int, ...]
@@ -33,8 +34,9 @@ def build_model(spec: str, image_shape: ImageShape, num_classes: int) -> nn.Modu
 
     Args:
         spec: `linear`, `mlp`, `mlp:64x64` (hidden widths), `cnn`, `cnn:8x16` (channels), `resnet8` to `resnet110`,
-            `resnet8x4` and `resnet32x4`, or the name of a classification network in torchvision.
-        image_shape: `(channels, height, width)` of one image.
+            `resnet8x4` and `resnet32x4`, `gpt`, `gpt:32x2` (width, layers), or the name of a classification network in
+            torchvision.
+        image_shape: `(channels, height, width)` of one image; `(T,)` of one sequence of tokens.
         num_classes: C, the number of logits.
 
     Raises:
@@ -42,7 +44,7 @@ def build_model(spec: str, image_shape: ImageShape, num_classes: int) -> nn.Modu
     """
     name, option = split_spec(spec)
     builder = MODELS.get(name) or _torchvision_builder(name)
-    if option and builder not in (mlp, cnn):
+    if option and builder not in (mlp, cnn, gpt):
         raise BadInputError(f"model {name!r} takes no option; got {option!r}")
     model = builder(option, image_shape, num_classes)
     _check_fits(model, spec, image_shape, num_classes)
@@ -94,6 +96,20 @@ def resnet(
     """Return a `ResNet`; images need 8 pixels a side, which it halves twice."""
     _refuse_small_images("ResNets need", image_shape)
     return ResNet(blocks, widths, image_shape[0], num_classes)
+
+
+def gpt(option: str, image_shape: ImageShape, num_classes: int) -> nn.Module:
+    """Return a `GPT` for sequences of tokens `(T,)`; `option` holds width and layers, `32x2` (default: 32x1).
+
+    Raises:
+        BadInputError: Where the option cannot be read, or the data are no sequences.
+    """
+    size = re.fullmatch("([1-9][0-9]{0,3})(?:x([1-9][0-9]?))?", option or "32x1")
+    if size is None:
+        raise BadInputError(f"cannot read 'gpt:{option}': needed are a width and a number of layers, as in gpt:32x2")
+    if len(image_shape) != 1:
+        raise BadInputError(f"a gpt needs sequences of tokens (T,); got inputs of shape {image_shape}")
+    return GPT(num_classes, image_shape[0], width=int(size[1]), layers=int(size[2] or 1))
 
 
 class ResNet(nn.Module):
@@ -185,23 +201,25 @@ def _torchvision_builder(name: str) -> ModelBuilder:
 
 
 def _refuse_small_images(needed_by: str, image_shape: ImageShape) -> None:
-    if min(image_shape[1:]) < 8:
-        raise BadInputError(f"{needed_by} images of at least 8 x 8 pixels; got {image_shape[1]} x {image_shape[2]}")
+    if len(image_shape) != 3 or min(image_shape[1:]) < 8:
+        got = " x ".join(map(str, image_shape[1:])) if len(image_shape) == 3 else f"inputs of shape {image_shape}"
+        raise BadInputError(f"{needed_by} images of at least 8 x 8 pixels; got {got}")
 
 
 def _check_fits(model: nn.Module, spec: str, image_shape: ImageShape, num_classes: int) -> None:
     """Refuse a network that cannot take the task's images, here and not at the first step of a run.
 
-    Two images run through the network in train mode on the meta device, which computes shapes alone.
+    Two inputs run through the network in train mode on the meta device, which computes shapes alone.
     """
     state = {name: value.detach().to("meta") for name, value in model.state_dict(keep_vars=True).items()}
-    images = torch.empty(2, *image_shape, device="meta")
+    reads_tokens = isinstance(model, GPT)
+    inputs = torch.empty(2, *image_shape, dtype=torch.long if reads_tokens else torch.float, device="meta")
     try:
-        logits = torch.func.functional_call(model, state, (images,))
+        logits = torch.func.functional_call(model, state, (inputs,))
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:
         reason = str(error).partition("\n")[0]
     else:
-        if isinstance(logits, Tensor) and logits.shape == (2, num_classes):
+        if isinstance(logits, Tensor) and logits.shape == (*(inputs.shape if reads_tokens else (2,)), num_classes):
             return
         reason = "it answers with something other than one logit per class"
     raise BadInputError(
@@ -219,4 +237,5 @@ MODELS: Mapping[str, ModelBuilder] = {
     **{f"resnet{6 * blocks + 2}": partial(resnet, blocks, _NARROW) for blocks in (1, 2, 3, 5, 7, 9, 18)},
     "resnet8x4": partial(resnet, 1, _WIDE),
     "resnet32x4": partial(resnet, 5, _WIDE),
+    "gpt": gpt,
 }

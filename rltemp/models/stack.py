@@ -136,6 +136,10 @@ class LoopedStudents(Students):
                 found.append(logits_of(student(own)))
         return torch.stack(found)
 
+    def each(self) -> list[list[nn.Parameter]]:
+        """The parameters of every student."""
+        return [list(student.parameters()) for student in self.students]
+
     @property
     def device(self) -> torch.device:
         """Where the students are."""
@@ -160,6 +164,18 @@ def students_of(make: Callable[[int], nn.Module], seeds: int | Sequence[int], st
         return LoopedStudents([make(seed) for seed in seeds])
     models = {seed: make(seed) for seed in seeds}
     return StackedStudents([models[seed] for seed in seeds])
+
+
+@torch.no_grad()
+def put_back(students: nn.Module, fresh: nn.Module, marked: Tensor) -> None:
+    """Give the marked of several students, `[S]` bool, the weights and buffers that a fresh copy of all has."""
+    if isinstance(students, LoopedStudents) and isinstance(fresh, LoopedStudents):
+        for place in marked.nonzero().flatten().tolist():
+            students.students[place].load_state_dict(fresh.students[place].state_dict())
+        return
+    for values in ("parameters", "buffers"):
+        for tensor, initial in zip(getattr(students, values)(), getattr(fresh, values)(), strict=True):
+            tensor[marked] = initial[marked]
 
 
 def normalises_batches(student: nn.Module) -> bool:

@@ -11,7 +11,6 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from rltemp.data.problem import Problem
@@ -60,6 +59,7 @@ def run_comparison(options: CompareOptions, progress: ShowProgress) -> dict[str,
         log.info(f"Differences are taken to what is chosen from {name}.")
     tasks = grid_tasks(options)
     data = grid_data(options, tasks)
+    tasks = [options.fitted(task, data[task.name]) for task in tasks]
     check_grid(tasks, data, options.rules, options.stack)
     problems = [options.problem(task, data[task.name]) for task in tasks]
     options.open()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 from rltemp.experiments.measures import ACCURACY
@@ -41,7 +40,7 @@ def write_sessions(folder: Path, section: Section, seeds: int) -> None:
 
     task = section.task
     shared = {"task": task.name, "teacher": task.teacher, "student": task.student, "seeds": seeds}
-    shared |= {name: value for name, value in asdict(task.recipe).items() if isinstance(value, (str, int, float))}
+    shared |= task.recipe.described()
     for place, row in enumerate(section.rows):
         metrics = measured(row, section.baseline)
         for loss in section.losses[place : place + 1]:

@@ -75,6 +75,7 @@ def write_page(
         BadInputError: Where the file cannot be written.
     """
     rows = section.rows
+    asked = {**configuration, "task": section.task.described()}
     shown = {row.rule: showcases[row.rule] for row in rows if row.rule in showcases}
     write_template(
         path,
@@ -89,9 +90,7 @@ def write_page(
         pictures={key: list(found) for key, found in _pictures(section, shown, [*showcases][:EMBEDDED]).items()},
         among="" if len(shown) == len(rows) else f" Shown are {len(shown)} of {len(rows)} methods.",
         embedded=EMBEDDED,
-        options=[
-            (name, _written(value)) for name, value in leaves({**configuration, "task": section.task.described()})
-        ],
+        options=[(name, _written(value)) for name, value in leaves(asked)],
         command=command,
     )
 

@@ -23,10 +23,12 @@ VARIETY = "variety"
 
 @dataclass(frozen=True)
 class PolicyOptions(PolicyConfig):
-    """The policy's options beside those of the task, which has a learning rate too."""
+    """The policy's options beside those of the task, which has a learning rate and a `clip` too."""
 
     learning_rate: Annotated[float, tyro.conf.arg(name="policy-learning-rate")] = PolicyConfig.learning_rate
     """Learning rate of the policy at the first update; it changes linearly to a fraction of this."""
+    clip: Annotated[float, tyro.conf.arg(name="policy-clip")] = PolicyConfig.clip
+    """PPO's bound on how far an update moves a decision's probability, as a fraction."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,13 @@ class TrainPolicyOptions(TaskOptions):
         """
         default, named = flat(cls()), flat(cls(policy=PolicyOptions(**preset(name))))
         return {option: value for option, value in named.items() if value != default[option]}
+
+    @classmethod
+    def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """The options of a configuration file; in one of version 0.2.0, `clip` is the policy's."""
+        if "clip" in values and "policy_clip" not in values:
+            values["policy_clip"] = values.pop("clip")
+        return values
 
     def run(self) -> dict[str, Any]:
         """Train the policy, or find it trained; the result.

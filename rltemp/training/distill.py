@@ -32,10 +32,11 @@ from rltemp.kd.method import AnyObjective, Method, needs_labels
 from rltemp.kd.signals import Signals
 from rltemp.models.nested import Inputs, mapped
 from rltemp.models.random_numbers import drawing_from, random_stream
-from rltemp.models.stack import logits_of, normalises_batches
+from rltemp.models.stack import LoopedStudents, StackedStudents, logits_of, normalises_batches, put_back
 from rltemp.rules.curriculum import LearnedRule
 from rltemp.training.ddp import ALONE, Team
 from rltemp.training.loss_scaling import LossScaler
+from rltemp.training.optimization import Optimization
 
 
 class Distillation:
@@ -55,7 +56,8 @@ class Distillation:
 
     Attributes:
         scaler: Of the loss, with precision float16; its state belongs into a checkpoint. None otherwise.
-        healthy: Whether the last step changed the weights; a checkpoint of a run that is not healthy can wait.
+        optimization: What changes the weights.
+        healthy: Whether the last batch counted; a checkpoint of a run that is not healthy can wait.
 
     Raises:
         BadInputError: Where the recipe and the student do not go together.
@@ -85,21 +87,26 @@ class Distillation:
         self._forward = team.joined(self.student)
         self.scaler = LossScaler(problem.device) if self.recipe.precision == "float16" else None
         self.healthy = True
-        self.optimizer = torch.optim.SGD(
-            self.student.parameters(),
-            lr=self.recipe.learning_rate,
-            momentum=self.recipe.momentum,
-            weight_decay=self.recipe.weight_decay,
-            foreach=True,
-        )
         self._size = len(self.split) if subset is None else subset.shape[-1]
         self.steps_per_epoch = self._size // self.recipe.batch_size
         self._check_recipe()
         self.steps = self.recipe.steps(self._size)
         self.step = 0
+        self.optimization = Optimization(
+            self.recipe,
+            self.student,
+            self.steps,
+            stacked=isinstance(self.student, StackedStudents),
+            each=self.student.each() if isinstance(self.student, LoopedStudents) else None,
+        )
         self._mean: Callable[[Tensor], Tensor] = partial(torch.mean, dim=-1)
         self._learned: LearnedRule | None = None
         self._order: tuple[int, Tensor] | None = None
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The student, or the stack, whose weights are evaluated and saved: the running mean's, where there is one."""
+        return self.student if self.optimization.averaged is None else self.optimization.averaged
 
     @property
     def done(self) -> bool:
@@ -159,7 +166,9 @@ class Distillation:
             yield ([random_stream(seed, "student", step) for seed in self.seeds],)
 
     def attach(self, method: AnyObjective) -> AnyObjective:
-        """Return the method for this run: a rule that learns gets parameters of its own, in this run's optimizer.
+        """Return the method for this run: it smooths labels as the recipe does, and a rule that learns gets parameters.
+
+        These are the run's own, in its optimizer.
 
         Raises:
             BadInputError: Where the method needs labels and the task has none.
@@ -169,16 +178,19 @@ class Distillation:
                 f"{method.name!r} needs labels, and task {self.problem.task.name} has none: take a method without "
                 "cross-entropy, as fixed:temperature=2,ce_weight=0"
             )
+        if self.recipe.label_smoothing:
+            method = replace(method, label_smoothing=self.recipe.label_smoothing)
         if not isinstance(method, Method) or not isinstance(method.rule, LearnedRule) or method.rule is self._learned:
             return method
         self._learned = self._new_rule(method.rule)
-        self.optimizer.add_param_group({"params": list(self._learned.parameters())})
+        self.optimization.add(self._learned.parameters())
         return replace(method, rule=self._learned)
 
     def update(self, loss: Tensor, watched: Sequence[Tensor] | None = None) -> bool:
-        """Take one optimizer step along the mean over the batch of a per-sample loss, `[B]` or `[S, B]`.
+        """Go along the mean over the batch of a per-sample loss, `[B]` or `[S, B]`.
 
-        A batch is passed over where it is empty, or, with precision float16, its gradient overflows.
+        That is one optimizer step, or, where the recipe accumulates, a part of one. A batch is passed over where it is
+        empty, or, with precision float16, its gradient overflows.
 
         Args:
             loss: With its graph.
@@ -186,14 +198,12 @@ class Distillation:
                 one student: in a stack it would hold up the others. None: nothing is looked at.
 
         Returns:
-            Whether weights were changed; the run is a step further either way.
+            Whether the batch counted; the run is a step further either way.
 
         Raises:
             TrainingDivergedError: With precision float16, where step after step overflows.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.rate(self.step, self.steps)
-        self.optimizer.zero_grad()
+        self.optimization.begin(self.step)
         # A stack's losses add up: each student's parameters appear in its own term only.
         self.healthy = bool(loss.numel()) and self._descend(self._mean(loss).sum(), watched)
         self.step += 1
@@ -219,34 +229,31 @@ class Distillation:
             self.step = int(state["step"])
 
     def restart(self, students: Tensor) -> None:
-        """Give the marked students of a stack, `[S]` bool, their initial weights again and no momentum."""
-        old, fresh = _tensors(self.student), _tensors(self.problem.students(self.seeds))
+        """Give the marked of several students, `[S]` bool, initial weights and a fresh state of the optimizer."""
+        parts, fresh = [self.student], [self.problem.students(self.seeds)]
         if self._learned is not None:
-            old, fresh = old + _tensors(self._learned), fresh + _tensors(self._new_rule(self._learned))
-        with torch.no_grad():
-            for tensor, initial in zip(old, fresh, strict=True):
-                tensor[students] = initial[students]
-                momentum = self.optimizer.state.get(tensor, {}).get("momentum_buffer")
-                if momentum is not None:
-                    momentum[students] = 0.0
+            parts, fresh = [*parts, self._learned], [*fresh, self._new_rule(self._learned)]
+        for part, initial in zip(parts, fresh, strict=True):
+            put_back(part, initial, students)
+        self.optimization.restart(students)
 
     def _descend(self, loss: Tensor, watched: Sequence[Tensor] | None) -> bool:
         """Read one number at most: float16's scaler has one of its own to read, whether the gradient overflowed."""
         if self.scaler is not None:
             sound = watched is None or _finite([loss, *watched])
-            return sound and self.scaler.step(loss, self.optimizer, self.step + 1)
+            return sound and self.scaler.step(loss, self.optimization, self.step + 1)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        if watched is not None:
-            values = [value for group in self.optimizer.param_groups for value in group["params"]]
-            gradients = [value.grad for value in values if value.grad is not None]
-            if not _finite([loss, *watched, *gradients]):
-                return False
-        self.optimizer.step()
-        return True
+        sound = watched is None or _finite([loss, *watched, *self.optimization.gradients()])
+        return sound and self.optimization.step()
 
     def _parts(self) -> dict[str, Any]:
         """What has a state of its own, by name."""
-        parts = {"student": self.student, "learned": self._learned, "scaler": self.scaler, "optimizer": self.optimizer}
+        parts = {
+            "student": self.student,
+            "learned": self._learned,
+            "scaler": self.scaler,
+            "optimization": self.optimization,
+        }
         return {name: part for name, part in parts.items() if part is not None}
 
     def _check_recipe(self) -> None:
@@ -325,10 +332,6 @@ def _finite(values: Sequence[Tensor]) -> bool:
     """Whether all numbers are finite, from one that is read: the largest, which is nan where there is a nan."""
     largest = torch.linalg.vector_norm(torch.cat([value.detach().flatten() for value in values]), math.inf)
     return math.isfinite(largest.item())
-
-
-def _tensors(module: nn.Module) -> list[Tensor]:
-    return [*module.parameters(), *module.buffers()]
 
 
 def _side_by_side(values: Sequence[Inputs]) -> Inputs:

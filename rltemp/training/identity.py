@@ -8,7 +8,6 @@ import json
 import platform
 import random
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -82,7 +81,7 @@ def problem_identity(problem: Problem) -> dict[str, Any]:
     logits = {} if problem.teacher_logits is None else {"logits": problem.teacher_logits}
     student = task.student if task.own.student is None else network_identity(task.own.student)
     return {
-        "task": {"student": student, "teacher": task.teacher, "recipe": asdict(task.recipe)},
+        "task": {"student": student, "teacher": task.teacher, "recipe": task.recipe.described()},
         "data": _data_digest(problem.dataset),
         "teacher": _digest(state or logits),
         "device": problem.device.type,

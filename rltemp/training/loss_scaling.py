@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rltemp.errors import TrainingDivergedError
+from rltemp.training.optimization import Optimization
 
 MOST_OVERFLOWS = 20
 """In a row: the scale is then a millionth of what it was, and halving it further will not help."""
@@ -29,20 +30,18 @@ class LossScaler:
         self._scaler = torch.amp.GradScaler(device.type)
         self.overflows = 0
 
-    def step(self, loss: Tensor, optimizer: torch.optim.Optimizer, number: int) -> bool:
-        """Take the optimizer step number `number` (from 1) along `loss`, a scalar with a graph.
+    def step(self, loss: Tensor, optimization: Optimization, number: int) -> bool:
+        """Take step number `number` (from 1) along `loss`, a scalar with a graph.
 
         Returns:
-            Whether weights were changed.
+            Whether the batch counted.
 
         Raises:
             TrainingDivergedError: At the twentieth overflow in a row.
         """
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        taken: list[bool] = []  # the scale would tell as well, but has to be read from the device
-        hook = optimizer.register_step_post_hook(lambda *_: taken.append(True))
-        self._scaler.step(optimizer)
-        hook.remove()
+        # What the scaler wants of an optimizer is parameter groups and `step`, whose answer it passes on.
+        taken = self._scaler.step(optimization)  # type: ignore[arg-type]
         self._scaler.update()
         if taken:
             self.overflows = 0

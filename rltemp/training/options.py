@@ -21,6 +21,7 @@ import tyro
 
 from rltemp.data.dataset import Dataset
 from rltemp.data.problem import Problem
+from rltemp.data.recipe import Schedule
 from rltemp.data.task import Task
 from rltemp.data.tasks import load_task
 from rltemp.errors import BadInputError
@@ -30,7 +31,7 @@ from rltemp.io.run_folders import finish_run, open_run
 from rltemp.training.checkpoints import FOLDER as CHECKPOINTS
 from rltemp.training.checkpoints import Checkpoints, refuse_other_formats
 from rltemp.training.identity import fingerprints, problem_identity, task_content
-from rltemp.training.preparation import prepare
+from rltemp.training.preparation import fitted, load_data, prepare
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +58,22 @@ OF_THE_TASK = (
     "epochs",
     "batch_size",
     "learning_rate",
+    "optimizer",
+    "momentum",
+    "weight_decay",
+    "schedule",
+    "warmup",
+    "clip",
+    "accumulate",
+    "ema",
+    "label_smoothing",
     "precision",
     "teacher_epochs",
+    "teacher_batch_size",
     "teacher_learning_rate",
+    "teacher_optimizer",
+    "teacher_weight_decay",
+    "teacher_schedule",
     "split_seed",
 )
 
@@ -96,15 +110,41 @@ class TaskOptions(RunOptions):
     epochs: int | None = None
     """Passes of the student over the training data."""
     batch_size: int | None = None
-    """Samples in a step of the student."""
+    """Samples in a step of the student; by default fewer than the task's own where the data are small."""
     learning_rate: float | None = None
-    """Learning rate of the student's first step."""
+    """Largest learning rate of the student, from which the schedule falls."""
+    optimizer: str | None = None
+    """The student's optimizer, as in sgd or adamw: any of torch.optim that needs no closure."""
+    momentum: float | None = None
+    """Of an optimizer that takes one; 0.9 for sgd."""
+    weight_decay: float | None = None
+    """Of the student's optimizer."""
+    schedule: Schedule | None = None
+    """What the student's learning rate does after the warm-up."""
+    warmup: float | None = None
+    """Fraction of the run over which the student's learning rate grows linearly from 0."""
+    clip: float | None = None
+    """Largest norm of the student's gradient; a longer one is scaled down to it."""
+    accumulate: int | None = None
+    """Batches whose mean gradient makes one optimizer step of the student."""
+    ema: float | None = None
+    """Decay of a running mean of the student's weights, which is evaluated and saved in their place; 0 for none."""
+    label_smoothing: float | None = None
+    """Share of the label that the student's cross-entropy spreads over all classes."""
     precision: Literal["float32", "bfloat16", "float16"] | None = None
     """Number format that the student's networks compute in."""
     teacher_epochs: int | None = None
     """Passes of the teacher over the training data, where it is trained."""
+    teacher_batch_size: int | None = None
+    """Samples in a step of the teacher; by default fewer than the task's own where the data are small."""
     teacher_learning_rate: float | None = None
-    """Learning rate of the teacher's first step."""
+    """Largest learning rate of the teacher."""
+    teacher_optimizer: str | None = None
+    """The teacher's optimizer, as in sgd or adamw."""
+    teacher_weight_decay: float | None = None
+    """Of the teacher's optimizer."""
+    teacher_schedule: Schedule | None = None
+    """What the teacher's learning rate does."""
     split_seed: int | None = None
     """Draws the splits of the data."""
     data_root: Path | None = None
@@ -153,12 +193,13 @@ class TaskOptions(RunOptions):
         """
         device = self.torch_device()
         task = task or self.described
+        dataset = dataset or load_data(task, self.data_root)
+        task = self.fitted(task, dataset)
         log.info(f"Preparing task {task.name}: teacher {task.teacher}, student {task.student}, on {device}.")
         with Bar("teacher") as bar:
             problem = prepare(
                 task,
                 device=device,
-                root=self.data_root,
                 on_step=bar,
                 fresh=self.fresh,
                 inexact=self.allow_inexact,
@@ -166,6 +207,11 @@ class TaskOptions(RunOptions):
             )
         log.info(f"The teacher has {100 * problem.teacher_accuracy:.2f} % test accuracy.")
         return problem
+
+    def fitted(self, task: Task, dataset: Dataset) -> Task:
+        """The task with batches that its data can fill, where the options give none."""
+        own = {"student": self.batch_size is None, "teacher": self.teacher_batch_size is None}
+        return fitted(task, len(dataset.train), [network for network in own if own[network]])
 
     def task_words(self) -> str:
         """The options that make another command work on the same task."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Container
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +18,13 @@ from rltemp.data.task import Task
 from rltemp.errors import BadInputError
 from rltemp.models.networks import build_model
 from rltemp.models.stack import logits_of
+from rltemp.training.optimization import Optimization
 from rltemp.training.teachers import OnStep, find_teacher, teacher_network
 
 log = logging.getLogger(__name__)
 
+OPTIONS = {"student": "--batch-size", "teacher": "--teacher-batch-size"}
+"""What sets the batch size of each network."""
 PARTS: tuple[Part, ...] = ("train", "probe", "validation", "test")
 MOST_LOGITS = 2**28
 """Numbers of a teacher that are kept for the training split, 1 GiB; beyond it the teacher runs on every batch."""
@@ -63,6 +67,37 @@ def prepare(
     return replace(taught(problem, teacher), teacher_mark=mark)
 
 
+def fitted(task: Task, samples: int, networks: Container[str] = ("student", "teacher")) -> Task:
+    """The task with smaller batches of these networks, where the training split cannot fill their own; it is logged."""
+    own = {"student": task.recipe, "teacher": task.teacher_recipe}
+    found = {network: one.fitting(samples) if network in networks else one for network, one in own.items()}
+    smaller = [
+        f"{OPTIONS[network]} {found[network].batch_size} (by default {own[network].batch_size})"
+        for network in own
+        if found[network] != own[network]
+    ]
+    if smaller:
+        log.info(f"There are {samples} training samples, so batches are smaller: {', '.join(smaller)}.")
+    return replace(task, recipe=found["student"], teacher_recipe=found["teacher"])
+
+
+def check_batches(task: Task, samples: int) -> None:
+    """Refuse batches of the student, or of a teacher that is trained, that the training split cannot fill.
+
+    Raises:
+        BadInputError: With whose it is, and the option that sets it.
+    """
+    sizes = {"student": task.recipe.batch_size}
+    if task.teacher_weights is None and task.teacher != "toy" and task.own.known_teacher is None:
+        sizes["teacher"] = task.teacher_recipe.batch_size
+    for network, size in sizes.items():
+        if size > samples:
+            raise BadInputError(
+                f"batch size {size} of the {network} is above the {samples} training samples: give {OPTIONS[network]} "
+                f"{samples} or less, or more data"
+            )
+
+
 def load_data(task: Task, root: Path | None = None) -> Dataset:
     """The data of a task, on the CPU."""
     if task.own.data is not None:
@@ -91,6 +126,7 @@ def untaught(task: Task, dataset: Dataset) -> Problem:
     Raises:
         BadInputError: Where student, data and teacher do not agree on the classes.
     """
+    check_batches(task, len(dataset.train))
     dataset = dataset if dataset.num_classes else replace(dataset, num_classes=_classes(task, dataset))
     if task.own.student is None:
         with torch.device("meta"):  # a mistake in the student's name takes no memory
@@ -103,6 +139,9 @@ def untaught(task: Task, dataset: Dataset) -> Problem:
         )
     for part in PARTS:
         _check_labels(getattr(dataset, part), part, shape)
+    Optimization(
+        task.recipe, problem.students(0), steps=1
+    )  # a mistake in its optimizer shows before a teacher is trained
     return problem
 
 

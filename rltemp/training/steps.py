@@ -58,11 +58,11 @@ def train(
         step: How a step is taken.
 
     Returns:
-        The trained student, or the stack of them.
+        The trained student, or the stack of them, as it is evaluated.
     """
     method = run.attach(method)
     while not run.done:
         signals, loss = step(run, method)
         if on_step is not None:
             on_step(run, signals, loss)
-    return run.student
+    return run.evaluated

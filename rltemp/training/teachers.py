@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -92,7 +92,7 @@ def teacher_file(task: Task, dataset: Dataset) -> Path:
         "data": task.name,
         "content": dataset.train.sha256(),
         "network": task.teacher if task.own.teacher is None else network_identity(task.own.teacher),
-        "recipe": asdict(task.teacher_recipe),
+        "recipe": task.teacher_recipe.described(),
         "seed": task.teacher_seed,
         "torch": torch.__version__,
     }

@@ -157,7 +157,7 @@ class TrackedRun:
         now = time.perf_counter()
         values = step_scalars(signals, loss)
         values["time/step_ms"] = 1000 * (now - then) / (run.step - step)
-        values["student/learning_rate"] = float(run.optimizer.param_groups[0]["lr"])
+        values["student/learning_rate"] = run.optimization.learning_rate
         self.tracker.scalars(values, run.step)
         if self.guard.last is not None:  # without those that a mask leaves out
             self.tracker.temperatures(self.guard.last, run.step)
@@ -168,7 +168,7 @@ class TrackedRun:
     def _validate(self) -> None:
         before, problem = time.perf_counter(), self.run.problem
         validation = problem.dataset.validation
-        logits = predict(self.run.student, problem, validation)
+        logits = predict(self.run.evaluated, problem, validation)
         self.tracker.scalars(validation_scalars(logits, validation.targets), self.run.step)
         then, step = self._clock
         self._clock = then + time.perf_counter() - before, step  # no part of a training step

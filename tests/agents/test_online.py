@@ -25,11 +25,11 @@ from support.services import serving
 
 import rltemp.agents.online as online
 from rltemp.agents import report_client
+from rltemp.agents.config import LearningOptions
 from rltemp.agents.learner import Learner
 from rltemp.agents.report_client import ReportClient
 from rltemp.agents.reports import Report
 from rltemp.cli.main import main
-from rltemp.cli.serve import LearningOptions
 from rltemp.io.run_folders import read_json
 from rltemp.loading import SHIPPED
 from rltemp.policy.policy_file import encode_policy

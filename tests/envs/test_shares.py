@@ -58,7 +58,7 @@ def test_every_step_of_two_runs_is_the_same(short: Problem, two: Workers) -> Non
     np.testing.assert_array_equal(alone.reset(), shared.reset())
     for action in actions(alone, 2 * alone.episode.steps):
         assert_same_step(alone.step(action), shared.step(action))
-        assert alone.episode.steps_taken == shared.episode.steps_taken
+        assert alone.episode.taken == shared.episode.taken
     np.testing.assert_array_equal(alone.finished.seen_potential, shared.finished.seen_potential)
 
 

@@ -30,7 +30,7 @@ SEES: dict[str, str] = {
     "remote": "training",
     "experiments": "remote",
     "report": "experiments",
-    "integrations": "loading",
+    "integrations": "loading agents",
     "envs": "training",
     "agents": "envs remote",
     "service": "loading agents",

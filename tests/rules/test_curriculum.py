@@ -91,12 +91,12 @@ def test_the_students_gradient_knows_nothing_of_the_ramp() -> None:
 def test_a_run_learns_the_temperature_with_the_students_own_optimizer(digits: Problem, name: str) -> None:
     run, rule = trained(digits, 0, name)
     start, end = parameters(rule.fresh(digits.dataset.num_classes, 0)), parameters(rule)
-    owned = [value for group in run.optimizer.param_groups for value in group["params"]]
+    owned = [value for group in run.optimization.param_groups for value in group["params"]]
     for key, value in rule.named_parameters():
         assert any(value is other for other in owned), key
         assert (end[key] - start[key]).abs().max() > 1e-5, key
-    assert {group["weight_decay"] for group in run.optimizer.param_groups} == {SHORT.weight_decay}
-    assert {group["momentum"] for group in run.optimizer.param_groups} == {SHORT.momentum}
+    assert {group["weight_decay"] for group in run.optimization.param_groups} == {SHORT.weight_decay}
+    assert {group["momentum"] for group in run.optimization.param_groups} == {SHORT.momentum}
 
 
 def test_a_factor_of_zero_leaves_theta_to_its_weight_decay(digits: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +133,7 @@ def test_restarting_one_student_restarts_what_it_learned_and_no_others(digits: P
         assert torch.equal(value[1], before[key][1]), key
         assert not torch.equal(value[0], before[key][0]), key
     for value in rule.parameters():
-        momentum = run.optimizer.state[value]["momentum_buffer"]
+        momentum = run.optimization.optimizers[0].state[value]["momentum_buffer"]
         assert (momentum[0] == 0).all()
         assert (momentum[1] != 0).any()
 

@@ -92,7 +92,7 @@ def test_progress_runs_from_zero_to_one_and_the_rate_is_the_recipes(digits: Prob
 
     def after_step(run: Distillation, signals: Signals, _: Tensor) -> None:
         seen.append(signals.progress)
-        rates.append(run.optimizer.param_groups[0]["lr"])
+        rates.append(run.optimization.learning_rate)
 
     assert run.steps == 2 * (len(digits.dataset.train) // 50)
     assert (run.step, run.progress, run.done) == (0, 0.0, False)
@@ -196,11 +196,14 @@ def test_restart_gives_marked_students_initial_weights_and_no_momentum(digits: P
     for _ in range(4):
         run.update(load_method("fixed").loss(run.observe()))
     before = [parameter.detach().clone() for parameter in run.student.parameters()]
-    velocity = [run.optimizer.state[parameter]["momentum_buffer"].clone() for parameter in run.student.parameters()]
+    velocity = [
+        run.optimization.optimizers[0].state[parameter]["momentum_buffer"].clone()
+        for parameter in run.student.parameters()
+    ]
     run.restart(torch.tensor([False, True, False]))
     rows = zip(run.student.parameters(), fresh.student.parameters(), before, velocity, strict=True)
     for parameter, initial, trained, speed in rows:
-        now = run.optimizer.state[parameter]["momentum_buffer"]
+        now = run.optimization.optimizers[0].state[parameter]["momentum_buffer"]
         assert torch.equal(parameter[1], initial[1])
         assert (now[1] == 0).all()
         for untouched in (0, 2):
