@@ -22,7 +22,7 @@ NUM_SYMBOLS = 64
 LENGTH = 64
 """Characters that a network reads at once, T."""
 
-STRETCHES = (160, 15, 25, 50)
+STRETCHES = (160, 10, 15, 25)
 """Of train, probe, validation and test."""
 
 WINDOWS_IN_A_STRETCH = 20
@@ -32,7 +32,7 @@ def characters(option: str, split_seed: int, root: Path | None) -> Dataset:
     """Load the help pages as sequences of `LENGTH` characters, each labelled with the one that follows it.
 
     The text is cut into stretches of 1,300 characters, 20 windows of `LENGTH + 1` each, and every split gets whole
-    stretches: 3,200 windows for training, 300 probe, 500 validation, 1,000 test. No two windows share a character.
+    stretches: 3,200 windows for training, 200 probe, 300 validation, 500 test. No two windows share a character.
 
     Raises:
         BadInputError: Where this Python comes without its help pages.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rltemp.data.dataset import Dataset, Split
+from rltemp.data.optimizer_trials import stacking_fault
 from rltemp.data.task import Metric, Task
 from rltemp.models.nested import Inputs, mapped
 from rltemp.models.networks import seeded_model
@@ -85,7 +86,7 @@ class Problem:
 
     def students(self, seeds: int | Sequence[int]) -> nn.Module:
         """The student of a seed, or those of several as one module, stacked where they can be."""
-        stacked = not isinstance(seeds, int) and self.traits.stacks
+        stacked = not isinstance(seeds, int) and self.traits.stacks and not stacking_fault(self.task.recipe.optimizer)
         students = students_of(self._student, seeds, stacked)
         ordered = self.channels_last and not stacked
         return (students.to(memory_format=torch.channels_last) if ordered else students).to(self.device)
