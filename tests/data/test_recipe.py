@@ -14,9 +14,9 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer, lr_scheduler
 
 from rltemp import BadInputError
-from rltemp.data.optimizer_trials import stacking_fault, usable_fault
 from rltemp.data.recipe import Recipe
 from rltemp.data.tasks import TASKS
+from rltemp.models.optimizer_trials import stacking_fault, usable_fault
 
 STEPS = 40
 
