@@ -59,7 +59,7 @@ class Problem:
     @property
     def batch_samples(self) -> int:
         """Samples of a batch of the student's recipe; of tokens all places, those of the padding among them."""
-        return self.task.recipe.batch_size * self.dataset.test.known_labels[0].numel()
+        return self.task.recipe.batch_size * self.dataset.test.known_labels.shape[1:].numel()
 
     @property
     def metric(self) -> Metric:
