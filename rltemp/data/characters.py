@@ -41,7 +41,7 @@ def characters(option: str, split_seed: int, root: Path | None) -> Dataset:
     symbols = encode(help_pages())[: count * WINDOWS_IN_A_STRETCH * (LENGTH + 1)]
     order = torch.randperm(count, generator=random_stream(split_seed, "split"))
     stretches = symbols.view(count, WINDOWS_IN_A_STRETCH, LENGTH + 1)[order]
-    windows = [stretch.flatten(0, 1) for stretch in torch.split(stretches, STRETCHES)]
+    windows = [stretch.flatten(0, 1) for stretch in torch.split(stretches, list(STRETCHES))]
     train, probe, validation, test = (Split(one[:, :-1].contiguous(), one[:, 1:].contiguous()) for one in windows)
     return Dataset("characters", train, probe, validation, test, NUM_SYMBOLS, mean=None, std=None, augment=False)
 
