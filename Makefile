@@ -44,3 +44,4 @@ plugs: install
 
 bench: install
 	$(BIN)/python scripts/bench.py
+	$(BIN)/python scripts/bench_workers.py

@@ -67,8 +67,17 @@ def own_code(what: str) -> Iterator[None]:
 
 def raised_by_own_code(error: BaseException) -> bool:
     """Whether an error came out of a file that `import_attribute` has loaded."""
-    loaded = {str(module.__file__) for module in _LOADED}
-    return any(frame.filename in loaded for frame in traceback.extract_tb(error.__traceback__))
+    return any(is_own_file(file) for file in files_of(error))
+
+
+def files_of(error: BaseException) -> list[str]:
+    """The source files that an error came through."""
+    return [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+
+
+def is_own_file(file: str) -> bool:
+    """Whether `import_attribute` has loaded it."""
+    return any(file == module.__file__ for module in _LOADED)
 
 
 def _by_name(name: str, spec: str) -> ModuleType:

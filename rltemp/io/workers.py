@@ -23,16 +23,26 @@ from typing import Any
 import cloudpickle
 import torch
 
-from rltemp.errors import InterruptedRunError, RltempError, TrainingStoppedError
+from rltemp.errors import BadInputError, InterruptedRunError, RltempError, TrainingStoppedError
 from rltemp.io.interruption import requested
+from rltemp.io.own_code import files_of, is_own_file
 
 
 @dataclass(frozen=True)
 class _Failure:
-    """What went wrong in a worker, with its traceback as text."""
+    """What went wrong in a worker: an error, or what one of another kind said, its traceback and the files in that."""
 
-    error: RltempError
+    error: RltempError | str
     trace: str
+    files: list[str]
+
+    def as_raised_here(self) -> RltempError:
+        """The error; one of the user's own code as `rltemp.cli.main` has it."""
+        if isinstance(self.error, RltempError):
+            return self.error
+        if any(map(is_own_file, self.files)):
+            return BadInputError(f"your code raised {self.error}. --debug shows where")
+        return TrainingStoppedError(f"a worker's training raised {self.error}")
 
 
 class Workers:
@@ -83,7 +93,7 @@ class Workers:
         answers = [self._answer(number) for number in range(len(arguments))]
         for answer in answers:
             if isinstance(answer, _Failure):
-                raise answer.error from RuntimeError(answer.trace)
+                raise answer.as_raised_here() from RuntimeError(answer.trace)
         return answers
 
     def shares(self, total: int) -> list[slice]:
@@ -137,11 +147,9 @@ def _called(kept: dict[str, Any], given: bytes, name: str, method: str, values: 
         if given:
             kept |= unpacked(given)
         return getattr(kept[name], method)(*values)
-    except RltempError as error:  # meant for people as it is
-        return _Failure(error, traceback.format_exc())
     except BaseException as error:  # a SystemExit of a user's code too, which would end the worker without a word
-        said = f"a worker's training raised {type(error).__name__}: {error}"
-        return _Failure(TrainingStoppedError(said), traceback.format_exc())
+        said = error if isinstance(error, RltempError) else f"{type(error).__name__}: {error}"
+        return _Failure(said, traceback.format_exc(), files_of(error))
 
 
 def _send(connection: Connection, message: Any) -> None:
