@@ -72,7 +72,7 @@ class CollapseCallback(StatefulCallback):
         scale = self.run.env.decision.scale
         limits = scale.minimum, scale.maximum
         near = [at_bounds(t.student, limits) & at_bounds(t.teacher, limits) for t in self.run.temperatures]
-        share = float(torch.stack(near).double().mean()) if near else 0.0
+        share = float(torch.cat([one.flatten() for one in near]).double().mean()) if near else 0.0
         self.at_bounds = [*self.at_bounds, share][-self.config.collapse_updates :]
         self.logger.record("alarm/at_bounds", self.at_bounds[-1])
         self.logger.record("alarm/collapsed", float(bool(self.collapse)))

@@ -212,13 +212,19 @@ def controller(model: PPO) -> tuple[SampleNetwork, Callable[[], Tensor]]:
 def observation_statistics(env: DistillVecEnv) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation `[F]` of the observations of one run under the reference rule."""
     action = np.zeros((env.num_envs, env.decision.scale.size), np.float32)
-    observations: list[Any] = [env.reset()]
+    observations: list[Any] = [_of_samples(env, env.reset())]
     for _ in range(env.episode.steps - 1):
-        observations.append(env.step(action)[0])
+        observations.append(_of_samples(env, env.step(action)[0]))
     every = torch.from_numpy(np.concatenate(observations))
     # A feature that never moves is divided by one, not by nothing.
     std = every.std(0)
     return every.mean(0), torch.where(std < 1e-4, torch.ones_like(std), std)
+
+
+def _of_samples(env: DistillVecEnv, observation: Any) -> Any:
+    """The rows of an observation that are samples'."""
+    mask = env.episode.seen.mask
+    return observation if mask is None else observation[mask.reshape(-1)]
 
 
 def _linear(rate: float, end: float) -> Callable[[float], float]:

@@ -71,7 +71,7 @@ class DistillEnv(gym.Env[Array, Array]):
         self.render_mode = render_mode
         self.episode: Episode | None = None
         self._source = OneTask(self.problem, redraw)
-        batch_size = self.problem.task.recipe.batch_size
+        batch_size = self.problem.batch_samples
         self.observation_space = spaces.Box(-LIMIT, LIMIT, (batch_size, len(features)), np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (batch_size, self.decision.scale.size), np.float32)
 

@@ -96,12 +96,14 @@ class Seen:
         diverged: Which students diverged, `[]` or `[S]`.
         sound: Whether all that is no student's fault is finite.
         means: Over the batch of the step before: the student's and the teacher's temperature, and the loss.
+        mask: `[..., B]`, where the observation is a sample's; None: everywhere. Elsewhere it is zero.
     """
 
     observation: NDArray[np.float32]
     diverged: NDArray[np.bool_]
     sound: bool
     means: NDArray[np.float32]
+    mask: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,7 @@ class Episode:
         if temperatures is not None and loss is not None:
             good = good & ~unlawful(temperatures, None).any()
             means = [self._mean_of(value) for value in (temperatures.student, temperatures.teacher, loss)]
-        self.seen = _read(self.observation, self.diverged, good, means)
+        self.seen = _read(self.observation, self.diverged, good, means, seen.mask)
         if not self.seen.sound:
             if temperatures is not None:
                 check_temperatures(temperatures, self.decision.method.name)
@@ -238,7 +240,7 @@ class Episode:
         """Evaluate each student on its probe samples."""
         logits, labels, mask = self._probe_logits()
         value = self._metric(logits, labels) if mask is None else self._metric(logits, labels, mask)
-        bad = broken_potentials(value, logits)
+        bad = broken_potentials(value, logits, mask)
         self.potential = torch.where(value.isfinite() & ~self.diverged, value, self._worst)
         host = torch.cat([self.potential.flatten(), bad.any()[None]]).numpy(force=True)
         if host[-1]:
@@ -257,7 +259,7 @@ class Episode:
         return logits.flatten(lead, -2), labels.flatten(lead), mask
 
 
-def _read(observation: Tensor, diverged: Tensor, good: Tensor, means: Sequence[Tensor]) -> Seen:
+def _read(observation: Tensor, diverged: Tensor, good: Tensor, means: Sequence[Tensor], mask: Tensor | None) -> Seen:
     """Copy all of it to the host at once: each copy waits for the device."""
     ends = observation.numel(), observation.numel() + diverged.numel()
     parts = [observation.flatten(), diverged.flatten(), good[None], *(mean[None] for mean in means)]
@@ -267,6 +269,7 @@ def _read(observation: Tensor, diverged: Tensor, good: Tensor, means: Sequence[T
         host[ends[0] : ends[1]].reshape(diverged.shape).astype(bool),
         bool(host[ends[1]]),
         host[ends[1] + 1 :],
+        None if mask is None else mask.numpy(force=True),
     )
 
 

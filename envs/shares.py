@@ -144,6 +144,7 @@ class SharedEpisode:
             np.concatenate([one.diverged for one in seen]),
             all(one.sound for one in seen),
             np.average([one.means for one in seen], 0, sizes),
+            None if seen[0].mask is None else np.concatenate([one.mask for one in seen if one.mask is not None]),
         )
         self.reward = np.concatenate([one.reward for one in told])
         self.seen_potential = np.concatenate([one.potential for one in told])

@@ -35,6 +35,8 @@ from rltemp.policy.features import DEFAULT_FEATURES, LIMIT
 class DistillVecEnv(VecEnv):
     """S students x B samples as S * B sub-environments of one distillation step each.
 
+    With tokens, B counts all places of the batch's sequences, those of the padding among them.
+
     Reward of a sub-environment: the change of its student's potential over the step, the same for all its
     samples. All runs end together, truncated. A student that diverges ends its own episodes there, as
     terminated; a fresh copy of the student joins the run in its place.
@@ -78,7 +80,7 @@ class DistillVecEnv(VecEnv):
             raise BadInputError(f"replicas must divide students; got {replicas} and {students}")
         self.students = students
         self.replicas = replicas
-        self.batch_size = self.problem.task.recipe.batch_size
+        self.batch_size = self.problem.batch_samples
         self.decision = Decision.make(method, features, scale)
         self.runs_finished = 0
         self.runs = Runs(source, students, replicas, self.decision, reward_interval, mixup_runs)

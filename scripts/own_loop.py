@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -22,7 +22,6 @@ from torch.nn import functional as F
 import rltemp
 
 STEPS, BATCH, FRESH_SEED = 100, 32, 10_000
-REFERENCE = "fixed:1"
 
 
 class Data:
@@ -33,7 +32,7 @@ class Data:
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
         images, labels = torch.tensor(images / 16).float()[order], torch.tensor(labels)[order]
         sizes = [597, 600, 600]
-        self.train, self.probe, self.test = zip(images.split(sizes), labels.split(sizes), strict=True)
+        self.train, self.probe, self.test = zip(*(torch.split(each, sizes) for each in (images, labels)), strict=True)
 
 
 def network(width: int, seed: int) -> nn.Module:
@@ -49,7 +48,7 @@ def teacher_of(data: Data) -> nn.Module:
     for _ in range(200):
         loss = F.cross_entropy(teacher(images), labels)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         optimizer.step()
     return teacher.eval()
 
@@ -64,7 +63,7 @@ def train(controller: rltemp.Controller, teacher: nn.Module, data: Data, seed: i
             teacher_logits = teacher(images[index])
         loss = controller.loss(student(images[index]), teacher_logits, labels[index], progress=step / STEPS).mean()
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         optimizer.step()
     return student
 
@@ -76,9 +75,9 @@ def accuracy(student: nn.Module, part: tuple[Tensor, Tensor]) -> float:
     return float((student(images).argmax(-1) == labels).float().mean())
 
 
-def learn(controller: rltemp.Controller, teacher: nn.Module, data: Data, runs: int, sign: int) -> None:
+def learn(controller: rltemp.Controller, teacher: nn.Module, data: Data, seeds: Iterator[int], sign: int) -> None:
     """Train the policy by the runs of a loop."""
-    for seed in controller.runs(runs):
+    for seed in seeds:
         metric = accuracy(train(controller, teacher, data, seed), data.probe)
         controller.report(metric if sign > 0 else 1 - metric)
 
@@ -102,7 +101,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line, by default the process's own, and do it."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the learner")
+    parser.add_argument("--reference", default="fixed:1", help="method that learning begins as")
     parser.add_argument("--runs", type=int, default=64, help="that train the policy")
+    parser.add_argument("--first-seed", type=int, default=0, help="of the runs that train the policy")
     parser.add_argument("--students", type=int, default=64, help="fresh ones under each of the two methods")
     parser.add_argument("--negate", action="store_true", help="report the opposite of what became of each run")
     options = parser.parse_args(argv)
@@ -110,11 +111,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = Data()
     teacher = teacher_of(data)
     started = time.monotonic()
-    controller = rltemp.Controller(REFERENCE, learn=options.out)
-    learn(controller, teacher, data, options.runs, -1 if options.negate else 1)
+    controller = rltemp.Controller(options.reference, learn=options.out)
+    seeds = controller.runs(options.runs, first_seed=options.first_seed)
+    learn(controller, teacher, data, seeds, -1 if options.negate else 1)
     print(f"{options.runs} runs in {time.monotonic() - started:.0f} s", flush=True)
-    policy = options.out / "policy.safetensors"
-    print(f"{options.students} fresh students: {compared(REFERENCE, str(policy), teacher, data, options.students)}")
+    policy = str(options.out / "policy.safetensors")
+    print(f"{options.students} fresh students: {compared(options.reference, policy, teacher, data, options.students)}")
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ def default(optimizer: str | OptimizerFactory, option: str) -> float | None:
     """The value that an optimizer gives an option by itself; None where it has no such option, or is a function."""
     kind, _ = _kind(optimizer)
     found = inspect.signature(kind).parameters.get(option) if kind is not None else None
-    return None if found is None else found.default
+    return None if found is None else float(found.default)
 
 
 def _kind(optimizer: str | OptimizerFactory) -> tuple[type[Optimizer] | None, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rltemp.data.dataset import Dataset, Split
+from rltemp.data.optimizer_trials import stacking_fault
 from rltemp.data.task import Metric, Task
 from rltemp.models.nested import Inputs, mapped
 from rltemp.models.networks import seeded_model
@@ -57,6 +59,11 @@ class Problem:
         return self.dataset.test.tokens
 
     @property
+    def batch_samples(self) -> int:
+        """Samples in a batch: pictures, or tokens of all its sequences."""
+        return self.task.recipe.batch_size * math.prod(self.traits.outputs[:-1])
+
+    @property
     def metric(self) -> Metric:
         """What rewards measure on probe data."""
         return self.task.metric or ("log_likelihood" if self.tokens else "margin")
@@ -79,7 +86,7 @@ class Problem:
 
     def students(self, seeds: int | Sequence[int]) -> nn.Module:
         """The student of a seed, or those of several as one module, stacked where they can be."""
-        stacked = not isinstance(seeds, int) and self.traits.stacks
+        stacked = not isinstance(seeds, int) and self.traits.stacks and not stacking_fault(self.task.recipe.optimizer)
         students = students_of(self._student, seeds, stacked)
         ordered = self.channels_last and not stacked
         return (students.to(memory_format=torch.channels_last) if ordered else students).to(self.device)

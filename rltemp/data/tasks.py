@@ -19,8 +19,9 @@ def load_task(spec: str | Task, **overrides: Any) -> Task:
     """Describe the task that `spec` names, with some of its fields replaced.
 
     Args:
-        spec: `digits`, `wine`, `breast_cancer`, `iris`, `synthetic`, `synthetic:classes=20`, `toy`, `cifar10`,
-            `cifar100`, `imagefolder:PATH`, or `my_task.py:make_task`, a function that returns a task; or a task.
+        spec: `digits`, `wine`, `breast_cancer`, `iris`, `synthetic`, `synthetic:classes=20`, `toy`,
+            `characters`, `cifar10`, `cifar100`, `imagefolder:PATH`, or `my_task.py:make_task`, a function that returns
+            a task; or a task.
         **overrides: Fields of `Task`, of its `Recipe` (`epochs=20`), or of its teacher's (`teacher_epochs=20`).
             None keeps the task's own value.
 
@@ -55,6 +56,9 @@ def _task(
 _CIFAR = Recipe(epochs=240, batch_size=64, learning_rate=0.05, weight_decay=5e-4, schedule="step")
 _FOLDER = Recipe(epochs=30, batch_size=128, learning_rate=0.1, weight_decay=5e-4)
 _TABLE_TEACHER = Recipe(epochs=40, batch_size=16, learning_rate=0.02, weight_decay=5e-3)
+# Its students' learning rate is the one at which `fixed:1` has its least validation loss.
+_GPT = Recipe(epochs=3, batch_size=16, learning_rate=0.02, optimizer="adamw", warmup=0.05)
+_GPT_TEACHER = replace(_GPT, epochs=10, learning_rate=0.01, weight_decay=0.1)
 
 # Name, teacher, student, the student's recipe (epochs, batch size, learning rate) and the teacher's. Where tables and
 # students are small, a student's learning rate is the one at which plain KD (`fixed:4`) has its best validation
@@ -68,6 +72,7 @@ TASKS: dict[str, Task] = {
         _task("iris", "mlp:64", "mlp:4", Recipe(40, 16, 0.05), _TABLE_TEACHER),
         _task("synthetic", "mlp:128", "mlp:8", Recipe(10, 50, 0.1), Recipe(40, 50, 0.1, weight_decay=5e-3)),
         _task("toy", "toy", "linear", Recipe(6, 50, 0.5), Recipe(1, 50, 0.1), metric="log_likelihood"),
+        _task("characters", "gpt:64x2", "gpt:32x1", _GPT, _GPT_TEACHER, metric="log_likelihood"),
         _task("cifar10", "resnet56", "resnet20", _CIFAR, _CIFAR),
         _task("cifar100", "resnet56", "resnet20", _CIFAR, _CIFAR),
         _task("imagefolder", "resnet20", "resnet8", _FOLDER, _FOLDER),

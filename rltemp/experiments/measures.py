@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rltemp.data.dataset import Split
 from rltemp.data.problem import Problem, predict
+from rltemp.models.stack import put_back
 from rltemp.training.distill import Distillation
 
 BINS = 15
@@ -187,7 +188,7 @@ class Selection:
 
     def __init__(self, run: Distillation) -> None:
         self.run = run
-        self._kept: list[Tensor] = []
+        self._kept: nn.Module | None = None
         self._best = self._epoch = torch.empty(0)
 
     def evaluate(self) -> None:
@@ -196,13 +197,12 @@ class Selection:
         if run.step % run.steps_per_epoch:
             return
         accuracy = self._accuracy(run.evaluated, run.problem.dataset.validation)
-        if not self._kept:
-            self._kept = [value.detach().clone() for value in _tensors(run.evaluated)]
+        if self._kept is None:
+            self._kept = copy.deepcopy(run.evaluated)
             self._best, self._epoch = accuracy, torch.ones_like(accuracy)
             return
         better = accuracy > self._best
-        for kept, value in zip(self._kept, _tensors(run.evaluated), strict=True):
-            kept[better] = value.detach()[better]
+        put_back(self._kept, run.evaluated, better)
         self._best = torch.where(better, accuracy, self._best)
         self._epoch = torch.where(better, run.step / run.steps_per_epoch, self._epoch)
 
@@ -211,17 +211,9 @@ class Selection:
         accuracy = self._accuracy(self.selected(), self.run.problem.dataset.test)
         return {"selected_accuracy": accuracy, "selected_epoch": self._epoch}
 
-    @torch.no_grad()
     def selected(self) -> nn.Module:
-        """A copy of the students, each with the weights of its best epoch."""
-        students = copy.deepcopy(self.run.evaluated)
-        for value, kept in zip(_tensors(students), self._kept, strict=True):
-            value.copy_(kept)
-        return students
+        """A copy of the students, each with the weights of its best epoch; as they are before the end of the first."""
+        return self.run.evaluated if self._kept is None else self._kept
 
     def _accuracy(self, student: nn.Module, split: Split) -> Tensor:
         return accuracy(predict(student, self.run.problem, split), split.targets)
-
-
-def _tensors(student: nn.Module) -> list[Tensor]:
-    return [*student.parameters(), *student.buffers()]

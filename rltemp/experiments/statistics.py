@@ -25,6 +25,8 @@ FEW = 8
 LEVEL, POWER = 0.05, 0.8
 """Of the tests that `detectable` and `seeds_needed` speak of."""
 TENTH = 0.1
+BEYOND = 10**9
+"""So many pairs are counted no more exactly."""
 
 Row = NDArray[np.float64]
 
@@ -189,6 +191,8 @@ def seeds_needed(deviation: float, difference: float, tests: int = 1) -> int:
     threshold = float(norm.isf(LEVEL / max(tests, 1) / 2))
     normal = ((threshold + float(norm.ppf(POWER))) * deviation / difference) ** 2
     n = max(2, math.floor(normal + threshold**2 / 2))  # t needs that many more than the normal distribution does
+    if n > BEYOND:  # as of losses of which some are astronomical: the two are the same there
+        return n
     while detectable(deviation, n, tests) > difference:
         n += 1
     while n > 2 and detectable(deviation, n - 1, tests) <= difference:

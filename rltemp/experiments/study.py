@@ -16,6 +16,7 @@ from rltemp.data.problem import Problem
 from rltemp.errors import BadInputError
 from rltemp.experiments.compare import Made
 from rltemp.experiments.grid import alternatives, check_baselines, check_rules
+from rltemp.experiments.measures import Quantity
 from rltemp.experiments.method_results import Comparison, MethodResult, difference, side
 from rltemp.experiments.options import SELECTION_SEED, StudyOptions
 from rltemp.experiments.recorded_controls import GREEDY, POINTS, RECORDED, makers, recording_columns
@@ -145,7 +146,7 @@ def record(problem: Problem, policy: str, seeds: Sequence[int], stack: int) -> R
 def verdict(
     found: Comparison, policies: Sequence[str], groups: Collection[str], students: int, allow_mixed: bool = False
 ) -> list[str]:
-    """What the study says, in plain words, a line each; differences in points with 95 % intervals.
+    """What the study says, in plain words, a line each; differences with 95 % intervals, of losses with tokens.
 
     Args:
         found: The comparison of the methods of `plan`.
@@ -154,7 +155,8 @@ def verdict(
         students: How many chose between alternatives.
         allow_mixed: As for `rltemp.experiments.method_results.table_rows`.
     """
-    minus = functools.partial(difference, allow_mixed=allow_mixed)
+    quantity = found.quantity
+    minus = functools.partial(difference, allow_mixed=allow_mixed, quantity=quantity)
     results = {name: found.of(name) for name in found.names}
     rivals = {
         "": CLOSED_FORM if "closed-form" in groups else (),
@@ -164,42 +166,53 @@ def verdict(
     for prefix, policy in itertools.product(rivals, policies):
         controls = {name: result for name in MEANINGS if (result := results.get(f"{prefix}{name}:{policy}"))}
         if own := results.get(f"{prefix}{policy}"):
-            lines += [_has(own), *_beside_forms(own, [results[name] for name in rivals[prefix]], minus)]
-            lines += _beside_controls(own, controls, minus)
+            lines.append(_has(own, quantity))
+            lines += _beside_forms(own, [results[name] for name in rivals[prefix]], minus, quantity)
+            lines += _beside_controls(own, controls, minus, quantity)
         if same := controls.pop("detached", None):
-            lines += [f"{_has(same)} Like the other controls it lets no gradient through temperatures."]
-            lines += _beside_controls(same, controls, minus)
+            lines += [f"{_has(same, quantity)} Like the other controls it lets no gradient through temperatures."]
+            lines += _beside_controls(same, controls, minus, quantity)
     return [*lines, *(_budget(specs, students) for specs in rivals.values() if specs)]
 
 
-def _has(result: MethodResult) -> str:
-    return f"{result.rule} has {100 * result.test_accuracy.mean():.2f} %."
+def _mean(result: MethodResult, quantity: Quantity) -> float:
+    return quantity.scale * float(result.of(quantity).mean())
 
 
-def _beside_forms(policy: MethodResult, forms: Sequence[MethodResult], minus: Minus) -> list[str]:
+def _has(result: MethodResult, quantity: Quantity) -> str:
+    return f"{result.rule} has {_mean(result, quantity):.{quantity.digits}f} {quantity.unit}."
+
+
+def _beside_forms(policy: MethodResult, forms: Sequence[MethodResult], minus: Minus, quantity: Quantity) -> list[str]:
     """The best of the methods that the policy may be compared with."""
     alike = [result for result in forms if minus(policy, result).n]
     if not alike:
         return ["  no closed-form method to compare it with: the notes say why."] if forms else []
-    best = max(alike, key=lambda result: float(result.test_accuracy.mean()))
-    return [f"  minus {best.rule}, the best closed-form method: {_outcome(minus(policy, best))}"]
+    best = max(alike, key=lambda result: quantity.better * _mean(result, quantity))
+    return [f"  minus {best.rule}, the best closed-form method: {_outcome(minus(policy, best), quantity)}"]
 
 
-def _beside_controls(policy: MethodResult, controls: Mapping[str, MethodResult], minus: Minus) -> list[str]:
+def _beside_controls(
+    policy: MethodResult, controls: Mapping[str, MethodResult], minus: Minus, quantity: Quantity
+) -> list[str]:
     """A line for every control, and one that sums them up."""
     if not controls:
         return []
     pairs = {name: minus(policy, result) for name, result in controls.items()}
-    lines = [f"  minus {name} ({MEANINGS[name]}): {_outcome(pair)}" for name, pair in pairs.items()]
-    above = [name for name, pair in pairs.items() if side(pair) > 0]
-    return [*lines, f"  Its advantage has an interval above zero over: {', '.join(above) or 'none of the controls'}."]
+    lines = [f"  minus {name} ({MEANINGS[name]}): {_outcome(pair, quantity)}" for name, pair in pairs.items()]
+    better = [name for name, pair in pairs.items() if side(pair) == quantity.better]
+    where = {1: "above", -1: "below"}[quantity.better]
+    return [
+        *lines,
+        f"  Its advantage has an interval {where} zero over: {', '.join(better) or 'none of the controls'}.",
+    ]
 
 
-def _outcome(pair: Paired) -> str:
+def _outcome(pair: Paired, quantity: Quantity) -> str:
     if not pair.n:
         return "not compared: the notes say why."
     words = {1: "better", 0: "not told apart", -1: "worse"}
-    return f"{points(pair)}, {words[side(pair)]}."
+    return f"{points(pair, quantity.digits)}, {words[quantity.better * side(pair)]}."
 
 
 def _budget(specs: Sequence[str], students: int) -> str:

@@ -68,7 +68,7 @@ class Controller:
             self._runs = runs_of(method, learn, options)
             method = self._runs.between
         elif options:
-            raise BadInputError(f"a controller takes {', '.join(options)} with learn= alone")
+            raise BadInputError(f"a controller without learn= has no options; got {', '.join(options)}")
         if isinstance(method, Controller):
             method = method.method
         elif isinstance(method, str):
@@ -153,12 +153,17 @@ class Controller:
         Raises:
             BadInputError: Where no run is open, or the metric is not finite or out of its range; the run stays open.
         """
-        self._learning().report(metric)
+        self._learning().report(float(metric))
         self.method = self._learning().between
 
     def save(self, path: str | Path) -> None:
         """Write the policy that was learned so far: a file for `Controller`, `rltemp distill --rule` and the others."""
         atomic_write(path, self._learning().learner.policy())
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Runs of this process by what became of them: `reported`, `forgotten`, `fallback` (a service was away)."""
+        return dict(self._learning().counts)
 
     def _learning(self) -> OwnRuns:
         if self._runs is None:

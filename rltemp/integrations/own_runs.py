@@ -7,11 +7,10 @@ service (`rltemp serve --learn`). Ledger, checks, draws and PPO are those of `rl
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
-from weakref import WeakValueDictionary
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -22,10 +21,9 @@ from rltemp.agents.online import ParameterDistribution
 from rltemp.agents.report_client import ReportClient
 from rltemp.agents.reports import Record, Report
 from rltemp.agents.run_series import END_SECONDS, RUN_SECONDS, START_SECONDS
-from rltemp.agents.saved_learner import Published, SavedLearner
 from rltemp.envs.rewards import BEST, WORST
 from rltemp.errors import BadInputError
-from rltemp.io.files import atomic_write
+from rltemp.integrations.folder_learner import FolderLearner, Run, name_of
 from rltemp.kd.method import Method
 from rltemp.kd.names import lookup
 from rltemp.kd.signals import Signals, Temperatures
@@ -35,15 +33,9 @@ from rltemp.models.random_numbers import random_stream
 from rltemp.policy.features import LIMIT, featurize
 from rltemp.policy.rule import Policy
 from rltemp.remote.http_client import HttpClient
-from rltemp.training.identity import random_state, set_random_state
 
-POLICY_FILE = "policy.safetensors"
-"""In the folder of a learner: the newest policy, for `rltemp.Controller`, `rltemp distill --rule` and the others."""
 OWN_DEFAULTS = {"potential": "accuracy", "students_per_update": 8, "learning_rate": 0.02, "averaging": 0.5}
 """Of a learner in a folder, where they differ from those of `rltemp serve --learn`: for tens of runs, not hundreds."""
-
-Run = tuple[int, int]
-"""Its seed, and its number among the runs of this seed."""
 
 
 class LearnerOfRuns(Protocol):
@@ -69,23 +61,23 @@ class OwnRuns:
     Args:
         learner: Learns from them.
         fallback: The method of a run that begins while there has never been a version.
+        is_done: Tells which runs were reported before, by an earlier process too; by default none.
 
     Attributes:
         counts: Runs by what became of them: `reported`, `forgotten` (another began before its report), `fallback`.
         between: The method between runs, which answers nothing.
     """
 
-    def __init__(self, learner: LearnerOfRuns, fallback: Method) -> None:
+    def __init__(
+        self, learner: LearnerOfRuns, fallback: Method, is_done: Callable[[Run], bool] = lambda run: False
+    ) -> None:
         self.learner = learner
         self.fallback = fallback
+        self.is_done = is_done
         self.counts: Counter[str] = Counter(reported=0, forgotten=0, fallback=0)
         self.between = BETWEEN_RUNS
         self._open: _OpenRun | None = None
         self._begun = False
-
-    def is_done(self, run: Run) -> bool:
-        """Whether the learner's folder has this run's report already."""
-        return isinstance(self.learner, FolderLearner) and self.learner.is_done(run)
 
     def order(self, count: int, per_seed: int, first_seed: int) -> Iterator[Run]:
         """The runs of a loop that are not done, in their order."""
@@ -151,7 +143,7 @@ class _OpenRun:
 
     def report(self, metric: float) -> Report:
         """What the learner is told."""
-        newest, (seed, number) = self._newest, self._run
+        newest = self._newest
         worst, best = WORST[newest.potential], BEST[newest.potential]
         if not worst <= metric <= best:
             raise BadInputError(
@@ -162,86 +154,17 @@ class _OpenRun:
             raise BadInputError("this run never asked the controller for a loss or temperatures: nothing to learn from")
         mean = newest.network.weights.detach()
         record = Record(
-            run=f"own/{seed}/{newest.version}/{number}",
+            run=name_of(self._run, newest.version),
             step=0,
             steps=1,
             policy_version=newest.version,
-            group=f"own/{seed}",
+            group=f"own/{self._run[0]}",
             observation=self._observation.tolist(),
             action=self._drawn.tolist(),
             log_probability=float(log_probability(self._drawn, mean, newest.exploration)),
             reward=float(metric) - worst,
         )
         return Report(potential=newest.potential, records=[record])
-
-
-class FolderLearner(SavedLearner):
-    """A learner in this process, whose state and newest policy lie in a folder; saved with every run.
-
-    Args:
-        folder: One process at a time; of several learners in one process the youngest has it.
-        options: How it learns, and from where.
-    """
-
-    unit = "run"
-    _owners: ClassVar[WeakValueDictionary[Path, FolderLearner]] = WeakValueDictionary()
-
-    def __init__(self, folder: Path, options: LearningOptions) -> None:
-        self.folder = folder
-        self._newest_version: ParameterDistribution | None = None
-        before = random_state()  # a checkpoint would bring its own back
-        try:
-            super().__init__(
-                folder.name, options.layout(), options, folder, options.potential, options.keep_weights, "learn="
-            )
-        finally:
-            set_random_state(before)
-        self.notes.setdefault("done", [])
-        self._owners[folder.resolve()] = self
-
-    @property
-    def newest(self) -> ParameterDistribution:
-        """What the next draw is from."""
-        if self._newest_version is None or self._newest_version.version != self.version:
-            self._newest_version = ParameterDistribution.of(self._newest(1)[0].centre, self.name)
-        return self._newest_version
-
-    def is_done(self, run: Run) -> bool:
-        """Whether this run was reported, by this process or an earlier one."""
-        return list(run) in self.notes["done"]
-
-    def post(self, report: Report) -> None:
-        """Take a report, learn where that is due, and save.
-
-        Raises:
-            BadInputError: Where another learner of this process has the folder.
-        """
-        if self._owners.get(self.folder.resolve()) is not self:
-            raise BadInputError(f"another controller of this process learns in {self.folder} by now: use that one")
-        if self.ledger.take(report).accepted:
-            self.notes["done"] += [_run_of(record) for record in report.records]
-        if not self.ledger.due() or self.learn() is None:
-            self._save(self._newest(3))
-
-    def settle(self, seconds: float) -> None:
-        """Nothing is under way."""
-
-    def policy(self) -> bytes:
-        """The policy that was learned so far, as a file."""
-        return self._newest(1)[0].policy
-
-    def published(self, files: Published) -> None:
-        """Have the newest policy as a file."""
-        atomic_write(self.folder / POLICY_FILE, files.policy)
-
-    @property
-    def _step(self) -> int:
-        return len(self.notes.get("done", []))
-
-
-def _run_of(record: Record) -> list[int]:
-    _, seed, _, number = record.run.split("/")
-    return [int(seed), int(number)]
 
 
 def runs_of(method: object, learn: str | Path, options: dict[str, Any]) -> OwnRuns:
@@ -261,12 +184,11 @@ def runs_of(method: object, learn: str | Path, options: dict[str, Any]) -> OwnRu
     if "://" in str(learn):
         return _at_service(method, str(learn), **_known(options, "fallback", "token_file", "strict"))
     own = {"start": method, "keep_weights": True} if is_policy(method) else {"reference": method}
-    names = [
-        name for name in LearningOptions.__dataclass_fields__ if name not in ("start", "keep_weights", "reference")
-    ]
+    names = {field.name for field in fields(LearningOptions)} - {"start", "keep_weights", "reference"}
     made = LearningOptions(**{**OWN_DEFAULTS, **own, **_known(options, *names)})
     lookup(WORST, made.potential, "potential")
-    return OwnRuns(FolderLearner(Path(learn), made), BETWEEN_RUNS)
+    learner = FolderLearner(Path(learn), made)
+    return OwnRuns(learner, BETWEEN_RUNS, learner.is_done)
 
 
 def _at_service(

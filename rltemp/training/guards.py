@@ -151,7 +151,7 @@ class RunGuard:
 
     def _try(self, run: Distillation, method: Objective) -> tuple[Signals, StepLoss]:
         """Take the step, unless one of its numbers is not what it must be."""
-        signals = run.observe()
+        signals = run.observe().made_safe()
         found = method.step_loss(signals)
         watched = [signals.student_logits, *doubts(method, found.temperatures)]
         run.update(found.loss, watched if self._sound_teacher else [*watched, signals.teacher_logits])
@@ -209,7 +209,9 @@ class RunGuard:
     def _skip(self, run: Distillation, what: str, bad: Tensor) -> None:
         self.counts.skipped_steps += 1
         skipped, allowed = self.counts.skipped_steps, 0 if self.strict else MOST_SKIPPED
-        positions, samples = bad.nonzero().flatten().tolist(), run.positions(run.step - 1).tolist()
+        samples = run.positions(run.step - 1).tolist()
+        # Of tokens, the sequences that they are in.
+        positions = bad.view(len(samples), -1).any(-1).nonzero().flatten().tolist()
         first = f" (first index {positions[0]}, training sample {samples[positions[0]]})" if positions else ""
         line = (
             f"non-finite {what}: {len(positions) or len(samples)} of {len(samples)} samples{first} at step {run.step}"

@@ -31,7 +31,7 @@ from rltemp.io.run_folders import finish_run, open_run
 from rltemp.training.checkpoints import FOLDER as CHECKPOINTS
 from rltemp.training.checkpoints import Checkpoints, refuse_other_formats
 from rltemp.training.identity import fingerprints, problem_identity, task_content
-from rltemp.training.preparation import fitted, load_data, prepare
+from rltemp.training.preparation import check_batches, fitted, load_data, prepare
 
 log = logging.getLogger(__name__)
 
@@ -93,8 +93,8 @@ class TaskOptions(RunOptions):
     """Options of every command that trains: what, where, and the fields of the task it changes."""
 
     task: Annotated[str | Task, tyro.conf.arg(constructor=str)] = "digits"
-    """digits, wine, breast_cancer, iris, synthetic, toy, cifar10, cifar100, imagefolder:PATH, or a function of your own
-    that returns a task, my_task.py:make_task."""
+    """digits, wine, breast_cancer, iris, synthetic, toy, characters, cifar10, cifar100, imagefolder:PATH, or a function of
+    your own that returns a task, my_task.py:make_task."""
     out: Path | None = None
     """The run's folder; by default runs/COMMAND-TASK."""
     config: Path | None = None
@@ -197,21 +197,17 @@ class TaskOptions(RunOptions):
         task = self.fitted(task, dataset)
         log.info(f"Preparing task {task.name}: teacher {task.teacher}, student {task.student}, on {device}.")
         with Bar("teacher") as bar:
-            problem = prepare(
-                task,
-                device=device,
-                on_step=bar,
-                fresh=self.fresh,
-                inexact=self.allow_inexact,
-                dataset=dataset,
-            )
+            settings: dict[str, Any] = {"fresh": self.fresh, "inexact": self.allow_inexact, "dataset": dataset}
+            problem = prepare(task, device=device, on_step=bar, **settings)
         log.info(f"The teacher has {100 * problem.teacher_accuracy:.2f} % test accuracy.")
         return problem
 
     def fitted(self, task: Task, dataset: Dataset) -> Task:
-        """The task with batches that its data can fill, where the options give none."""
+        """The task with batches that its data can fill, where the options give none; given ones are checked."""
         own = {"student": self.batch_size is None, "teacher": self.teacher_batch_size is None}
-        return fitted(task, len(dataset.train), [network for network in own if own[network]])
+        task = fitted(task, len(dataset.train), [network for network in own if own[network]])
+        check_batches(task, len(dataset.train))
+        return task
 
     def task_words(self) -> str:
         """The options that make another command work on the same task."""

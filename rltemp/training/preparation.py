@@ -81,8 +81,8 @@ def fitted(task: Task, samples: int, networks: Container[str] = ("student", "tea
     return replace(task, recipe=found["student"], teacher_recipe=found["teacher"])
 
 
-def check_batches(task: Task, samples: int) -> None:
-    """Refuse batches of the student, or of a teacher that is trained, that the training split cannot fill.
+def check_batches(task: Task, samples: int, networks: Container[str] = ("student", "teacher")) -> None:
+    """Refuse batches of these networks, a teacher's where it is trained, that the training split cannot fill.
 
     Raises:
         BadInputError: With whose it is, and the option that sets it.
@@ -91,7 +91,7 @@ def check_batches(task: Task, samples: int) -> None:
     if task.teacher_weights is None and task.teacher != "toy" and task.own.known_teacher is None:
         sizes["teacher"] = task.teacher_recipe.batch_size
     for network, size in sizes.items():
-        if size > samples:
+        if size > samples and network in networks:
             raise BadInputError(
                 f"batch size {size} of the {network} is above the {samples} training samples: give {OPTIONS[network]} "
                 f"{samples} or less, or more data"
@@ -126,7 +126,7 @@ def untaught(task: Task, dataset: Dataset) -> Problem:
     Raises:
         BadInputError: Where student, data and teacher do not agree on the classes.
     """
-    check_batches(task, len(dataset.train))
+    check_batches(task, len(dataset.train), ("teacher",))
     dataset = dataset if dataset.num_classes else replace(dataset, num_classes=_classes(task, dataset))
     if task.own.student is None:
         with torch.device("meta"):  # a mistake in the student's name takes no memory

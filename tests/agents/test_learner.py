@@ -173,6 +173,20 @@ def test_what_is_too_old_is_stale_and_what_waits_of_it_is_forgotten() -> None:
     assert taken.counts["expired_runs"] == 2
 
 
+def test_what_waits_is_restored_but_for_versions_that_are_gone() -> None:
+    taken, mean = ledger(least=2)
+    found = records(mean, 1, [[0.1, 0.2], [0.3, 0.1]])
+    taken.take(report(found[:3]))
+    again, _ = ledger(least=2)
+    again.restore(taken.state())
+    assert again.take(report(found)) == Receipt(accepted=1, known=3, stale=0, version=1)
+    assert [round(run.improvement, 6) for run in again.finished()] == [0.3, 0.4]
+    later = Ledger(8, EXPLORATION, "margin", 1, 2)
+    later.begin(3, mean)
+    later.restore(taken.state())
+    assert later.state() == {}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rltemp.envs.episode import Decision
-from rltemp.envs.rewards import MARGIN_SLOPE, POTENTIALS, WORST, log_likelihood, log_odds, margin
+from rltemp.envs.rewards import MARGIN_SLOPE, POTENTIALS, WORST, accuracy, log_likelihood, log_odds, margin
 from rltemp.policy.features import FEATURES
 
 PROBE = torch.arange(100, 140)
@@ -66,6 +66,11 @@ def test_log_odds_are_those_of_the_smooth_accuracy_and_bounded() -> None:
     assert log_odds(logits, labels).item() == pytest.approx(0.0, abs=1e-6)
     assert log_odds(logits[:1], labels[:1]).item() == pytest.approx(math.log(999), rel=1e-3)
     assert log_odds(logits[1:], labels[1:]).item() == pytest.approx(WORST["log_odds"], rel=2e-3)
+
+
+def test_accuracy_is_the_share_that_is_predicted_right() -> None:
+    logits = torch.tensor([[3.0, 1.0], [0.0, 1.0], [2.0, 1.0], [0.5, 0.4]])
+    assert accuracy(logits, torch.tensor([0, 1, 1, 0])).item() == 0.75
 
 
 def test_log_odds_pay_more_for_a_point_near_the_top() -> None:

@@ -7,6 +7,7 @@ from rltemp.data.tasks import load_task
 from rltemp.errors import BadInputError
 from rltemp.experiments.compare import compare
 from rltemp.experiments.grid import alternatives, check_rules
+from rltemp.experiments.measures import LOSS
 from rltemp.experiments.options import SELECTION_SEED
 from rltemp.experiments.students import default_stack, train_method
 from rltemp.loading import load_method
@@ -58,6 +59,17 @@ def test_the_alternative_that_is_best_on_validation_is_the_one_reported(toy: Pro
     np.testing.assert_array_equal(
         found.results[1].test_accuracy, train_method(toy, f"fixed:{best}", [0, 1], 64).test_accuracy
     )
+
+
+def test_tokens_choose_the_alternative_of_the_least_validation_loss(toy: Problem, monkeypatch: pytest.MonkeyPatch):
+    chooser = list(range(SELECTION_SEED, SELECTION_SEED + 4))
+    tried = {t: train_method(toy, f"fixed:{t}", chooser, 64) for t in ("0.5", "8")}
+    losses = {t: one.measures["validation_loss"].mean() for t, one in tried.items()}
+    assert losses["0.5"] < losses["8"]
+    assert tried["0.5"].validation_accuracy.mean() < tried["8"].validation_accuracy.mean()
+    monkeypatch.setattr("rltemp.experiments.compare.quantity_of", lambda problem: LOSS)
+    found = compare(toy, ["fixed:0.5|8"], [0], selection_seeds=4)
+    assert (found.results[0].note, found.quantity) == ("0.5 chosen on validation loss from 0.5|8", LOSS)
 
 
 def test_a_choice_that_is_there_already_is_reported_once(toy: Problem):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rltemp.data.problem import Problem, evaluate
-from rltemp.experiments.measures import MEASURES, Selection, calibration_error, measure
+from rltemp.experiments.measures import MEASURES, VALIDATION_LOSS, Selection, calibration_error, loss, measure
 from rltemp.experiments.students import by_name, train_method, train_stack
 from rltemp.loading import load_method
 from rltemp.training.distill import Distillation
@@ -27,6 +27,13 @@ def test_the_measures_of_three_samples_worked_by_hand():
     assert float(found["calibration_error"]) == pytest.approx((0.2 + 0.5 + 0.6) / 3)
     assert float(found["negative_log_likelihood"]) == pytest.approx(-math.log(0.8 * 0.5 * 0.4) / 3)
     assert float(found["agreement"]) == pytest.approx(2 / 3)
+
+
+def test_the_loss_is_the_mean_negative_log_likelihood():
+    logits, labels = logits_of([[0.8, 0.2], [0.5, 0.5]]), torch.tensor([0, 1])
+    both = torch.stack([logits, torch.full_like(logits, math.nan)])
+    assert loss(both, labels).tolist() == pytest.approx([-math.log(0.8 * 0.5) / 2, math.nan], nan_ok=True)
+    assert float(loss(logits, labels)) == float(measure(logits, labels, logits)["negative_log_likelihood"])
 
 
 def test_samples_may_make_up_for_each_other_only_within_one_bin():
@@ -107,7 +114,7 @@ def test_a_batch_norm_students_statistics_are_selected_with_its_weights(make_pro
 
 def test_a_method_has_every_measure_of_every_student(digits: Problem):
     result = train_method(digits, "fixed:4", [0, 1, 2], 2)
-    assert result.measures.keys() == MEASURES.keys()
+    assert [*result.measures] == [*MEASURES, VALIDATION_LOSS]
     assert {row.shape for row in result.measures.values()} == {(3,)}
     assert (result.measures["top5_accuracy"] >= result.test_accuracy).all()
     teacher = digits.teacher_accuracy

@@ -114,3 +114,9 @@ def test_what_does_not_pair_up_and_a_confidence_out_of_range_are_refused(confide
         paired_difference([1, 2], [1, 2, 3])
     with pytest.raises(BadInputError, match="confidence must be between 0 and 1"):
         paired_difference([1, 2], [1, 1], confidence)
+
+
+def test_an_astronomical_deviation_needs_as_many_pairs_as_the_normal_does():
+    few, many = seeds_needed(1e3, 0.1), seeds_needed(1e18, 0.1)
+    assert many == pytest.approx(few * 1e30, rel=1e-6)
+    assert paired_difference([1e18, 0, 3, 4], [0, 1, 2, 9]).n == 4

@@ -21,6 +21,7 @@ from rltemp.data.problem import Problem, predict
 from rltemp.data.tasks import load_task
 from rltemp.experiments.compare import compare
 from rltemp.experiments.grid import alternatives, check_rules
+from rltemp.experiments.measures import LOSS
 from rltemp.experiments.method_results import Comparison, MethodResult
 from rltemp.experiments.recorded_controls import (
     GRID,
@@ -242,6 +243,21 @@ def test_the_verdict_names_the_best_rival_and_counts_what_is_above_zero():
     assert lines[-2] == f"  Its advantage has an interval above zero over: {above}."
     assert lines[-1].startswith("Tuned for the closed-form methods: 21 constants of 22 methods, from 88 values in all")
     assert len(lines) == 2 + 11 + 1 + 10 + 1
+
+
+def test_the_verdict_on_tokens_goes_by_the_smaller_loss():
+    def result(rule: str, loss: float) -> MethodResult:
+        values = np.full(8, loss)
+        return MethodResult(rule, values / 9, values / 9, measures={"negative_log_likelihood": values})
+
+    policy = "dtkd:2"
+    results = [result(policy, 2.0), result("fixed:4", 2.5), result("none", 2.25)]
+    results += [result(f"{name}:{policy}", 2.125 if name == "shuffled" else 2.0) for name in MEANINGS]
+    names = {one.rule: one.rule for one in results} | dict.fromkeys(CLOSED_FORM, "fixed:4") | {"none": "none"}
+    lines = verdict(Comparison(results, names, quantity=LOSS), [policy], ["closed-form", "controls"], 32)
+    assert lines[0] == "dtkd:2 has 2.0000 nats a token."
+    assert lines[1] == "  minus none, the best closed-form method: -0.2500 [-0.2500, -0.2500], better."
+    assert lines[12] == "  Its advantage has an interval below zero over: shuffled."
 
 
 def test_a_study_writes_its_files_its_verdict_and_is_not_done_twice(tmp_path, capsys, monkeypatch):

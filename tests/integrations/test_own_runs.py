@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import os
+import re
+import runpy
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from support.hosts import ROOT, run_block
 from support.processes import Process, finish, until
-from torch import Tensor
+from torch import Tensor, nn
 
 import rltemp
+from rltemp.agents.config import LearningOptions
 from rltemp.errors import ArtifactRefusedError, BadInputError, TrainingStoppedError
+from rltemp.integrations.own_runs import OWN_DEFAULTS
 from rltemp.loading import load_method
+from rltemp.policy.policy_file import read_policy
 
 FEW = {"students_per_update": 8, "exploration": 0.2}
 CLASSES, BATCH = 5, 32
+PAGE = "../own-loop"
 
 
 def learning(folder: Path, method: str = "fixed:4", **options: Any) -> rltemp.Controller:
@@ -141,7 +151,7 @@ def test_a_run_without_a_report_is_forgotten_and_nobody_waits(tmp_path: Path) ->
         metric = cooled(controller, seed)
         if number != 1:
             controller.report(metric)
-    assert controller._runs.counts == {"reported": 19, "forgotten": 1, "fallback": 0}
+    assert controller.counts == {"reported": 19, "forgotten": 1, "fallback": 0}
     assert controller._runs.learner.learner.runs == 16, "two updates of eight runs with a partner"
 
 
@@ -186,7 +196,7 @@ def test_a_metric_that_cannot_be_is_refused_and_the_run_stays_open(metric: float
     with pytest.raises(BadInputError, match=message):
         controller.report(metric)
     controller.report(found)
-    assert controller._runs.counts["reported"] == 1
+    assert controller.counts["reported"] == 1
 
 
 def test_minus_a_loss_is_a_metric_where_the_potential_says_so(tmp_path: Path) -> None:
@@ -236,7 +246,7 @@ def test_options_that_cannot_be_leave_no_folder(method: Any, options: dict[str, 
 
 
 def test_options_without_learn_are_refused() -> None:
-    with pytest.raises(BadInputError, match="exploration with learn= alone"):
+    with pytest.raises(BadInputError, match="without learn= has no options; got exploration"):
         rltemp.Controller("dtkd", exploration=0.1)
 
 
@@ -252,6 +262,13 @@ def test_a_folder_keeps_its_settings_and_one_learner_has_it(tmp_path: Path) -> N
     loop(second, 2)
 
 
+def test_a_policy_that_no_learner_wrote_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "policy.safetensors").write_bytes(b"trained for hours")
+    with pytest.raises(BadInputError, match="that no learner wrote there"):
+        learning(tmp_path)
+    assert (tmp_path / "policy.safetensors").read_bytes() == b"trained for hours"
+
+
 def test_a_second_process_on_a_folder_is_refused_in_one_line(tmp_path: Path) -> None:
     def work() -> None:
         from rltemp.io import locks
@@ -264,6 +281,59 @@ def test_a_second_process_on_a_folder_is_refused_in_one_line(tmp_path: Path) -> 
     assert code != 0
     assert "is in use by process" in said
     assert "choose another learn=" in said
+
+
+# The page
+
+
+def names_of_the_page() -> dict[str, Any]:
+    """What its reader has."""
+    inputs, labels = torch.randn(64, 8, generator=torch.Generator().manual_seed(0)), torch.arange(64) % CLASSES
+    torch.manual_seed(0)
+    teacher = nn.Linear(8, CLASSES)
+
+    def batches(seed: int) -> list[tuple[Tensor, Tensor]]:
+        chosen = torch.randint(64, (3, 16), generator=torch.Generator().manual_seed(seed))
+        return [(inputs[index], labels[index]) for index in chosen]
+
+    def accuracy(student: nn.Module) -> float:
+        return float((student(inputs).argmax(-1) == teacher(inputs).argmax(-1)).float().mean())
+
+    make_student = partial(nn.Linear, 8, CLASSES)
+    return {"make_student": make_student, "teacher": teacher, "batches": batches, "accuracy": accuracy, "STEPS": 3}
+
+
+def test_the_loop_of_the_page_trains_a_policy_that_a_controller_reads(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = run_block(PAGE, **names_of_the_page())
+    assert first["controller"].counts["reported"] == 64
+    assert read_policy("policy.safetensors").manifest.provenance["runs_learned_from"] == 64
+    found = run_block(PAGE, number=1, rltemp=rltemp)["controller"]
+    student, teacher, labels = logits(0, BATCH)
+    assert found.loss(student, teacher, labels, 0.5).shape == (BATCH,)
+    again = run_block(PAGE, **names_of_the_page())
+    assert again["controller"].counts["reported"] == 0, "all runs are done"
+
+
+def test_the_page_lists_the_options_with_their_defaults() -> None:
+    text = (ROOT / "docs" / "own-loop.md").read_text("utf-8").partition("## The folder")[0]
+    table = re.findall(r"^\| `(\w+)` \| `?(.+?)`? \|", text, re.MULTILINE)
+    defaults = {**asdict(LearningOptions()), **OWN_DEFAULTS}
+    of_the_method = {"start", "reference", "keep_weights"}
+    assert {name: ast.literal_eval(value) for name, value in table} == {
+        name: value for name, value in defaults.items() if name not in of_the_method
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [[], ["--negate"]])
+def test_the_policy_of_the_script_is_better_by_true_metrics_alone(
+    words: list[str], tmp_path: Path, capsys: Any
+) -> None:
+    runpy.run_path(str(ROOT / "scripts" / "own_loop.py"))["main"](["--out", str(tmp_path), *words])
+    low, high = (float(end) for end in re.findall(r"\[([-+.\d]+), ([-+.\d]+)\] points", capsys.readouterr().out)[0])
+    assert (low > 0) is (not words)
+    assert (high < 0) is bool(words)
 
 
 # Through a service
@@ -287,7 +357,13 @@ def test_a_loop_trains_the_policy_of_a_service(service: Any, tmp_path: Path) -> 
     controller.save(tmp_path / "saved.safetensors")
     assert (tmp_path / "saved.safetensors").read_bytes() == service.request("GET", path)[2]
     assert controller._runs.learner.counts == {"accepted": 32, "known": 0, "stale": 0}
-    assert controller._runs.counts == {"reported": 32, "forgotten": 0, "fallback": 0}
+    assert controller.counts == {"reported": 32, "forgotten": 0, "fallback": 0}
+
+
+def test_the_loop_of_the_page_trains_the_policy_of_a_service(service: Any) -> None:
+    url = ("http://127.0.0.1:8000", service.url)
+    controller = run_block(PAGE, url, number=2, rltemp=rltemp, trained=cooled)["controller"]
+    assert controller._runs.learner.counts["accepted"] == 64
 
 
 def test_a_service_that_is_away_stops_no_loop_and_is_counted(service: Any, caplog: Any) -> None:
@@ -298,7 +374,7 @@ def test_a_service_that_is_away_stops_no_loop_and_is_counted(service: Any, caplo
     for _ in controller.runs(2):
         assert set(controller.temperatures(student, teacher, labels, 0.5).student.tolist()) == {3.0}
         controller.report(0.5)
-    assert controller._runs.counts == {"reported": 0, "forgotten": 0, "fallback": 2}
+    assert controller.counts == {"reported": 0, "forgotten": 0, "fallback": 2}
     assert [record.message for record in caplog.records if "Runs go on; their reports wait" in record.message]
     with pytest.raises(TrainingStoppedError, match="strict"):
         rltemp.Controller("mine", learn=service.url, strict=True)

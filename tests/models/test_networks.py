@@ -44,10 +44,13 @@ KNOWN = {"resnet20": 278_324, "resnet8x4": 1_233_540, "resnet32x4": 7_433_860}
 @pytest.mark.parametrize("spec", RESNETS)
 def test_resnets_have_the_parameters_that_their_description_gives(spec: str) -> None:
     assert parameters(spec) == resnet_parameters(*RESNETS[spec], 100) == KNOWN.get(spec, parameters(spec))
-    assert set(MODELS) == {"linear", "mlp", "cnn", *RESNETS}
+    assert set(MODELS) == {"linear", "mlp", "cnn", "gpt", *RESNETS}  # test_transformer.py has the gpt
 
 
-@pytest.mark.parametrize("spec", [*MODELS, "mlp:5x5", "cnn:8x16", "squeezenet1_1"])
+PICTURE_NETWORKS = [name for name in MODELS if name != "gpt"]
+
+
+@pytest.mark.parametrize("spec", [*PICTURE_NETWORKS, "mlp:5x5", "cnn:8x16", "squeezenet1_1"])
 def test_every_network_answers_finite_logits_and_trains_all_its_weights(spec: str) -> None:
     model = seeded_model(spec, (3, 32, 32), 7, 0)
     logits = model(torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
@@ -146,7 +149,7 @@ def test_a_broken_torchvision_stops_only_the_models_that_need_it(error, monkeypa
 
     monkeypatch.setattr("rltemp.optional_imports.importlib.import_module", broken)
     assert isinstance(build_model("mlp", (1, 8, 8), 10), nn.Module)
-    with pytest.raises(BadInputError, match=r"model 'resnet18', which is none of rltemp's own \(cnn, linear, mlp"):
+    with pytest.raises(BadInputError, match=r"model 'resnet18', which is none of rltemp's own \(cnn, gpt, linear, mlp"):
         build_model("resnet18", (3, 32, 32), 10)
 
 

@@ -59,7 +59,7 @@ def test_the_table_of_losses_is_this_one() -> None:
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n"
         "| `fixed:2` | 2.1000 | 0.1000 | 2 | - | - | - |\n"
         "| `dtkd` | 1.9900 | 0.0900 | 2 | **-0.1100 [-0.1200, -0.1000]** | 1.000 | 0.3264 |\n"
-        "| `none` | 2.2500 | 0.1500 | 2 | **+0.1500 [+0.1000, +0.2000]** | 1.000 | 1.6318 |\n"
+        "| `none` | 2.2500 | 0.1500 | 2 | **+0.1500 [+0.1000, +0.2000]** | 1.000 | 1.6321 |\n"
     )
 
 
@@ -141,11 +141,11 @@ def test_a_comparison_of_tokens_shows_and_chooses_by_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("rltemp.experiments.compare.quantity_of", lambda problem: LOSS)
-    words = ("compare", "--task", "toy", "--epochs", "2", "--rules", "none", "fixed:0.05|2", "--seeds", "4")
+    words = ("compare", "--task", "toy", "--epochs", "1", "--rules", "none", "fixed:0.5|8", "--seeds", "4")
     assert code(*words, "--selection-seeds", "4", "--no-html", "--out", tmp_path / "run") == 0
     assert "(nats a token)" in capsys.readouterr().out
     found = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert [arm["note"] for arm in found["arms"]] == ["", "2 chosen on validation loss from 0.05|2"]
+    assert [arm["note"] for arm in found["arms"]] == ["", "0.5 chosen on validation loss from 0.5|8"]
     with (tmp_path / "run" / "results.csv").open(newline="") as stream:
         lines = list(csv.DictReader(stream))
     for arm in found["arms"]:

@@ -77,6 +77,12 @@ def test_two_processes_train_the_student_of_one(rule: str, tmp_path: Path):
 
 
 @pytest.mark.faults
+def test_clipping_accumulation_and_means_see_the_gradient_of_all(tmp_path: Path):
+    own = ("--optimizer", "adamw", "--learning-rate", "0.01", "--clip", "0.3", "--accumulate", "3", "--ema", "0.8")
+    compared(tmp_path, (*DIGITS, "--rule", "fixed:4", *own))
+
+
+@pytest.mark.faults
 def test_pictures_are_augmented_and_shared_as_one_process_does(tmp_path: Path):
     pictures = {"train": {"a": 80, "b": 80}, "test": {"a": 8, "b": 8}}
     task = f"imagefolder:{write_folder(tmp_path / 'pictures', pictures, size=(32, 32))}"

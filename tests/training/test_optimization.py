@@ -17,8 +17,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer, swa_utils
 
 from rltemp import BadInputError, Signals, load_method
-from rltemp.data.problem import Problem
+from rltemp.data.problem import Problem, evaluate
 from rltemp.data.recipe import Recipe
+from rltemp.envs.episode import Decision, Episode
+from rltemp.envs.rewards import POTENTIALS
+from rltemp.experiments.measures import Selection
 from rltemp.kd.losses import cross_entropy
 from rltemp.kd.method import NoTeacher
 from rltemp.training.distill import Distillation
@@ -117,7 +120,7 @@ def test_a_stacked_student_is_the_same_student_alone(digits: Problem, name: str)
 
 @pytest.mark.parametrize("seeds", [0, [0, 1]])
 @pytest.mark.parametrize("stopped", [4, 7])
-def test_a_run_that_is_stopped_within_an_accumulation_goes_on_to_the_same_bits(digits, seeds, stopped):
+def test_a_run_stopped_within_an_accumulation_goes_on_to_the_same_bits(digits, seeds, stopped):
     method = load_method("dtkd")
     whole, first, second = (Distillation(digits, seeds, recipe=RECIPES["all"]) for _ in range(3))
     train(whole, method)
@@ -328,3 +331,27 @@ def test_a_run_smooths_the_labels_of_every_kind_of_method(digits: Problem, spec:
     difference = attached.loss(signals) - replace(attached, label_smoothing=0.0).loss(signals)
     own = method.ce_weight * (cross_entropy(signals, 0.3) - cross_entropy(signals))
     torch.testing.assert_close(difference, own, rtol=1e-4, atol=1e-5)
+
+
+# What is measured
+
+
+def test_rewards_and_results_are_those_of_the_running_mean(digits: Problem) -> None:
+    recipe = replace(BASE, ema=0.95)
+    run = Distillation(replace(digits, task=replace(digits.task, recipe=recipe)), [0, 1])
+    probe = torch.arange(100).expand(2, -1)
+    episode, selection = Episode(run, Decision.make("fixed:4"), probe, reward_interval=1), Selection(run)
+    while not run.done:
+        episode.step(torch.zeros(2, 50, 2))
+        selection.evaluate()
+    dataset = digits.dataset
+    images = dataset.batch(dataset.train, probe)
+    mean, last = (
+        POTENTIALS[digits.task.metric](network.eval()(images), dataset.train.labels[probe])
+        for network in (run.evaluated, run.student)
+    )
+    assert_close([episode.potential], [mean])
+    assert not torch.allclose(mean, last, atol=0.01)
+    expected = evaluate(run.evaluated, dataset, dataset.test)
+    assert_close([selection.measure()["selected_accuracy"].float()], [expected])
+    assert not torch.equal(expected, evaluate(run.student, dataset, dataset.test))

@@ -67,6 +67,15 @@ def test_a_rule_that_learns_goes_on_with_what_it_had_learned(tmp_path: Path, cac
     assert digests(folder) == digests(tmp_path / "whole")
 
 
+def test_optimizer_sums_and_means_go_on_within_an_accumulation(tmp_path: Path, cache: Path) -> None:
+    own = shlex.split("--optimizer adamw --learning-rate 0.01 --accumulate 7 --ema 0.9 --clip 1 --warmup 0.1")
+    assert finish(start(*DISTILL, *own, "--out", tmp_path / "whole", cache=cache))[0] == 0
+    folder = tmp_path / "run"
+    killed_twice((*DISTILL, *own, "--out", folder), cache, lambda: folder / "checkpoints", "*.ckpt")
+    assert digests(folder) == digests(tmp_path / "whole")
+    assert curves(folder) == curves(tmp_path / "whole")
+
+
 AGENTS = {
     "run": (),
     "a reference that draws at random, and mix-up": ("--reference", "random", "--mixup", "1"),

@@ -1,0 +1,140 @@
+"""The entrance from Python: `rltemp.train_policy`, `distill`, `compare`, `study` and `explain`.
+
+Each does what the command of its name does, with the same options by the same names (`batch_size` for --batch-size) and
+the same files, and prints nothing. Progress is logged by `logging`, under `rltemp`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rltemp.data.problem import Problem
+from rltemp.data.task import Task
+from rltemp.experiments.compare import OnProgress
+from rltemp.experiments.options import CompareOptions, ExplainOptions, StudyOptions
+from rltemp.experiments.result_cache import ResultCache
+from rltemp.io.locks import released_at_end
+from rltemp.io.run_folders import nothing_left_by_a_failed_start
+from rltemp.kd.names import lookup
+from rltemp.report.comparison import run_comparison, run_study
+from rltemp.report.explain_page import run_explanation
+from rltemp.runs.distill import DistillOptions
+from rltemp.runs.train_policy import TrainPolicyOptions
+from rltemp.training.options import flat
+
+Options = TypeVar("Options")
+Folder = str | Path | None
+
+
+def train_policy(task: Task | str = "digits", out: Folder = None, **options: Any) -> dict[str, Any]:
+    """Learn a temperature policy for a task by reinforcement learning: `policy.safetensors` in the run's folder.
+
+    Args:
+        task: Of `Task.of`, or a name.
+        out: The run's folder; by default runs/train-policy-TASK. An unfinished run in it goes on.
+        **options: Of `rltemp train-policy`, as in `updates=20, students=16, workers=2`.
+
+    Returns:
+        The result, as in the folder's `result.json`.
+
+    Raises:
+        BadInputError: Where an option or the task cannot be used; nothing is trained or written then.
+    """
+    return _run(made(TrainPolicyOptions, task=task, out=out, **options))
+
+
+def distill(task: Task | str = "digits", rule: str = "universal", out: Folder = None, **options: Any) -> dict[str, Any]:
+    """Train one student under a rule or a policy file: `student.safetensors` in the run's folder.
+
+    Args:
+        task: Of `Task.of`, or a name.
+        rule: As `rltemp.load_method` reads it.
+        out: The run's folder; by default runs/distill-TASK.
+        **options: Of `rltemp distill`, as in `seed=3`.
+
+    Returns:
+        The result, accuracies among it.
+
+    Raises:
+        BadInputError: Where an option or the task cannot be used.
+    """
+    return _run(made(DistillOptions, task=task, rule=rule, out=out, **options))
+
+
+def compare(task: Task | str, rules: Sequence[str], out: Folder = None, **options: Any) -> dict[str, Any]:
+    """Train students under several rules, paired by seed, and report the differences.
+
+    Args:
+        task: Of `Task.of`, or a name.
+        rules: As `rltemp.load_method` reads them; `fixed:1|2|4` reports what is best on validation data.
+        out: The run's folder; by default runs/compare-TASK.
+        **options: Of `rltemp compare`, as in `seeds=64`.
+
+    Returns:
+        The result, as in the folder's `result.json`.
+
+    Raises:
+        BadInputError: Where an option, a rule or the task cannot be used.
+    """
+    return found(made(CompareOptions, task=task, rules=tuple(rules), out=out, **options), run_comparison, _silent)
+
+
+def study(task: Task | str, policies: Sequence[str], out: Folder = None, **options: Any) -> dict[str, Any]:
+    """Compare policies with every method, tuned, and with controls; arguments as of `compare`."""
+    return found(made(StudyOptions, task=task, rules=tuple(policies), out=out, **options), run_study, _silent)
+
+
+def explain(task: Task | str, policy: str, out: Folder = None, **options: Any) -> dict[str, Any]:
+    """Show why a policy sets the temperatures it sets; arguments as of `compare`."""
+    return found(made(ExplainOptions, task=task, rules=(policy,), out=out, **options), run_explanation, _silent)
+
+
+def made(kind: type[Options], **values: Any) -> Options:
+    """Options of a command from the names that they have on its command line, those of dataclasses inside among them.
+
+    Raises:
+        BadInputError: For a name that nobody knows, with the closest match.
+    """
+    default = kind()
+    for name in values:
+        lookup(flat(default), name, "option")
+    values["out"] = None if values.get("out") is None else Path(values["out"]).expanduser()
+    given: dict[str, Any] = {}
+    for field in fields(default):  # type: ignore[arg-type]  # every kind is a dataclass
+        inner = getattr(default, field.name)
+        if is_dataclass(inner) and not isinstance(inner, type):
+            known = {one.name for one in fields(inner)}
+            own = {name: values[name] for name in known & values.keys() if not hasattr(kind, name)}
+            prefixed = {name: values[f"{field.name}_{name}"] for name in known if f"{field.name}_{name}" in values}
+            given[field.name] = type(inner)(**own, **prefixed)
+        elif field.name in values:
+            given[field.name] = values[field.name]
+    return kind(**given)
+
+
+def _run(options: DistillOptions | TrainPolicyOptions) -> dict[str, Any]:
+    with released_at_end(), nothing_left_by_a_failed_start(options.folder()):
+        return options.run() or {}
+
+
+def found(options: Any, work: Any, progress: Any) -> dict[str, Any]:
+    """The result of a command that trains many students: the stored one where it is finished, or what the work makes.
+
+    Args:
+        options: Of the command.
+        work: Makes a result of the options and of what shows progress.
+        progress: Shows, within a context, how far it is.
+    """
+    options.check()
+    with released_at_end(), nothing_left_by_a_failed_start(options.folder()):
+        result: dict[str, Any] | None = options.look()[1]
+        return work(options, progress) if result is None else result
+
+
+@contextlib.contextmanager
+def _silent(*_: Problem | ResultCache) -> Iterator[OnProgress]:
+    yield lambda *_: None
