@@ -77,7 +77,7 @@ def files_of(error: BaseException) -> list[str]:
 
 def is_own_file(file: str) -> bool:
     """Whether `import_attribute` has loaded it."""
-    return any(file == str(module.__file__) for module in _LOADED)
+    return any(file == module.__file__ for module in _LOADED)
 
 
 def _by_name(name: str, spec: str) -> ModuleType:
