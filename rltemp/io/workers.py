@@ -11,6 +11,7 @@ import io
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
@@ -25,9 +26,6 @@ import torch
 
 from rltemp.errors import BadInputError, InterruptedRunError, RltempError, TrainingStoppedError
 from rltemp.io.interruption import requested
-
-OWN_CODE = "<dynamic-code>"
-"""What cloudpickle names the file of a function that it sends along, because another process cannot import it."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +147,9 @@ def _told(error: BaseException) -> RltempError:
     if isinstance(error, RltempError):
         return error
     said = f"{type(error).__name__}: {error}"
-    if any(frame.filename == OWN_CODE for frame in traceback.extract_tb(error.__traceback__)):
+    # Such code was sent along, and is of no module here.
+    modules = {getattr(module, "__file__", None) for module in [*sys.modules.values()]}
+    if any(frame.filename not in modules for frame in traceback.extract_tb(error.__traceback__)):
         return BadInputError(f"your code raised {said}. --debug shows where")
     return TrainingStoppedError(f"a worker's training raised {said}")
 
