@@ -62,8 +62,8 @@ def train_policy(
         config: How.
         out: The folder; gets `policy.safetensors`, `checkpoints/` and `tensorboard/`.
         checkpoints: Where it goes on from, and what it leaves; by default those in the folder.
-        workers: Processes that train the students, each with the threads of this one. The result is the same for
-            any number.
+        workers: Processes that train the students, each with the threads of this one. On the CPU the result is the
+            same for any number: to the last bit where each gets a multiple of 16 students, else to the last digits.
 
     Returns:
         What came out: the policy's file and SHA-256, the update that was kept, and potentials on validation data of

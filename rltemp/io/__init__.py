@@ -1,7 +1,8 @@
-"""Files, folders, progress bars and signals.
+"""Files, folders, progress bars, signals and worker processes.
 
 Inside: `files` writes a file whole or not at all, `locks` keeps a second process out of a folder, `run_folders` opens
-    and resumes run folders, `strict_json` reads JSON that strangers wrote, `interruption` ends a run in order.
+    and resumes run folders, `strict_json` reads JSON that strangers wrote, `interruption` ends a run in order,
+    `workers` keeps processes that answer call after call.
 To extend: add a module for each new kind of file or output; nothing here knows of distillation.
 Imports: `errors` alone.
 Imported by: every package.

@@ -11,6 +11,7 @@ import io
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
@@ -25,24 +26,14 @@ import torch
 
 from rltemp.errors import BadInputError, InterruptedRunError, RltempError, TrainingStoppedError
 from rltemp.io.interruption import requested
-from rltemp.io.own_code import files_of, is_own_file
 
 
 @dataclass(frozen=True)
 class _Failure:
-    """What went wrong in a worker: an error, or what one of another kind said, its traceback and the files in that."""
+    """What went wrong in a worker, with its traceback as text."""
 
-    error: RltempError | str
+    error: RltempError
     trace: str
-    files: list[str]
-
-    def as_raised_here(self) -> RltempError:
-        """The error; one of the user's own code as `rltemp.cli.main` has it."""
-        if isinstance(self.error, RltempError):
-            return self.error
-        if any(map(is_own_file, self.files)):
-            return BadInputError(f"your code raised {self.error}. --debug shows where")
-        return TrainingStoppedError(f"a worker's training raised {self.error}")
 
 
 class Workers:
@@ -93,7 +84,7 @@ class Workers:
         answers = [self._answer(number) for number in range(len(arguments))]
         for answer in answers:
             if isinstance(answer, _Failure):
-                raise answer.as_raised_here() from RuntimeError(answer.trace)
+                raise answer.error from RuntimeError(answer.trace)
         return answers
 
     def shares(self, total: int) -> list[slice]:
@@ -148,8 +139,19 @@ def _called(kept: dict[str, Any], given: bytes, name: str, method: str, values: 
             kept |= unpacked(given)
         return getattr(kept[name], method)(*values)
     except BaseException as error:  # a SystemExit of a user's code too, which would end the worker without a word
-        said = error if isinstance(error, RltempError) else f"{type(error).__name__}: {error}"
-        return _Failure(said, traceback.format_exc(), files_of(error))
+        return _Failure(_told(error), traceback.format_exc())
+
+
+def _told(error: BaseException) -> RltempError:
+    """An error as people are told of it: one of a user's own code as `rltemp.cli.main` has it."""
+    if isinstance(error, RltempError):
+        return error
+    said = f"{type(error).__name__}: {error}"
+    # Such code was sent along, and is of no module here.
+    modules = {getattr(module, "__file__", None) for module in [*sys.modules.values()]}
+    if any(frame.filename not in modules for frame in traceback.extract_tb(error.__traceback__)):
+        return BadInputError(f"your code raised {said}. --debug shows where")
+    return TrainingStoppedError(f"a worker's training raised {said}")
 
 
 def _send(connection: Connection, message: Any) -> None:

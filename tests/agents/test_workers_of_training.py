@@ -21,6 +21,35 @@ QUICK = PolicyConfig(updates=2, students=32, replicas=2, validate_every=1, valid
 POLICY = shlex.split(
     "train-policy --task toy --epochs 1 --updates 6 --students 32 --validation-students 32 --validate-every 2"
 )
+OWN = shlex.split("train-policy --task digits --epochs 1 --updates 1 --students 32 --validation-students 32")
+"""Students of one's own cannot be stacked: 16 in each of two shares give the same bytes, as in `tests/envs`."""
+NETS = """\
+import torch
+from torch import nn
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.picture = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten())
+        self.head = nn.Sequential(nn.Dropout(), nn.Linear(144, 10))
+        self.calls = 0
+
+    def forward(self, images):
+        self.calls += 1
+        return self.head(self.picture(images))
+
+class Failing(Small):
+    def forward(self, images):
+        if self.calls == 5:
+            raise ZeroDivisionError("five is none of my numbers")
+        return super().forward(images)
+
+def make_student(seed):
+    return Small()
+
+def make_failing(seed):
+    return Failing()
+"""
 
 
 def workers_of(process: int) -> list[int]:
@@ -90,3 +119,21 @@ def test_from_python_too(short: Problem, tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="--workers must be 1 to 32; got 33"):
         train_policy(short, QUICK, tmp_path / "run", workers=33)
     assert not (tmp_path / "run").exists()
+
+
+def test_students_of_ones_own_with_dropout_train_to_the_same_bytes(tmp_path: Path, teacher_cache: Path) -> None:
+    (tmp_path / "my_nets.py").write_text(NETS)
+    words = (*OWN, "--student", f"{tmp_path / 'my_nets.py'}:make_student")
+    assert finish(start(*words, "--out", tmp_path / "one"))[0] == 0
+    assert finish(start(*words, "--out", tmp_path / "two", "--workers", "2"))[0] == 0
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+    assert curves(tmp_path / "one") == curves(tmp_path / "two")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_an_error_of_ones_own_network_is_one_line(workers: str, tmp_path: Path, teacher_cache: Path) -> None:
+    (tmp_path / "my_nets.py").write_text(NETS)
+    words = (*OWN, "--student", f"{tmp_path / 'my_nets.py'}:make_failing", "--out", tmp_path / "run")
+    status, _, said = finish(start(*words, "--workers", workers))
+    assert status == 2
+    assert said == "rltemp: your code raised ZeroDivisionError: five is none of my numbers. --debug shows where\n"
