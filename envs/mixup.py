@@ -21,6 +21,7 @@ from rltemp.errors import BadInputError
 from rltemp.kd.divergences import log_softmax
 from rltemp.kd.signals import Signals
 from rltemp.training.distill import Distillation
+from rltemp.training.loss_scaling import autocast
 
 FIRST_SHARE, LAST_SHARE = 1.0, 0.7
 """The high-entropy image's part of a mixed one, in the first run that mixes and in the last."""
@@ -134,7 +135,7 @@ class MixedDistillation(Distillation):
         if self._pairs is None or self.teacher_logits is None:  # without stored logits the teacher saw the mixtures
             return logits
         places = self._pairs[0]
-        with self._autocast():
+        with autocast(self.problem.device, self.recipe.precision):
             assert self.problem.teacher is not None  # mix-up needs one that can be asked
             mixed = self.problem.teacher(_rows(images, places).flatten(0, places.dim() - 1)).float()
         mixed = mixed.view(*places.shape, -1)

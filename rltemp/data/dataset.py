@@ -7,7 +7,7 @@ reported numbers alone. Where data sets come from is `rltemp.data.sources`, and 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -18,7 +18,6 @@ from torch import Tensor
 from rltemp.data.item_reader import ItemReader
 from rltemp.errors import BadInputError
 from rltemp.models.nested import Inputs, joined, mapped, rows, tensors
-from rltemp.models.random_numbers import random_stream
 
 PADDING = 4
 READ = 256
@@ -256,31 +255,3 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     pixels = (rows[:, :, None] * (width + 2 * PADDING) + columns[:, None, :]).view(count, 1, -1)
     padded = F.pad(images, (PADDING,) * 4).flatten(2)
     return padded.gather(2, pixels.to(images.device).expand(-1, channels, -1)).view_as(images)
-
-
-def epoch_order(seeds: int | Sequence[int], epoch: int, size: int, batch_size: int) -> Tensor:
-    """Shuffle one epoch into batches; the same arguments always give the same batches.
-
-    >>> epoch_order(0, epoch=0, size=7, batch_size=2).shape, epoch_order([0, 1], 0, 7, 2).shape
-    (torch.Size([3, 2]), torch.Size([3, 2, 2]))
-
-    Args:
-        seeds: A student's seed, or one for each student of a stack.
-        epoch: Which one, from 0.
-        size: How many samples there are.
-        batch_size: B.
-
-    Returns:
-        `[steps, B]` or `[steps, S, B]` positions below `size`, each at most once for a student; an incomplete last
-        batch is dropped.
-    """
-    if not isinstance(seeds, int):
-        orders = {seed: epoch_order(seed, epoch, size, batch_size) for seed in seeds}
-        return torch.stack([orders[seed] for seed in seeds], 1)
-    order = torch.randperm(size, generator=random_stream(seeds, "order", epoch))
-    return order[: size - size % batch_size].view(-1, batch_size)
-
-
-def augmentation_generator(seed: int, step: int) -> torch.Generator:
-    """Return the CPU generator of one step's augmentation; it depends on nothing but its arguments."""
-    return random_stream(seed, "augmentation", step)

@@ -13,7 +13,6 @@ with the weights, batches and augmentation that it would have alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,7 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from rltemp.data.dataset import Batch, Split, augmentation_generator, epoch_order
+from rltemp.data.batches import Batches
+from rltemp.data.dataset import Batch, Split
 from rltemp.data.problem import Problem
 from rltemp.data.recipe import Recipe
 from rltemp.errors import BadInputError, of_this_run
@@ -35,8 +35,8 @@ from rltemp.models.random_numbers import drawing_from, random_stream
 from rltemp.models.stack import LoopedStudents, StackedStudents, logits_of, normalises_batches, put_back
 from rltemp.rules.curriculum import LearnedRule
 from rltemp.training.ddp import ALONE, Team
-from rltemp.training.loss_scaling import LossScaler
-from rltemp.training.optimization import Optimization
+from rltemp.training.loss_scaling import LossScaler, autocast
+from rltemp.training.optimization import Optimization, all_finite
 
 
 class Distillation:
@@ -80,17 +80,17 @@ class Distillation:
         self.split = problem.dataset.train if train is None else train
         self.teacher_logits = problem.teacher_logits if train is None else teacher_logits
         self.teacher_memory = teacher_memory
-        self.subset = subset
         self.seeds = seeds
+        self._alone = isinstance(seeds, int)
         self._team, self._rows = team, team.share(self.recipe.batch_size)
         self.student = problem.students(seeds)
         self._forward = team.joined(self.student)
         self.scaler = LossScaler(problem.device) if self.recipe.precision == "float16" else None
         self.healthy = True
-        self._size = len(self.split) if subset is None else subset.shape[-1]
-        self.steps_per_epoch = self._size // self.recipe.batch_size
+        self.batches = Batches(problem.dataset, self.split, seeds, self.recipe.batch_size, subset)
+        self.steps_per_epoch = self.batches.an_epoch
         self._check_recipe()
-        self.steps = self.recipe.steps(self._size)
+        self.steps = self.recipe.steps(self.batches.size)
         self.step = 0
         self.optimization = Optimization(
             self.recipe,
@@ -100,8 +100,8 @@ class Distillation:
             each=self.student.each() if isinstance(self.student, LoopedStudents) else None,
         )
         self._mean: Callable[[Tensor], Tensor] = partial(torch.mean, dim=-1)
+        self._mask: Tensor | None = None
         self._learned: LearnedRule | None = None
-        self._order: tuple[int, Tensor] | None = None
 
     @property
     def evaluated(self) -> nn.Module:
@@ -126,14 +126,14 @@ class Distillation:
         """
         self.student.train()
         signals = self.signals_at(self.step)
-        self._mean = signals.batch_mean
+        self._mean, self._mask = signals.batch_mean, signals.mask
         return signals
 
     def signals_at(self, step: int, parameters: dict[str, Tensor] | None = None) -> Signals:
         """The signals of the batch of any step, from the student's own parameters or from given ones."""
         index = self.positions(step)
         batch = self._batch(step, index)
-        with self._autocast(), self._random_numbers(step) as streams:
+        with autocast(self.problem.device, self.recipe.precision), self._random_numbers(step) as streams:
             if parameters is None:
                 student_logits = self._team.gathered(logits_of(self._forward(batch.inputs, *streams)))
             else:
@@ -147,12 +147,12 @@ class Distillation:
             labels if self.problem.labelled else None,
             step / self.steps,
             mask,
-            stacked=not isinstance(self.seeds, int),
+            stacked=not self._alone,
         )
 
     def _flat(self, values: Tensor, after: int) -> Tensor:
         """The samples of a batch along one axis: tokens of all its sequences; `after` axes follow."""
-        return values.flatten(0 if isinstance(self.seeds, int) else 1, values.dim() - 1 - after)
+        return values.flatten(0 if self._alone else 1, values.dim() - 1 - after)
 
     @contextmanager
     def _random_numbers(self, step: int) -> Iterator[tuple[Sequence[torch.Generator], ...]]:
@@ -205,9 +205,13 @@ class Distillation:
         """
         self.optimization.begin(self.step)
         # A stack's losses add up: each student's parameters appear in its own term only.
-        self.healthy = bool(loss.numel()) and self._descend(self._mean(loss).sum(), watched)
+        self.healthy = self._has_samples(loss) and self._descend(self._mean(loss).sum(), watched)
         self.step += 1
         return self.healthy
+
+    def _has_samples(self, loss: Tensor) -> bool:
+        """Whether there is anything in the batch; where a mask has to be asked, that reads one number."""
+        return bool(loss.numel()) and (self._mask is None or bool(self._mask.any()))
 
     def retry(self) -> None:
         """Make a step that was passed over the next one again."""
@@ -240,10 +244,10 @@ class Distillation:
     def _descend(self, loss: Tensor, watched: Sequence[Tensor] | None) -> bool:
         """Read one number at most: float16's scaler has one of its own to read, whether the gradient overflowed."""
         if self.scaler is not None:
-            sound = watched is None or _finite([loss, *watched])
+            sound = watched is None or all_finite([loss, *watched])
             return sound and self.scaler.step(loss, self.optimization, self.step + 1)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        sound = watched is None or _finite([loss, *watched, *self.optimization.gradients()])
+        sound = watched is None or all_finite([loss, *watched, *self.optimization.gradients()])
         return sound and self.optimization.step()
 
     def _parts(self) -> dict[str, Any]:
@@ -262,11 +266,6 @@ class Distillation:
                 f"precision float16 trains one student at a time, for each has a loss scale of its own; here "
                 f"{len(self.seeds)} train side by side. Use float32 or bfloat16, or, in a comparison, --stack 1"
             )
-        if self.steps_per_epoch < 1:  # such a run would be done before its first step
-            raise BadInputError(
-                f"batch size {self.recipe.batch_size} is above the {self._size} training samples: "
-                "give a smaller batch size or more data"
-            )
         if self.recipe.batch_size == self._team.size and normalises_batches(self.student):
             raise BadInputError(
                 f"student {self.problem.task.student} has BatchNorm, which needs 2 samples or more in a batch; got "
@@ -279,34 +278,14 @@ class Distillation:
 
     def positions(self, step: int) -> Tensor:
         """Which samples of `split` the batch of a step holds, `[B]` or `[S, B]`."""
-        epoch, within = divmod(step, self.steps_per_epoch)
-        if self._order is None or self._order[0] != epoch:
-            self._order = epoch, self._epoch_order(epoch)
-        return self._order[1][within]
-
-    def _epoch_order(self, epoch: int) -> Tensor:
-        """Batches of one epoch as positions in the split: `[steps, B]` or `[steps, S, B]`."""
-        order = epoch_order(self.seeds, epoch, self._size, self.recipe.batch_size).to(self.split.device)
-        if self.subset is None or self.subset.dim() == 1:
-            return order if self.subset is None else self.subset[order]
-        return self.subset.expand(len(order), -1, -1).gather(-1, order)
+        return self.batches.positions(step)
 
     def _batch(self, step: int, index: Tensor) -> Batch:
-        """The samples at positions `[B]` or `[S, B]`, as the student of each seed sees them in a step."""
-        dataset = self.problem.dataset
-        if isinstance(self.seeds, int):
-            # Whole, and then one's share of it: what one image draws depends on those before it.
-            generator = augmentation_generator(self.seeds, step) if dataset.views_change else None
-            batch = dataset.batch(self.split, index, generator)
-            inputs = mapped(lambda tensor: tensor[self._rows], batch.inputs) if self._team.size > 1 else batch.inputs
-            return batch._replace(inputs=self.problem.arranged(inputs) if dataset.augment else inputs)
-        if not dataset.views_change:
-            return dataset.batch(self.split, index)
-        views = [
-            dataset.batch(self.split, rows, augmentation_generator(seed, step))
-            for seed, rows in zip(self.seeds, index, strict=True)
-        ]
-        return Batch(*(_side_by_side([view[part] for view in views]) for part in range(len(Batch._fields))))
+        """The samples at positions `[B]` or `[S, B]`, as each student sees them; of a team, one's share."""
+        batch, augmented = self.batches.at(step, index), self.problem.dataset.augment
+        # A share of the whole batch: what one picture draws depends on those before it.
+        inputs = mapped(lambda tensor: tensor[self._rows], batch.inputs) if self._team.size > 1 else batch.inputs
+        return batch._replace(inputs=self.problem.arranged(inputs) if augmented and self._alone else inputs)
 
     @torch.no_grad()
     def _teacher_logits(self, step: int, index: Tensor, inputs: Inputs) -> Tensor:
@@ -315,25 +294,10 @@ class Distillation:
         if self.teacher_memory is not None and step in self.teacher_memory:
             return self.teacher_memory[step]
         assert self.problem.teacher is not None  # where only logits are known, `teacher_logits` holds them
-        with self._autocast():
+        with autocast(self.problem.device, self.recipe.precision):
             flat = mapped(lambda tensor: tensor.flatten(0, index.dim() - 1), inputs)
             logits = self._team.gathered(logits_of(self.problem.teacher(flat)))
         logits = logits.float().view(*index.shape, *logits.shape[1:])
         if self.teacher_memory is not None:
             self.teacher_memory[step] = logits
         return logits
-
-    def _autocast(self) -> torch.autocast:
-        half = torch.float16 if self.recipe.precision == "float16" else torch.bfloat16
-        return torch.autocast(self.problem.device.type, half, enabled=self.recipe.precision != "float32")
-
-
-def _finite(values: Sequence[Tensor]) -> bool:
-    """Whether all numbers are finite, from one that is read: the largest, which is nan where there is a nan."""
-    largest = torch.linalg.vector_norm(torch.cat([value.detach().flatten() for value in values]), math.inf)
-    return math.isfinite(largest.item())
-
-
-def _side_by_side(values: Sequence[Inputs]) -> Inputs:
-    """What every student has, along a new first axis; None where they have nothing."""
-    return mapped(lambda *tensors: torch.stack(tensors), values[0], *values[1:])

@@ -1,4 +1,4 @@
-"""Loss scaling for float16: a gradient that is too small or too large for 16 bits is not lost, but scaled first."""
+"""Half precision: autocast, and loss scaling for float16: a gradient that is too small or too large for 16 bits is not lost, but scaled first."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rltemp.data.recipe import Precision
 from rltemp.errors import TrainingDivergedError
 from rltemp.training.optimization import Optimization
 
@@ -63,3 +64,9 @@ class LossScaler:
         """Go on from what `state_dict` gave."""
         self.overflows = int(state["overflows"])
         self._scaler.load_state_dict({name: value for name, value in state.items() if name != "overflows"})
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Within, networks compute in a half precision, where that is asked for."""
+    half = torch.float16 if precision == "float16" else torch.bfloat16
+    return torch.autocast(device.type, half, enabled=precision != "float32")

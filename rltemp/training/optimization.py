@@ -10,6 +10,7 @@ for batch in range(run_steps):
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -249,3 +250,9 @@ class Optimization:
 def _rows(gradient: Tensor) -> Tensor:
     """A row for each student; a parameter of one number has one element in each."""
     return gradient.reshape(len(gradient), -1)
+
+
+def all_finite(values: Sequence[Tensor]) -> bool:
+    """Whether all numbers are finite, from one that is read: the largest, which is nan where there is a nan."""
+    largest = torch.linalg.vector_norm(torch.cat([value.detach().flatten() for value in values]), math.inf)
+    return math.isfinite(largest.item())

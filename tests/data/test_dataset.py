@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rltemp.data.dataset import Dataset, Split, augment, augmentation_generator, epoch_order
+from rltemp.data.batches import augmentation_generator, epoch_order
+from rltemp.data.dataset import Dataset, Split, augment
 from rltemp.errors import BadInputError
 
 

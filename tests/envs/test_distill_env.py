@@ -59,10 +59,8 @@ def weights_of(env: DistillEnv) -> list[torch.Tensor]:
 def trained(env: DistillEnv, method: Method) -> nn.Module:
     """The plain loop's student, of the seed and on the samples of the run in `env`."""
     run = env.episode.run
-    return train(
-        Distillation(env.problem, run.seeds, train=run.split, subset=run.subset, teacher_logits=run.teacher_logits),
-        method,
-    )
+    data = {"train": run.split, "subset": run.batches.subset, "teacher_logits": run.teacher_logits}
+    return train(Distillation(env.problem, run.seeds, **data), method)
 
 
 def assert_same(env: DistillEnv, plain: nn.Module, tolerance: float = 1e-7) -> None:

@@ -132,7 +132,7 @@ def test_zero_actions_are_the_reference_method(short: Problem, method: str) -> N
     run = env.episode.run
     play(env)
     plain = train(
-        Distillation(short, run.seeds, train=run.split, subset=run.subset, teacher_logits=run.teacher_logits),
+        Distillation(short, run.seeds, train=run.split, subset=run.batches.subset, teacher_logits=run.teacher_logits),
         load_method(method),
     )
     for mine, theirs in zip(run.student.parameters(), plain.parameters(), strict=True):
@@ -228,7 +228,7 @@ def test_neither_validation_nor_test_samples_are_ever_met(short: Problem) -> Non
     assert torch.equal(env.episode.run.split.inputs, own)
     for _ in range(3):
         env.reset()
-        subset, probe = env.episode.run.subset, env.episode.probe
+        subset, probe = env.episode.run.batches.subset, env.episode.probe
         drawn = torch.cat([subset, probe], 1).sort(1).values
         assert torch.equal(drawn, torch.arange(len(own)).expand(8, -1))  # disjoint, and all of the pool
         assert probe.shape == (8, len(short.dataset.probe))

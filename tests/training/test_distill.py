@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from rltemp import BadInputError, Signals, load_method
-from rltemp.data.dataset import Split, epoch_order
+from rltemp.data.batches import epoch_order
+from rltemp.data.dataset import Split
 from rltemp.data.problem import Problem, evaluate, outputs, predict
 from rltemp.data.recipe import Recipe
 from rltemp.kd.losses import cross_entropy

@@ -1,0 +1,109 @@
+"""The batches of a run, of one student or of several side by side: which samples, and how each student sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rltemp.data.dataset import Batch, Dataset, Split
+from rltemp.errors import BadInputError
+from rltemp.models.nested import Inputs, mapped
+from rltemp.models.random_numbers import random_stream
+
+
+class Batches:
+    """A run's batches; a step's is the same whenever it is asked for.
+
+    Args:
+        dataset: How samples become a network's input.
+        split: The samples.
+        seeds: One student's seed, or one for each of several.
+        batch_size: B.
+        subset: `[N]` or, for several, `[S, N]`: positions in `split` that each student may see; all by default.
+
+    Raises:
+        BadInputError: Where the samples do not fill one batch.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: Split,
+        seeds: int | Sequence[int],
+        batch_size: int,
+        subset: Tensor | None = None,
+    ) -> None:
+        self.dataset = dataset
+        self.split = split
+        self.seeds = seeds
+        self.batch_size = batch_size
+        self.subset = subset
+        self.size = len(split) if subset is None else subset.shape[-1]
+        self.an_epoch = self.size // batch_size
+        if self.an_epoch < 1:  # such a run would be done before its first step
+            raise BadInputError(
+                f"batch size {batch_size} is above the {self.size} training samples: "
+                "give a smaller batch size or more data"
+            )
+        self._order: tuple[int, Tensor] | None = None
+
+    def positions(self, step: int) -> Tensor:
+        """Which samples of the split the batch of a step holds, `[B]` or `[S, B]`."""
+        epoch, within = divmod(step, self.an_epoch)
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, self._epoch_order(epoch)
+        return self._order[1][within]
+
+    def at(self, step: int, positions: Tensor) -> Batch:
+        """The samples at positions `[B]` or `[S, B]`, as the student of each seed sees them in a step."""
+        if not self.dataset.views_change:
+            return self.dataset.batch(self.split, positions)
+        if isinstance(self.seeds, int):
+            return self.dataset.batch(self.split, positions, augmentation_generator(self.seeds, step))
+        views = [
+            self.dataset.batch(self.split, rows, augmentation_generator(seed, step))
+            for seed, rows in zip(self.seeds, positions, strict=True)
+        ]
+        return Batch(*(_side_by_side([view[part] for view in views]) for part in range(len(Batch._fields))))
+
+    def _epoch_order(self, epoch: int) -> Tensor:
+        """Batches of one epoch as positions in the split: `[steps, B]` or `[steps, S, B]`."""
+        order = epoch_order(self.seeds, epoch, self.size, self.batch_size).to(self.split.device)
+        if self.subset is None or self.subset.dim() == 1:
+            return order if self.subset is None else self.subset[order]
+        return self.subset.expand(len(order), -1, -1).gather(-1, order)
+
+
+def epoch_order(seeds: int | Sequence[int], epoch: int, size: int, batch_size: int) -> Tensor:
+    """Shuffle one epoch into batches; the same arguments always give the same batches.
+
+    >>> epoch_order(0, epoch=0, size=7, batch_size=2).shape, epoch_order([0, 1], 0, 7, 2).shape
+    (torch.Size([3, 2]), torch.Size([3, 2, 2]))
+
+    Args:
+        seeds: A student's seed, or one for each student of a stack.
+        epoch: Which one, from 0.
+        size: How many samples there are.
+        batch_size: B.
+
+    Returns:
+        `[steps, B]` or `[steps, S, B]` positions below `size`, each at most once for a student; an incomplete last
+        batch is dropped.
+    """
+    if not isinstance(seeds, int):
+        orders = {seed: epoch_order(seed, epoch, size, batch_size) for seed in seeds}
+        return torch.stack([orders[seed] for seed in seeds], 1)
+    order = torch.randperm(size, generator=random_stream(seeds, "order", epoch))
+    return order[: size - size % batch_size].view(-1, batch_size)
+
+
+def augmentation_generator(seed: int, step: int) -> torch.Generator:
+    """Return the CPU generator of one step's augmentation; it depends on nothing but its arguments."""
+    return random_stream(seed, "augmentation", step)
+
+
+def _side_by_side(values: Sequence[Inputs]) -> Inputs:
+    """What every student has, along a new first axis; None where they have nothing."""
+    return mapped(lambda *tensors: torch.stack(tensors), values[0], *values[1:])
