@@ -258,6 +258,7 @@ def test_an_image_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         ("digitz", "unknown task 'digitz': did you mean 'digits'"),
         ("digits:8", "'digits' takes no option; got '8'"),
         ("toy:8", "'toy' takes no option"),
+        ("characters:8", "'characters' takes no option"),
         ("cifar10:8", "'cifar10' takes no option"),
         ("wine:8", "'wine' takes no option"),
         ("synthetic:clases=8", "unknown option of 'synthetic' 'clases': did you mean 'classes'"),
@@ -275,7 +276,7 @@ def test_an_image_that_cannot_be_used_is_named(tmp_path: Path) -> None:
 def test_a_wrong_name_or_option_is_refused(spec: str, message: str) -> None:
     with pytest.raises(BadInputError, match=message):
         load_dataset(spec)
-    assert set(DATASETS) == {"digits", *TABLES, "synthetic", "toy", "cifar10", "cifar100", "imagefolder"}
+    assert set(DATASETS) == {"digits", *TABLES, "synthetic", "toy", "characters", "cifar10", "cifar100", "imagefolder"}
 
 
 @pytest.mark.parametrize("spec", ["digits", "wine", "synthetic:classes=5", "cifar10", "imagefolder:."])
