@@ -29,7 +29,7 @@ ALL = slice(None)
 
 
 @dataclass(frozen=True)
-class Runs:
+class RunDraws:
     """What the runs of an environment have in common; its arguments are those of `DistillVecEnv`."""
 
     source: TaskSource
@@ -68,7 +68,7 @@ class Share:
 
     episode: Episode
 
-    def __init__(self, runs: Runs) -> None:
+    def __init__(self, runs: RunDraws) -> None:
         self.runs = runs
 
     def begin(self, state: Any, number: int, share: slice) -> tuple[int, int, Told]:

@@ -24,7 +24,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 from rltemp.data.problem import Problem
 from rltemp.envs.assignments import OneTask, TaskSource
 from rltemp.envs.episode import Decision, Episode, checked_actions
-from rltemp.envs.shares import Runs, Share, SharedEpisode
+from rltemp.envs.shares import RunDraws, Share, SharedEpisode
 from rltemp.errors import BadInputError
 from rltemp.io.workers import Workers
 from rltemp.kd.method import Method
@@ -83,7 +83,7 @@ class DistillVecEnv(VecEnv):
         self.batch_size = self.problem.batch_samples
         self.decision = Decision.make(method, features, scale)
         self.runs_finished = 0
-        self.runs = Runs(source, students, replicas, self.decision, reward_interval, mixup_runs)
+        self.runs = RunDraws(source, students, replicas, self.decision, reward_interval, mixup_runs)
         self._workers = workers
         if workers is not None:
             workers.give("share", Share(self.runs))

@@ -15,9 +15,10 @@ def distill(options: DistillOptions) -> None:
     with showing(out):
         if options.learn:
             say(f"{len(result['runs'])} runs; records: {result['controller']['records']}.")
+        lost = f" It loses {result['test_loss']:.4f} nats a token." if "test_loss" in result else ""
         say(
             f"Student {result['student']} under {options.rule}: {100 * result['test_accuracy']:.2f} % test "
-            f"accuracy (its teacher {100 * result['teacher_accuracy']:.2f} %)."
+            f"accuracy (its teacher {100 * result['teacher_accuracy']:.2f} %).{lost}"
         )
     rules = " ".join(dict.fromkeys(["fixed:4", "dtkd", *([] if options.controller else [options.rule])]))
     show_next(out, f"tensorboard --logdir {out}", f"rltemp compare {options.task_words()} --rules {rules}")

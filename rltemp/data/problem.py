@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from rltemp.data.dataset import Dataset, Split
-from rltemp.data.optimizer_trials import stacking_fault
 from rltemp.data.task import Metric, Task
 from rltemp.models.nested import Inputs, mapped
 from rltemp.models.networks import seeded_model
+from rltemp.models.optimizer_trials import stacking_fault
 from rltemp.models.stack import Students, logits_of, students_of
 from rltemp.models.trial import Traits, tried
 

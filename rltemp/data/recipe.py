@@ -10,10 +10,10 @@ from typing import Any, Literal, get_args
 from torch import nn
 from torch.optim import Optimizer
 
-from rltemp.data.optimizers import FIELDS, OptimizerFactory, default, described, make, name_of, unpacked
 from rltemp.errors import BadInputError
 from rltemp.kd.checks import positive, whole
 from rltemp.kd.names import lookup
+from rltemp.models.optimizers import FIELDS, OptimizerFactory, default, described, make, name_of, unpacked
 
 Schedule = Literal["cosine", "step", "linear", "constant"]
 Precision = Literal["float32", "bfloat16", "float16"]

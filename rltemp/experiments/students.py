@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rltemp.data.optimizer_trials import stacking_fault
 from rltemp.data.problem import Problem, predict
 from rltemp.errors import BadInputError
 from rltemp.experiments.measures import MEASURES, VALIDATION_LOSS, Selection, accuracy, loss, measure
@@ -22,6 +21,7 @@ from rltemp.experiments.result_cache import MOST_STUDENTS, CachedResult, in_word
 from rltemp.kd.method import GuardCount, Objective, watch
 from rltemp.kd.signals import Temperatures
 from rltemp.loading import load_method
+from rltemp.models.optimizer_trials import stacking_fault
 from rltemp.training.distill import Distillation
 from rltemp.training.steps import plain_step
 

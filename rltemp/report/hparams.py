@@ -36,7 +36,7 @@ def write_sessions(folder: Path, section: Section, seeds: int) -> None:
     # Here, because it takes a second that a comparison without a page need not wait for.
     from torch.utils.tensorboard.summary import hparams, scalar
 
-    from rltemp.training.events_file import EventFile  # imports TensorBoard too
+    from rltemp.io.events_file import EventFile  # imports TensorBoard too
 
     task = section.task
     shared = {"task": task.name, "teacher": task.teacher, "student": task.student, "seeds": seeds}

@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from torch import nn
 
-from rltemp.data.problem import Problem, evaluate
+from rltemp.data.problem import Problem, evaluate, predict
 from rltemp.errors import BadInputError
+from rltemp.experiments.measures import loss
 from rltemp.io.progress import Bar
 from rltemp.kd.method import Objective
 from rltemp.kd.names import shareable
@@ -172,7 +173,14 @@ class DistillOptions(TaskOptions):
         return {
             "test_accuracy": float(evaluate(student, problem, dataset.test)),
             "validation_accuracy": float(evaluate(student, problem, dataset.validation)),
+            **(_losses(problem, student) if problem.tokens else {}),
             "teacher_accuracy": problem.teacher_accuracy,
             "student": problem.task.student,
             "task": problem.task.described(),
         }
+
+
+def _losses(problem: Problem, student: nn.Module) -> dict[str, float]:
+    """What a student of tokens loses, in nats a token."""
+    splits = {"test_loss": problem.dataset.test, "validation_loss": problem.dataset.validation}
+    return {name: float(loss(predict(student, problem, one), one.targets)) for name, one in splits.items()}

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from rltemp.data.optimizer_trials import stacking_fault, usable_fault
-from rltemp.data.optimizers import name_of
 from rltemp.data.recipe import Recipe
 from rltemp.errors import BadInputError
+from rltemp.models.optimizer_trials import stacking_fault, usable_fault
+from rltemp.models.optimizers import name_of
 
 
 class Optimization:

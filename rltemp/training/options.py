@@ -93,8 +93,8 @@ class TaskOptions(RunOptions):
     """Options of every command that trains: what, where, and the fields of the task it changes."""
 
     task: Annotated[str | Task, tyro.conf.arg(constructor=str)] = "digits"
-    """digits, wine, breast_cancer, iris, synthetic, toy, characters, cifar10, cifar100, imagefolder:PATH, or a function of
-    your own that returns a task, my_task.py:make_task."""
+    """digits, wine, breast_cancer, iris, synthetic, toy, characters, cifar10, cifar100, imagefolder:PATH, or a function
+    of your own that returns a task, my_task.py:make_task."""
     out: Path | None = None
     """The run's folder; by default runs/COMMAND-TASK."""
     config: Path | None = None

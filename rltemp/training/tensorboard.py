@@ -114,7 +114,7 @@ class Tracker:
         # Here, because it takes a second that most commands need not wait for.
         from torch.utils.tensorboard import summary
 
-        from rltemp.training.events_file import EventFile  # imports TensorBoard too
+        from rltemp.io.events_file import EventFile  # imports TensorBoard too
 
         self._make = summary
         self._events = EventFile(folder, size)

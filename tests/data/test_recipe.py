@@ -14,9 +14,9 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer, lr_scheduler
 
 from rltemp import BadInputError
-from rltemp.data.optimizer_trials import stacking_fault, usable_fault
 from rltemp.data.recipe import Recipe
 from rltemp.data.tasks import TASKS
+from rltemp.models.optimizer_trials import stacking_fault, usable_fault
 
 STEPS = 40
 
@@ -143,7 +143,9 @@ def test_an_option_that_the_optimizer_itself_refuses_is_named() -> None:
 # How it says itself
 
 
-@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+@pytest.mark.parametrize(
+    "task", [one for one in TASKS.values() if one.name != "characters"], ids=lambda task: task.name
+)
 def test_a_recipe_of_version_0_2_says_what_it_said_then(task: Any) -> None:
     for recipe in (task.recipe, task.teacher_recipe):
         names = ("epochs", "batch_size", "learning_rate", "momentum", "weight_decay", "schedule", "precision")

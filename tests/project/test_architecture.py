@@ -46,6 +46,7 @@ TWICE = {
     "compare.py": "the command `compare` and what it runs",
     "distill.py": "the command `distill`, its options, and the run of a student",
     "options.py": "options of the commands that train one student, and of those that train many",
+    "train_policy.py": "the command `train-policy`, and its options",
     "rule.py": "a policy as a temperature rule, from its file and from a service",
 }
 """Names of files that stand in two packages, and why: the reason must be good, for both come up in every search."""

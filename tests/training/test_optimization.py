@@ -72,7 +72,7 @@ def plain_loop(run: Distillation, recipe: Recipe) -> tuple[list[list[Tensor]], n
         batches = range(first, min(first + size, run.steps))
         for batch in batches:
             index = run.positions(batch)
-            logits = student(dataset.batch(dataset.train, index))
+            logits = student(dataset.batch(dataset.train, index).inputs)
             loss = F.cross_entropy(logits, dataset.train.labels[index], label_smoothing=recipe.label_smoothing)
             (loss / len(batches)).backward()
             seen.append(weights(student))
@@ -345,13 +345,13 @@ def test_rewards_and_results_are_those_of_the_running_mean(digits: Problem) -> N
         episode.step(torch.zeros(2, 50, 2))
         selection.evaluate()
     dataset = digits.dataset
-    images = dataset.batch(dataset.train, probe)
+    images = dataset.batch(dataset.train, probe).inputs
     mean, last = (
         POTENTIALS[digits.task.metric](network.eval()(images), dataset.train.labels[probe])
         for network in (run.evaluated, run.student)
     )
     assert_close([episode.potential], [mean])
     assert not torch.allclose(mean, last, atol=0.01)
-    expected = evaluate(run.evaluated, dataset, dataset.test)
+    expected = evaluate(run.evaluated, digits, dataset.test)
     assert_close([selection.measure()["selected_accuracy"].float()], [expected])
-    assert not torch.equal(expected, evaluate(run.student, dataset, dataset.test))
+    assert not torch.equal(expected, evaluate(run.student, digits, dataset.test))

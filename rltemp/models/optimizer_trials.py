@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from rltemp.data.optimizers import OptimizerFactory
-from rltemp.data.recipe import Recipe
+from rltemp.models.optimizers import OptimizerFactory, default, make
 
 
 @functools.cache
@@ -53,7 +52,7 @@ def _compare(optimizer: str | OptimizerFactory) -> None:
 def _trained(optimizer: str | OptimizerFactory, start: Sequence[Tensor], student: int | None = None) -> list[Tensor]:
     """Weights after three steps; the gradient of the second student is far longer than that of the first."""
     values, stream = [nn.Parameter(value.clone()) for value in start], _stream()
-    made = Recipe(1, 1, 0.01, optimizer=optimizer).make_optimizer(values)
+    made = make(optimizer, values, lr=0.01, momentum=default(optimizer, "momentum"))
     for _ in range(3):
         for value in values:
             shape = value.shape if student is None else (2, *value.shape)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.processes import curves, full_disk
 
-import rltemp.training.events_file
+import rltemp.io.events_file
 from rltemp.training.tensorboard import Tracker
 
 pytestmark = pytest.mark.usefixtures("console")
@@ -70,7 +70,7 @@ def test_on_a_full_disk_points_wait_and_are_written_when_there_is_room(tmp_path,
 
 
 def test_points_that_found_no_room_are_counted_and_only_so_many_wait(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(rltemp.training.events_file, "MAX_WAITING", 5)
+    monkeypatch.setattr(rltemp.io.events_file, "MAX_WAITING", 5)
     with full_disk(50), Tracker(tmp_path) as tracker:
         write(tracker, *range(12))
     assert "12 points of the TensorBoard log" in capsys.readouterr().err
