@@ -94,7 +94,7 @@ def test_a_worker_that_is_gone_ends_the_training_in_one_line(tmp_path: Path, tea
     assert gone(first)
 
 
-@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("by", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.faults)])
 def test_a_signal_to_all_processes_stops_it_as_a_signal_to_one(by, tmp_path: Path, teacher_cache: Path) -> None:
     folder = tmp_path / "run"
     process = start(*POLICY, "--updates", "1000", "--out", folder, "--workers", "2")
