@@ -131,7 +131,7 @@ class Distillation:
 
     def signals_at(self, step: int, parameters: dict[str, Tensor] | None = None) -> Signals:
         """The signals of the batch of any step, from the student's own parameters or from given ones."""
-        index = self.positions(step)
+        index = self.batches.positions(step)
         batch = self._batch(step, index)
         with autocast(self.problem.device, self.recipe.precision), self._random_numbers(step) as streams:
             if parameters is None:
@@ -275,10 +275,6 @@ class Distillation:
 
     def _new_rule(self, rule: LearnedRule) -> LearnedRule:
         return rule.fresh(self.problem.dataset.num_classes, self.seeds).to(self.problem.device)
-
-    def positions(self, step: int) -> Tensor:
-        """Which samples of `split` the batch of a step holds, `[B]` or `[S, B]`."""
-        return self.batches.positions(step)
 
     def _batch(self, step: int, index: Tensor) -> Batch:
         """The samples at positions `[B]` or `[S, B]`, as each student sees them; of a team, one's share."""

@@ -209,7 +209,7 @@ class RunGuard:
     def _skip(self, run: Distillation, what: str, bad: Tensor) -> None:
         self.counts.skipped_steps += 1
         skipped, allowed = self.counts.skipped_steps, 0 if self.strict else MOST_SKIPPED
-        samples = run.positions(run.step - 1).tolist()
+        samples = run.batches.positions(run.step - 1).tolist()
         # Of tokens, the sequences that they are in.
         positions = bad.view(len(samples), -1).any(-1).nonzero().flatten().tolist()
         first = f" (first index {positions[0]}, training sample {samples[positions[0]]})" if positions else ""

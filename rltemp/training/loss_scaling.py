@@ -1,4 +1,4 @@
-"""Half precision: autocast, and loss scaling for float16: a gradient that is too small or too large for 16 bits is not lost, but scaled first."""
+"""Half precision: autocast, and the scaling of losses for float16, so that no gradient is lost to 16 bits."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def test_a_batch_without_tenths_is_refused() -> None:
 @pytest.mark.parametrize("seeds", [3, [3, 4]], ids=["one student", "a stack"])
 def test_images_teacher_and_labels_are_mixed_in_the_same_proportions(short: Problem, seeds: int | list[int]) -> None:
     signals, run = mixed_run(short, seeds)
-    plain, index = run.observe(), run.positions(0)
+    plain, index = run.observe(), run.batches.positions(0)
     places, partners = pairs(plain.student_logits)
     images = short.dataset.batch(run.split, index)
     low, high = (torch.take_along_dim(images, at[..., None, None, None], -4) for at in (places, partners))

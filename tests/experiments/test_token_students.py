@@ -86,7 +86,7 @@ def test_a_step_that_is_passed_over_names_the_sequences(tokens: Problem, caplog:
         run.student.inner[0] = math.nan  # whoever sees token 0
     with caplog.at_level(logging.WARNING):
         guard.step(run, load_method("fixed:2"))
-    inputs = tokens.dataset.train.inputs[run.positions(0)]
+    inputs = tokens.dataset.train.inputs[run.batches.positions(0)]
     seen = (inputs == 0).any(-1)
     assert 0 < int(seen.sum()) < 16
     assert f"non-finite student logits: {int(seen.sum())} of 16 samples" in caplog.text

@@ -38,7 +38,7 @@ def own_loop(problem: Problem, name: str, precision: str = "float32") -> tuple[l
     run = Distillation(problem, 0, recipe=replace(problem.task.recipe, schedule="constant", precision=precision))
     student, method, losses, batches = copy.deepcopy(run.student), load_method(name), [], []
     for step in range(STEPS):
-        index = run.positions(step)
+        index = run.batches.positions(step)
         part = problem.dataset.train
         batches.append((problem.dataset.batch(part, index), part.labels[index]))
         signals = replace(run.observe(), progress=step / STEPS)

@@ -71,7 +71,7 @@ def plain_loop(run: Distillation, recipe: Recipe) -> tuple[list[list[Tensor]], n
     for first in range(0, run.steps, size):
         batches = range(first, min(first + size, run.steps))
         for batch in batches:
-            index = run.positions(batch)
+            index = run.batches.positions(batch)
             logits = student(dataset.batch(dataset.train, index).inputs)
             loss = F.cross_entropy(logits, dataset.train.labels[index], label_smoothing=recipe.label_smoothing)
             (loss / len(batches)).backward()
