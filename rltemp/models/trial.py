@@ -91,15 +91,17 @@ def _why_alone(first: nn.Module, second: nn.Module, inputs: Inputs, draws: bool)
         return "it draws random numbers in training, as dropout does"
     if (size := sum(value.numel() for value in first.parameters())) >= LARGE:
         return f"it is large ({size:,} parameters)"
-    both = mapped(lambda tensor: torch.stack([tensor, tensor]), inputs)
+    both, students = mapped(lambda tensor: torch.stack([tensor, tensor]), inputs), StackedStudents([first, second])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # where vmap falls back to a loop, it warns
-            stacked: Tensor = StackedStudents([first, second]).train()(both)
+            stacked: Tensor = students.train()(both)
             stacked.sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            with torch.no_grad():
+                students.eval()(both)
     except Exception as error:  # in-place updates, own autograd functions, shapes that depend on values
         return f"torch.func.vmap refuses it ({_first_line(error)[:160]})"
-    separate = torch.stack([logits_of(network(inputs)) for network in (first, second)])
+    separate = torch.stack([logits_of(network.train()(inputs)) for network in (first, second)])
     # What a network says of padding need be no number.
     scale = float(separate.detach().nan_to_num(0.0, 0.0, 0.0).abs().max().clamp(min=1.0))
     if not torch.allclose(stacked, separate, rtol=0.0, atol=CLOSE * scale, equal_nan=True):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import rltemp.models.networks
 from rltemp import BadInputError, Signals, Temperatures, kd_loss, load_method, load_rule
+from rltemp.data.batches import Batches
 from rltemp.data.problem import Problem
 from rltemp.data.recipe import Recipe
 from rltemp.data.tasks import load_task
@@ -72,7 +73,7 @@ def breaking(
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_batch_with_broken_teacher_logits_changes_nothing_and_is_listed(toy, tmp_path, value, caplog):
     order = Distillation(toy, 0)
-    bad = [int(order.positions(3)[position]) for position in (7, 17, 40)]
+    bad = [int(order.batches.positions(3)[position]) for position in (7, 17, 40)]
     run, guard, steps = Distillation(with_teacher(toy, value, bad), 0), RunGuard(tmp_path), []
     epoch = run.steps_per_epoch
     while run.step < epoch:
@@ -380,12 +381,20 @@ def test_one_class_against_ten_is_refused_with_both_shapes() -> None:
 # Case 18: batches of none and one, logits without a difference
 
 
-class Emptied(Distillation):
-    """A run whose second batch has no samples."""
+class EmptiedBatches(Batches):
+    """The second has no samples."""
 
     def positions(self, step: int) -> Tensor:
         index = super().positions(step)
         return index[:0] if step == 1 else index
+
+
+class Emptied(Distillation):
+    """A run whose second batch has no samples."""
+
+    def __init__(self, problem: Problem, seeds: int) -> None:
+        super().__init__(problem, seeds)
+        self.batches = EmptiedBatches(problem.dataset, self.split, seeds, self.recipe.batch_size)
 
 
 @pytest.mark.parametrize("guarded", [False, True])
