@@ -223,7 +223,7 @@ def test_the_agent_of_whole_runs_takes_the_parts_that_make_sense_to_it(short, tm
     observation = featurize(env.episode.signals, env.decision.features).reshape(env.num_envs, -1).numpy()
     action, _ = model.predict(observation, deterministic=True)
     assert exported_as_trained(model, env, action, tmp_path).student.std() > 0.01
-    assert (env.mixup_runs == 1) is (config.mixup > 0)
+    assert (env.runs.mixup_runs == 1) is (config.mixup > 0)
     action_pairs = action.reshape(-1, env.decision.scale.size)
     assert bool((action_pairs[:, 0] == action_pairs[:, 1]).all()) is config.shared
 

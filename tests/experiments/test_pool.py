@@ -160,7 +160,7 @@ def test_a_problem_is_the_same_after_its_journey():
     other = unpacked(packed(problem))
     assert problem_identity(other) == problem_identity(problem)
     assert (other.task, other.teacher_accuracy, other.teacher_mark) == (problem.task, 0.5, {"a": "b"})
-    images = problem.dataset.batch(problem.dataset.test, torch.arange(8))
+    images = problem.dataset.batch(problem.dataset.test, torch.arange(8)).inputs
     assert torch.equal(other.teacher(images), problem.teacher(images))
     strides = [[value.stride() for value in one.teacher.parameters()] for one in (problem, other)]
     assert strides[0] == strides[1]
