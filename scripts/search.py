@@ -34,12 +34,13 @@ from rltemp.data.dataset import Split
 from rltemp.data.problem import Problem, predict
 from rltemp.envs.episode import FIRST_TRAINING_SEED, Decision
 from rltemp.errors import BadInputError, RltempError
+from rltemp.io.command_words import at_least
 from rltemp.io.locks import released_at_end
 from rltemp.kd.checks import positive
 from rltemp.kd.names import lookup, shareable
 from rltemp.optional_imports import import_library
 from rltemp.training.distill import Distillation
-from rltemp.training.options import TaskOptions, at_least
+from rltemp.training.options import TaskOptions
 from rltemp.training.steps import train
 
 SCORED = {"test": "the test part: a ceiling, not a result", "probe": "the probe part"}

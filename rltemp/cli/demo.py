@@ -12,9 +12,10 @@ from rltemp.cli.distill import distill
 from rltemp.cli.train_policy import train_policy
 from rltemp.cli.train_teacher import TrainTeacher
 from rltemp.experiments.options import CompareOptions
+from rltemp.io.command_words import at_least
 from rltemp.runs.distill import DistillOptions
 from rltemp.runs.train_policy import PolicyOptions, TrainPolicyOptions
-from rltemp.training.options import TaskOptions, at_least
+from rltemp.training.options import TaskOptions
 
 DEMO_RULES = (
     "none",

@@ -16,13 +16,14 @@ import tyro
 
 from rltemp.cli.commands import COMMANDS
 from rltemp.errors import BadInputError
+from rltemp.io.command_words import arguments, at_least
 from rltemp.io.locks import released_at_end
 from rltemp.io.own_code import is_own
 from rltemp.io.run_folders import nothing_left_by_a_failed_start, read_config
 from rltemp.kd.names import lookup
 from rltemp.loading import imports_code
 from rltemp.training.ddp import started_together
-from rltemp.training.options import CONTENT, TaskOptions, arguments, at_least, configuration
+from rltemp.training.options import CONTENT, TaskOptions, configuration
 
 MAX_TEXT = 4096
 """Characters of a value in a configuration file; a path has no more."""

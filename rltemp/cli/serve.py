@@ -11,8 +11,9 @@ import rltemp
 from rltemp.agents.config import LearningOptions
 from rltemp.cli.console import say
 from rltemp.errors import BadInputError
+from rltemp.io.command_words import at_least
 from rltemp.optional_imports import import_library
-from rltemp.training.options import RunOptions, at_least
+from rltemp.training.options import RunOptions
 
 if TYPE_CHECKING:
     from rltemp.service.learning import Learning

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rltemp.errors import BadInputError
+from rltemp.io.command_words import at_least
 from rltemp.training.identity import refuse_other_files
-from rltemp.training.options import TaskOptions, at_least
+from rltemp.training.options import TaskOptions
 
 DEFAULT_RULES = ("none", "fixed:1", "fixed:2", "fixed:4", "fixed:8", "dtkd:reference=1|2|4|8")
 

@@ -15,6 +15,7 @@ from torch import nn
 from rltemp.data.problem import Problem, evaluate, predict
 from rltemp.errors import BadInputError
 from rltemp.experiments.measures import loss
+from rltemp.io.command_words import at_least
 from rltemp.io.progress import Bar
 from rltemp.kd.method import Objective
 from rltemp.kd.names import shareable
@@ -23,7 +24,7 @@ from rltemp.models.weight_files import save_weights
 from rltemp.remote import RemoteRule
 from rltemp.remote.http_client import HttpClient, checked_url
 from rltemp.training.ddp import Team, assembled, started_together
-from rltemp.training.options import TaskOptions, at_least
+from rltemp.training.options import TaskOptions
 from rltemp.training.tracked_run import TrackedRun
 
 log = logging.getLogger(__name__)

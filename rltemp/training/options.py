@@ -21,10 +21,11 @@ import tyro
 
 from rltemp.data.dataset import Dataset
 from rltemp.data.problem import Problem
-from rltemp.data.recipe import Schedule
+from rltemp.data.recipe import Recipe, Schedule
 from rltemp.data.task import Task
 from rltemp.data.tasks import load_task
 from rltemp.errors import BadInputError
+from rltemp.io.command_words import arguments
 from rltemp.io.own_code import is_own
 from rltemp.io.progress import Bar
 from rltemp.io.run_folders import finish_run, open_run
@@ -35,47 +36,12 @@ from rltemp.training.preparation import check_batches, fitted, load_data, prepar
 
 log = logging.getLogger(__name__)
 
-NOT_CONFIGURATION = (
-    "out",
-    "config",
-    "threads",
-    "fresh",
-    "allow_inexact",
-    "allow_mixed",
-    "workers",
-    "ray",
-    "html",
-    "time",
-    "only_missing",
-    "controller_token_file",
+NOT_CONFIGURATION = frozenset(
+    {"out", "config", "threads", "fresh", "allow_inexact", "allow_mixed", "workers", "ray", "html", "time"}
+    | {"only_missing", "controller_token_file"}
 )
 CONTENT = "content"
 """In a configuration: what it says of parts that no name stands for. It is no option."""
-OF_THE_TASK = (
-    "student",
-    "teacher",
-    "teacher_weights",
-    "epochs",
-    "batch_size",
-    "learning_rate",
-    "optimizer",
-    "momentum",
-    "weight_decay",
-    "schedule",
-    "warmup",
-    "clip",
-    "accumulate",
-    "ema",
-    "label_smoothing",
-    "precision",
-    "teacher_epochs",
-    "teacher_batch_size",
-    "teacher_learning_rate",
-    "teacher_optimizer",
-    "teacher_weight_decay",
-    "teacher_schedule",
-    "split_seed",
-)
 
 
 @dataclass(frozen=True)
@@ -271,6 +237,12 @@ class TaskOptions(RunOptions):
         return finish_run(self.folder(), result, time.monotonic() - started, **timing)
 
 
+_RECIPE = {field.name for field in fields(Recipe)}
+_TASK = {field.name for field in fields(Task)} | _RECIPE | {f"teacher_{name}" for name in _RECIPE}
+OF_THE_TASK = tuple(field.name for field in fields(TaskOptions) if field.name in _TASK)
+"""The options that are fields of the task, or of its recipes."""
+
+
 def flat(options: Any) -> dict[str, Any]:
     """Every option by name, those of a dataclass inside among them.
 
@@ -293,24 +265,6 @@ def configuration(options: Any) -> dict[str, Any]:
     return found
 
 
-def arguments(values: dict[str, Any]) -> list[str]:
-    """Options as a command line has them.
-
-    >>> arguments({"first_seed": 3, "rules": ["none", "fixed:4"], "fast": False})
-    ['--first-seed', '3', '--rules', 'none', 'fixed:4', '--no-fast']
-    """
-    words: list[str] = []
-    for name, value in values.items():
-        option = name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{option}" if value else f"--no-{option}")
-        elif isinstance(value, (list, tuple)):
-            words += [f"--{option}", *map(str, value)]
-        else:
-            words += [f"--{option}", str(value)]
-    return words
-
-
 def command_line(options: TaskOptions) -> str:
     """The command that gives this run again: task, folder and every option that is not at its default."""
     if isinstance(options.task, Task):
@@ -322,12 +276,3 @@ def command_line(options: TaskOptions) -> str:
         if (name == "threads" or name not in NOT_CONFIGURATION) and (name == shown or value != default[name])
     }
     return shlex.join(["rltemp", options.command, *arguments({**changed, "out": options.folder()})])
-
-
-def at_least(lowest: int, **options: int | None) -> None:
-    """Refuse options below `lowest`; None is left to its default."""
-    for name, value in options.items():
-        if value is not None and value >= 2**63:
-            raise BadInputError(f"--{name.replace('_', '-')} must be below 2^63; got one of {value.bit_length()} bits")
-        if value is not None and value < lowest:
-            raise BadInputError(f"--{name.replace('_', '-')} must be at least {lowest}; got {value}")

@@ -33,8 +33,14 @@ LOADERS = {
 IMPORTERS = {"importlib.import_module"}
 OUR_OWN_BYTES = {("io/workers.py", "torch.load"), ("io/workers.py", "cloudpickle"), ("io/own_code.py", "cloudpickle")}
 """A worker reads what its parent packed in memory, functions among it; it runs the parent's functions anyway."""
-IMPORT_HERE = {"kd/names.py", "rltemp/__init__.py", "rltemp/moved.py", "rltemp/optional_imports.py"}
-"""What a user names as module:attribute, and modules by names written in the source."""
+IMPORT_HERE = {
+    "cli/dispatch.py",
+    "io/own_code.py",
+    "rltemp/__init__.py",
+    "rltemp/moved.py",
+    "rltemp/optional_imports.py",
+}
+"""What a user names as module:attribute or file.py:attribute, and modules by names written in the source."""
 
 
 def offences(source: str, file: str = "some.py") -> list[str]:
@@ -76,7 +82,9 @@ def _calls(tree: ast.AST, file: str) -> Iterator[tuple[int, str]]:
 
 
 def _careful(name: str, options: dict[str | None, str]) -> bool:
-    return name == "torch.load" and options.get("weights_only") == "True"
+    return (name == "torch.load" and options.get("weights_only") == "True") or (
+        name == "numpy.load" and options.get("allow_pickle") == "False"
+    )
 
 
 def _full_names(tree: ast.AST) -> dict[str, str]:
