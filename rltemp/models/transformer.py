@@ -67,7 +67,7 @@ class Block(nn.Module):
         """Mix the values `[B, T, D]` of queries, keys and values `[B, T, 3 D]`."""
         batch, length, _ = projected.shape
         query, key, value = projected.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        # PyTorch's fused attention has no rule for vmap on the CPU, and is no faster at these sizes.
+        # PyTorch's fused attention has no rule for vmap on the CPU, and is hardly faster at these sizes.
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
         future = torch.full(scores.shape[-2:], -math.inf, device=scores.device).triu(1)
         mixed: Tensor = (scores + future).softmax(-1) @ value
