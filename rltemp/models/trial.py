@@ -58,12 +58,15 @@ def tried(make: Callable[[int], nn.Module], inputs: Inputs, name: str) -> Traits
         raise BadInputError(f"{name} returns the same network for every seed; return a new one, or give the network")
     if not any(value.requires_grad for value in first.parameters()):
         raise BadInputError(f"{name} has no parameters to train")
-    with drawing_from(random_stream(0, "trial")):
-        before = generator_states()
-        logits = _answer(first, inputs, name)
-        draws = generator_states() != before
+    device = next(tensors(inputs)).device
+    # Whatever is under way where the answer is first asked for: half precision, or no gradients.
+    with torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        with drawing_from(random_stream(0, "trial"), device):
+            before = generator_states()
+            logits = _answer(first, inputs, name)
+            draws = generator_states() != before
+        alone = _why_alone(first, second, inputs, draws)
     convolves = any(isinstance(module, nn.modules.conv._ConvNd) for module in first.modules())
-    alone = _why_alone(first, second, inputs, draws)
     return Traits(tuple(logits.shape[1:]), draws, alone, convolves)
 
 

@@ -52,7 +52,7 @@ def test_images_teacher_and_labels_are_mixed_in_the_same_proportions(short: Prob
     signals, run = mixed_run(short, seeds)
     plain, index = run.observe(), run.batches.positions(0)
     places, partners = pairs(plain.student_logits)
-    images = short.dataset.batch(run.split, index)
+    images = short.dataset.batch(run.split, index).inputs
     low, high = (torch.take_along_dim(images, at[..., None, None, None], -4) for at in (places, partners))
     mixture = SHARE * high + (1 - SHARE) * low
 
