@@ -139,7 +139,8 @@ class Signals:
 
     def of_batches(self, numbers: Tensor) -> Tensor:
         """One number a batch, `[G, 1]` as of `means`, for each of the batch's samples, `[...]`."""
-        return numbers.view(-1, *[1] * (len(self.shape) - 1) if self.stacked else ()).expand(self.shape)
+        leading = (-1, *[1] * (len(self.shape) - 1)) if self.stacked else ()
+        return numbers.view(leading).expand(self.shape)
 
     def made_safe(self) -> Signals:
         """The same with zeros for logits and labels where the mask has no sample: finite, and without a gradient.
