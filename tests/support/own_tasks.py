@@ -64,6 +64,7 @@ def trained_teacher() -> nn.Module:
             optimizer.zero_grad()
             nn.functional.cross_entropy(network(rows), labels).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+    network.zero_grad()
     return network.train()
 
 
