@@ -30,7 +30,7 @@ def batches(data: Dataset, seeds: Any, subset: Tensor | None = None, size: int =
     return Batches(data, data.train, seeds, size, subset)
 
 
-def test_an_epoch_shows_every_sample_at_most_once_and_the_next_in_another_order() -> None:
+def test_an_epoch_shows_a_sample_once_and_the_next_in_another_order() -> None:
     run = batches(FIXED, 0)
     assert (run.size, run.an_epoch) == (40, 6)
     epochs = [torch.cat([run.positions(6 * epoch + step) for step in range(6)]) for epoch in range(2)]

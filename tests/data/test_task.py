@@ -194,7 +194,7 @@ def test_data_are_made_when_they_are_asked_for_and_kept() -> None:
     assert not torch.equal(other.cut_at["train"], dataset.cut_at["train"])
 
 
-def test_a_data_set_with_a_name_keeps_its_splits_and_takes_ones_own_networks() -> None:
+def test_a_data_set_with_a_name_keeps_its_splits_and_takes_own_networks() -> None:
     task = Task.of(student=dropout_student, teacher=trained_teacher(), train="iris", epochs=2)
     assert (task.name, task.own.data) == ("iris", None)
     with pytest.raises(BadInputError, match="data set 'iris' has its own splits; leave test, validation and probe out"):

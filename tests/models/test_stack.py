@@ -132,7 +132,7 @@ def test_a_student_alone_is_a_copy_that_answers_as_it_does_together(kind: type[S
 
 
 @KINDS
-def test_marked_students_are_put_back_with_their_statistics_and_the_others_stay(kind: type[Students]) -> None:
+def test_marked_students_are_put_back_and_the_others_stay(kind: type[Students]) -> None:
     students, fresh = (kind([paired(seed) for seed in range(3)]) for _ in range(2))
     initial = [fresh.unstack(place) for place in range(3)]
     students.train()(pairs(3, 5))

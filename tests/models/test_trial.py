@@ -115,7 +115,7 @@ def test_what_answers_otherwise_in_a_stack_is_not_stacked() -> None:
     assert trial(lambda: Warming(lambda logits: logits)).alone == "stacked it answers otherwise than alone"
 
 
-def test_a_large_network_is_trained_alone_from_a_hundred_thousand_parameters_on() -> None:
+def test_a_network_is_large_from_a_hundred_thousand_parameters_on() -> None:
     width = LARGE // 10
     assert (
         trial(lambda: nn.Sequential(nn.Linear(6, width), nn.Linear(width, 3))).alone

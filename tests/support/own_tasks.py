@@ -51,7 +51,9 @@ def dropout_student(seed: int) -> nn.Module:
 
 def normalised_student(seed: int) -> nn.Module:
     """A small student with a batch norm, which can be stacked."""
-    return nn.Sequential(nn.Linear(FEATURES, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, CLASSES))
+    # A bias before a batch norm has a gradient of zero but for rounding, which Adam would blow up.
+    first = nn.Linear(FEATURES, 8, bias=False)
+    return nn.Sequential(first, nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, CLASSES))
 
 
 def trained_teacher() -> nn.Module:

@@ -125,7 +125,7 @@ def test_padding_may_have_any_label() -> None:
 # A teacher as a network
 
 
-def test_a_teacher_is_frozen_in_eval_mode_and_a_whole_run_leaves_it_as_it_was() -> None:
+def test_a_teacher_is_frozen_and_a_whole_run_leaves_it_as_it_was() -> None:
     given = trained_teacher()
     before = copy.deepcopy(given.state_dict())
     found = problem(teacher=given, train=Noisy(ROWS, LABELS))  # its views change: the teacher runs on every batch
@@ -190,7 +190,7 @@ def test_of_a_split_that_was_given_the_teacher_is_not_known() -> None:
     assert whole.teacher_accuracy == 0.0  # on the training samples: there is nothing else
 
 
-def test_known_logits_and_the_network_that_made_them_train_the_same_student() -> None:
+def test_known_logits_train_the_student_that_their_network_trains() -> None:
     network = trained_teacher().eval()
     with torch.no_grad():
         logits = network(ROWS)
@@ -205,7 +205,7 @@ def test_known_logits_and_the_network_that_made_them_train_the_same_student() ->
 
 
 @pytest.mark.parametrize("kind", ["network", "logits"])
-def test_the_teachers_predictions_stand_in_for_labels_where_students_are_measured(kind: str, caplog) -> None:
+def test_the_teachers_predictions_stand_in_for_labels_that_are_missing(kind: str, caplog) -> None:
     network = trained_teacher().eval()
     with torch.no_grad():
         logits = network(ROWS)
