@@ -63,14 +63,19 @@ def tried(make: Callable[[int], nn.Module], inputs: Inputs, name: str) -> Traits
     with torch.enable_grad(), torch.autocast(device.type, enabled=False):
         with drawing_from(random_stream(0, "trial"), device):
             before = generator_states()
-            logits = _answer(first, inputs, name)
+            logits = answer(first, inputs, name)
             draws = generator_states() != before
         alone = _why_alone(first, second, inputs, draws)
     convolves = any(isinstance(module, nn.modules.conv._ConvNd) for module in first.modules())
     return Traits(tuple(logits.shape[1:]), draws, alone, convolves)
 
 
-def _answer(network: nn.Module, inputs: Inputs, name: str) -> Tensor:
+def answer(network: nn.Module, inputs: Inputs, name: str) -> Tensor:
+    """The logits `[B, ..., C]` of a network that has not been called before.
+
+    Raises:
+        BadInputError: As in `tried`.
+    """
     try:
         logits = logits_of(network(inputs))
     except BadInputError as error:

@@ -92,12 +92,13 @@ def read_tensor(path: Path, what: str) -> Tensor:
         if path.suffix == ".npy":
             found: object = torch.from_numpy(np.load(path, allow_pickle=False))
         elif path.suffix == ".safetensors":
-            found = next(iter(safetensors.torch.load_file(path).values()))
+            values = list(safetensors.torch.load_file(path).values())
+            found = values[0] if len(values) == 1 else None
         else:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # hostile bytes can make a parser raise anything
         raise ArtifactRefusedError(f"{what} {path} cannot be read: {reason(error)}") from error
-    if not isinstance(found, Tensor) or not found.is_floating_point() or not bool(found.isfinite().all()):
+    if not isinstance(found, Tensor) or not found.is_floating_point() or not bool(found.float().isfinite().all()):
         raise ArtifactRefusedError(f"{what} {path} must hold one tensor of finite floats")
     return found.float()
 

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -18,7 +19,7 @@ from torch import nn
 from rltemp.errors import ArtifactRefusedError, BadInputError
 from rltemp.models import weight_files as weights
 from rltemp.models.networks import seeded_model
-from rltemp.models.weight_files import load_weights, save_weights, tensors_sha256
+from rltemp.models.weight_files import load_weights, read_tensor, save_weights, tensors_sha256
 
 
 def network(seed: int) -> nn.Module:
@@ -245,3 +246,61 @@ def test_a_checkpoint_with_the_usual_things_beside_the_weights_is_read(tmp_path:
         torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
         load_weights(target, tmp_path / "w.pth")
         assert same(source, target)
+
+
+# One tensor, as of a teacher's logits
+
+
+def write(values: Any, path: Path) -> Path:
+    """A file of one value, by the suffix of its path."""
+    if path.suffix == ".npy":
+        np.save(path, values, allow_pickle=True)
+    elif path.suffix == ".safetensors":
+        safetensors.torch.save_file(values if isinstance(values, dict) else {"logits": values}, path)
+    else:
+        torch.save(values, path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", weights.LOGITS_SUFFIXES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_a_tensor_is_read_from_every_kind_of_file_as_float32(suffix: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    values = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
+    file = write(values.numpy() if suffix == ".npy" else values, tmp_path / f"logits{suffix}")
+    found = read_tensor(file, "logits")
+    assert found.dtype == torch.float32
+    assert torch.equal(found, values.float())
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("whole.npy", np.zeros((2, 3), np.int64), "must hold one tensor of finite floats"),
+        ("code.npy", np.array([print], object), "cannot be read: "),
+        ("nan.npy", np.full((2, 3), np.nan), "must hold one tensor of finite floats"),
+        ("long.npy", np.full((2, 3), 1e300), "must hold one tensor of finite floats"),
+        ("list.pt", [torch.zeros(2, 3)], "must hold one tensor of finite floats"),
+        ("code.pt", {"run": print}, "cannot be read: "),
+        ("endless.pt", torch.full((2, 3), torch.inf), "must hold one tensor of finite floats"),
+        ("whole.safetensors", torch.zeros(2, 3, dtype=torch.int64), "must hold one tensor of finite floats"),
+        ("none.safetensors", {}, "must hold one tensor of finite floats"),
+        ("two.safetensors", {"a": torch.zeros(2), "b": torch.zeros(2)}, "must hold one tensor of finite floats"),
+    ],
+)
+def test_what_is_no_tensor_of_finite_floats_is_refused(name: str, values: Any, message: str, tmp_path: Path) -> None:
+    file = write(values, tmp_path / name)
+    with pytest.raises(ArtifactRefusedError) as caught:
+        read_tensor(file, "logits")
+    assert str(caught.value).startswith(f"logits {file} {message}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", weights.LOGITS_SUFFIXES)
+def test_a_damaged_or_missing_tensor_file_is_refused(suffix: str, tmp_path: Path) -> None:
+    file = tmp_path / f"logits{suffix}"
+    with pytest.raises(BadInputError, match=r"logits .*: no such file"):
+        read_tensor(file, "logits")
+    file.write_bytes(b"\x00garbage" * 5)
+    with pytest.raises(ArtifactRefusedError, match="cannot be read: ") as caught:
+        read_tensor(file, "logits")
+    assert "\n" not in str(caught.value)

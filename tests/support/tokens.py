@@ -57,14 +57,10 @@ def teacher() -> nn.Module:
 
 def token_task(padding: float = torch.nan, **options: Any) -> Task:
     """Small students of the walk; what they say of padding is `padding`."""
-    given = {"epochs": 2, "batch_size": 16, "learning_rate": 0.5, "name": "walk", **options}
-    return Task.of(
-        student=lambda seed: Walker(4, seed, padding),
-        teacher=teacher(),
-        train=chains(240, 1),
-        test=chains(80, 2),
-        **given,
-    )
+    given: dict[str, Any] = {"epochs": 2, "batch_size": 16, "learning_rate": 0.5, "name": "walk"}
+    given |= {"student": lambda seed: Walker(4, seed, padding), "teacher": teacher()}
+    given |= {"train": chains(240, 1), "test": chains(80, 2)}
+    return Task.of(**given | options)
 
 
 def token_problem(padding: float = torch.nan, **options: Any) -> Problem:
