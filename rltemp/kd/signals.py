@@ -130,13 +130,6 @@ class Signals:
         kept = self.groups(values.masked_fill(~self.mask, 0.0))
         return kept.sum(1, keepdim=True) / self.groups(self.mask).sum(1, keepdim=True).clamp(min=1)
 
-    def batch_mean(self, values: Tensor) -> Tensor:
-        """The mean of a batch's values `[M]` over the samples that the mask leaves, `[]`; 0 over none.
-
-        Of a stack's, `[S, M]`, it is each student's, `[S]`.
-        """
-        return values.mean(-1) if self.mask is None else self.means(values).view(self.shape[:1] if self.stacked else ())
-
     def of_batches(self, numbers: Tensor) -> Tensor:
         """One number a batch, `[G, 1]` as of `means`, for each of the batch's samples, `[...]`."""
         leading = (-1, *[1] * (len(self.shape) - 1)) if self.stacked else ()
@@ -267,6 +260,17 @@ def bounded(values: Tensor) -> Tensor:
 
 
 _LARGEST_LOGIT = 1e12
+
+
+def batch_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean of a batch's values `[..., M]` over the samples that the mask leaves, `[...]`; 0 over none.
+
+    >>> batch_mean(torch.tensor([1.0, 5.0, torch.nan]), torch.tensor([True, True, False]))
+    tensor(3.)
+    """
+    if mask is None:
+        return values.mean(-1)
+    return values.masked_fill(~mask, 0.0).sum(-1) / mask.sum(-1).clamp(min=1)
 
 
 def scatter(values: Tensor, mask: Tensor, fill: float) -> Tensor:

@@ -13,10 +13,9 @@ with the weights, batches and augmentation that it would have alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -29,7 +28,7 @@ from rltemp.data.problem import Problem
 from rltemp.data.recipe import Recipe
 from rltemp.errors import BadInputError, of_this_run
 from rltemp.kd.method import AnyObjective, Method, needs_labels
-from rltemp.kd.signals import Signals
+from rltemp.kd.signals import Signals, batch_mean
 from rltemp.models.nested import Inputs, mapped
 from rltemp.models.random_numbers import drawing_from, random_stream
 from rltemp.models.stack import LoopedStudents, StackedStudents, logits_of, normalises_batches, put_back
@@ -99,7 +98,6 @@ class Distillation:
             stacked=isinstance(self.student, StackedStudents),
             each=self.student.each() if isinstance(self.student, LoopedStudents) else None,
         )
-        self._mean: Callable[[Tensor], Tensor] = partial(torch.mean, dim=-1)
         self._mask: Tensor | None = None
         self._learned: LearnedRule | None = None
 
@@ -126,7 +124,7 @@ class Distillation:
         """
         self.student.train()
         signals = self.signals_at(self.step)
-        self._mean, self._mask = signals.batch_mean, signals.mask
+        self._mask = signals.mask
         return signals
 
     def signals_at(self, step: int, parameters: dict[str, Tensor] | None = None) -> Signals:
@@ -205,7 +203,7 @@ class Distillation:
         """
         self.optimization.begin(self.step)
         # A stack's losses add up: each student's parameters appear in its own term only.
-        self.healthy = self._has_samples(loss) and self._descend(self._mean(loss).sum(), watched)
+        self.healthy = self._has_samples(loss) and self._descend(batch_mean(loss, self._mask).sum(), watched)
         self.step += 1
         return self.healthy
 

@@ -150,7 +150,7 @@ def test_the_slope_is_the_quotient_of_differences_along_the_probe_gradient(digit
     assert slope.shape == before.shape
     run.student.eval()
     probe = digits.dataset.probe
-    images = digits.dataset.batch(probe, torch.arange(len(probe)))
+    images = digits.dataset.batch(probe, torch.arange(len(probe))).inputs
     logits = run.student(images.expand(len(SEEDS), *images.shape))
     loss = F.cross_entropy(logits.movedim(-1, 1), probe.labels.expand(len(SEEDS), -1), reduction="none").mean(-1).sum()
     gradients = torch.autograd.grad(loss, list(run.student.parameters()))

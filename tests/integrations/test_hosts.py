@@ -11,7 +11,7 @@ from support.hosts import OF_HOSTS, RULES, delicate, differs, modes, networks, o
 from support.kits import KITS
 
 from rltemp import BadInputError
-from rltemp.integrations import HostVersionWarning, contract
+from rltemp.integrations import HostVersionWarning, host_versions
 
 pytestmark = OF_HOSTS
 Run = Callable[..., list[float]]
@@ -57,7 +57,7 @@ def test_a_rule_that_has_to_learn_is_refused(run: Run) -> None:
 
 
 def test_a_version_that_was_not_tested_is_named(kit: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contract, "version", lambda host: "99.0")
+    monkeypatch.setattr(host_versions, "version", lambda host: "99.0")
     said = rf"^{kit} 99\.0 is installed; rltemp's integration was tested with {kit} >="
     with pytest.warns(HostVersionWarning, match=said):
         run("dtkd")
