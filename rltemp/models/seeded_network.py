@@ -34,10 +34,15 @@ class SeededNetwork:
         if isinstance(self.given, nn.Module):
             return copy.deepcopy(self.given)
         with seeded(seed), own_code(self.name):
-            network = self.given(seed) if wants_seed(self.given) else self.given()
+            network = self._called(seed)
         if not isinstance(network, nn.Module):
             raise BadInputError(f"{self.name} must return a torch module; got a {type(network).__name__}")
         return network
+
+    def _called(self, seed: int) -> nn.Module:
+        if not wants_seed(self.given):
+            return self.given()
+        return self.given(seed=seed) if "seed" in inspect.signature(self.given).parameters else self.given(seed)
 
 
 def wants_seed(function: Callable[..., object]) -> bool:

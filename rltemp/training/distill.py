@@ -268,9 +268,9 @@ class Distillation:
             )
         if self.recipe.batch_size == self._team.size and normalises_batches(self.student):
             raise BadInputError(
-                f"student {self.problem.task.student} has BatchNorm, which needs 2 samples or more in a batch; got "
-                f"batch size 1{self._team.each}. Give a larger batch size (an incomplete last batch is dropped anyway, "
-                "as by drop_last=True) or a student with GroupNorm"
+                f"{self.problem.role} {self.problem.task.student} has BatchNorm, which needs 2 samples or more in a "
+                f"batch; got batch size 1{self._team.each}. Give a larger batch size (an incomplete last batch is "
+                "dropped anyway, as by drop_last=True) or a network with GroupNorm"
             )
 
     def _new_rule(self, rule: LearnedRule) -> LearnedRule:
