@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from rltemp.errors import BadInputError, one_line
 from rltemp.models.nested import Inputs, mapped, tensors
@@ -97,8 +96,6 @@ def _check_same(first: nn.Module, again: nn.Module, second: nn.Module, name: str
     """Refuse networks that a seed does not determine: no run could be repeated or go on."""
     if first is again or first is second:
         raise BadInputError(f"{name} returns the same network for every seed; return a new one, or give the network")
-    if any(map(is_lazy, first.parameters())):
-        raise BadInputError(f"{name} has parameters without a shape (a lazy module); give their sizes")
     one, other = first.state_dict(), again.state_dict()
     if one.keys() != other.keys() or any(_raw(value) != _raw(other[key]) for key, value in one.items()):
         raise BadInputError(

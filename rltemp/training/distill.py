@@ -81,7 +81,7 @@ class Distillation:
         self.teacher_logits = problem.teacher_logits if train is None else teacher_logits
         self.teacher_memory = teacher_memory
         self.seeds = seeds
-        self._alone = isinstance(seeds, int)
+        self._alone, self._draws = isinstance(seeds, int), problem.traits.draws  # not to be tried under autocast
         self._team, self._rows = team, team.share(self.recipe.batch_size)
         self.student = problem.students(seeds)
         self._forward = team.joined(self.student)
@@ -157,7 +157,7 @@ class Distillation:
     @contextmanager
     def _random_numbers(self, step: int) -> Iterator[tuple[Sequence[torch.Generator], ...]]:
         """Within, what a student draws comes from its seed and the step; several are called with a stream for each."""
-        if not self.problem.traits.draws:
+        if not self._draws:
             yield ()
         elif isinstance(self.seeds, int):
             with drawing_from(random_stream(self.seeds, "student", step), self.problem.device):

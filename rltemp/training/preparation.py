@@ -141,7 +141,8 @@ def untaught(task: Task, dataset: Dataset) -> Problem:
         )
     for part in PARTS:
         _check_labels(getattr(dataset, part), part, shape[-1])
-    Distillation(problem, 0)  # a mistake in the recipe shows before a teacher is trained
+    # A mistake in the recipe shows before a teacher is trained.
+    Distillation(problem, 0, recipe=task.recipe.fitting(len(dataset.train)))
     return problem
 
 
