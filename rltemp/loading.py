@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from rltemp.errors import BadInputError
-from rltemp.io.own_code import import_attribute
+from rltemp.io.own_code import import_attribute, is_own
 from rltemp.kd.method import Method, Objective
 from rltemp.kd.names import call_with_options, lookup, split_spec
 from rltemp.kd.temperature_rule import TemperatureRule, as_rule
@@ -53,7 +53,7 @@ def load_method(spec: str) -> Objective:
         from rltemp.policy.rule import Policy  # the reader of strangers' files, loaded by those who need it
 
         return Policy.load(*named_policy(spec)).method(spec)
-    if options and not _misspelt(name, [*METHODS, *WRAPPERS, *SHIPPED]):
+    if is_own(spec) or (options and not _misspelt(name, [*METHODS, *WRAPPERS, *SHIPPED])):
         found = import_attribute(spec)
         if not callable(found) and not isinstance(found, Objective):
             raise BadInputError(
@@ -99,6 +99,8 @@ def _misspelt(name: str, known: Iterable[str]) -> bool:
 def is_policy(spec: str) -> bool:
     """Tell whether `spec` names a policy: a shipped one, or a file: it has a suffix we know, a slash, or it exists."""
     name = spec.partition(PIN)[0]
+    if is_own(name):
+        return False
     suffixed = name.endswith((".safetensors", ".zip", ".pt", ".pth", ".pkl"))
     return name in SHIPPED or suffixed or "/" in name or os.path.isfile(name)
 
@@ -120,4 +122,4 @@ def imports_code(spec: str) -> bool:
     name, options = split_spec(spec)
     if name in WRAPPERS and options:
         return imports_code(options)
-    return bool(options) and name not in METHODS and not is_policy(spec)
+    return name not in METHODS and (is_own(spec) or (bool(options) and not is_policy(spec)))

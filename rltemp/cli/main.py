@@ -55,10 +55,11 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except BrokenPipeError:  # `rltemp rules | head -1` has read what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes what is left at its end
         sys.exit(1)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if DEBUG in given or not raised_by_own_code(error):
             raise
-        complain(one_line(f"your code raised {type(error).__name__}: {error}. {DEBUG} shows where"))
+        said = " ".join(str(error).split())
+        complain(one_line(f"your code raised {type(error).__name__}: {said}. {DEBUG} shows where"))
         sys.exit(BadInputError.exit_code)
     sys.exit(0)
 

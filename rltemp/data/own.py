@@ -31,6 +31,9 @@ SHARES = {"probe": 0.1, "validation": 0.1, "test": 0.2}
 MOST_BYTES = 2**31
 """Of inputs that are kept in memory; larger ones are read item by item."""
 
+ITEM_BYTES = 500
+"""Of an item beside its tensors, about."""
+
 Collate = Callable[[list[Any]], Any]
 
 
@@ -78,20 +81,20 @@ def collected(source: Any, part: str, collate: Collate | None = None) -> Split:
         source, collate = source.dataset, collate or source.collate_fn
     if isinstance(source, TensorDataset):
         source = source.tensors if len(source.tensors) > 1 else source.tensors[0]
-    if _is_batch(source):
-        with _batched(part):
-            return _split(source, part)
     with own_code(f"{part} (a {type(source).__name__})"):
+        if _is_batch(source):
+            with _batched(part):
+                return _split(source, part)
         return _of_items(source, part, collate or default_collate)
 
 
 def _of_items(source: Any, part: str, collate: Collate) -> Split:
     """A split of what a data set, a list or an iterator has."""
-    if not isinstance(source, Iterable) and not hasattr(source, "__getitem__"):
+    if isinstance(source, (str, bytes)) or not (isinstance(source, Iterable) or hasattr(source, "__getitem__")):
         raise BadInputError(f"{part} is a {type(source).__name__}; needed: a torch Dataset, tensors, arrays or items")
     with drawing_from(random_stream(0, "items")):
         before = generator_states()
-        items = list(_items(source))
+        items = list(_items(source, part))
         draws = generator_states() != before
     if not items:
         raise BadInputError(f"{part} is empty; needed: items, as in (input, label)")
@@ -116,9 +119,20 @@ def _batched(part: str) -> Iterator[None]:
         ) from error
 
 
-def _items(source: Any) -> Iterator[Any]:
+def _items(source: Any, part: str) -> Iterator[Any]:
     """Every item; of a data set with places, up to its length, which iteration would not end at."""
-    return (source[place] for place in range(len(source))) if _has_places(source) else iter(source)
+    if _has_places(source):
+        yield from (source[place] for place in range(len(source)))
+        return
+    size = 0
+    for item in source:
+        size += ITEM_BYTES + sum(tensor.nbytes for tensor in tensors(item))
+        if size > MOST_BYTES:
+            raise BadInputError(
+                f"{part} (a {type(source).__name__}) does not end, or is larger than {MOST_BYTES >> 30} GiB; give a "
+                "torch Dataset that has a length"
+            )
+        yield item
 
 
 def _has_places(source: Any) -> bool:
@@ -154,17 +168,31 @@ def _inputs_of(batch: Any) -> Inputs:
 def _split(batch: Any, part: str) -> Split:
     inputs, labels, mask = _parts(batch)
     inputs = _as_tensors(inputs)
-    if not next(iter(list(tensors(inputs))), torch.empty(0)).numel():
+    if not next(tensors(inputs), torch.empty(0)).numel():
         raise BadInputError(f"{part} is empty; needed: tensors or arrays with samples along the first axis")
+    _check_inputs(inputs, part)
     if labels is None:
         return Split(inputs, None)
     labels = _labels(labels, part)
     known = labels != NO_SAMPLE
     if mask is not None:
-        known = known & torch.as_tensor(mask).bool()
+        mask = torch.as_tensor(mask)
+        if mask.shape != known.shape:
+            raise BadInputError(f"{part}: the mask has shape {tuple(mask.shape)}, the labels {tuple(known.shape)}")
+        known = known & mask.bool()
     if not bool(known.any()):
         raise BadInputError(f"{part}: every label is {NO_SAMPLE} or masked, so that there is no sample")
     return Split(inputs, labels.masked_fill(~known, 0), None if bool(known.all()) else known)
+
+
+def _check_inputs(inputs: Inputs, part: str) -> None:
+    """Refuse inputs that are no number; an infinite one may be meant, as in a mask that is added."""
+    for tensor in tensors(inputs):
+        if tensor.layout != torch.strided or not tensor.dim():
+            raise BadInputError(f"{part}: needed are dense tensors with samples along the first axis")
+        if tensor.is_floating_point() and bool((wrong := tensor.isnan()).any()):
+            place = wrong.nonzero()[0].tolist()
+            raise BadInputError(f"{part}: an input is NaN, at {place}; fill in what is missing, or leave it out")
 
 
 def _labels(labels: Any, part: str) -> Tensor:
@@ -173,7 +201,7 @@ def _labels(labels: Any, part: str) -> Tensor:
     Raises:
         BadInputError: Where they are no whole numbers, or negative but for -100.
     """
-    found = torch.as_tensor(labels)
+    found = torch.as_tensor(np.ascontiguousarray(labels) if isinstance(labels, np.ndarray) else labels)
     if found.is_floating_point() or found.dtype == torch.bool or found.is_complex():
         raise BadInputError(f"{part}: labels must be whole numbers, the class of each sample; got {found.dtype}")
     found = found.long()
@@ -188,7 +216,9 @@ def _labels(labels: Any, part: str) -> Tensor:
 
 
 def _as_tensors(inputs: Any) -> Inputs:
-    """Arrays as tensors; NumPy's float64 as float32, which networks compute in."""
+    """Arrays as tensors; NumPy's float64 as float32, which networks compute in. No tensor brings a graph."""
+    if isinstance(inputs, Tensor):
+        return inputs.detach()
     if isinstance(inputs, np.ndarray):
         return torch.from_numpy(
             np.ascontiguousarray(inputs.astype(np.float32) if inputs.dtype == np.float64 else inputs)

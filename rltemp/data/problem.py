@@ -37,6 +37,7 @@ class Problem:
         cut_logits: Where only logits are known, those of the other splits that were cut from the training data.
         labelled: Whether training samples have labels. Where they have none, the teacher's predictions stand in as the
             labels of the other splits.
+        role: What the network that is trained is called in messages.
     """
 
     task: Task
@@ -47,6 +48,7 @@ class Problem:
     teacher_mark: dict[str, str] = field(default_factory=dict)
     cut_logits: dict[str, Tensor] = field(default_factory=dict)
     labelled: bool = True
+    role: Literal["student", "teacher"] = "student"
 
     @property
     def device(self) -> torch.device:
@@ -82,7 +84,7 @@ class Problem:
             BadInputError: Where the student cannot be used.
         """
         some = self.dataset.batch(self.dataset.train, torch.arange(min(2, len(self.dataset.train))).repeat(2)[:2])
-        return tried(lambda seed: self._student(seed).to(self.device), some.inputs, f"student {self.task.student}")
+        return tried(lambda seed: self._student(seed).to(self.device), some.inputs, f"{self.role} {self.task.student}")
 
     def students(self, seeds: int | Sequence[int]) -> nn.Module:
         """The student of a seed, or those of several as one module, stacked where they can be."""

@@ -85,8 +85,8 @@ class Recipe:
                 f"got {self.momentum} and {self.weight_decay}"
             )
         for name in ("warmup", "ema", "label_smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise BadInputError(f"recipe: {name} must be in [0, 1); got {getattr(self, name)}")
+            if not isinstance(value := getattr(self, name), (int, float)) or not 0 <= value < 1:
+                raise BadInputError(f"recipe: {name} must be in [0, 1); got {value!r}")
         if self.clip is not None:
             positive(self.clip, "recipe", "clip")
         whole(self.accumulate, 1, "recipe", "accumulate")

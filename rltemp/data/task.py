@@ -20,7 +20,8 @@ from rltemp.data.dataset import Dataset
 from rltemp.data.own import own_dataset
 from rltemp.data.recipe import Recipe
 from rltemp.errors import BadInputError
-from rltemp.io.own_code import import_attribute, is_own
+from rltemp.io.own_code import import_attribute, is_own, own_code
+from rltemp.kd.checks import whole
 from rltemp.kd.names import lookup, split_spec
 from rltemp.models.networks import MODELS
 from rltemp.models.seeded_network import SeededNetwork, name_of, wants_seed
@@ -84,6 +85,11 @@ class Task:
     def __post_init__(self) -> None:
         if self.metric is not None:
             lookup(dict.fromkeys(get_args(Metric)), self.metric, "metric")
+        for name in ("split_seed", "teacher_seed"):
+            whole(getattr(self, name), 0, "task", name)
+        for name, kind in {"name": str, "recipe": Recipe, "teacher_recipe": Recipe}.items():
+            if not isinstance(value := getattr(self, name), kind):
+                raise BadInputError(f"task: {name} must be a {kind.__name__}; got {value!r:.80}")
 
     @classmethod
     def of(
@@ -129,6 +135,9 @@ class Task:
         Raises:
             BadInputError: For an option that nobody knows, or a part that cannot be one.
         """
+        for part, given in {"student": student, "teacher": teacher, "train": train}.items():
+            if given is None:
+                raise BadInputError(f"{part} is None; every task needs one")
         parts = {"train": train, "test": test, "validation": validation, "probe": probe}
         named = isinstance(train, str)
         if named and any(value is not None for part, value in parts.items() if part != "train"):
@@ -195,13 +204,14 @@ def _with_teacher(task: Task, teacher: Any) -> Task:
     if str(teacher).endswith(LOGITS_SUFFIXES) and isinstance(teacher, (str, Path)):
         name, teacher = Path(teacher).name, read_tensor(Path(teacher).expanduser(), "teacher logits")
     if isinstance(teacher, np.ndarray):
-        teacher = torch.from_numpy(teacher)
+        with own_code("teacher logits"):
+            teacher = torch.from_numpy(np.ascontiguousarray(teacher))
     if isinstance(teacher, Tensor):
         if teacher.dim() < 2 or not teacher.is_floating_point():
             raise BadInputError(
                 f"teacher logits must be [N, ..., C], floats; got {tuple(teacher.shape)}, {teacher.dtype}"
             )
-        return replace(task, teacher=name, own=replace(task.own, teacher=None, known_teacher=teacher.float()))
+        return replace(task, teacher=name, own=replace(task.own, teacher=None, known_teacher=teacher.detach().float()))
     if callable(teacher) and not isinstance(teacher, (nn.Module, type)) and not wants_seed(teacher):
         teacher = SeededNetwork(teacher, name)(task.teacher_seed)
     if isinstance(teacher, nn.Module):

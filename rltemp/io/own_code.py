@@ -29,6 +29,8 @@ def import_attribute(spec: str) -> Any:
         BadInputError: Where there is no such module or attribute, or the module raises.
     """
     place, _, attribute = spec.rpartition(":")
+    if not place or not attribute.isidentifier():
+        raise BadInputError(f"{spec}: needed is FILE.py:name, with the name of a function in the file")
     module = _from_file(Path(place).expanduser()) if place.endswith(".py") else _by_name(place, spec)
     try:
         return getattr(module, attribute)
@@ -39,12 +41,12 @@ def import_attribute(spec: str) -> Any:
 
 
 def is_own(spec: str) -> bool:
-    """Whether a name is that of a file or a module with an attribute: `my_nets.py:make`, `my_package.nets:make`."""
-    place, colon, attribute = spec.rpartition(":")
-    if not colon or not attribute.isidentifier():
-        return False
-    if place.endswith(".py"):
+    """Whether a name is that of a file, or of a module with an attribute: `my_nets.py:make`, `my_package.nets:make`."""
+    place, _, attribute = spec.rpartition(":")
+    if spec.endswith(".py") or ".py:" in spec:
         return True
+    if not place or not attribute.isidentifier():
+        return False
     named = all(part.isidentifier() for part in place.split("."))
     return named and (Path(f"{place.replace('.', '/')}.py").is_file() or _found(place))
 
@@ -60,7 +62,7 @@ def own_code(what: str) -> Iterator[None]:
         yield
     except RltempError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         said = one_line(str(error).partition("\n")[0])
         raise BadInputError(f"{what} raised {type(error).__name__}: {said}. --debug shows where") from error
 

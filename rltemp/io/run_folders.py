@@ -81,7 +81,7 @@ def nothing_left_by_a_failed_start(folder: Path) -> Iterator[None]:
     fresh = not folder.exists()
     try:
         yield
-    except Exception:
+    except (Exception, SystemExit):
         if fresh and held(folder) and {one.name for one in folder.rglob("*") if one.is_file()} <= {CONFIG, LOCK}:
             release(folder)
             shutil.rmtree(folder, ignore_errors=True)

@@ -24,9 +24,9 @@ def lookup(table: Mapping[str, Entry], name: str, kind: str) -> Entry:
     Traceback (most recent call last):
     rltemp.errors.BadInputError: unknown rule 'dtdk': did you mean 'dtkd'? Known: dtkd, fixed
     """
-    if name in table:
+    if isinstance(name, str) and name in table:
         return table[name]
-    close = get_close_matches(name, table, n=1)
+    close = get_close_matches(str(name), table, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     raise BadInputError(f"unknown {kind} {name!r}: {hint}Known: {', '.join(sorted(table))}")
 

@@ -39,7 +39,8 @@ def unpacked(optimizer: str | OptimizerFactory) -> tuple[str | OptimizerFactory,
         lookup(OPTIMIZERS, optimizer.lower(), "optimizer")
         optimizer = optimizer.lower()
     elif not callable(optimizer):
-        raise BadInputError(f"needed: an optimizer's name or a function of parameters; got {optimizer!r}")
+        said = " ".join(repr(optimizer).split())
+        raise BadInputError(f"needed: an optimizer's name or a function of parameters; got {said:.80}")
     kind, options = _kind(optimizer)
     if kind is None:
         made = make(optimizer, [nn.Parameter(torch.zeros(2, 2))])

@@ -27,8 +27,8 @@ def random_stream(seed: int, purpose: str, counter: int = 0) -> torch.Generator:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Within, weights are drawn on the CPU from a seed alone; torch's global generator then goes on as it was."""
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+    """Within, weights are drawn on the CPU from a seed alone; the global generators then go on as they were."""
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"), _others_seeded(seed):
         # torch.manual_seed would seed the accelerators as well, which fork_rng does not restore here.
         torch.default_generator.manual_seed(seed)
         yield
@@ -48,16 +48,25 @@ def drawing_from(stream: torch.Generator, device: torch.device | str = "cpu") ->
         current = torch.cuda.current_device() if place.index is None else place.index
         generators.append(torch.cuda.default_generators[current])
     states = [generator.get_state() for generator in generators]
-    of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # what data sets draw from
     try:
         for generator in generators:
             generator.manual_seed(seed)
+        with _others_seeded(seed):
+            yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+
+
+@contextmanager
+def _others_seeded(seed: int) -> Iterator[None]:
+    """Within, the generators of Python and NumPy are seeded: data sets and networks may draw from them."""
+    of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
         random.seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002
         yield
     finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
         random.setstate(of_python)
         np.random.set_state(of_numpy)  # noqa: NPY002
 

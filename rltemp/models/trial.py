@@ -53,9 +53,8 @@ def tried(make: Callable[[int], nn.Module], inputs: Inputs, name: str) -> Traits
     Raises:
         BadInputError: Where the network cannot take the inputs, or answers with something other than logits.
     """
-    first, second = make(0).train(), make(1).train()
-    if first is second:
-        raise BadInputError(f"{name} returns the same network for every seed; return a new one, or give the network")
+    first, again, second = make(0).train(), make(0), make(1).train()
+    _check_same(first, again, second, name)
     if not any(value.requires_grad for value in first.parameters()):
         raise BadInputError(f"{name} has no parameters to train")
     device = next(tensors(inputs)).device
@@ -63,24 +62,25 @@ def tried(make: Callable[[int], nn.Module], inputs: Inputs, name: str) -> Traits
     with torch.enable_grad(), torch.autocast(device.type, enabled=False):
         with drawing_from(random_stream(0, "trial"), device):
             before = generator_states()
-            logits = answer(first, inputs, name)
+            logits = answered(first, inputs, name)
             draws = generator_states() != before
+            _check_training(again, logits, inputs, name)
         alone = _why_alone(first, second, inputs, draws)
     convolves = any(isinstance(module, nn.modules.conv._ConvNd) for module in first.modules())
     return Traits(tuple(logits.shape[1:]), draws, alone, convolves)
 
 
-def answer(network: nn.Module, inputs: Inputs, name: str) -> Tensor:
-    """The logits `[B, ..., C]` of a network that has not been called before.
+def answered(network: nn.Module, inputs: Inputs, name: str) -> Tensor:
+    """What a network answers, `[B, ..., C]`.
 
     Raises:
-        BadInputError: As in `tried`.
+        BadInputError: Where it cannot take the inputs, or answers with something other than logits.
     """
     try:
         logits = logits_of(network(inputs))
     except BadInputError as error:
         raise BadInputError(f"{name}: {error}") from error
-    except Exception as error:  # whatever a network of the user's own may raise
+    except (Exception, SystemExit) as error:  # whatever a network of the user's own may raise
         raise BadInputError(
             f"{name} cannot take the task's inputs ({type(error).__name__}: {_first_line(error)})"
         ) from error
@@ -90,7 +90,39 @@ def answer(network: nn.Module, inputs: Inputs, name: str) -> Tensor:
             f"{name} must answer with logits [B, ..., C] of 2 classes or more; of {size} samples it makes "
             f"{tuple(logits.shape)}, {logits.dtype}"
         )
+    if not bool(logits.isfinite().any()):
+        raise BadInputError(f"{name} answers with no finite number; look for NaN in its weights and its inputs")
     return logits
+
+
+def _check_same(first: nn.Module, again: nn.Module, second: nn.Module, name: str) -> None:
+    """Refuse networks that a seed does not determine: no run could be repeated or go on."""
+    if first is again or first is second:
+        raise BadInputError(f"{name} returns the same network for every seed; return a new one, or give the network")
+    one, other = first.state_dict(), again.state_dict()
+    if one.keys() != other.keys() or any(_raw(value) != _raw(other[key]) for key, value in one.items()):
+        raise BadInputError(
+            f"{name} is another network each time for one seed; draw weights from torch's generator or from the seed"
+        )
+
+
+def _raw(value: object) -> object:
+    """What a network holds by a name, to be compared: tensors bit by bit."""
+    return value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes() if isinstance(value, Tensor) else value
+
+
+def _check_training(network: nn.Module, logits: Tensor, inputs: Inputs, name: str) -> None:
+    """Refuse a network that gradients do not reach, or that answers otherwise in eval mode."""
+    if not logits.requires_grad:
+        raise BadInputError(f"{name} answers without a graph, so that it cannot learn; leave out detach and no_grad")
+    try:
+        logits.sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    except (Exception, SystemExit) as error:  # own autograd functions
+        raise BadInputError(f"{name} has no gradient ({type(error).__name__}: {_first_line(error)})") from error
+    with torch.no_grad():
+        shape = answered(network.eval(), inputs, f"{name}, in eval mode,").shape
+    if shape != logits.shape:
+        raise BadInputError(f"{name} answers {tuple(logits.shape)} in training and {tuple(shape)} in eval mode")
 
 
 def _why_alone(first: nn.Module, second: nn.Module, inputs: Inputs, draws: bool) -> str:
@@ -99,8 +131,9 @@ def _why_alone(first: nn.Module, second: nn.Module, inputs: Inputs, draws: bool)
         return "it draws random numbers in training, as dropout does"
     if (size := sum(value.numel() for value in first.parameters())) >= LARGE:
         return f"it is large ({size:,} parameters)"
-    both, students = mapped(lambda tensor: torch.stack([tensor, tensor]), inputs), StackedStudents([first, second])
+    both = mapped(lambda tensor: torch.stack([tensor, tensor]), inputs)
     try:
+        students = StackedStudents([first, second])
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # where vmap falls back to a loop, it warns
             stacked: Tensor = students.train()(both)
@@ -117,5 +150,5 @@ def _why_alone(first: nn.Module, second: nn.Module, inputs: Inputs, draws: bool)
     return ""
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return one_line(str(error).partition("\n")[0])

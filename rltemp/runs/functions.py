@@ -10,10 +10,15 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from rltemp.data.problem import Problem
 from rltemp.data.task import Task
+from rltemp.data.tasks import load_task
+from rltemp.errors import BadInputError
 from rltemp.experiments.compare import OnProgress
 from rltemp.experiments.options import CompareOptions, ExplainOptions, StudyOptions
 from rltemp.experiments.result_cache import ResultCache
@@ -102,7 +107,7 @@ def made(kind: type[Options], **values: Any) -> Options:
     default = kind()
     for name in values:
         lookup(flat(default), name, "option")
-    values["out"] = None if values.get("out") is None else Path(values["out"]).expanduser()
+    values["task"] = _with_own_parts(values)
     given: dict[str, Any] = {}
     for field in fields(default):  # type: ignore[arg-type]  # every kind is a dataclass
         inner = getattr(default, field.name)
@@ -110,10 +115,41 @@ def made(kind: type[Options], **values: Any) -> Options:
             known = {one.name for one in fields(inner)}
             own = {name: values[name] for name in known & values.keys() if not hasattr(kind, name)}
             prefixed = {name: values[f"{field.name}_{name}"] for name in known if f"{field.name}_{name}" in values}
-            given[field.name] = type(inner)(**own, **prefixed)
+            given[field.name] = type(inner)(**_typed(type(inner), {**own, **prefixed}))
         elif field.name in values:
-            given[field.name] = values[field.name]
+            given |= _typed(kind, {field.name: values[field.name]})
+    if isinstance(out := given.get("out"), Path):
+        given["out"] = out.expanduser()
     return kind(**given)
+
+
+def _with_own_parts(values: dict[str, Any]) -> Task | str:
+    """The task; networks and optimizers among the options that are no names, which no option can hold, go into it.
+
+    Raises:
+        BadInputError: Where it is no task, or a part cannot be one.
+    """
+    task = values["task"]
+    if not isinstance(task, (Task, str)):
+        raise BadInputError(f"task must be a name or of rltemp.Task.of; got {task!r:.80}")
+    parts = ("student", "teacher", "optimizer", "teacher_optimizer")
+    given = {name: values.pop(name) for name in parts if not isinstance(values.get(name), (str, NoneType))}
+    return load_task(task, **given) if given else task
+
+
+def _typed(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:
+    """The values of options as their fields have them.
+
+    Raises:
+        BadInputError: For one that is of another type.
+    """
+    hints, typed = get_type_hints(kind), dict(values)
+    for name in values.keys() - {"task"}:
+        try:
+            typed[name] = TypeAdapter(hints[name]).validate_python(values[name])
+        except ValidationError as error:
+            raise BadInputError(f"option {name} cannot be {values[name]!r:.80}: {error.errors()[0]['msg']}") from error
+    return typed
 
 
 def _run(options: DistillOptions | TrainPolicyOptions) -> dict[str, Any]:

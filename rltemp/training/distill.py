@@ -80,7 +80,7 @@ class Distillation:
         self.teacher_logits = problem.teacher_logits if train is None else teacher_logits
         self.teacher_memory = teacher_memory
         self.seeds = seeds
-        self._alone = isinstance(seeds, int)
+        self._alone, self._draws = isinstance(seeds, int), problem.traits.draws  # not to be tried under autocast
         self._team, self._rows = team, team.share(self.recipe.batch_size)
         self.student = problem.students(seeds)
         self._forward = team.joined(self.student)
@@ -155,7 +155,7 @@ class Distillation:
     @contextmanager
     def _random_numbers(self, step: int) -> Iterator[tuple[Sequence[torch.Generator], ...]]:
         """Within, what a student draws comes from its seed and the step; several are called with a stream for each."""
-        if not self.problem.traits.draws:
+        if not self._draws:
             yield ()
         elif isinstance(self.seeds, int):
             with drawing_from(random_stream(self.seeds, "student", step), self.problem.device):
@@ -266,9 +266,9 @@ class Distillation:
             )
         if self.recipe.batch_size == self._team.size and normalises_batches(self.student):
             raise BadInputError(
-                f"student {self.problem.task.student} has BatchNorm, which needs 2 samples or more in a batch; got "
-                f"batch size 1{self._team.each}. Give a larger batch size (an incomplete last batch is dropped anyway, "
-                "as by drop_last=True) or a student with GroupNorm"
+                f"{self.problem.role} {self.problem.task.student} has BatchNorm, which needs 2 samples or more in a "
+                f"batch; got batch size 1{self._team.each}. Give a larger batch size (an incomplete last batch is "
+                "dropped anyway, as by drop_last=True) or a network with GroupNorm"
             )
 
     def _new_rule(self, rule: LearnedRule) -> LearnedRule:

@@ -16,10 +16,9 @@ from rltemp.data.problem import Part, Problem, evaluate
 from rltemp.data.sources import load_dataset
 from rltemp.data.task import Task
 from rltemp.errors import BadInputError
-from rltemp.models.nested import Inputs
 from rltemp.models.networks import build_model
-from rltemp.models.trial import answer
-from rltemp.training.optimization import Optimization
+from rltemp.models.trial import answered
+from rltemp.training.distill import Distillation
 from rltemp.training.teachers import OnStep, find_teacher, teacher_network
 
 log = logging.getLogger(__name__)
@@ -134,15 +133,16 @@ def untaught(task: Task, dataset: Dataset) -> Problem:
             build_model(task.student, dataset.image_shape, dataset.num_classes)
     problem = Problem(task, dataset, None, None, teacher_accuracy=0.0)
     shape = problem.traits.outputs
+    for part in PARTS:
+        _check_part(problem, part)
     if shape[-1] != dataset.num_classes:
         raise BadInputError(
             f"student {task.student} answers {shape[-1]} classes; teacher and labels have {dataset.num_classes}"
         )
     for part in PARTS:
-        _check_labels(dataset, part, shape)
-    Optimization(
-        task.recipe, problem.students(0), steps=1
-    )  # a mistake in its optimizer shows before a teacher is trained
+        _check_labels(dataset, part, shape[-1])
+    # A mistake in the recipe shows before a teacher is trained.
+    Distillation(problem, 0, recipe=task.recipe.fitting(len(dataset.train)))
     return problem
 
 
@@ -152,6 +152,7 @@ def taught(problem: Problem, teacher: nn.Module) -> Problem:
     problem, dataset = _labelled(problem), problem.dataset
     size = len(dataset.train) * math.prod(problem.traits.outputs)
     logits = None if dataset.views_change or size > MOST_LOGITS else problem.teacher_on("train")
+    _check_finite(problem, logits)
     assert problem.teacher is not None
     accuracy = float(evaluate(problem.teacher, problem, problem.dataset.test))
     return replace(problem, teacher_logits=logits, teacher_accuracy=accuracy)
@@ -169,6 +170,7 @@ def taught_by_logits(problem: Problem, logits: Tensor) -> Problem:
         raise BadInputError(f"teacher logits have shape {tuple(logits.shape)}; needed: {needed}, one for each sample")
     own = {part: logits[places.to(logits.device)] for part, places in cut.items()}
     problem = replace(problem, teacher_logits=own.pop("train", logits), cut_logits=own)
+    _check_finite(problem, problem.teacher_logits)
     problem = _labelled(problem)
     validation, found = problem.dataset.validation, problem.teacher_on("validation")
     if found is None:
@@ -206,9 +208,7 @@ def _ready(teacher: nn.Module, problem: Problem) -> nn.Module:
     """
     teacher = teacher.to(problem.device).eval().requires_grad_(False)
     teacher = teacher.to(memory_format=torch.channels_last) if problem.channels_last else teacher
-    some = problem.arranged(_two_samples(problem.dataset))
-    with torch.no_grad():
-        shape = tuple(answer(teacher, some, f"teacher {problem.task.teacher}").shape[1:])
+    shape = tuple(_tried_teacher(teacher, problem.task, problem.dataset).shape[1:])
     if shape != problem.traits.outputs:
         raise BadInputError(
             f"teacher {problem.task.teacher} answers {shape} for a sample, student {problem.task.student} "
@@ -223,31 +223,58 @@ def _classes(task: Task, dataset: Dataset) -> int:
     if isinstance(known, Tensor):
         return known.shape[-1]
     if known is not None:
-        with torch.no_grad():
-            teacher = known.to(dataset.train.device).eval()
-            return answer(teacher, _two_samples(dataset), f"teacher {task.teacher}").shape[-1]
+        return _tried_teacher(known.to(dataset.train.device).eval(), task, dataset).shape[-1]
     if dataset.train.labels is None:
         raise BadInputError(f"task {task.name}: a teacher cannot be trained without labels; give one that is trained")
     return max(int(getattr(dataset, part).targets.max()) for part in PARTS) + 1
 
 
-def _two_samples(dataset: Dataset) -> Inputs:
-    return dataset.batch(dataset.train, torch.arange(2) % len(dataset.train)).inputs
+def _check_finite(problem: Problem, logits: Tensor | None) -> None:
+    """Refuse a teacher's logits of the training split, where they are known, that are no numbers."""
+    split = problem.dataset.train
+    if logits is not None and not bool((kept := split.kept(logits).isfinite().all(-1)).all()):
+        wrong = (~kept).nonzero().flatten()
+        raise BadInputError(
+            f"teacher {problem.task.teacher}: its logits of {len(wrong)} of {len(kept)} training samples are not "
+            f"finite, first of sample {int(wrong[0])}; look for NaN in its weights and its inputs"
+        )
 
 
-def _check_labels(dataset: Dataset, part: str, shape: tuple[int, ...]) -> None:
+@torch.no_grad()
+def _tried_teacher(teacher: nn.Module, task: Task, dataset: Dataset) -> Tensor:
+    """What a teacher answers on two samples."""
+    some = dataset.batch(dataset.train, torch.arange(2) % len(dataset.train))
+    return answered(teacher, some.inputs, f"teacher {task.teacher}")
+
+
+def _check_part(problem: Problem, part: Part) -> None:
+    """Refuse a split whose inputs the student answers otherwise than those it learns from, or whose labels do not fit.
+
+    Raises:
+        BadInputError: With the split.
+    """
+    split, shape = getattr(problem.dataset, part), problem.traits.outputs
+    some = problem.dataset.batch(split, torch.arange(2) % len(split)).inputs
+    found = answered(problem.students(0).eval(), some, f"{part}: student {problem.task.student}").shape[1:]
+    if found != shape:
+        raise BadInputError(f"{part}: the student answers {tuple(found)} for a sample, and {shape} for one of train")
+    if split.labels is not None and tuple(split.labels.shape[1:]) != shape[:-1]:
+        answers = ", ".join(map(str, ("N", *shape)))
+        needed = ", ".join(map(str, ("N", *shape[:-1])))
+        raise BadInputError(
+            f"{part}: labels have shape {tuple(split.labels.shape)}; needed: [{needed}], for the student answers "
+            f"[{answers}]"
+        )
+
+
+def _check_labels(dataset: Dataset, part: Part, classes: int) -> None:
     split = getattr(dataset, part)
     if split.labels is None:
         return
-    if tuple(split.labels.shape[1:]) != shape[:-1]:
-        raise BadInputError(
-            f"{part}: labels have shape {tuple(split.labels.shape)}; the student answers [B, {str(shape)[1:-1]}] and "
-            f"needs one label for each of its rows of classes"
-        )
-    wrong = split.labels >= shape[-1] if split.mask is None else (split.labels >= shape[-1]) & split.mask
+    wrong = split.labels >= classes if split.mask is None else (split.labels >= classes) & split.mask
     if bool(wrong.any()):
         place = wrong.nonzero()[0].tolist()
         label = int(split.labels[tuple(place)])
         if part in dataset.cut_at:  # where its user finds it
             part, place[0] = "train", int(dataset.cut_at[part][place[0]])
-        raise BadInputError(f"{part}: label {label} at {place} is no class; needed: 0 to {shape[-1] - 1}")
+        raise BadInputError(f"{part}: label {label} at {place} is no class; needed: 0 to {classes - 1}")

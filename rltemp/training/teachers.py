@@ -43,28 +43,38 @@ def cache_folder() -> Path:
     return Path(os.environ.get("RLTEMP_CACHE") or Path.home() / ".cache" / "rltemp")
 
 
+def training_of(task: Task, dataset: Dataset) -> Distillation:
+    """The run that trains the task's teacher on the labels of the training split, by `task.teacher_recipe`.
+
+    Raises:
+        BadInputError: Where the network cannot be trained on these data.
+    """
+    # A teacher is a student that learns without one: the same loop, and no logits to learn from.
+    own = replace(task.own, student=task.own.teacher, teacher=None)
+    problem = Problem(replace(task, student=task.teacher, own=own), dataset, None, None, 0.0, role="teacher")
+    shape = problem.traits.outputs
+    if shape[-1] != dataset.num_classes:
+        raise BadInputError(
+            f"teacher {task.teacher} answers {shape[-1]} classes; the labels have {dataset.num_classes}"
+        )
+    nobody = torch.zeros((1,) * (1 + len(shape)), device=problem.device).expand(len(dataset.train), *shape)
+    return Distillation(replace(problem, teacher_logits=nobody), task.teacher_seed, recipe=task.teacher_recipe)
+
+
 def train_teacher(
-    task: Task, dataset: Dataset, on_step: OnStep | None = None, checkpoints: Checkpoints | None = None
+    run: Distillation, file: Path, on_step: OnStep | None = None, checkpoints: Checkpoints | None = None
 ) -> nn.Module:
-    """Train the task's teacher on the labels of the training split, by `task.teacher_recipe`.
+    """Train a task's teacher.
 
     Args:
-        task: The description.
-        dataset: Its data.
+        run: Of `training_of`.
+        file: The teacher's place; what is wrong with a batch is written beside it.
         on_step: Told of every step.
         checkpoints: Where it goes on from, and what it leaves.
 
     Raises:
         TrainingDivergedError: Where its weights are not finite at the end.
     """
-    # A teacher is a student that learns without one: the same loop, and no logits to learn from.
-    own = replace(task.own, student=task.own.teacher, teacher=None)
-    problem = Problem(replace(task, student=task.teacher, own=own), dataset, None, None, teacher_accuracy=0.0)
-    shape = problem.traits.outputs
-    nobody = torch.zeros((1,) * (1 + len(shape)), device=problem.device).expand(len(dataset.train), *shape)
-    problem = replace(problem, teacher_logits=nobody)
-    run = Distillation(problem, task.teacher_seed, recipe=task.teacher_recipe)
-    file = teacher_file(task, dataset)  # what is wrong with a batch is written beside the teacher's place
     guard = RunGuard(file.parent / f"{file.stem}-faults", network="teacher")
     saved = checkpoints.resume() if checkpoints else None
     if saved is not None:
@@ -81,7 +91,8 @@ def train_teacher(
         teacher = train(run, none(), after_step, guard.step)
     if not all(bool(value.isfinite().all()) for value in teacher.parameters()):
         raise TrainingDivergedError(
-            f"teacher {task.teacher}: its weights are not finite after {run.steps} steps; lower --teacher-learning-rate"
+            f"teacher {run.problem.task.student}: its weights are not finite after {run.steps} steps; lower "
+            "--teacher-learning-rate"
         )
     return teacher
 
@@ -143,13 +154,14 @@ def teacher_network(task: Task, dataset: Dataset) -> nn.Module:
 
 def _train_into(file: Path, task: Task, dataset: Dataset, on_step: OnStep | None, fresh: bool, inexact: bool) -> None:
     """Train the teacher into its file; of two processes that want the same one, the second waits for it."""
+    run = training_of(task, dataset)  # what cannot be trained is refused before anything is written
     file.parent.mkdir(parents=True, exist_ok=True)
     with _only_one(file.with_suffix(".lock")):
         if file.is_file():
             return
         checkpoints = Checkpoints(file.with_suffix(".checkpoints"), fresh=fresh, inexact=inexact)
         try:
-            teacher = train_teacher(task, dataset, on_step, checkpoints)
+            teacher = train_teacher(run, file, on_step, checkpoints)
             said = {"task": shareable(task.name), "network": shareable(task.teacher), **checkpoints.mark()}
             save_weights(teacher, file, said)
         except TrainingDivergedError:

@@ -16,8 +16,8 @@ from rltemp.cli.dispatch import parse
 from rltemp.data.tasks import load_task
 from rltemp.loading import load_method
 from rltemp.training.distill import Distillation
+from rltemp.training.preparation import prepare
 from rltemp.training.steps import train
-from rltemp.training.teachers import prepare
 
 WORDS = (
     *("--task", "toy", "--epochs", 1, "--optimizer", "AdamW", "--learning-rate", 0.01, "--weight-decay", 0.1),
