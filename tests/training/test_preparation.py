@@ -163,6 +163,15 @@ def test_a_teacher_that_is_trained_is_trained_by_its_own_recipe_and_kept(tmp_pat
     assert not torch.equal(other.teacher_logits, first.teacher_logits)
 
 
+def test_a_network_teaches_copies_of_itself_that_it_does_not_freeze() -> None:
+    network = nn.Linear(FEATURES, CLASSES)
+    found = problem(student=network, teacher=network)
+    assert found.teacher is network
+    student = train(Distillation(found, 0), load_method("none"))
+    assert not torch.equal(student.weight, network.weight)
+    assert torch.equal(found.students(1).weight, network.weight)
+
+
 # A teacher as logits
 
 
