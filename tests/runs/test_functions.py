@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.own_tasks import clusters, own_task
+from support.own_tasks import Noisy, clusters, normalised_student, own_task
 from support.processes import code
 
 import rltemp
@@ -158,6 +158,47 @@ def test_a_comparison_has_a_row_for_every_rule(policy: Path, tmp_path: Path) -> 
     assert len((tmp_path / "c" / "results.csv").read_text().splitlines()) == 1 + 3 * len(rules)
     assert (tmp_path / "c" / "report.md").is_file()
     assert rltemp.compare(own_task(), rules, tmp_path / "c", **options) == result
+
+
+FREE = "fixed:temperature=2,ce_weight=0"
+ROWS, LABELS = clusters()
+KINDS: dict[str, tuple[dict[str, Any], str]] = {
+    "drawn": ({"train": Noisy(ROWS, LABELS), "student": normalised_student}, "fixed:2"),
+    "masked": ({"train": (ROWS, LABELS.masked_fill(torch.arange(200) % 7 == 0, -100))}, "fixed:2"),
+    "logits": ({"teacher": 3.0 * torch.eye(4)[LABELS], "test": None}, "fixed:2"),
+    "unlabelled": ({"train": ROWS, "test": None}, FREE),
+    "unlabelled logits": ({"train": ROWS, "test": None, "teacher": 3.0 * torch.eye(4)[LABELS]}, FREE),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_policy_is_trained_and_compared_on_every_kind_of_data(kind: str, tmp_path: Path) -> None:
+    parts, rule = KINDS[kind]
+    task = own_task(**parts)
+    rltemp.train_policy(task, tmp_path / "p", **POLICY, reference=rule)
+    rules = [rule, str(tmp_path / "p" / "policy.safetensors")]
+    rows = rltemp.compare(task, rules, tmp_path / "c", seeds=2, html=False)["arms"]
+    assert [row["rule"] for row in rows] == rules
+    assert all(row["n"] == 2 and 25 < row["accuracy_percent"] <= 100 for row in rows)
+
+
+def test_what_needs_labels_is_refused_where_there_are_none(tmp_path: Path) -> None:
+    task = own_task(train=ROWS, test=None)
+    for work in (
+        lambda: rltemp.distill(task, "dtkd", tmp_path / "o"),
+        lambda: rltemp.compare(task, [FREE, "dtkd"], tmp_path / "o"),
+        lambda: rltemp.train_policy(task, tmp_path / "o", **POLICY),
+    ):
+        with pytest.raises(BadInputError, match="needs labels, and task clusters has none: take a method without"):
+            work()
+        assert not (tmp_path / "o").exists()
+
+
+def test_a_policy_needs_teacher_logits_of_the_samples_that_reward_it(tmp_path: Path) -> None:
+    task = own_task(teacher=3.0 * torch.eye(4)[LABELS], probe=clusters(40, 3))
+    with pytest.raises(BadInputError, match="leave probe out, so that it is cut from them"):
+        rltemp.train_policy(task, tmp_path / "o", **POLICY)
+    assert not (tmp_path / "o").exists()
 
 
 def test_students_of_a_comparison_are_those_that_distill_trains(tmp_path: Path) -> None:
