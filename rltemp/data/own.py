@@ -8,7 +8,6 @@ is inputs without labels. Labels are whole numbers, `[N]` or `[N, T]` of tokens;
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -79,8 +78,7 @@ def collected(source: Any, part: str, collate: Collate | None = None) -> Split:
     if isinstance(source, TensorDataset):
         source = source.tensors if len(source.tensors) > 1 else source.tensors[0]
     if _is_batch(source):
-        with _batched(part):
-            return _split(source, part)
+        return _split(source, part)
     with own_code(f"{part} (a {type(source).__name__})"):
         return _of_items(source, part, collate or default_collate)
 
@@ -95,25 +93,18 @@ def _of_items(source: Any, part: str, collate: Collate) -> Split:
         draws = generator_states() != before
     if not items:
         raise BadInputError(f"{part} is empty; needed: items, as in (input, label)")
-    with _batched(part):
+    try:
         split = _split(collate(items), part)
+    except (TypeError, RuntimeError) as error:
+        raise BadInputError(
+            f"{part}: no batch can be made of its items ({one_line(str(error).partition(chr(10))[0])}). Give items of "
+            "one shape, or collate=, which pads them"
+        ) from error
     large = sum(tensor.nbytes for tensor in tensors(split.inputs)) > MOST_BYTES
     if not (draws or large) or not _has_places(source):
         return split
     reader = ItemReader((source,), torch.arange(len(items)), collate, _inputs_of, draws, torch.device("cpu"))
     return Split(reader, split.labels, split.mask)
-
-
-@contextmanager
-def _batched(part: str) -> Iterator[None]:
-    """Within, values become tensors."""
-    try:
-        yield
-    except (TypeError, RuntimeError) as error:
-        raise BadInputError(
-            f"{part}: no batch can be made of it ({one_line(str(error).partition(chr(10))[0])}). Give numbers, "
-            "in items of one shape, or collate=, which pads them"
-        ) from error
 
 
 def _items(source: Any) -> Iterator[Any]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from rltemp.data.own import own_dataset
 from rltemp.data.recipe import Recipe
 from rltemp.errors import BadInputError
 from rltemp.io.own_code import import_attribute, is_own
-from rltemp.kd.names import lookup, split_spec
+from rltemp.kd.names import split_spec
 from rltemp.models.networks import MODELS
 from rltemp.models.seeded_network import SeededNetwork, name_of, wants_seed
 from rltemp.models.weight_files import LOGITS_SUFFIXES, read_tensor
@@ -65,9 +65,6 @@ class Task:
         teacher_seed: Draws the teacher's initial weights and batches.
         teacher_weights: A file of weights for the teacher (safetensors or a torch file); without one it is trained.
         own: What no name stands for.
-
-    Raises:
-        BadInputError: For a metric that nobody knows.
     """
 
     name: str
@@ -80,10 +77,6 @@ class Task:
     teacher_seed: int = 0
     teacher_weights: str | None = None
     own: Own = field(default=Own(), repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        if self.metric is not None:
-            lookup(dict.fromkeys(get_args(Metric)), self.metric, "metric")
 
     @classmethod
     def of(

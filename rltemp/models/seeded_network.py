@@ -35,7 +35,7 @@ class SeededNetwork:
         if isinstance(self.given, nn.Module):
             return copy.deepcopy(self.given)
         with seeded(seed), own_code(self.name):
-            network = _called(self.given, seed)
+            network = self.given(seed) if wants_seed(self.given) else self.given()
         if not isinstance(network, nn.Module):
             raise BadInputError(f"{self.name} must return a torch module; got a {type(network).__name__}")
         return network
@@ -50,14 +50,6 @@ def wants_seed(function: Callable[..., object]) -> bool:
     parameters = inspect.signature(function).parameters.values()
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return any(one.name == "seed" or (one.default is one.empty and one.kind in positional) for one in parameters)
-
-
-def _called(function: Callable[..., object], seed: int) -> object:
-    """What a function of networks returns for a seed."""
-    named = inspect.signature(function).parameters.get("seed")
-    if named is not None and named.kind is not named.POSITIONAL_ONLY:
-        return function(seed=seed)  # there may be others before it
-    return function(seed) if wants_seed(function) else function()
 
 
 def name_of(given: object) -> str:

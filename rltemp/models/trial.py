@@ -60,19 +60,14 @@ def tried(make: Callable[[int], nn.Module], inputs: Inputs, name: str) -> Traits
         raise BadInputError(f"{name} has no parameters to train")
     with drawing_from(random_stream(0, "trial")):
         before = generator_states()
-        logits = answer(first, inputs, name)
+        logits = _answer(first, inputs, name)
         draws = generator_states() != before
     convolves = any(isinstance(module, nn.modules.conv._ConvNd) for module in first.modules())
     alone = _why_alone(first, second, inputs, draws)
     return Traits(tuple(logits.shape[1:]), draws, alone, convolves)
 
 
-def answer(network: nn.Module, inputs: Inputs, name: str) -> Tensor:
-    """The logits `[B, ..., C]` of a network that has not been called before.
-
-    Raises:
-        BadInputError: As in `tried`.
-    """
+def _answer(network: nn.Module, inputs: Inputs, name: str) -> Tensor:
     try:
         logits = logits_of(network(inputs))
     except BadInputError as error:

@@ -11,14 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rltemp.data.dataset import Dataset
-from rltemp.data.problem import Part, Problem, evaluate
+from rltemp.data.dataset import Dataset, Split
+from rltemp.data.problem import Part, Problem, evaluate, outputs
 from rltemp.data.sources import load_dataset
 from rltemp.data.task import Task
 from rltemp.errors import BadInputError
-from rltemp.models.nested import Inputs
 from rltemp.models.networks import build_model
-from rltemp.models.trial import answer
+from rltemp.models.stack import logits_of
 from rltemp.training.optimization import Optimization
 from rltemp.training.teachers import OnStep, find_teacher, teacher_network
 
@@ -139,7 +138,7 @@ def untaught(task: Task, dataset: Dataset) -> Problem:
             f"student {task.student} answers {shape[-1]} classes; teacher and labels have {dataset.num_classes}"
         )
     for part in PARTS:
-        _check_labels(dataset, part, shape)
+        _check_labels(getattr(dataset, part), part, shape)
     Optimization(
         task.recipe, problem.students(0), steps=1
     )  # a mistake in its optimizer shows before a teacher is trained
@@ -206,9 +205,14 @@ def _ready(teacher: nn.Module, problem: Problem) -> nn.Module:
     """
     teacher = teacher.to(problem.device).eval().requires_grad_(False)
     teacher = teacher.to(memory_format=torch.channels_last) if problem.channels_last else teacher
-    some = problem.arranged(_two_samples(problem.dataset))
-    with torch.no_grad():
-        shape = tuple(answer(teacher, some, f"teacher {problem.task.teacher}").shape[1:])
+    some = problem.dataset.train.take(torch.arange(2, device=problem.device) % len(problem.dataset.train))
+    try:
+        shape = tuple(outputs(teacher, problem, some).shape[1:])
+    except Exception as error:  # whatever a network of the user's own may raise
+        said = str(error).partition("\n")[0]
+        raise BadInputError(
+            f"teacher {problem.task.teacher} cannot take the task's inputs ({type(error).__name__}: {said})"
+        ) from error
     if shape != problem.traits.outputs:
         raise BadInputError(
             f"teacher {problem.task.teacher} answers {shape} for a sample, student {problem.task.student} "
@@ -223,20 +227,15 @@ def _classes(task: Task, dataset: Dataset) -> int:
     if isinstance(known, Tensor):
         return known.shape[-1]
     if known is not None:
+        some = dataset.batch(dataset.train, torch.zeros(2, dtype=torch.long)).inputs
         with torch.no_grad():
-            teacher = known.to(dataset.train.device).eval()
-            return answer(teacher, _two_samples(dataset), f"teacher {task.teacher}").shape[-1]
+            return logits_of(known.to(dataset.train.device).eval()(some)).shape[-1]
     if dataset.train.labels is None:
         raise BadInputError(f"task {task.name}: a teacher cannot be trained without labels; give one that is trained")
     return max(int(getattr(dataset, part).targets.max()) for part in PARTS) + 1
 
 
-def _two_samples(dataset: Dataset) -> Inputs:
-    return dataset.batch(dataset.train, torch.arange(2) % len(dataset.train)).inputs
-
-
-def _check_labels(dataset: Dataset, part: str, shape: tuple[int, ...]) -> None:
-    split = getattr(dataset, part)
+def _check_labels(split: Split, part: str, shape: tuple[int, ...]) -> None:
     if split.labels is None:
         return
     if tuple(split.labels.shape[1:]) != shape[:-1]:
@@ -247,7 +246,6 @@ def _check_labels(dataset: Dataset, part: str, shape: tuple[int, ...]) -> None:
     wrong = split.labels >= shape[-1] if split.mask is None else (split.labels >= shape[-1]) & split.mask
     if bool(wrong.any()):
         place = wrong.nonzero()[0].tolist()
-        label = int(split.labels[tuple(place)])
-        if part in dataset.cut_at:  # where its user finds it
-            part, place[0] = "train", int(dataset.cut_at[part][place[0]])
-        raise BadInputError(f"{part}: label {label} at {place} is no class; needed: 0 to {shape[-1] - 1}")
+        raise BadInputError(
+            f"{part}: label {int(split.labels[tuple(place)])} at {place} is no class; needed: 0 to {shape[-1] - 1}"
+        )
