@@ -74,8 +74,6 @@ def test_another_process_gets_the_code_with_the_function(write: Write) -> None:
         ("synthetic:classes=20", False),
         ("imagefolder:some/folder", False),
         ("no_such_module:make", False),
-        ("my_nets.py", False),
-        ("my_nets.py:", False),
         ("no.such.module:make", False),
     ],
 )
