@@ -229,9 +229,8 @@ def test_an_unknown_option_is_answered_with_the_closest(function: str, tmp_path:
 
 
 def test_options_reach_the_part_that_they_are_of() -> None:
-    options = made(
-        TrainPolicyOptions, updates=3, learning_rate=0.5, clip=2.0, policy_learning_rate=0.1, policy_clip=0.3
-    )
+    given = {"updates": 3, "learning_rate": 0.5, "clip": 2.0, "policy_learning_rate": 0.1, "policy_clip": 0.3}
+    options = made(TrainPolicyOptions, task="toy", **given)
     assert (options.learning_rate, options.clip) == (0.5, 2.0)
     assert (options.policy.updates, options.policy.learning_rate, options.policy.clip) == (3, 0.1, 0.3)
 
