@@ -209,13 +209,13 @@ def test_students_of_a_comparison_are_those_that_distill_trains(tmp_path: Path) 
 
 
 def test_a_policy_is_explained(policy: Path, tmp_path: Path) -> None:
-    result = rltemp.explain(own_task(), str(policy), tmp_path / "e", seeds=2, importance_seeds=1)
+    result = rltemp.explain(own_task(epochs=1), str(policy), tmp_path / "e", seeds=2, importance_seeds=1)
     assert read(tmp_path / "e" / "result.json") == result
     assert "student_margin" in (tmp_path / "e" / "why.md").read_text()
 
 
 def test_a_policy_is_studied(policy: Path, tmp_path: Path) -> None:
-    result = rltemp.study(own_task(), [str(policy)], tmp_path / "s", seeds=2, only=("controls",), html=False)
+    result = rltemp.study(own_task(epochs=1), [str(policy)], tmp_path / "s", seeds=2, only=("controls",), html=False)
     assert str(policy) in {row["rule"] for row in result["arms"]}
     assert len(result["arms"]) > 2
 
