@@ -92,8 +92,7 @@ def read_tensor(path: Path, what: str) -> Tensor:
         if path.suffix == ".npy":
             found: object = torch.from_numpy(np.load(path, allow_pickle=False))
         elif path.suffix == ".safetensors":
-            values = list(safetensors.torch.load_file(path).values())
-            found = values[0] if len(values) == 1 else None
+            found = next(iter(safetensors.torch.load_file(path).values()))
         else:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # hostile bytes can make a parser raise anything

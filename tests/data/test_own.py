@@ -298,12 +298,12 @@ class Failing(Rows):
         ((ROWS, LABELS, LABELS < 0), "train: every label is -100 or masked, so that there is no sample"),
         (
             [(ROWS[0], 0), (ROWS[0, :2], 1)],
-            "train: no batch can be made of it (stack expects each tensor to be equal size",
+            "train: no batch can be made of its items (stack expects each tensor to be equal",
         ),
         (Failing(ROWS, LABELS), "train (a Failing) raised KeyError: 'no picture 0'. --debug shows where"),
-        ((ROWS, np.array(["cat"] * 40)), "train: no batch can be made of it (can't convert np.ndarray"),
-        ((np.array([None] * 40), LABELS), "train: no batch can be made of it (can't convert np.ndarray"),
-        ((ROWS, LABELS, torch.ones(7)), "train: no batch can be made of it (The size of tensor a"),
+        ((ROWS, np.array(["cat"] * 40)), "can't convert np.ndarray of type numpy.str_"),
+        ((np.array([None] * 40), LABELS), "can't convert np.ndarray of type numpy.object_"),
+        ((ROWS, LABELS, torch.ones(7)), "train: the mask has shape (7,), the labels (40,)"),
     ],
 )
 def test_what_is_no_data_is_refused_in_one_line(source: Any, message: str) -> None:

@@ -16,6 +16,7 @@ from rltemp import Method, Signals, Temperatures, kd_loss, load_method, load_rul
 from rltemp.kd.checks import unlawful
 from rltemp.kd.divergences import DIVERGENCES
 from rltemp.kd.losses import cross_entropy
+from rltemp.kd.signals import batch_mean
 from rltemp.policy.features import FEATURES, featurize
 from rltemp.rules import RULES
 from rltemp.rules.controls import CONTROLS

@@ -80,11 +80,7 @@ def last(width: int = 3, seed: int = 0) -> nn.Module:
     return nn.Linear(seed, width)
 
 
-def unnamed(seed: int, /) -> nn.Module:
-    return nn.Linear(seed, 3)
-
-
-@pytest.mark.parametrize("function", [narrow, last, unnamed, partial(narrow, width=3), lambda number: unnamed(number)])
+@pytest.mark.parametrize("function", [narrow, last, partial(narrow, width=3), lambda number: last(3, number)])
 def test_the_seed_goes_to_the_parameter_of_its_name_wherever_that_stands(function: Any) -> None:
     made = SeededNetwork(function, "net")(7)
     assert (made.in_features, made.out_features) == (7, 3)

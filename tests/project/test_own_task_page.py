@@ -98,7 +98,6 @@ def test_tokens_with_padding() -> None:
     assert temperatures(policy, 12).unique().numel() > 1
 
 
-@pytest.mark.slow
 def test_the_command_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "my_task.py").write_text(FILE)
     monkeypatch.delitem(sys.modules, "my_task", raising=False)

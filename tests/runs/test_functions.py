@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.own_tasks import clusters, own_task
+from support.own_tasks import Noisy, clusters, normalised_student, own_task
 from support.processes import code
 
 import rltemp
@@ -160,6 +160,47 @@ def test_a_comparison_has_a_row_for_every_rule(policy: Path, tmp_path: Path) -> 
     assert rltemp.compare(own_task(), rules, tmp_path / "c", **options) == result
 
 
+FREE = "fixed:temperature=2,ce_weight=0"
+ROWS, LABELS = clusters()
+KINDS: dict[str, tuple[dict[str, Any], str]] = {
+    "drawn": ({"train": Noisy(ROWS, LABELS), "student": normalised_student}, "fixed:2"),
+    "masked": ({"train": (ROWS, LABELS.masked_fill(torch.arange(200) % 7 == 0, -100))}, "fixed:2"),
+    "logits": ({"teacher": 3.0 * torch.eye(4)[LABELS], "test": None}, "fixed:2"),
+    "unlabelled": ({"train": ROWS, "test": None}, FREE),
+    "unlabelled logits": ({"train": ROWS, "test": None, "teacher": 3.0 * torch.eye(4)[LABELS]}, FREE),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_policy_is_trained_and_compared_on_every_kind_of_data(kind: str, tmp_path: Path) -> None:
+    parts, rule = KINDS[kind]
+    task = own_task(**parts)
+    rltemp.train_policy(task, tmp_path / "p", **POLICY, reference=rule)
+    rules = [rule, str(tmp_path / "p" / "policy.safetensors")]
+    rows = rltemp.compare(task, rules, tmp_path / "c", seeds=2, html=False)["arms"]
+    assert [row["rule"] for row in rows] == rules
+    assert all(row["n"] == 2 and 25 < row["accuracy_percent"] <= 100 for row in rows)
+
+
+def test_what_needs_labels_is_refused_where_there_are_none(tmp_path: Path) -> None:
+    task = own_task(train=ROWS, test=None)
+    for work in (
+        lambda: rltemp.distill(task, "dtkd", tmp_path / "o"),
+        lambda: rltemp.compare(task, [FREE, "dtkd"], tmp_path / "o"),
+        lambda: rltemp.train_policy(task, tmp_path / "o", **POLICY),
+    ):
+        with pytest.raises(BadInputError, match="needs labels, and task clusters has none: take a method without"):
+            work()
+        assert not (tmp_path / "o").exists()
+
+
+def test_a_policy_needs_teacher_logits_of_the_samples_that_reward_it(tmp_path: Path) -> None:
+    task = own_task(teacher=3.0 * torch.eye(4)[LABELS], probe=clusters(40, 3))
+    with pytest.raises(BadInputError, match="leave probe out, so that it is cut from them"):
+        rltemp.train_policy(task, tmp_path / "o", **POLICY)
+    assert not (tmp_path / "o").exists()
+
+
 def test_students_of_a_comparison_are_those_that_distill_trains(tmp_path: Path) -> None:
     compared = rltemp.compare(own_task(), ["fixed:2"], tmp_path / "c", seeds=2, html=False)
     one, two = (rltemp.distill(own_task(), "fixed:2", tmp_path / f"d{seed}", seed=seed) for seed in (0, 1))
@@ -168,13 +209,13 @@ def test_students_of_a_comparison_are_those_that_distill_trains(tmp_path: Path) 
 
 
 def test_a_policy_is_explained(policy: Path, tmp_path: Path) -> None:
-    result = rltemp.explain(own_task(), str(policy), tmp_path / "e", seeds=2, importance_seeds=1)
+    result = rltemp.explain(own_task(epochs=1), str(policy), tmp_path / "e", seeds=2, importance_seeds=1)
     assert read(tmp_path / "e" / "result.json") == result
     assert "student_margin" in (tmp_path / "e" / "why.md").read_text()
 
 
 def test_a_policy_is_studied(policy: Path, tmp_path: Path) -> None:
-    result = rltemp.study(own_task(), [str(policy)], tmp_path / "s", seeds=2, only=("controls",), html=False)
+    result = rltemp.study(own_task(epochs=1), [str(policy)], tmp_path / "s", seeds=2, only=("controls",), html=False)
     assert str(policy) in {row["rule"] for row in result["arms"]}
     assert len(result["arms"]) > 2
 
@@ -188,9 +229,8 @@ def test_an_unknown_option_is_answered_with_the_closest(function: str, tmp_path:
 
 
 def test_options_reach_the_part_that_they_are_of() -> None:
-    options = made(
-        TrainPolicyOptions, updates=3, learning_rate=0.5, clip=2.0, policy_learning_rate=0.1, policy_clip=0.3
-    )
+    given = {"updates": 3, "learning_rate": 0.5, "clip": 2.0, "policy_learning_rate": 0.1, "policy_clip": 0.3}
+    options = made(TrainPolicyOptions, task="toy", **given)
     assert (options.learning_rate, options.clip) == (0.5, 2.0)
     assert (options.policy.updates, options.policy.learning_rate, options.policy.clip) == (3, 0.1, 0.3)
 
