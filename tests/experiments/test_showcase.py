@@ -96,7 +96,7 @@ def test_a_run_of_more_steps_than_points_keeps_some_from_everywhere(short: Probl
 )
 def test_features_are_the_last_layers_input_or_the_logits_of_a_linear_one(student: str, width: int, digits: Problem):
     network = seeded_model(student, digits.dataset.image_shape, digits.dataset.num_classes, 0)
-    features, labels = seen_by_last_layer(network, digits.dataset)
+    features, labels = seen_by_last_layer(network, digits)
     assert features.shape == (300, width)
     assert torch.equal(labels.unique(), torch.arange(10))
     last = list(network.modules())[-1]
@@ -115,7 +115,7 @@ def test_features_are_those_of_the_last_epoch_and_not_of_the_selected_one(short:
     class Last(ShowcaseRecorder):
         def end(self, run: Distillation) -> None:
             super().end(run)
-            seen.append(seen_by_last_layer(run.student, problem.dataset)[0])
+            seen.append(seen_by_last_layer(run.student, problem)[0])
 
     showing = Last(steps(problem))
     result = trained(problem, "fixed:4", 0, showing)
