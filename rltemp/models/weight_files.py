@@ -92,7 +92,8 @@ def read_tensor(path: Path, what: str) -> Tensor:
         if path.suffix == ".npy":
             found: object = torch.from_numpy(np.load(path, allow_pickle=False))
         elif path.suffix == ".safetensors":
-            found = next(iter(safetensors.torch.load_file(path).values()))
+            held = list(safetensors.torch.load_file(path).values())
+            found = held[0] if len(held) == 1 else None
         else:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # hostile bytes can make a parser raise anything
