@@ -298,7 +298,7 @@ class Failing(Rows):
         ((ROWS, LABELS, LABELS < 0), "train: every label is -100 or masked, so that there is no sample"),
         (
             [(ROWS[0], 0), (ROWS[0, :2], 1)],
-            "train: no batch can be made of its items (stack expects each tensor to be equal",
+            "train: no batch can be made of it (stack expects each tensor to be equal",
         ),
         (Failing(ROWS, LABELS), "train (a Failing) raised KeyError: 'no picture 0'. --debug shows where"),
         ((ROWS, np.array(["cat"] * 40)), "can't convert np.ndarray of type numpy.str_"),

@@ -303,7 +303,7 @@ def test_networks_and_optimizers_among_the_options_are_used() -> None:
     assert result["task"]["recipe"]["optimizer"] == "adamw"
 
 
-def test_a_function_whose_seed_has_to_be_named_and_one_that_draws_from_numpy_are_used() -> None:
+def test_a_named_seed_and_draws_from_numpy_are_used() -> None:
     def drawn(*, seed: int) -> nn.Module:
         network = nn.Linear(5, 3)
         network.weight.data = torch.tensor(np.random.rand(3, 5)).float()  # noqa: NPY002  # as people do
@@ -362,7 +362,7 @@ def test_a_file_of_ones_own_is_refused_in_one_line(
     assert set(folder.iterdir()) - {folder / "__pycache__"} == before
 
 
-def test_a_rule_in_a_folder_is_used_and_one_that_ends_the_program_is_a_mistake(folder: Path, capsys) -> None:
+def test_a_rule_in_a_folder_is_used_one_that_exits_is_a_mistake(folder: Path, capsys) -> None:
     (folder / "sub").mkdir()
     (folder / "sub" / "rules_of_mine.py").write_text(MODULE)
     words = ("--task", "toy", "--epochs", 1, "--rule", "sub/rules_of_mine.py:rule", "--out", "out")
