@@ -163,9 +163,10 @@ def test_what_cannot_be_is_one_line_before_anything_is_trained(words, message, t
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_policy_needs_an_optimizer_that_trains_stacks(tmp_path: Path, capsys) -> None:
-    assert code("train-policy", "--task", "toy", "--optimizer", "adafactor", "--out", tmp_path / "p") == 2
-    assert "optimizer adafactor cannot train students side by side in a stack" in one_line(capsys)
+def test_a_policy_trains_one_by_one_where_the_optimizer_needs_that(tmp_path: Path) -> None:
+    words = ("--task", "toy", "--epochs", 1, "--optimizer", "adafactor", "--students", 2, "--replicas", 2)
+    assert code("train-policy", *words, "--updates", 1, "--validation-students", 2, "--out", tmp_path / "p") == 0
+    assert (tmp_path / "p" / "policy.safetensors").is_file()
 
 
 def test_a_comparison_trains_one_by_one_where_the_optimizer_needs_that(tmp_path: Path) -> None:
