@@ -23,7 +23,8 @@ class SeededNetwork:
     """
 
     def __init__(self, given: nn.Module | Callable[..., nn.Module], name: str) -> None:
-        self.given = given
+        # A copy: the network itself may be the teacher as well, which is frozen.
+        self.given = copy.deepcopy(given) if isinstance(given, nn.Module) else given
         self.name = name
 
     def __call__(self, seed: int) -> nn.Module:
