@@ -25,6 +25,7 @@ from rltemp.agents.alarms import CollapseCallback, trend
 from rltemp.agents.callbacks import RunCallback
 from rltemp.agents.config import PolicyConfig
 from rltemp.agents.train import make_env, make_model, train_policy
+from rltemp.data.batches import Batches
 from rltemp.data.problem import Problem
 from rltemp.data.tasks import load_task
 from rltemp.envs import rewards
@@ -33,7 +34,6 @@ from rltemp.envs.vector import DistillVecEnv
 from rltemp.errors import TrainingDivergedError
 from rltemp.policy.features import FEATURES, Feature, Statistics
 from rltemp.policy.policy_file import read_policy
-from rltemp.training.distill import Distillation
 from rltemp.training.preparation import prepare
 
 pytestmark = pytest.mark.usefixtures("console")
@@ -97,7 +97,7 @@ def broken_teacher(problem: Problem) -> Problem:
             logits[0, 3] = math.nan
             return logits
 
-    return replace(problem, teacher=Broken())
+    return replace(problem, teacher=Broken(), teacher_logits=None)
 
 
 @pytest.mark.parametrize("kind", ["run", "sample"])
@@ -191,8 +191,8 @@ def test_an_empty_batch_is_rewarded_with_nothing(short: Problem, monkeypatch: py
     env = DistillEnv(short, reward_interval=1)
     env.reset(seed=0)
     episode = env.episode
-    index = Distillation.positions
-    monkeypatch.setattr(Distillation, "positions", lambda run, step: index(run, step)[: 0 if step == 1 else None])
+    index = Batches.positions
+    monkeypatch.setattr(Batches, "positions", lambda run, step: index(run, step)[: 0 if step == 1 else None])
     episode.step(torch.zeros(50, 2))
     potential = episode.potential
     assert float(episode.step(torch.zeros(0, 2))) == 0.0

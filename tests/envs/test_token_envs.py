@@ -46,7 +46,7 @@ def test_actions_of_zero_train_the_reference_methods_students(tokens: Problem, m
         assert np.isfinite(observation).all()
         assert np.isfinite(rewards).all()
     plain = train(
-        Distillation(tokens, run.seeds, train=run.split, subset=run.subset, teacher_logits=run.teacher_logits),
+        Distillation(tokens, run.seeds, train=run.split, subset=run.batches.subset, teacher_logits=run.teacher_logits),
         load_method(method),
     )
     for mine, theirs in zip(run.student.parameters(), plain.parameters(), strict=True):

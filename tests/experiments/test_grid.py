@@ -71,7 +71,7 @@ IMPOSSIBLE: dict[str, tuple[list[str], str]] = {
     "two ways": (["--tasks", "wine", "--students", "mlp:2", "--student", "mlp:3"], "--student or --students, not both"),
     "batch": (
         ["--tasks", "digits", "wine", "--batch-size", "150"],
-        "wine: mlp:64 teaches mlp:4 under none is impossible: batch",
+        "batch size 150 of the student is above the 88 training samples",
     ),
     "student": (["--tasks", "iris", "--students", "mlp:4", "mpl:4"], "iris: mlp:64 teaches mpl:4 is impossible: "),
     "teacher": (

@@ -103,7 +103,7 @@ def test_features_are_the_last_layers_input_or_the_logits_of_a_linear_one(studen
     test = digits.dataset.test
     index = torch.linspace(0, len(test) - 1, 300).long()
     network.eval()
-    logits = network(digits.dataset.batch(test, index))
+    logits = network(digits.dataset.batch(test, index).inputs)
     assert isinstance(last, torch.nn.Linear)
     torch.testing.assert_close(features if student == "linear" else last(features), logits)
 
