@@ -1,6 +1,6 @@
 """A task: a data set, a teacher, a student and how both are trained. `Task.of` makes one, of a user's own parts too.
 
-A task is only a description; `prepare` (in `rltemp.training.teachers`) loads its data and its teacher. A part that no
+A task is only a description; `prepare` (in `rltemp.training.preparation`) loads its data and its teacher. A part that no
 name stands for is kept as an object (`Own`).
 """
 

@@ -1,6 +1,6 @@
 """What a network takes: a tensor, or tuples, lists and dictionaries of tensors inside each other.
 
-The first axis of every tensor counts the samples. An `ItemReader` stands for inputs that are read when they are needed.
+The first axis of every tensor counts the samples.
 """
 
 from __future__ import annotations

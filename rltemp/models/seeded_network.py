@@ -36,17 +36,12 @@ class SeededNetwork:
         if isinstance(self.given, nn.Module):
             return copy.deepcopy(self.given)
         with seeded(seed), own_code(self.name):
-            network = self._called(seed)
+            network = _called(self.given, seed)
         if not isinstance(network, nn.Module):
             raise BadInputError(f"{self.name} must return a torch module; got a {type(network).__name__}")
         if any(map(is_lazy, network.parameters())):
             raise BadInputError(f"{self.name} has parameters without a shape (a lazy module); give their sizes")
         return network
-
-    def _called(self, seed: int) -> nn.Module:
-        if not wants_seed(self.given):
-            return self.given()
-        return self.given(seed=seed) if "seed" in inspect.signature(self.given).parameters else self.given(seed)
 
 
 def wants_seed(function: Callable[..., object]) -> bool:

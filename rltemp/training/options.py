@@ -141,6 +141,7 @@ class TaskOptions(RunOptions):
         """
         return load_task(self.task, **{name: getattr(self, name) for name in OF_THE_TASK})
 
+    @functools.cached_property
     def content(self) -> str:
         """What parts of the user's own determine the run, SHA-256; empty where all parts have names."""
         if isinstance(self.task, str) and not any(map(is_own, (self.task, self.student or "", self.teacher or ""))):
@@ -261,7 +262,7 @@ def configuration(options: Any) -> dict[str, Any]:
     found = {name: value for name, value in flat(options).items() if name not in NOT_CONFIGURATION}
     if isinstance(options, TaskOptions):
         found["task"] = options.task_name()
-        found |= {CONTENT: content} if (content := options.content()) else {}
+        found |= {CONTENT: content} if (content := options.content) else {}
     return found
 
 

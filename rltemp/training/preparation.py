@@ -133,8 +133,9 @@ def untaught(task: Task, dataset: Dataset) -> Problem:
             build_model(task.student, dataset.image_shape, dataset.num_classes)
     problem = Problem(task, dataset, None, None, teacher_accuracy=0.0)
     shape = problem.traits.outputs
+    student = problem.students(0).eval()
     for part in PARTS:
-        _check_part(problem, part)
+        _check_part(problem, part, student)
     if shape[-1] != dataset.num_classes:
         raise BadInputError(
             f"student {task.student} answers {shape[-1]} classes; teacher and labels have {dataset.num_classes}"
@@ -247,7 +248,7 @@ def _tried_teacher(teacher: nn.Module, task: Task, dataset: Dataset) -> Tensor:
     return answered(teacher, some.inputs, f"teacher {task.teacher}")
 
 
-def _check_part(problem: Problem, part: Part) -> None:
+def _check_part(problem: Problem, part: Part, student: nn.Module) -> None:
     """Refuse a split whose inputs the student answers otherwise than those it learns from, or whose labels do not fit.
 
     Raises:
@@ -255,7 +256,7 @@ def _check_part(problem: Problem, part: Part) -> None:
     """
     split, shape = getattr(problem.dataset, part), problem.traits.outputs
     some = problem.dataset.batch(split, torch.arange(2) % len(split)).inputs
-    found = answered(problem.students(0).eval(), some, f"{part}: student {problem.task.student}").shape[1:]
+    found = answered(student, some, f"{part}: student {problem.task.student}").shape[1:]
     if found != shape:
         raise BadInputError(f"{part}: the student answers {tuple(found)} for a sample, and {shape} for one of train")
     if split.labels is not None and tuple(split.labels.shape[1:]) != shape[:-1]:
