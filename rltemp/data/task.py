@@ -1,7 +1,7 @@
 """A task: a data set, a teacher, a student and how both are trained. `Task.of` makes one, of a user's own parts too.
 
-A task is only a description; `prepare` (in `rltemp.training.preparation`) loads its data and its teacher. A part that no
-name stands for is kept as an object (`Own`).
+A task is only a description; `rltemp.training.preparation.prepare` loads its data and its teacher. A part that no name
+stands for is kept as an object (`Own`).
 """
 
 from __future__ import annotations

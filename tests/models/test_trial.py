@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.own_tasks import Double
 from torch import Tensor, nn
 
 from rltemp.errors import BadInputError
@@ -26,18 +27,6 @@ class Of(nn.Module):
 
     def forward(self, rows: Tensor) -> Any:
         return self.answer(self.layer(rows))
-
-
-class Double(torch.autograd.Function):
-    """A function of one's own that says nothing of vmap."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        return 2 * values
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return 2 * gradient
 
 
 class Counting(nn.Module):

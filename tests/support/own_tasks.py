@@ -36,6 +36,18 @@ class Noisy(Rows):
         return inputs + 0.1 * torch.randn(inputs.shape), label
 
 
+class Double(torch.autograd.Function):
+    """A function of a user's own that says nothing of vmap."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return 2 * values
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return 2 * gradient
+
+
 def clusters(count: int = 200, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Rows `[N, 5]` around one centre for each of 4 classes, and labels `[N]`, each class as often as the others."""
     centres = 2 * torch.randn(CLASSES, FEATURES, generator=torch.Generator().manual_seed(99))

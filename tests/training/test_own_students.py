@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.own_tasks import CLASSES, FEATURES, Noisy, clusters, normalised_student, own_task
+from support.own_tasks import CLASSES, FEATURES, Double, Noisy, clusters, normalised_student, own_task
 from support.tokens import VOCABULARY, chains, token_task
 from torch import Tensor, nn
 
@@ -23,23 +23,11 @@ SEEDS = [3, 4, 6]
 CLIPPED = {"optimizer": "adamw", "learning_rate": 0.02, "clip": 0.3, "warmup": 0.2}
 
 
-class Scaled(torch.autograd.Function):
-    """A function that says nothing of vmap."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        return 2 * values
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return 2 * gradient
-
-
 class OwnGradient(nn.Linear):
     """A student that cannot be stacked, though it draws nothing."""
 
     def forward(self, rows: Tensor) -> Tensor:
-        found: Tensor = Scaled.apply(super().forward(rows))
+        found: Tensor = Double.apply(super().forward(rows))
         return found
 
 
