@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from rltemp.data.task import Task
 from rltemp.errors import BadInputError
 from rltemp.io.command_words import at_least
 from rltemp.training.identity import refuse_other_files
-from rltemp.training.options import TaskOptions
+from rltemp.training.options import OF_THE_TASK, TaskOptions
 
 DEFAULT_RULES = ("none", "fixed:1", "fixed:2", "fixed:4", "fixed:8", "dtkd:reference=1|2|4|8")
 
@@ -94,6 +97,19 @@ class CompareOptions(ComparisonOptions):
     def folder(self) -> Path:
         """The run's folder."""
         return replace(self, task="-".join(self.tasks), tasks=None).folder() if self.tasks else super().folder()
+
+    @functools.cached_property
+    def content(self) -> str:
+        """As of one task; of a grid, that of every point."""
+        grid = itertools.product(
+            self.tasks or (self.task,), self.students or (self.student,), self.teachers or (self.teacher,)
+        )
+        points = [TaskOptions(**self._task_options(*point)).content for point in grid]
+        return " ".join(filter(None, points))
+
+    def _task_options(self, task: str | Task, student: str | None, teacher: str | None) -> dict[str, Any]:
+        own = {name: getattr(self, name) for name in OF_THE_TASK}
+        return {**own, "task": task, "student": student, "teacher": teacher}
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from support.processes import code
 
 import rltemp
 from rltemp import BadInputError
+from rltemp.experiments.options import CompareOptions
 from rltemp.integrations import Controller
 from rltemp.runs.functions import made
 from rltemp.runs.train_policy import TrainPolicyOptions
@@ -325,3 +327,18 @@ def test_debug_shows_where_the_users_code_failed(mine: str, capsys: pytest.Captu
     said = capsys.readouterr().err
     assert 'return {}["key"]' in said
     assert "KeyError: 'key'" in said
+
+
+def test_a_grid_whose_files_have_changed_is_not_shown_as_finished(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    nets = tmp_path / "grid_nets.py"
+    nets.write_text(
+        "from torch import nn\n\n\ndef make(seed):\n    return nn.Sequential(nn.Flatten(), nn.Linear(13, 3))\n"
+    )
+    options = CompareOptions(tasks=("wine",), students=("mlp:4", "grid_nets.py:make"))
+    before = options.content
+    monkeypatch.delitem(sys.modules, "grid_nets")
+    nets.write_text(nets.read_text().replace("nn.Linear(13, 3)", "nn.Linear(13, 3, bias=False)"))
+    assert before
+    assert replace(options).content != before
+    assert CompareOptions(tasks=("wine", "iris"), students=("mlp:4", "mlp:3")).content == ""
