@@ -18,12 +18,11 @@ from rltemp.experiments.measures import MEASURES, VALIDATION_LOSS, Selection, ac
 from rltemp.experiments.method_results import MethodResult
 from rltemp.experiments.recorder import Recorder
 from rltemp.experiments.result_cache import MOST_STUDENTS, CachedResult, in_words
-from rltemp.kd.method import GuardCount, Objective, watch
-from rltemp.kd.signals import Temperatures
+from rltemp.kd.method import GuardCount, Objective
 from rltemp.loading import load_method
 from rltemp.models.optimizer_trials import stacking_fault
 from rltemp.training.distill import Distillation
-from rltemp.training.steps import plain_step
+from rltemp.training.steps import Step, plain_step
 
 PLAIN = "fixed:4"
 ROUNDS, LEAST_ROUNDS, SECONDS = 20, 3, 10.0
@@ -41,6 +40,7 @@ def train_method(
     told: Callable[[], None] = lambda: None,
     maker: Maker | None = None,
     recorders: Sequence[Recorder] = (),
+    step: Step = plain_step,
 ) -> MethodResult:
     """Train a student for every seed, `stack` at a time, and measure them.
 
@@ -52,9 +52,10 @@ def train_method(
         told: Called after each step.
         maker: Makes the method of each stack's run, where no name stands for it.
         recorders: Are told every step.
+        step: How a step is taken.
     """
     make = maker or by_name(name)
-    found = [train_stack(problem, chunk, make, told, recorders) for chunk in chunks(seeds, stack)]
+    found = [train_stack(problem, chunk, make, told, recorders, step) for chunk in chunks(seeds, stack)]
     return gather(name, found, seeds)
 
 
@@ -64,22 +65,22 @@ def train_stack(
     make: Maker,
     told: Callable[[], None] = lambda: None,
     recorders: Sequence[Recorder] = (),
+    step: Step = plain_step,
 ) -> CachedResult:
     """Train one stack of students, or one student, and measure them; arguments as for `train_method`.
 
     A student whose numbers stop being finite does not stop the others; it counts as it is.
     """
-    run, guards, dataset, given = Distillation(problem, seeds), GuardCount(), problem.dataset, list[Temperatures]()
-    method, selection = watch(make(run), given.append), Selection(run)
+    run, guards, dataset = Distillation(problem, seeds), GuardCount(), problem.dataset
+    method, selection = make(run), Selection(run)
     for recorder in recorders:
         recorder.begin()
     while not run.done:
-        given.clear()
-        signals, _ = plain_step(run, method)
-        for temperatures in given:
-            guards(temperatures.of_samples(signals.mask))
+        taken = step(run, method)
+        if taken.temperatures is not None:
+            guards(taken.temperatures.detach().of_samples(taken.signals.mask))
         for recorder in recorders:
-            recorder.keep(signals, given[-1] if given else None)
+            recorder.keep(taken.signals, taken.temperatures)
         selection.evaluate()
         told()
     for recorder in recorders:

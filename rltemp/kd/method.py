@@ -127,15 +127,15 @@ class Method:
                 that it states, or not one value a sample; or where labels, or the progress, are needed and missing.
         """
         loss, temperatures = self.step_loss(signals)
-        # A compiled step reads no value.
-        if temperatures is not None and not self.rule.checked and not torch.compiler.is_compiling():
-            check_temperatures(temperatures, self.name, self.rule.bounds)
+        if not torch.compiler.is_compiling():  # a compiled step reads no value
+            refuse_unlawful(self, temperatures)
         return loss
 
     def step_loss(self, signals: Signals) -> StepLoss:
         """Return what `loss` does and the temperatures, whose values are not checked: nothing is read from the device.
 
-        `rltemp.kd.checks.unlawful(temperatures, method.rule.bounds)` is the check as a tensor.
+        `refuse_unlawful` is the check, `rltemp.kd.checks.unlawful(temperatures, method.rule.bounds)` the same as a
+        tensor.
         """
         if self.uses_progress:
             signals.need_progress(self.name)
@@ -211,6 +211,16 @@ def needs_labels(objective: Objective) -> bool:
 
 
 AnyObjective = TypeVar("AnyObjective", bound=Objective)
+
+
+def refuse_unlawful(objective: Objective, temperatures: Temperatures | None) -> None:
+    """Refuse a step's temperatures that a rule must not answer; one number is read, where the rule is not `checked`.
+
+    Raises:
+        BadInputError: Where one is not positive and finite, or out of the bounds that the rule states.
+    """
+    if temperatures is not None and isinstance(objective, Method) and not objective.rule.checked:
+        check_temperatures(temperatures, objective.name, objective.rule.bounds)
 
 
 def watch(objective: AnyObjective, on_temperatures: Callable[[Temperatures], None]) -> AnyObjective:

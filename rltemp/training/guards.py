@@ -24,6 +24,7 @@ from rltemp.kd.method import Method, Objective, StepLoss
 from rltemp.kd.signals import Signals, Temperatures
 from rltemp.training.distill import Distillation
 from rltemp.training.safe_temperatures import BoundWatch, doubts, mended
+from rltemp.training.steps import Taken
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ class RunGuard:
         self._buffers: list[Tensor] = []
         self._sound_teacher = False
 
-    def step(self, run: Distillation, method: Objective) -> tuple[Signals, Tensor]:
+    def step(self, run: Distillation, method: Objective) -> Taken:
         """Take a step, or pass the batch over; returns what it saw and the per-sample losses, nan where there are none.
 
         Raises:
@@ -122,7 +123,7 @@ class RunGuard:
             self._skip(run, *fault)
         if run.step % run.steps_per_epoch == 0:
             self.bounds.end_epoch(run.step // run.steps_per_epoch)
-        return signals, loss
+        return Taken(signals, loss, temperatures)
 
     def result(self) -> dict[str, Any]:
         """What `result.json` says of the run's faults; `degraded` where more than 1 % of the steps had one."""

@@ -8,30 +8,39 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from rltemp.kd.method import Objective
-from rltemp.kd.signals import Signals
+from rltemp.kd.method import Objective, refuse_unlawful
+from rltemp.kd.signals import Signals, Temperatures
 from rltemp.training.distill import Distillation
+
+
+class Taken(NamedTuple):
+    """What a step saw, the per-sample losses, and its temperatures; None in a step that asks for none."""
+
+    signals: Signals
+    loss: Tensor
+    temperatures: Temperatures | None
 
 
 class Step(Protocol):
     """One step of a run by a method: what `train` repeats."""
 
-    def __call__(self, run: Distillation, method: Objective) -> tuple[Signals, Tensor]:
-        """Take it, and return what it saw and the per-sample losses."""
+    def __call__(self, run: Distillation, method: Objective) -> Taken:
+        """Take it."""
         ...
 
 
-def plain_step(run: Distillation, method: Objective) -> tuple[Signals, Tensor]:
+def plain_step(run: Distillation, method: Objective) -> Taken:
     """Take a step, whatever its numbers are; a student whose numbers are not finite stops nobody else."""
     signals = shielded(run.observe())
-    loss = method.loss(signals)
+    loss, temperatures = method.step_loss(signals)
+    refuse_unlawful(method, temperatures)
     run.update(loss)
-    return signals, loss
+    return Taken(signals, loss, temperatures)
 
 
 def shielded(signals: Signals) -> Signals:
@@ -62,7 +71,7 @@ def train(
     """
     method = run.attach(method)
     while not run.done:
-        signals, loss = step(run, method)
+        taken = step(run, method)
         if on_step is not None:
-            on_step(run, signals, loss)
+            on_step(run, taken.signals, taken.loss)
     return run.evaluated

@@ -405,7 +405,7 @@ def test_an_empty_batch_is_passed_over_and_counted(toy: Problem, guarded: bool) 
     method = load_method("fixed:4")
     step(run, method)
     before = weights_of(run.student)
-    _, loss = step(run, method)
+    loss = step(run, method).loss
     assert (loss.shape, run.step, run.healthy) == ((0,), 2, False)
     assert same(before, weights_of(run.student))
     train(run, method, step=step)
