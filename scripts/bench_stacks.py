@@ -2,8 +2,9 @@
 
     python scripts/bench_stacks.py [--rounds 15] [--jax .venv-jax/bin/python]
 
-Nothing is downloaded. One thread. A ratio is the median over rounds in which both sides run one after the other, with
-its quartiles; the step in JAX (`scripts/jax_twin.py`) runs in a process of its own that waits while the others run.
+Nothing is downloaded. A ratio is the median over rounds in which both sides run one after the other; in brackets stand
+its quartiles. Times are the process's, of one thread: other jobs on the machine do not count. The step in JAX
+(`scripts/jax_twin.py`) runs in a process of its own that waits while the others run.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from time import process_time
 from timeit import timeit
 from typing import Any
 
@@ -122,7 +124,7 @@ def collection(rounds: int) -> None:
     rollout = step_of_training(problem, config, None)
     for name, make in STEPPERS.items():
         bare = stepper(problem, list(range(config.students)), make())
-        found = [(bare(), timeit(rollout, number=STEPS)) for _ in range(rounds)]
+        found = [(bare(), timeit(rollout, number=STEPS, timer=process_time)) for _ in range(rounds)]
         line(f"collection / bare stack, student steps a second, {name}", [a / b for a, b in found], ">= 0.7")
 
 
@@ -136,7 +138,7 @@ def stepper(problem: Problem, seeds: int | list[int], step: Step) -> Seconds:
             run.step = 0
         step(run, method)
 
-    return lambda: timeit(take, number=STEPS)
+    return lambda: timeit(take, number=STEPS, timer=process_time)
 
 
 @contextmanager

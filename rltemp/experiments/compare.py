@@ -21,7 +21,7 @@ from rltemp.experiments.pool import Order, WorkerPool
 from rltemp.experiments.recorder import Recorder, temperature_columns, temperature_trace
 from rltemp.experiments.result_cache import MOST_POINTS, CachedResult, ResultCache, StoredTrace, TrainedStack
 from rltemp.experiments.showcase import CONTENT, ShowcaseRecorder
-from rltemp.experiments.students import Maker, by_name, chunks, default_stack, gather, steps_of_a_run, train_stack
+from rltemp.experiments.students import Maker, by_name, chunks, gather, steps_of_a_run, train_stack
 from rltemp.io.workers import packed, unpacked
 from rltemp.loading import load_method
 from rltemp.policy.rule import Policy
@@ -79,7 +79,7 @@ def compare(
     """
     made = made or {}
     check_rules(rules, seeds, made)
-    size = stack or default_stack(problem)
+    size = stack or problem.stack_size
     stacks = sum(-(-len(seeds) // size) + len(to_choose(spec)) * -(-selection_seeds // size) for spec in rules)
     total, taken = stacks * steps_of_a_run(problem), 0
 
