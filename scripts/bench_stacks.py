@@ -46,7 +46,7 @@ SAME = 1e-4
 """How far the losses of both may lie apart, relative to them, over the first steps."""
 ONE_THREAD = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1", "OMP_NUM_THREADS": "1"}
 STEPPERS: dict[str, Callable[[], Step]] = {"eager": lambda: plain_step}
-"""How a stack takes its steps, by name: makes the step of one run."""
+"""How a stack takes its steps, by name; makes what takes those of one run."""
 
 Seconds = Callable[[], float]
 
@@ -84,7 +84,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{processor()}, 1 thread; Python {platform.python_version()}, torch {torch.__version__}\n")
-    print(f"{'':62}   ratio   quartiles        target")
+    print(f"{'':72}   ratio   quartiles        target")
     for name, kind in KINDS.items():
         if options.only in (None, name):
             one_by_one(kind, options.rounds, options.jax if name == "digits" else None)
@@ -95,7 +95,7 @@ def main() -> None:
 def line(name: str, ratios: list[float], target: str) -> None:
     """Print a result."""
     low, middle, high = statistics.quantiles(ratios, n=4)
-    print(f"{name:62} {middle:7.2f}   {f'[{low:.2f}, {high:.2f}]':16} {target}", flush=True)
+    print(f"{name:72} {middle:7.2f}   {f'[{low:.2f}, {high:.2f}]':16} {target}", flush=True)
 
 
 def one_by_one(kind: Kind, rounds: int, jax: Path | None) -> None:
@@ -107,9 +107,8 @@ def one_by_one(kind: Kind, rounds: int, jax: Path | None) -> None:
     with twin(problem, seeds, jax) if jax else nullcontext() as seconds:
         if seconds:
             sides["JAX"] = seconds
-        found = [{name: side() for name, side in sides.items()} for _ in range(rounds + 1)][
-            1:
-        ]  # the first one warms up
+        found = [{name: side() for name, side in sides.items()} for _ in range(rounds + 1)]
+    del found[0]  # it compiled, and warmed up
     for name in STEPPERS:
         ratios = [one["one by one"] / one[name] for one in found]
         line(f"{kind.students} students one by one / one stack, {kind.name}, {name}", ratios, kind.targets[name])
@@ -125,7 +124,7 @@ def collection(rounds: int) -> None:
     for name, make in STEPPERS.items():
         bare = stepper(problem, list(range(config.students)), make())
         found = [(bare(), timeit(rollout, number=STEPS, timer=process_time)) for _ in range(rounds)]
-        line(f"collection / bare stack, student steps a second, {name}", [a / b for a, b in found], ">= 0.7")
+        line(f"64 students' collection / the bare stack, student steps a second, {name}", [a / b for a, b in found], ">= 0.7")
 
 
 def stepper(problem: Problem, seeds: int | list[int], step: Step) -> Seconds:
