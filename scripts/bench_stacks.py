@@ -124,7 +124,7 @@ def collection(rounds: int) -> None:
     for name, make in STEPPERS.items():
         bare = stepper(problem, list(range(config.students)), make())
         found = [(bare(), timeit(rollout, number=STEPS, timer=process_time)) for _ in range(rounds)]
-        line(f"64 students' collection / the bare stack, student steps a second, {name}", [a / b for a, b in found], ">= 0.7")
+        line(f"collection / bare stack, 64 students, {name}", [a / b for a, b in found], ">= 0.7")
 
 
 def stepper(problem: Problem, seeds: int | list[int], step: Step) -> Seconds:
