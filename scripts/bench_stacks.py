@@ -30,6 +30,7 @@ from bench_workers import step_of_training
 from stacking import Case
 
 from rltemp.agents.config import PolicyConfig
+from rltemp.compiling.step import CompiledStep
 from rltemp.data.problem import Problem
 from rltemp.data.tasks import load_task
 from rltemp.io.versions import processor
@@ -45,7 +46,7 @@ PICTURES, CHARACTERS = Case("cnn:8x16", (1, 8, 8), 10, 50), Case("gpt:32x2", (32
 SAME = 1e-4
 """How far the losses of both may lie apart, relative to them, over the first steps."""
 ONE_THREAD = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1", "OMP_NUM_THREADS": "1"}
-STEPPERS: dict[str, Callable[[], Step]] = {"eager": lambda: plain_step}
+STEPPERS: dict[str, Callable[[], Step]] = {"eager": lambda: plain_step, "compiled": CompiledStep}
 """How a stack takes its steps, by name; makes what takes those of one run."""
 
 Seconds = Callable[[], float]

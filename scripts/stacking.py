@@ -1,6 +1,6 @@
 """Who gains by a stack: time of students one by one over that of stacks, beside what a trial counts of a student.
 
-    python scripts/stacking.py [--rounds 11] [--only resnet8]
+    python scripts/stacking.py [--rounds 11] [--only resnet8] [--sizes 16 64] [--compiled]
 
 The limits of `rltemp.models.stack_sizes` were read off its table. Data and teacher are random numbers. A ratio is the
 median over rounds in which a student's steps, a stack's and the student's again follow each other; in brackets stand
@@ -20,6 +20,7 @@ from timeit import timeit
 import torch
 from torch import nn
 
+from rltemp.compiling.step import CompiledStep
 from rltemp.data.dataset import Dataset, Split
 from rltemp.data.problem import Problem
 from rltemp.data.recipe import Recipe
@@ -28,15 +29,13 @@ from rltemp.io.versions import processor
 from rltemp.loading import load_method
 from rltemp.models.stack import students_of
 from rltemp.training.distill import Distillation
-from rltemp.training.steps import plain_step
+from rltemp.training.steps import Step, plain_step
 
 SIZES = 4, 8, 16, 32, 64
 MOST_BYTES = 2**30
 """Of what a stack keeps of its batch: larger ones are not tried."""
 SHORTEST = 0.02
 """Seconds that one side of a round takes, at least."""
-
-Call = Callable[[], object]
 
 
 class Forced(Problem):
@@ -108,7 +107,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=11, help="of every ratio; 3 show that it runs")
     parser.add_argument("--only", default="", help="students whose name begins so")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="students in a stack")
+    parser.add_argument(
+        "--compiled", action="store_true", help="the stacks' steps are compiled; one by one they are not"
+    )
     options = parser.parse_args()
+    step = CompiledStep() if options.compiled else plain_step
     torch.set_num_threads(1)
     print(f"{processor()}, 1 thread; Python {platform.python_version()}, torch {torch.__version__}\n")
     heads = (
@@ -118,14 +122,15 @@ def main() -> None:
         "batch",
         "weights, KB",
         "kept, MB",
+        "largest, KB",
         "million operations a kernel",
         "alone, ms",
     )
-    show(*heads, *(f"stack of {size}" for size in SIZES), "chosen")
-    show(*["---"] * (len(heads) + len(SIZES) + 1))
+    show(*heads, *(f"stack of {size}" for size in options.sizes), "chosen")
+    show(*["---"] * (len(heads) + len(options.sizes) + 1))
     for case in CASES:
         if case.student.startswith(options.only):
-            show(*row(case, options.rounds))
+            show(*row(case, options.rounds, options.sizes, step))
 
 
 def show(*cells: str) -> None:
@@ -133,36 +138,37 @@ def show(*cells: str) -> None:
     print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def row(case: Case, rounds: int) -> list[str]:
+def row(case: Case, rounds: int, sizes: Sequence[int], step: Step) -> list[str]:
     """What a trial counts of a student's batch, its step alone in milliseconds, the ratios, and the size chosen."""
     problem = case.problem()
     work = problem.traits.work
-    alone, ratios, seconds = stepper(problem, 0), [], []
-    for size in SIZES:
+    alone, ratios, seconds = stepper(problem, 0, plain_step), [], []
+    for size in sizes:
         if size * case.batch * work.kept > MOST_BYTES:
             ratios.append("")
             continue
-        stack = stepper(problem, list(range(size)))
+        stack = stepper(problem, list(range(size)), step)
         found = [(alone(), stack(), alone()) for _ in range(rounds)]
         seconds += [one for one, _, _ in found]
         low, middle, high = statistics.quantiles([size * (a + b) / 2 / together for a, together, b in found], n=4)
         ratios.append(f"{middle:.2f} [{low:.2f}, {high:.2f}]")
-    counted = work.weights / 2**10, work.kept * case.batch / 2**20, work.operations * case.batch / work.kernels / 1e6
+    kept, largest = work.kept * case.batch / 2**20, work.largest * case.batch / 2**10
+    counted = work.weights / 2**10, kept, largest, work.operations * case.batch / work.kernels / 1e6
     what = case.student, "x".join(map(str, case.shape)), f"{case.classes}", f"{case.batch}"
     numbers = [f"{number:.3g}" for number in (*counted, 1000 * statistics.median(seconds))]
     return [*what, *numbers, *ratios, f"{problem.stack_size}"]
 
 
-def stepper(problem: Problem, seeds: int | list[int]) -> Callable[[], float]:
-    """Takes steps of the project's own training loop whenever it is called, and returns the seconds of one."""
+def stepper(problem: Problem, seeds: int | list[int], step: Step) -> Callable[[], float]:
+    """Takes steps of a run whenever it is called, and returns the seconds of one."""
     run, method = Distillation(problem, seeds), load_method("fixed:4")
 
-    def step() -> None:
-        plain_step(run, method)
+    def take() -> None:
+        step(run, method)
 
-    step()
-    number = max(1, round(SHORTEST / timeit(step, number=2, timer=process_time) * 2))
-    return lambda: timeit(step, number=number, timer=process_time) / number
+    take()
+    number = max(1, round(SHORTEST / timeit(take, number=2, timer=process_time) * 2))
+    return lambda: timeit(take, number=number, timer=process_time) / number
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def linear(width: int) -> nn.Module:
     return nn.Linear(FEATURES, width)
 
 
-def large_student(seed: int, width: int = 200_000) -> nn.Module:
+def large_student(seed: int, width: int = 50_000) -> nn.Module:
     return nn.Sequential(nn.Linear(FEATURES, width), nn.ReLU(), nn.Linear(width, CLASSES))
 
 
