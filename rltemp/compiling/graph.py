@@ -9,8 +9,8 @@ it. Compiled code lies in `folder()`: other processes and later runs load it in 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +37,12 @@ class Graph:
     """
 
     def __init__(self, function: Traceable, inputs: Sequence[Tensor]) -> None:
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder()))
+        if fault := folder_fault():
+            raise CompilingFailedError(fault)
         try:
             module = traced(function, inputs)
             self._found = _lifted(module)
-            # As many threads as this process has belong to the code, or another process would take over its number.
-            options = {"config_patches": {"cpp.threads": torch.get_num_threads()}}
-            with torch.no_grad():
-                self._call: Callable[..., Any] = torch._inductor.standalone_compile(
-                    module, [*inputs, *self._found], dynamic_shapes="from_example_inputs", options=options
-                )
+            self._call = _compiled(module, [*inputs, *self._found])
         except Exception as error:  # torch, its compiler and the function may raise anything
             raise CompilingFailedError(one_line(f"{type(error).__name__}: {error}")[:300]) from error
 
@@ -58,8 +54,17 @@ class Graph:
 
 
 def folder() -> Path:
-    """Where compiled code is kept: `$TORCHINDUCTOR_CACHE_DIR`, or `compiled` in the cache."""
-    return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or cache_folder() / "compiled")
+    """Where compiled code is kept: `compiled` in the cache."""
+    return cache_folder() / "compiled"
+
+
+def folder_fault() -> str:
+    """Why nothing can be kept in the folder, which is made where it is missing; empty where it can."""
+    try:
+        folder().mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return f"{folder()} cannot be made ({error.strerror})"
+    return "" if os.access(folder(), os.W_OK) else f"{folder()} cannot be written"
 
 
 def traced(function: Traceable, inputs: Sequence[Tensor]) -> GraphModule:
@@ -82,6 +87,32 @@ def as_compiling() -> AbstractContextManager[None]:
     """Within, torch's optimizers leave learning rates and counters as tensors, as they do where torch compiles them."""
     session: Callable[[], AbstractContextManager[None]] = torch.compiler._compile_session_context
     return session()
+
+
+def _compiled(module: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
+    """What Inductor makes of a graph, or finds in the folder."""
+    # As many threads as this process has belong to the code, or another process would take over its number.
+    patches = {"cpp.threads": torch.get_num_threads(), "emulate_precision_casts": True}
+    options = {"config_patches": patches}
+    with _environment("TORCHINDUCTOR_CACHE_DIR", str(folder())), torch.no_grad():
+        call: Callable[..., Any] = torch._inductor.standalone_compile(
+            module, list(inputs), dynamic_shapes="from_example_inputs", options=options
+        )
+    return call
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """Within, a variable has this value; what a program compiles by itself goes where it went before."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _lifted(module: GraphModule) -> list[Tensor]:

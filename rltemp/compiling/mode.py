@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 
+from rltemp.compiling.graph import folder_fault
 from rltemp.compiling.step import CompiledStep
 from rltemp.kd.names import lookup
 from rltemp.training.steps import Step, plain_step
@@ -53,7 +54,9 @@ def lacks(device: torch.device) -> str:
     if device.type == "cuda":
         return "" if find_spec("triton") else "there is no Triton"
     compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
-    return "" if shutil.which(compiler) else f"there is no C++ compiler {compiler}; install one, or set CXX"
+    if not shutil.which(compiler):
+        return f"there is no C++ compiler {compiler}; install one, or set CXX"
+    return folder_fault()
 
 
 def is_compiled(step: Step) -> bool:
