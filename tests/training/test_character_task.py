@@ -26,7 +26,7 @@ def brief() -> Problem:
 def test_a_stack_of_its_students_learns_from_what_comes_before(brief: Problem) -> None:
     students = train(Distillation(brief, [3, 5]), load_method("fixed:1"))
     assert isinstance(students, StackedStudents)
-    assert brief.stack_size == 16
+    assert brief.stack_size == 32
     split = brief.dataset.validation
     counts = split.targets.bincount(minlength=64).double()
     frequencies = counts[counts > 0] / counts.sum()
