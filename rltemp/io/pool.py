@@ -19,7 +19,7 @@ import torch
 
 from rltemp.errors import BadInputError, InterruptedRunError, TrainingStoppedError
 from rltemp.io.interruption import kept_handlers, requested
-from rltemp.io.workers import Failure, begin_worker, deaf, sent
+from rltemp.io.workers import Failure, Handout, begin_worker, deaf, fetched, sent
 from rltemp.optional_imports import import_library
 
 RETRIES = 2
@@ -95,6 +95,7 @@ class ProcessPool(WorkerPool):
         self._count = count
         self._executor: ProcessPoolExecutor | None = None
         self._work: Work | None = None
+        self._handout: Handout
         self._others = {*multiprocessing.active_children()}
 
     def _submit(self, work: Work, order: Order) -> Future[Any]:
@@ -102,9 +103,8 @@ class ProcessPool(WorkerPool):
             self.close()
         for _ in range(2):
             if self._executor is None:
-                start = sent(work), torch.get_num_threads()
-                context = multiprocessing.get_context("spawn")
-                self._work = work
+                self._work, self._handout = work, Handout(work, self._count)
+                start, context = (self._handout.address, torch.get_num_threads()), multiprocessing.get_context("spawn")
                 self._executor = ProcessPoolExecutor(self._count, context, initializer=_begin, initargs=start)
             try:
                 with deaf():
@@ -116,6 +116,7 @@ class ProcessPool(WorkerPool):
     def close(self) -> None:
         """End all workers at once; they write nothing."""
         if self._executor is not None:
+            self._handout.close()
             self._executor.shutdown(wait=False, cancel_futures=True)
             for process in {*multiprocessing.active_children()} - self._others:
                 process.terminate()
@@ -195,11 +196,11 @@ def _carry_out(work: Work, order: Order) -> Any:
         return sent(failure)
 
 
-def _begin(work: Work, threads: int) -> None:
+def _begin(address: Any, threads: int) -> None:
     """In a process of `ProcessPool`, which ends with its parent, however that ends."""
     global _work
     begin_worker(threads)
-    _work = work
+    _work = fetched(address)
 
 
 def _done(order: Order) -> Any:

@@ -15,7 +15,7 @@ import threading
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing.connection import wait
+from multiprocessing.connection import Client, Listener, wait
 from typing import Any, TypeVar, cast
 
 import cloudpickle
@@ -50,6 +50,52 @@ def deaf() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class Handout:
+    """Hands a thing out to new worker processes, each of which fetches it.
+
+    Through a socket, which notices where a worker is killed while it fetches. The arguments of a new process go through
+    a pipe that does not: where they are large, this process would wait for ever.
+
+    Args:
+        thing: What is packed now.
+        count: How often it is fetched at most; it is forgotten then.
+
+    Attributes:
+        address: For `fetched`.
+    """
+
+    def __init__(self, thing: Any, count: int) -> None:
+        self._data, self._closed = packed(thing), False
+        self._listener = Listener(("127.0.0.1", 0), backlog=count, authkey=_authkey())
+        self.address = self._listener.address
+        threading.Thread(target=self._hand_out, args=(count,), daemon=True).start()
+
+    def close(self) -> None:
+        """Hand out no more."""
+        self._closed = True
+        with contextlib.suppress(OSError, EOFError):
+            Client(self.address, authkey=_authkey()).close()  # wakes the thread
+
+    def _hand_out(self, count: int) -> None:
+        with self._listener:
+            while count and not self._closed:
+                gone = contextlib.suppress(OSError, EOFError, multiprocessing.AuthenticationError)
+                with gone, self._listener.accept() as connection:
+                    connection.send_bytes(self._data)
+                count -= 1
+        self._data = b""
+
+
+def fetched(address: Any) -> Any:
+    """In a worker: what a `Handout` of its parent hands out."""
+    with Client(address, authkey=_authkey()) as connection:
+        return unpacked(connection.recv_bytes())
+
+
+def _authkey() -> bytes:
+    return multiprocessing.current_process().authkey  # a worker has its parent's
 
 
 def sent(thing: Thing) -> Thing:
