@@ -41,7 +41,12 @@ def explain(observation: Tensor, signals: Signals, features: Sequence[str], step
         TrainingDivergedError: Naming the teacher, or the feature, the sample and the step.
     """
     signals = signals.made_safe()
-    refuse_teacher(signals.teacher_logits, step)
+    bad = ~signals.teacher_logits.isfinite().all(-1)
+    if bool(bad.any()):
+        raise TrainingDivergedError(
+            f"non-finite teacher logits: {int(bad.sum())} of {bad.numel()} samples (first {_place(bad)}) at "
+            f"step {step}. Check the teacher's weights and the data"
+        )
     bad = ~observation.isfinite() & sane(signals.student_logits).unsqueeze(-1)
     if bool(bad.any()):
         column = int(bad.nonzero()[0, -1])
@@ -49,20 +54,6 @@ def explain(observation: Tensor, signals: Signals, features: Sequence[str], step
         raise TrainingDivergedError(
             f"feature {features[column]} is {_first(value, marked)} for {_place(marked)} at step {step}, though "
             "the student's logits are finite: its formula breaks down there. Leave it out"
-        )
-
-
-def refuse_teacher(logits: Tensor, step: int) -> None:
-    """Refuse a teacher's logits `[..., C]` that are not finite.
-
-    Raises:
-        TrainingDivergedError: Naming the sample and the step.
-    """
-    bad = ~logits.isfinite().all(-1)
-    if bool(bad.any()):
-        raise TrainingDivergedError(
-            f"non-finite teacher logits: {int(bad.sum())} of {bad.numel()} samples (first {_place(bad)}) at "
-            f"step {step}. Check the teacher's weights and the data"
         )
 
 

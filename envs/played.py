@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rltemp.envs.episode import Decision, Look
-from rltemp.envs.finite import explain, refuse_teacher
+from rltemp.envs.finite import explain
 from rltemp.envs.probe import Probe
 from rltemp.errors import BadInputError
 from rltemp.kd.method import Method
@@ -120,8 +120,6 @@ def play(
         TrainingDivergedError: Where a feature, a teacher logit or the potential is not finite though the student's own
             numbers are sound, naming it and the sample.
     """
-    if run.teacher_logits is not None:
-        refuse_teacher(run.teacher_logits, run.step)
     decision = replace(decision, method=run.attach(decision.method))
     rule = NetworkRule(network, weights, decision).to(run.problem.device)
     method, measuring, begun = replace(decision.method, rule=rule), Probe(run, probe), 0
@@ -132,7 +130,8 @@ def play(
         if run.step % interval == 0 or run.done:
             before, measured = measured, measuring.measure(measured.lost)
             if (measured.seen_lost & ~before.seen_lost).any():
-                _explain(run, decision)
+                for number in range(begun, run.step):
+                    _explain(run, decision, number)
             potential, gone = measured.seen_potential, measured.seen_lost
             yield Stretch(run.step - begun, potential - before.seen_potential, potential, gone, _look(taken, rule))
             begun = run.step
@@ -156,16 +155,16 @@ def _taken(run: Distillation, method: Method, decision: Decision, step: Step) ->
     try:
         return step(run, method)
     except BadInputError:  # of temperatures, which come from features
-        _explain(run, decision)
+        _explain(run, decision, run.step)
         raise
 
 
-def _explain(run: Distillation, decision: Decision) -> None:
-    """Say what is broken, as far as it is no student's fault."""
+def _explain(run: Distillation, decision: Decision, step: int) -> None:
+    """Say what of a step is broken, as far as it is no student's fault."""
     # Given parameters run on copies of the buffers: the look leaves no trace in a batch norm.
-    seen = shielded(run.signals_at(run.step, dict(run.student.named_parameters()))).made_safe()
+    seen = shielded(run.signals_at(step, dict(run.student.named_parameters()))).made_safe()
     with torch.no_grad():
-        explain(featurize(seen, decision.features), seen, decision.features, run.step)
+        explain(featurize(seen, decision.features), seen, decision.features, step)
 
 
 def _look(taken: Taken, rule: NetworkRule) -> Look:

@@ -25,8 +25,8 @@ from rltemp.data.recipe import Recipe
 from rltemp.data.task import Task
 from rltemp.errors import BadInputError, TrainingStoppedError
 from rltemp.experiments.compare import results_of
-from rltemp.experiments.pool import RETRIES, ProcessPool, RayPool, WorkerPool
 from rltemp.experiments.result_cache import ResultCache, TrainedStack
+from rltemp.io.pool import RETRIES, ProcessPool, RayPool, WorkerPool
 from rltemp.io.workers import packed, unpacked
 from rltemp.models.networks import seeded_model
 from rltemp.training.identity import problem_identity
