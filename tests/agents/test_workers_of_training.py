@@ -7,8 +7,11 @@ import re
 import shlex
 import signal
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import pytest
+from support.clusters import lose
 from support.processes import code, curves, digests, finish, gone, kill_after_a_checkpoint, start, until
 
 from rltemp.agents.config import PolicyConfig
@@ -91,6 +94,18 @@ def test_with_a_worker_killed_it_ends_with_the_same_bytes(tmp_path: Path, teache
     assert digests(folder) == digests(whole)
     assert curves(folder) == curves(whole)
     assert gone(first)
+
+
+@pytest.mark.faults
+def test_a_cluster_that_loses_a_node_trains_the_same_bytes(nodes: Any, tmp_path: Path, teacher_cache: Path) -> None:
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    assert finish(start(*POLICY, "--out", whole))[0] == 0
+    killer = Thread(target=lambda: (until(lambda: [*folder.glob("checkpoints/*.ckpt")], 300), lose(nodes)))
+    killer.start()
+    assert code(*POLICY, "--out", folder, "--workers", "2", "--ray", nodes.address) == 0
+    killer.join()
+    assert digests(folder) == digests(whole)
+    assert curves(folder) == curves(whole)
 
 
 @pytest.mark.parametrize("by", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.faults)])
