@@ -7,7 +7,7 @@ Inside: `distill_env` is the Gymnasium environment of one student, `vector` hold
     trained to its end under drawn weights, `shares` gives its students to worker processes, `probe` and `rewards`
     measure them.
 To extend: write a potential in `rewards` and enter it into `POTENTIALS`.
-Imports: `training` and below.
+Imports: `compiling` and below.
 Imported by: `agents`, `service` and `cli`.
 """
 
