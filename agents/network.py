@@ -9,7 +9,8 @@ exploration does, biases the gradient; here it first learned and then drifted in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+import copy
+from collections.abc import Callable, Generator, Hashable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -68,6 +69,17 @@ class SampleNetwork(nn.Module):
         layers[-1].zero_()
         flat = [torch.cat([weight.flatten(), torch.zeros(len(weight))]) for weight in layers]
         self.weights = nn.Parameter(torch.cat(flat))
+
+    @property
+    def structure(self) -> Hashable:
+        """What an action depends on beside the observation, its statistics and the weights."""
+        return type(self), self.activation, tuple(self.rows), tuple(self.widths)
+
+    def normalised_by(self, mean: Tensor, std: Tensor) -> SampleNetwork:
+        """The same network with other statistics of the observations."""
+        other = copy.copy(self)
+        other._buffers = {"mean": mean, "std": std}
+        return other
 
     def layers(self, weights: Tensor) -> list[tuple[Tensor, Tensor]]:
         """The (weight `[S, out, in]`, bias `[S, out]`) of each layer, from flat weights `[S, P]`; the last has A."""

@@ -32,6 +32,7 @@ from rltemp.agents.resume import Agent, CheckpointCallback, EventWriter, Resumab
 from rltemp.agents.samples import SampleEnv, actor_weights, sample_model
 from rltemp.agents.selection import SelectionCallback, TaskTrial, Trial, VarietyTrial, judged
 from rltemp.data.problem import Problem
+from rltemp.envs.episode import Decision
 from rltemp.envs.shares import Workers, open_workers
 from rltemp.envs.variety import STEPS, Variety
 from rltemp.envs.vector import DistillVecEnv
@@ -97,14 +98,17 @@ def _train(
     workers: Workers | None,
 ) -> dict[str, Any]:
     count = config.validation_students
-    trial: Trial = (
-        TaskTrial(problem, count, step) if isinstance(problem, Problem) else VarietyTrial(problem.other(), count, step)
-    )
+    decision = decision_of(config)
+    trial: Trial
+    if isinstance(problem, Variety):
+        trial = VarietyTrial(problem.other(), count, decision, step)
+    else:
+        trial = TaskTrial(problem, count, decision, step)
     worth = judged(trial, workers)  # before the environment: what both need then reaches the workers once
     env = make_env(problem, config, workers, step)
     model = make_model(env, config)
     network, weights = controller(model)
-    selection = SelectionCallback(worth, env, config, network, weights)
+    selection = SelectionCallback(worth, config, network, weights)
     steps, bar = config.updates * model.n_steps * env.num_envs, Bar("policy")
     run = RunCallback(env, lambda taken: bar(taken, steps))
     alarms = CollapseCallback(run, selection, config)
@@ -144,13 +148,14 @@ def make_env(
 ) -> DistillVecEnv:
     """The environment that a configuration trains in."""
     steps = STEPS if isinstance(problem, Variety) else problem.task.recipe.steps(len(problem.dataset.train))
+    decision = decision_of(config)
     return DistillVecEnv(
         problem,
         config.students,
         replicas=config.replicas,
-        method=reference_method(config.reference),
-        features=config.features,
-        scale=ActionScale(config.ratio, config.minimum, config.maximum, config.weight_ratio, config.balanced),
+        method=decision.method,
+        features=decision.features,
+        scale=decision.scale,
         redraw=config.redraw,
         reward_interval=max(1, steps // config.looks),
         mixup_runs=math.ceil(config.mixup * config.updates),
@@ -158,6 +163,12 @@ def make_env(
         step=step,
         workers=workers,
     )
+
+
+def decision_of(config: PolicyConfig) -> Decision:
+    """What an action means to a policy of this configuration."""
+    scale = ActionScale(config.ratio, config.minimum, config.maximum, config.weight_ratio, config.balanced)
+    return Decision.make(reference_method(config.reference), config.features, scale)
 
 
 def _described(problem: Problem | Variety) -> dict[str, str]:

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from rltemp.envs.finite import explain, sound
-from rltemp.envs.probe import Probe
+from rltemp.envs.probe import ProbeEvaluator
 from rltemp.errors import BadInputError
 from rltemp.kd.checks import check_temperatures, unlawful
 from rltemp.kd.method import Method
@@ -135,7 +135,7 @@ class Episode:
         self.reward_interval = reward_interval or max(1, run.steps // LOOKS)
         self.potential: Tensor
         self.seen_potential: NDArray[np.float32]
-        self._probe = Probe(run, probe)
+        self._probe = ProbeEvaluator(run, probe)
         self.observation = torch.zeros((), device=run.problem.device)
         self._observe()
         self.lost = np.zeros_like(self.seen.diverged)

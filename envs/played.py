@@ -7,19 +7,18 @@ as a comparison trains its students. What comes out is a function of the run and
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from rltemp.envs.episode import Decision, Look
 from rltemp.envs.finite import explain
-from rltemp.envs.probe import Probe
+from rltemp.envs.probe import ProbeEvaluator
 from rltemp.errors import BadInputError
 from rltemp.kd.method import Method
 from rltemp.kd.signals import Signals, Temperatures
@@ -31,17 +30,42 @@ from rltemp.training.steps import Step, Taken, plain_step, shielded
 Samples = TypeVar("Samples", Signals, Temperatures)
 
 
+class ActionNetwork(Protocol):
+    """A network from normalised observations to actions, whose weights it is given.
+
+    Attributes:
+        mean: Of the observations, `[F]`.
+        std: Likewise.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    @property
+    def structure(self) -> Hashable:
+        """All that its actions depend on beside the observations, these two and the weights."""
+        ...
+
+    def __call__(self, observation: Tensor, weights: Tensor) -> Tensor:
+        """Actions `[S, B, A]` for observations `[S, B, F]` under weights `[S, P]`."""
+        ...
+
+    def normalised_by(self, mean: Tensor, std: Tensor) -> ActionNetwork:
+        """The same network with other statistics of the observations."""
+        ...
+
+
 @dataclass(eq=False, repr=False)
 class NetworkRule(TemperatureRule):
     """The temperature rule of a network under given weights, for a stack `[S, B]`.
 
     Args:
-        network: From observations `[S, B, F]` and weights `[S, P]` to actions `[S, B, A]`.
+        network: The policy's.
         weights: `[P]`, or `[S, P]`, each student's own.
         decision: What an action means.
     """
 
-    network: nn.Module
+    network: ActionNetwork
     weights: Tensor
     decision: Decision
 
@@ -49,6 +73,7 @@ class NetworkRule(TemperatureRule):
 
     def __post_init__(self) -> None:
         reference, names = self.decision.method.rule, self.decision.features
+        self.pure = reference.pure and not reference.tensors
         self.uses_progress = "progress" in names or reference.uses_progress
         self.uses_labels = any(FEATURES[name].uses_labels for name in names) or reference.uses_labels
 
@@ -61,19 +86,23 @@ class NetworkRule(TemperatureRule):
 
     @property
     def tensors(self) -> list[Tensor]:
-        """What changes from run to run."""
-        return [self.weights]
+        """The weights, and what the observations are normalised by."""
+        return [self.weights, self.network.mean, self.network.std]
 
     def holding(self, tensors: Sequence[Tensor]) -> NetworkRule:
-        """The same rule with these in the place of its `tensors`."""
-        (weights,) = tensors
-        return replace(self, weights=weights)
+        """The same rule with others."""
+        weights, mean, std = tensors
+        return replace(self, network=self.network.normalised_by(mean, std), weights=weights)
+
+    @property
+    def structure(self) -> Hashable:
+        """What the network is, and what an action means: the same rule comes with every run anew."""
+        decision = self.decision
+        return type(self), self.network.structure, decision.features, decision.scale, decision.method.rule.structure
 
     def to(self, device: torch.device) -> NetworkRule:
         """The same rule on a device."""
-        if self.weights.device == device:
-            return self
-        return replace(self, network=copy.deepcopy(self.network).to(device), weights=self.weights.to(device))
+        return self.holding([tensor.to(device) for tensor in self.tensors])
 
 
 @dataclass(frozen=True)
@@ -101,7 +130,7 @@ def play(
     decision: Decision,
     probe: Tensor,
     interval: int,
-    network: nn.Module,
+    network: ActionNetwork,
     weights: Tensor,
     step: Step = plain_step,
 ) -> Iterator[Stretch]:
@@ -122,7 +151,7 @@ def play(
     """
     decision = replace(decision, method=run.attach(decision.method))
     rule = NetworkRule(network, weights, decision).to(run.problem.device)
-    method, measuring, begun = replace(decision.method, rule=rule), Probe(run, probe), 0
+    method, measuring, begun = replace(decision.method, rule=rule), ProbeEvaluator(run, probe), 0
     lost = torch.zeros(len(weights), dtype=torch.bool, device=run.problem.device)
     measured = measuring.measure(lost)
     while not run.done:

@@ -32,7 +32,7 @@ class Measured(NamedTuple):
     seen_lost: NDArray[np.bool_]
 
 
-class Probe:
+class ProbeEvaluator:
     """The probe samples of a run's students.
 
     Args:

@@ -15,12 +15,12 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
 from rltemp.envs.assignments import TaskSource
 from rltemp.envs.episode import FIRST_TRAINING_SEED, LOOKS, Decision, Episode
 from rltemp.envs.mixup import MixedDistillation, share_of_run
-from rltemp.envs.played import Stretch, play
+from rltemp.envs.played import ActionNetwork, Stretch, play
 from rltemp.envs.variety import Assignment
 from rltemp.io.pool import WorkerPool, open_pool
 from rltemp.training.distill import Distillation
@@ -54,14 +54,16 @@ class RunDraws:
         return Episode(self._fresh(drawn, number, ALL), self.decision, drawn[1].probe, self.reward_interval)
 
     def play(
-        self, drawn: Drawn, number: int, network: nn.Module, weights: Tensor, share: slice = ALL
+        self, drawn: Drawn, number: int, network: ActionNetwork, weights: Tensor, share: slice = ALL
     ) -> Iterator[Stretch]:
         """Play run `number`, from 0, with a share of its students; weights `[S, P]` are those of all."""
         run = self._fresh(drawn, number, share)
         interval = self.reward_interval or max(1, run.steps // LOOKS)
         return play(run, self.decision, drawn[1].share(share).probe, interval, network, weights[share], self.step)
 
-    def play_share(self, state: Any, number: int, network: nn.Module, weights: Tensor, share: slice) -> list[Stretch]:
+    def play_share(
+        self, state: Any, number: int, network: ActionNetwork, weights: Tensor, share: slice
+    ) -> list[Stretch]:
         """In a worker: play a share of the run that is drawn from a generator in this state."""
         generator = np.random.default_rng()
         generator.bit_generator.state = state

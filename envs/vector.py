@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
-from torch import Tensor, nn
+from torch import Tensor
 
 from rltemp.data.problem import Problem
 from rltemp.envs.assignments import OneTask, TaskSource
 from rltemp.envs.episode import Decision, Episode, checked_actions
-from rltemp.envs.played import Stretch, joined
+from rltemp.envs.played import ActionNetwork, Stretch, joined
 from rltemp.envs.shares import RunDraws, Workers
 from rltemp.errors import BadInputError
 from rltemp.kd.method import Method
@@ -150,11 +150,11 @@ class DistillVecEnv(VecEnv):
             self._returns[ended], self._lengths[ended] = 0.0, 0
         return self._observation(), rewards, ended, infos
 
-    def play(self, network: nn.Module, weights: Tensor) -> Iterator[Stretch]:
+    def play(self, network: ActionNetwork, weights: Tensor) -> Iterator[Stretch]:
         """Play the run under way from its first step to its last, and begin the next one.
 
         Args:
-            network: From observations `[S, B, F]` and weights to actions `[S, B, A]`.
+            network: The policy's.
             weights: Of each student, `[S, P]`.
 
         Yields:

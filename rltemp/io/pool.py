@@ -19,7 +19,7 @@ import torch
 
 from rltemp.errors import BadInputError, InterruptedRunError, TrainingStoppedError
 from rltemp.io.interruption import kept_handlers, requested
-from rltemp.io.workers import Failure, Handout, begin_worker, deaf, fetched, sent
+from rltemp.io.workers import Handout, WorkerFailure, begin_worker, deaf, fetched, sent
 from rltemp.optional_imports import import_library
 
 RETRIES = 2
@@ -177,7 +177,7 @@ def _outcome(future: Future[Any], order: Order) -> Any:
         said = f"{type(error).__name__}: {first}. Its worker said: {error.__cause__ or rest or first}"
         raise TrainingStoppedError(f"{_name(order)} could not be trained: {said}") from error
     outcome = future.result()
-    if isinstance(outcome, Failure):
+    if isinstance(outcome, WorkerFailure):
         raise outcome.error from RuntimeError(outcome.trace)
     return outcome
 
@@ -191,7 +191,7 @@ def _carry_out(work: Work, order: Order) -> Any:
     try:
         return sent(work(*order))
     except BaseException as error:  # a SystemExit of a user's code too, which would end the worker without a word
-        if (failure := Failure.of(error)) is None:
+        if (failure := WorkerFailure.of(error)) is None:
             raise
         return sent(failure)
 

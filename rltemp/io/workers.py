@@ -128,14 +128,14 @@ def unpacked(data: bytes) -> Any:
 
 
 @dataclass(frozen=True)
-class Failure:
+class WorkerFailure:
     """An error that is meant for people, on its way from a worker, with its traceback as text."""
 
     error: RltempError
     trace: str
 
     @classmethod
-    def of(cls, error: BaseException) -> Failure | None:
+    def of(cls, error: BaseException) -> WorkerFailure | None:
         """Of an error that is being handled; one of a user's own code as `rltemp.cli.main` has it; else None."""
         trace = traceback.format_exc()
         if isinstance(error, RltempError):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from rltemp.agents.network import SampleNetwork, mirrored_draws
+from rltemp.compiling.step import CompiledStep
 from rltemp.data.problem import Problem
 from rltemp.envs.episode import Decision
 from rltemp.envs.played import NetworkRule, play
@@ -121,9 +122,13 @@ def test_a_network_rule_holds_other_weights_and_leaves_its_own(short: Problem) -
     network, weights = drawn_network()
     signals, decision = Distillation(short, [*range(STUDENTS)]).observe(), Decision.make("fixed:4")
     rule = NetworkRule(network, weights, decision)
-    assert [tensor.shape for tensor in rule.tensors] == [weights.shape]
-    other = rule.holding([torch.zeros_like(weights)])
+    other, shifted = (
+        rule.holding([torch.zeros_like(weights), *rule.tensors[1:]]),
+        rule.holding([weights, torch.ones(8), torch.ones(8)]),
+    )
     assert (other(signals).student == 4).all()
+    assert not torch.equal(shifted(signals).student, rule(signals).student)
+    assert rule.structure == other.structure == NetworkRule(network, weights, replace(decision)).structure
     assert rule(signals).student.std() > 0.1
     assert torch.equal(rule.holding(rule.tensors)(signals).student, rule(signals).student)
 
@@ -134,3 +139,16 @@ def test_a_network_rule_says_what_its_features_and_its_reference_use() -> None:
     assert (plain.uses_progress, plain.uses_labels) == (False, False)
     assert NetworkRule(network, weights, Decision.make("fixed:4", DEFAULT_FEATURES)).uses_progress
     assert NetworkRule(network, weights, Decision.make("fixed:4", ("student_loss",))).uses_labels
+
+
+def test_a_compiled_step_plays_the_run_that_a_plain_one_plays(short: Problem) -> None:
+    rules = {"reward_interval": 5, "scale": ActionScale(weight_ratio=4.0, balanced=True)}
+    plain, compiled = (DistillVecEnv(short, STUDENTS, step=step, **rules) for step in (plain_step, CompiledStep()))
+    for seed in range(2):
+        network, weights = drawn_network(actions=3, seed=seed)
+        for mine, theirs in zip(compiled.play(network, weights), plain.play(network, weights), strict=True):
+            np.testing.assert_allclose(mine.reward, theirs.reward, atol=1e-5)
+            torch.testing.assert_close(mine.look.temperatures.student, theirs.look.temperatures.student)
+    step = compiled.runs.step
+    assert len(step._graphs) == 1, "runs and draws share a graph"
+    assert None not in step._graphs.values()

@@ -15,7 +15,7 @@ import torch
 from support.processes import Process
 
 from rltemp.errors import BadInputError, TrainingDivergedError
-from rltemp.io.workers import Failure, Handout, fetched, sent
+from rltemp.io.workers import Handout, WorkerFailure, fetched, sent
 
 LARGE = 1_000_000
 """Numbers: more than any pipe or socket holds while nobody reads."""
@@ -59,11 +59,11 @@ def test_a_worker_that_is_killed_while_it_fetches_holds_up_nobody() -> None:
     assert len(fetched(handout.address)) == LARGE
 
 
-def failure_of(function) -> Failure | None:
+def failure_of(function) -> WorkerFailure | None:
     try:
         function()
     except BaseException as error:
-        return Failure.of(error)
+        return WorkerFailure.of(error)
     raise AssertionError("it raised nothing")
 
 
