@@ -10,6 +10,7 @@ its quartiles. Times are the process's, of one thread: other jobs on the machine
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import platform
@@ -26,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench_workers import step_of_training
+from bench_workers import run_of_training
 from stacking import Case
 
 from rltemp.agents.config import PolicyConfig
@@ -34,11 +35,12 @@ from rltemp.compiling.step import CompiledStep
 from rltemp.data.problem import Problem
 from rltemp.data.tasks import load_task
 from rltemp.io.versions import processor
+from rltemp.kd.method import Objective
 from rltemp.loading import load_method
 from rltemp.models.stack import StackedStudents
 from rltemp.training.distill import Distillation
 from rltemp.training.preparation import prepare
-from rltemp.training.steps import Step, plain_step
+from rltemp.training.steps import Step, plain_step, train
 
 STEPS = 20
 """Of every student, in a round."""
@@ -48,6 +50,9 @@ SAME = 1e-4
 ONE_THREAD = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1", "OMP_NUM_THREADS": "1"}
 STEPPERS: dict[str, Callable[[], Step]] = {"eager": lambda: plain_step, "compiled": CompiledStep}
 """How a stack takes its steps, by name; makes what takes those of one run."""
+
+TARGETS = {"eager": "", "compiled": ">= 0.7"}
+"""Of the collection."""
 
 Seconds = Callable[[], float]
 
@@ -119,13 +124,19 @@ def one_by_one(kind: Kind, rounds: int, jax: Path | None) -> None:
 
 
 def collection(rounds: int) -> None:
-    """A stack's steps over the same steps with observations, a policy's actions and rewards."""
-    problem, config = prepare(load_task("digits")), PolicyConfig(students=64)
-    rollout = step_of_training(problem, config, None)
+    """A stack's run over the same run with observations, a policy's actions and rewards, of one step and another."""
+    problem, config, method = prepare(load_task("digits")), PolicyConfig(students=64), load_method("fixed:4")
     for name, make in STEPPERS.items():
-        bare = stepper(problem, list(range(config.students)), make())
-        found = [(bare(), timeit(rollout, number=STEPS, timer=process_time)) for _ in range(rounds)]
-        line(f"collection / bare stack, 64 students, {name}", [a / b for a, b in found], ">= 0.7")
+        step = make()
+        rollout = run_of_training(problem, config, None, step)
+        bare = functools.partial(trained, problem, list(range(config.students)), method, step)
+        found = [[timeit(side, number=1, timer=process_time) for side in (bare, rollout)] for _ in range(rounds + 1)]
+        line(f"collection / bare stack, 64 students, {name}", [a / b for a, b in found[1:]], TARGETS[name])
+
+
+def trained(problem: Problem, seeds: list[int], method: Objective, step: Step) -> None:
+    """A whole run of a stack."""
+    train(Distillation(problem, seeds), method, step=step)
 
 
 def stepper(problem: Problem, seeds: int | list[int], step: Step) -> Seconds:
