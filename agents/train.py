@@ -31,6 +31,7 @@ from rltemp.agents.policy_export import export_policy
 from rltemp.agents.resume import Agent, CheckpointCallback, EventWriter, Resumable
 from rltemp.agents.samples import SampleEnv, actor_weights, sample_model
 from rltemp.agents.selection import SelectionCallback, TaskTrial, Trial, VarietyTrial, judged
+from rltemp.compiling.mode import is_compiled
 from rltemp.data.problem import Problem
 from rltemp.envs.episode import Decision
 from rltemp.envs.shares import Workers, open_workers
@@ -130,12 +131,14 @@ def _train(
         "reference_validation_potential": selection.reference_potential,
     }
     options = {name: str(value) for name, value in asdict(config).items()}
-    provenance: dict[str, str | int | float] = {**_described(problem), **options, **found, **checkpoints.mark()}
+    told: dict[str, str] = {"compiled": "yes" if is_compiled(step) else "no", **checkpoints.mark()}
+    provenance: dict[str, str | int | float] = {**_described(problem), **options, **found, **told}
     sha256 = export_policy(out / POLICY_FILE, network, selection.kept, env.decision, provenance)
     return {
         "policy": POLICY_FILE,
         "sha256": sha256,
         **found,
+        "compiled": is_compiled(step),
         "students_trained": config.updates * config.students,
         "collapsed": bool(alarms.collapse),
         "collapse": alarms.collapse or None,

@@ -134,6 +134,13 @@ class Variety:
         self.families = [Family(*kind, size, seed * 100 + position) for position, kind in enumerate(kinds)]
         self.problem = self.families[0].problem
 
+    @property
+    def shapes(self) -> int:
+        """How many kinds of tensors its runs are made of: one for each student and number of classes."""
+        return len(STUDENTS) * len(
+            {(family.pool.inputs.shape[1:], family.problem.dataset.num_classes) for family in self.families}
+        )
+
     def other(self) -> Variety:
         """Four data sets of every kind, drawn and taught anew: to select policies on."""
         return Variety(self.seed + 1_000_000, 4, tuple(dict.fromkeys(KINDS)))

@@ -11,9 +11,12 @@ import tyro
 
 from rltemp.agents.config import PolicyConfig, preset
 from rltemp.agents.train import CHECKPOINTING, train_policy
+from rltemp.compiling.mode import CompileMode, is_compiled, step_for
+from rltemp.data.problem import Problem
 from rltemp.envs.variety import Variety
 from rltemp.errors import BadInputError
 from rltemp.training.options import OF_THE_TASK, TaskOptions, flat
+from rltemp.training.steps import Step, plain_step
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +48,8 @@ class TrainPolicyOptions(TaskOptions):
     """Processes that train the students, each with --threads; as many as there are cores."""
     ray: str | None = None
     """Take the --workers from the Ray cluster at this address: auto, HOST:PORT, or ray://HOST:PORT."""
+    compile: CompileMode = "auto"
+    """Compile a training step into one graph: always, never, or auto, where the students are many."""
     policy: tyro.conf.OmitArgPrefixes[PolicyOptions] = field(default_factory=PolicyOptions)
 
     command = "train-policy"
@@ -80,9 +85,26 @@ class TrainPolicyOptions(TaskOptions):
         self.open()
         started = time.monotonic()
         log.info(f"Training a policy on {self.task_name()}.")
-        checkpoints = self.checkpoints(None if isinstance(problem, Variety) else problem, **CHECKPOINTING)
-        found = train_policy(problem, self.policy, out, checkpoints, self.workers, ray=self.ray)
+        step = self._step(problem)
+        made = {"compiled": "yes"} if is_compiled(step) else {}
+        one = None if isinstance(problem, Variety) else problem
+        checkpoints = self.checkpoints(one, extra=made, **CHECKPOINTING)
+        found = train_policy(problem, self.policy, out, checkpoints, self.workers, ray=self.ray, step=step)
         return self.finish(found, started, resumed_at=checkpoints.resumed_at)
+
+    def _step(self, problem: Problem | Variety) -> Step:
+        """How the students take their steps; with agent sample SB3 asks for each.
+
+        Raises:
+            BadInputError: Where those are to be compiled.
+        """
+        if self.policy.agent == "sample":
+            if self.compile == "always":
+                raise BadInputError("--compile always: with --agent sample SB3 takes every step; leave one of them out")
+            return plain_step
+        one, shapes = (problem.problem, problem.shapes) if isinstance(problem, Variety) else (problem, 1)
+        steps = self.policy.updates * one.task.recipe.steps(len(one.dataset.train)) // shapes
+        return step_for(self.compile, one.device, steps * self.policy.students * one.batch_samples)
 
     def _variety(self) -> Variety:
         """Tasks drawn at random; their data and teachers are made here.
