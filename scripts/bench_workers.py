@@ -23,6 +23,7 @@ from rltemp.data.problem import Problem
 from rltemp.data.task import Task
 from rltemp.envs.shares import Workers, open_workers
 from rltemp.training.preparation import prepare
+from rltemp.training.steps import Step, plain_step
 
 WORKERS = 2
 
@@ -46,9 +47,11 @@ def main() -> None:
     print(f"{f'{WORKERS} workers / one process':62} {found:7.3f}   >= 1.8")
 
 
-def run_of_training(problem: Problem, config: PolicyConfig, workers: Workers | None) -> Callable[[], None]:
+def run_of_training(
+    problem: Problem, config: PolicyConfig, workers: Workers | None, step: Step = plain_step
+) -> Callable[[], None]:
     """A run of all students, each under a draw of the policy's weights."""
-    env = make_env(problem, config, workers)
+    env = make_env(problem, config, workers, step)
     policy = make_model(env, config).policy
     assert isinstance(policy, RunPolicy)  # agent run
     drawn, _ = policy.draw(env.students)

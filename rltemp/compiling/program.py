@@ -12,6 +12,7 @@ from torch.func import functional_call
 from rltemp.compiling import optimizer as optimizers
 from rltemp.data.dataset import Batch, Split
 from rltemp.kd.checks import unlawful
+from rltemp.kd.divergences import VECTOR_LANES
 from rltemp.kd.method import Method, Objective
 from rltemp.kd.signals import Signals, Temperatures, batch_mean
 from rltemp.models.nested import Inputs, mapped, tensors
@@ -166,7 +167,8 @@ class Program:
             batch = _filled(self._form, iter(drawn))
         with autocast(run.problem.device, run.recipe.precision):
             logits = self._called([*parameters, *given["buffers"]], batch.inputs)
-        return shielded(run.signals(batch, logits, teacher_logits, progress=given["numbers"][0]))
+        seen = run.signals(batch, logits, teacher_logits, progress=given["numbers"][0])
+        return shielded(seen if seen.num_classes >= VECTOR_LANES else _classes_apart(seen))
 
     def _called(self, state: Sequence[Tensor], inputs: Inputs) -> Tensor:
         self.student.train()
@@ -186,6 +188,14 @@ class Program:
         if self.run.recipe.clip is not None:
             clip_each(own, self.run.recipe.clip)
         optimizers.stepped(self._optimizers[0], trained, gradients, given["optimizer"], given["numbers"][1:])
+
+
+def _classes_apart(signals: Signals) -> Signals:
+    """The same signals, in memory class by class: a few classes do not fill a vector register, samples do."""
+    student, teacher = (
+        logits.movedim(-1, 0).contiguous().movedim(0, -1) for logits in (signals.student_logits, signals.teacher_logits)
+    )
+    return replace(signals, student_logits=student, teacher_logits=teacher)
 
 
 def gradient_name(place: int) -> str:

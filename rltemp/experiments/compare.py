@@ -25,7 +25,6 @@ from rltemp.experiments.students import (
     Maker,
     by_name,
     chunks,
-    default_stack,
     gather,
     step_of,
     steps_of_a_run,
@@ -91,7 +90,7 @@ def compare(
     """
     made = made or {}
     check_rules(rules, seeds, made)
-    size = stack or default_stack(problem)
+    size = stack or problem.stack_size
     stacks = sum(-(-len(seeds) // size) + len(to_choose(spec)) * -(-selection_seeds // size) for spec in rules)
     total, taken = stacks * steps_of_a_run(problem), 0
 
