@@ -114,7 +114,7 @@ def named_policy(spec: str) -> tuple[Path, str | None]:
     name, pinned, sha256 = spec.partition(PIN)
     if pinned and not re.fullmatch("[0-9a-f]{64}", sha256):
         raise BadInputError(f"{spec!r} pins no SHA-256; needed: its 64 digits, as `rltemp policy show` prints them")
-    return SHIPPED.get(name, Path(name)), sha256 or None
+    return SHIPPED.get(name, Path(name).expanduser()), sha256 or None
 
 
 def imports_code(spec: str) -> bool:

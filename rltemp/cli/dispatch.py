@@ -18,7 +18,7 @@ from rltemp.cli.commands import COMMANDS, group
 from rltemp.cli.console import say
 from rltemp.cli.help import HELP, page, refuse_unknown
 from rltemp.errors import BadInputError
-from rltemp.io.command_words import arguments, at_least
+from rltemp.io.command_words import arguments, at_least, with_home
 from rltemp.io.locks import released_at_end
 from rltemp.io.own_code import is_own
 from rltemp.io.run_folders import nothing_left_by_a_failed_start, read_config
@@ -54,7 +54,7 @@ def parse(command: str, words: Sequence[str]) -> Any:
     Raises:
         BadInputError: Where the command or an option is not known, or the configuration cannot be used.
     """
-    kind = _found(command)[0]
+    kind, words = _found(command)[0], with_home(list(words))
     if hasattr(kind, "check_words"):
         kind.check_words(words)  # before anything could repeat them
     refuse_unknown(kind, command, words)
@@ -62,7 +62,7 @@ def parse(command: str, words: Sequence[str]) -> Any:
     try:
         with redirect_stderr(said):
             saved = _saved(kind, command, words)
-            args = [*_preset(kind, saved), *saved, *_preset(kind, words), *words]
+            args = [*_preset(kind, saved), *with_home(saved), *_preset(kind, words), *words]
             options = tyro.cli(kind, prog=f"rltemp {command}", args=args)
     except SystemExit:
         raise BadInputError(f"{_one_line(said.getvalue())}. See `rltemp {command} --help`") from None
