@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rltemp.data.problem import Problem
-from rltemp.experiments.grid import check_rules, choice, to_choose
+from rltemp.experiments.grid import alternatives, check_rules, choice, to_choose
 from rltemp.experiments.measures import ACCURACY, Quantity, quantity_of
 from rltemp.experiments.method_results import Comparison
 from rltemp.experiments.options import SELECTION_SEED
@@ -80,8 +80,7 @@ def compare(
     made = made or {}
     check_rules(rules, seeds, made)
     size = stack or default_stack(problem)
-    stacks = sum(-(-len(seeds) // size) + len(to_choose(spec)) * -(-selection_seeds // size) for spec in rules)
-    total, taken = stacks * steps_of_a_run(problem), 0
+    total, taken = 0, 0
 
     def told(spec: str, steps: int = 1) -> None:
         nonlocal taken
@@ -92,8 +91,11 @@ def compare(
     files = fingerprints(spec for spec in rules if spec not in made)
     identity = problem_identity(problem) if cache is not None else {}
     trainer = _Trainer(problem, size, files, made, identity, told, cache, pool)
-    quantity = quantity_of(problem)
-    tuned = _tune(trainer, rules, range(SELECTION_SEED, SELECTION_SEED + selection_seeds), quantity)
+    quantity, chooser = quantity_of(problem), range(SELECTION_SEED, SELECTION_SEED + selection_seeds)
+    stacks = [trainer.stacks(one, chooser) for spec in rules for one in to_choose(spec)]
+    stacks += [trainer.stacks(alternatives(spec)[0], seeds) for spec in rules]
+    total = sum(map(len, stacks)) * steps_of_a_run(problem)
+    tuned = _tune(trainer, rules, chooser, quantity)
     reported = {spec: best for spec, (best, _) in tuned.items()}
     names = list(dict.fromkeys(reported.values()))
     first = next((one for one in names if one not in made and _policy(one)), None)
@@ -164,16 +166,35 @@ class _Trainer:
 
     def _jobs(self, rule: str, seeds: Sequence[int], traced: bool, shown: bool) -> list[Job]:
         """A job a stack; the first stack is the one that is traced and shown."""
-        made, jobs = self.made.get(rule), []
+        jobs: list[Job] = []
         skipped = functools.partial(self.told, "", steps_of_a_run(self.problem))
-        identity = made.identity if made else rule_identity(rule, self.files)
-        for place, chunk in enumerate(chunks(seeds, self.size)):
+        for place, chunk in enumerate(self.stacks(rule, seeds)):
             first = place == 0
-            key = {**self.identity, "rule": identity, "seeds": chunk, "traced": traced and first}
+            key = self._key(rule, chunk, traced and first)
             jobs.append(Job(key, (rule, chunk, traced and first, shown and first), skipped))
             if shown and first and self.cache is not None:
                 self.showcases[rule] = self.cache.path(key).with_suffix(CONTENT)
         return jobs
+
+    def stacks(self, rule: str, seeds: Sequence[int]) -> list[int | list[int]]:
+        """The seeds of each stack: as cached results have them, so that a comparison may grow, and else full stacks."""
+        full, found, cache = chunks(seeds, self.size), list[int | list[int]](), self.cache
+        if cache is None or self.size == 1:
+            return full
+        while seeds:
+            counts = range(min(self.size, len(seeds)), 0, -1)
+            keys = (self._key(rule, [*seeds[:count]], False) for count in counts)
+            count = next((len(key["seeds"]) for key in keys if cache.has(key)), counts[0])
+            found.append([*seeds[:count]])
+            seeds = seeds[count:]
+        return found
+
+    def _key(self, rule: str, chunk: int | list[int], traced: bool) -> dict[str, Any]:
+        """What determines a stack's result. One that was traced beside it is as good as one that was not."""
+        identity = self.made[rule].identity if rule in self.made else rule_identity(rule, self.files)
+        key = {**self.identity, "rule": identity, "seeds": chunk, "traced": traced}
+        as_good = {**key, "traced": True}
+        return as_good if self.cache and not self.cache.has(key) and self.cache.has(as_good) else key
 
     def work(self, rule: str, chunk: int | list[int], traced: bool, shown: bool) -> TrainedStack:
         """Train one stack; its method is made when the first stack of a rule is trained."""
