@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
 FILE_WIDTH = 160
 """Columns where the output is no terminal."""
@@ -51,7 +51,7 @@ def complain(line: str) -> None:
     _write(f"rltemp: {' '.join(line.splitlines())}", sys.stderr)
 
 
-def show(table: Table) -> None:
+def show(table: RenderableType) -> None:
     """Print a table, as wide as the terminal."""
     from rich.console import Console  # `rltemp --help` prints no table
 
