@@ -93,7 +93,9 @@ COMMANDS = {
         ("policy export --format onnx universal",),
         ("FILE", "format", "out"),
     ),
-    "rules": Command("listings:Rules", "list every temperature rule and every divergence", ("rules",)),
+    "rules": Command(
+        "listings:Rules", "list every rule and divergence, or all of one", ("rules", "rules dtkd"), ("NAME",)
+    ),
     "methods": Command("listings:Methods", "list every method: a rule with its paper's loss weights", ("methods",)),
 }
 """Every command, in the order of the help."""

@@ -79,7 +79,8 @@ def page(command: str, kind: type[Any], *, everything: bool = False) -> str:
     about, options = COMMANDS[command], list(options_of(kind))
     common = [one for name in about.common for one in options if one.flags[0] in (name, f"--{name}")]
     rest = [one for one in options if one not in common]
-    words = " ".join(one.head for one in options if not one.flags[0].startswith("-"))
+    named = [one for one in options if not one.flags[0].startswith("-")]
+    words = " ".join(one.head if one.default == "required" else f"[{one.head}]" for one in named)
     lines = [
         " ".join(f"usage: rltemp {command} [OPTIONS] {words}".split()),
         "",

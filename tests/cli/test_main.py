@@ -65,6 +65,35 @@ def test_rules_lists_options_and_sources_without_sb3():
     assert "https://arxiv.org/abs/2404.12711" in done.stdout
 
 
+@pytest.mark.parametrize("name", ["dtkd", "dtkd:reference=2"])
+def test_rules_with_a_name_shows_all_of_one(name: str, capsys):
+    assert code("rules", name) == 0
+    said = capsys.readouterr().out
+    assert re.findall(r"^(\w+)$", said, re.MULTILINE) == ["dtkd", "dtkd"]  # the rule, and the method
+    for line in (
+        "Formula: T_t = ",
+        "Source: Wei and Bai",
+        "Options: reference=4,",
+        "Bounds: 0.5 to 20",
+        "warmup=0.08333",
+    ):
+        assert line in said
+
+
+@pytest.mark.parametrize(("name", "entries"), [("none", 1), ("nckd", 1), ("energy", 2)])
+def test_rules_with_a_name_looks_into_every_table(name: str, entries: int, capsys):
+    assert code("rules", name) == 0
+    assert re.findall(rf"^{name}$", capsys.readouterr().out, re.MULTILINE) == [name] * entries
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("dtdk", "did you mean 'dtkd'"), ("universal", "rltemp policy show universal")]
+)
+def test_rules_of_no_formula_is_one_line(name: str, said: str, capsys):
+    assert code("rules", name) == 2
+    assert said in one_line(capsys)
+
+
 def test_distill_writes_a_student_its_result_and_documented_tags(distilled: Path):
     assert 0 < read(distilled / "result.json")["test_accuracy"] <= 1
     assert read(distilled / "config.json")["seed"] == 3
