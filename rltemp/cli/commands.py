@@ -69,6 +69,12 @@ COMMANDS = {
         ("explain --task digits --rules runs/p/policy.safetensors --out runs/why",),
         ("task", "rules", "seeds", "importance-seeds", "out"),
     ),
+    "report": Command(
+        "report:ReportCommand",
+        "print a finished comparison's tables: Markdown, LaTeX, CSV, HTML",
+        ("report runs/c", "report runs/c --format latex --out table.tex"),
+        ("FOLDER", "format", "out"),
+    ),
     "serve": Command(
         "serve:Serve",
         "serve rules and policies over HTTP, for runs in other processes",
