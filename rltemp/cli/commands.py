@@ -103,6 +103,7 @@ COMMANDS = {
         "listings:Rules", "list every rule and divergence, or all of one", ("rules", "rules dtkd"), ("NAME",)
     ),
     "methods": Command("listings:Methods", "list every method: a rule with its paper's loss weights", ("methods",)),
+    "completion": Command("listings:Completion", "print a script by which bash completes all this", ("completion",)),
 }
 """Every command, in the order of the help."""
 

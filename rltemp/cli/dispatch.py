@@ -38,14 +38,14 @@ def dispatch(words: Sequence[str]) -> None:
     named = 2 if group(words[0]) else 1
     name = " ".join(words[:named])
     if set(words[named:]) & set(HELP):
-        say(page(name, _found(name)[0], everything="--help-all" in words))
+        say(page(name, command_of(name)[0], everything="--help-all" in words))
         return
     options = parse(name, words[named:])
     at_least(1, threads=options.threads)
     torch.set_num_threads(options.threads)
     failed = nothing_left_by_a_failed_start(options.folder()) if isinstance(options, TaskOptions) else nullcontext()
     with released_at_end(), failed:
-        _found(name)[1](options)
+        command_of(name)[1](options)
 
 
 def parse(command: str, words: Sequence[str]) -> Any:
@@ -54,7 +54,7 @@ def parse(command: str, words: Sequence[str]) -> Any:
     Raises:
         BadInputError: Where the command or an option is not known, or the configuration cannot be used.
     """
-    kind, words = _found(command)[0], with_home(list(words))
+    kind, words = command_of(command)[0], with_home(list(words))
     if hasattr(kind, "check_words"):
         kind.check_words(words)  # before anything could repeat them
     refuse_unknown(kind, command, words)
@@ -70,7 +70,7 @@ def parse(command: str, words: Sequence[str]) -> Any:
     return options
 
 
-def _found(command: str) -> tuple[type[Any], Callable[[Any], object]]:
+def command_of(command: str) -> tuple[type[Any], Callable[[Any], object]]:
     """A command's options, and what takes them."""
     module, attribute = lookup(COMMANDS, command, "command").place.split(":")
     found = getattr(importlib.import_module(f"rltemp.cli.{module}"), attribute)

@@ -15,7 +15,7 @@ import tyro
 from support.processes import code
 
 from rltemp.cli.commands import COMMANDS
-from rltemp.cli.dispatch import _found, parse
+from rltemp.cli.dispatch import command_of, parse
 from rltemp.cli.help import options_of, page
 
 ROWS, COLUMNS = 24, 80
@@ -48,7 +48,7 @@ def test_the_help_of_a_command_fits_a_screen(command: str, capsys: pytest.Captur
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_whole_help_names_the_options_that_tyro_takes(command: str) -> None:
-    kind, said = _found(command)[0], io.StringIO()
+    kind, said = command_of(command)[0], io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
         tyro.cli(kind, args=["--help"])
     lines = re.findall(r"^(?:│|  ?) (--[a-z].*)", re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue()), re.MULTILINE)
@@ -62,7 +62,7 @@ def test_the_whole_help_names_the_options_that_tyro_takes(command: str) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_common_options_exist_and_examples_can_be_read(command: str) -> None:
-    kind, examples, common = _found(command)[0], COMMANDS[command].examples, COMMANDS[command].common
+    kind, examples, common = command_of(command)[0], COMMANDS[command].examples, COMMANDS[command].common
     assert {*common} <= {option.flags[0].removeprefix("--") for option in options_of(kind)}
     assert examples
     for example in examples:
