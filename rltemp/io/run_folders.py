@@ -10,9 +10,11 @@ done again.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -120,6 +122,18 @@ def finish_run(folder: Path, result: Mapping[str, Any], seconds: float, **timing
     _write(folder / RESULT, written)
     release(folder)
     return written
+
+
+def in_a_name(text: str, longest: int = 60) -> str:
+    """Text as a part of a folder's name; of a longer one the end, behind a mark of the whole.
+
+    >>> in_a_name("dtkd:reference=2"), in_a_name("runs/p/policy.safetensors")
+    ('dtkd-reference-2', 'runs-p-policy.safetensors')
+    """
+    name = re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.")
+    if len(name) <= longest:
+        return name
+    return f"{hashlib.sha256(text.encode()).hexdigest()[:8]}-{name[-longest:].strip('-.')}"
 
 
 def read_config(path: Path, command: str) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def distill(task: Task | str = "digits", rule: str = "universal", out: Folder = 
     Args:
         task: Of `Task.of`, or a name.
         rule: As `rltemp.load_method` reads it.
-        out: The run's folder; by default runs/distill-TASK.
+        out: The run's folder; by default runs/distill-TASK-RULE-SEED.
         **options: Of `rltemp distill`, as in `seed=3`.
 
     Returns:

@@ -121,6 +121,19 @@ def test_a_finished_run_is_shown_again_and_not_changed(distilled: Path, capsys):
     assert contents(distilled) == before
 
 
+def test_rules_and_seeds_have_folders_of_their_own(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    long = f"ttm:gamma=0.{'1' * 80}"
+    runs = [("--rule", "fixed:4"), ("--rule", "fixed:2"), ("--rule", "fixed:2", "--seed", 1), ("--rule", long)]
+    for words in runs * 2:  # the second time each is shown
+        assert code("distill", *TOY, *words) == 0
+    folders = {folder.name for folder in (tmp_path / "runs").iterdir()}
+    assert folders > {"distill-toy-fixed-4-0", "distill-toy-fixed-2-0", "distill-toy-fixed-2-1"}
+    assert len(folders) == 4
+    assert max(map(len, folders)) < 100
+    assert capsys.readouterr().out.count("finished before") == 4
+
+
 def test_a_saved_configuration_comes_back_and_the_command_line_wins(distilled: Path):
     options = parse("distill", ["--config", str(distilled), "--seed", "5"])
     assert (options.task, options.epochs, options.rule, options.seed) == ("toy", 1, "dtkd", 5)
