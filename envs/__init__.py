@@ -6,7 +6,7 @@ Inside: `distill_env` is the Gymnasium environment of one student, `vector` hold
     students at once and is what policies learn in, `episode` is the run that both drive, `shares` gives
     its students to worker processes, `rewards` measures it.
 To extend: write a potential in `rewards` and enter it into `POTENTIALS`.
-Imports: `training` and below.
+Imports: `compiling` and below.
 Imported by: `agents`, `service` and `cli`.
 """
 

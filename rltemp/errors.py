@@ -52,6 +52,10 @@ class RequestRefusedError(RltempError, RuntimeError):
     """A service says that a request is a mistake (a 4xx status): it would say so again."""
 
 
+class CompilingFailedError(RltempError, RuntimeError):
+    """A step cannot be compiled, or not here; the text says why. Without a compiler it works as well, more slowly."""
+
+
 class InterruptedRunError(RltempError, KeyboardInterrupt):
     """A signal asked the process to stop; the exit code is 128 + the signal's number.
 

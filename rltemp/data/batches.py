@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rltemp.data.dataset import Batch, Dataset, Split
 from rltemp.errors import BadInputError
+from rltemp.kd.signals import Signals
 from rltemp.models.nested import Inputs, mapped
 from rltemp.models.random_numbers import random_stream
 
@@ -102,6 +103,24 @@ def epoch_order(seeds: int | Sequence[int], epoch: int, size: int, batch_size: i
 def augmentation_generator(seed: int, step: int) -> torch.Generator:
     """Return the CPU generator of one step's augmentation; it depends on nothing but its arguments."""
     return random_stream(seed, "augmentation", step)
+
+
+def signals_of(
+    batch: Batch, student_logits: Tensor, teacher_logits: Tensor, *, progress: float | Tensor, stacked: bool
+) -> Signals:
+    """What a step sees of a batch: its samples along one axis, the tokens of all its sequences.
+
+    Args:
+        batch: Of one student, or of several side by side.
+        student_logits: `[B, ..., C]` or `[S, B, ..., C]`.
+        teacher_logits: Likewise.
+        progress: How much of the run is done, 0..1.
+        stacked: Whether the first axis counts students.
+    """
+    first = int(stacked)
+    student, teacher = (logits.flatten(first, -2) for logits in (student_logits, teacher_logits))
+    labels, mask = (None if one is None else one.flatten(first) for one in (batch.labels, batch.mask))
+    return Signals(student, teacher, labels, progress, mask, stacked)
 
 
 def _side_by_side(values: Sequence[Inputs]) -> Inputs:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rltemp.compiling.mode import CompileMode, is_compiled
 from rltemp.data.problem import Problem
 from rltemp.experiments.grid import alternatives, check_rules, choice, to_choose
 from rltemp.experiments.measures import ACCURACY, Quantity, quantity_of
@@ -21,11 +22,21 @@ from rltemp.experiments.pool import Order, WorkerPool
 from rltemp.experiments.recorder import Recorder, temperature_columns, temperature_trace
 from rltemp.experiments.result_cache import MOST_POINTS, CachedResult, ResultCache, StoredTrace, TrainedStack
 from rltemp.experiments.showcase import CONTENT, ShowcaseRecorder
-from rltemp.experiments.students import Maker, by_name, chunks, default_stack, gather, steps_of_a_run, train_stack
+from rltemp.experiments.students import (
+    Maker,
+    by_name,
+    chunks,
+    default_stack,
+    gather,
+    step_of,
+    steps_of_a_run,
+    train_stack,
+)
 from rltemp.io.workers import packed, unpacked
 from rltemp.loading import load_method
 from rltemp.policy.rule import Policy
 from rltemp.training.identity import fingerprints, problem_identity, refuse_changed, rule_identity
+from rltemp.training.steps import Step, plain_step
 
 OnProgress = Callable[[str, int, int], None]
 """Called after each step with the rule in training, the steps taken and all steps of the comparison; after a result
@@ -52,6 +63,7 @@ def compare(
     *,
     selection_seeds: int = 32,
     stack: int | None = None,
+    compile_mode: CompileMode = "auto",
     on_progress: OnProgress | None = None,
     made: Mapping[str, Made] | None = None,
     cache: ResultCache | None = None,
@@ -68,6 +80,7 @@ def compare(
         seeds: Of the students that are reported, 0 or more.
         selection_seeds: How many students choose between alternatives.
         stack: How many students train side by side; by default what suits the student's size.
+        compile_mode: Whether steps are compiled; see `rltemp.compiling.mode`.
         on_progress: Told of every step.
         made: The rules that `load_method` does not know, by the name that they have in `rules`.
         cache: Where every stack's result is kept once it is there, and from where it is taken if it is there.
@@ -90,7 +103,9 @@ def compare(
 
     files = fingerprints(spec for spec in rules if spec not in made)
     identity = problem_identity(problem) if cache is not None else {}
-    trainer = _Trainer(problem, size, files, made, identity, told, cache, pool)
+    step = step_of(problem, compile_mode, size, len(seeds))
+    identity = {**identity, **({"compiled": True} if is_compiled(step) else {})}
+    trainer = _Trainer(problem, size, files, made, identity, told, cache, pool, step)
     quantity, chooser = quantity_of(problem), range(SELECTION_SEED, SELECTION_SEED + selection_seeds)
     stacks = [trainer.stacks(one, chooser) for spec in rules for one in to_choose(spec)]
     stacks += [trainer.stacks(alternatives(spec)[0], seeds) for spec in rules]
@@ -144,6 +159,7 @@ class _Trainer:
     told: Callable[..., None] = lambda *_: None
     cache: ResultCache | None = None
     pool: WorkerPool | None = None
+    step: Step = plain_step
     showcases: dict[str, Path] = field(default_factory=dict)
     _makers: dict[str, Maker] = field(default_factory=dict)
 
@@ -205,7 +221,7 @@ class _Trainer:
         tracer = [Recorder(temperature_columns(policy), steps, MOST_POINTS // students)] if policy else []
         showing = [ShowcaseRecorder(steps)] if shown else []
         told = functools.partial(self.told, rule)
-        result = train_stack(self.problem, chunk, self._makers[rule], told, [*tracer, *showing])
+        result = train_stack(self.problem, chunk, self._makers[rule], told, [*tracer, *showing], self.step)
         refuse_changed(self.files, "what was trained before")
         if tracer and (trace := temperature_trace(tracer[0])):
             result = result.model_copy(update={"trace": StoredTrace.pack(trace)})

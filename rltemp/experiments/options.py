@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from rltemp.compiling.mode import CompileMode
 from rltemp.data.task import Task
 from rltemp.errors import BadInputError
 from rltemp.experiments.result_cache import CELLS, ResultCache
@@ -46,6 +47,8 @@ class ComparisonOptions(TaskOptions):
     """Further students for each alternative of a rule that has some."""
     stack: int | None = None
     """Students that train side by side; by default what suits their size."""
+    compile: CompileMode = "auto"
+    """Compile a training step into one graph: always, never, or auto, where the students are many."""
     allow_mixed: bool = False
     """Compare although versions mix, n differs or a method is degraded; notes say so."""
     workers: int = 1

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rltemp.compiling.mode import CompileMode, step_for
 from rltemp.data.problem import Problem, predict
 from rltemp.errors import BadInputError
 from rltemp.experiments.measures import MEASURES, VALIDATION_LOSS, Selection, accuracy, loss, measure
@@ -134,6 +135,7 @@ def step_times(
     rules: Sequence[str],
     stack: int | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    step: Step = plain_step,
 ) -> dict[str, Any]:
     """Measure a training step of every rule, all rules in turn so that a busy machine slows all of them.
 
@@ -142,6 +144,7 @@ def step_times(
         rules: As `load_method` reads them.
         stack: How many students take the step side by side; by default what suits the student's size.
         clock: In seconds.
+        step: How a step is taken.
 
     Returns:
         `students` in a step, `rounds`, and for every rule in `rules` `milliseconds`, the median, and `ratio`, the
@@ -149,16 +152,16 @@ def step_times(
     """
     size = stack or default_stack(problem)
     seeds: int | list[int] = list(range(size)) if size > 1 else 0
-    steps = {rule: _stepper(problem, rule, seeds, clock) for rule in dict.fromkeys([PLAIN, *rules])}
-    for step in steps.values():
-        step()  # the first takes longer than all others
+    steps = {rule: _stepper(problem, rule, seeds, clock, step) for rule in dict.fromkeys([PLAIN, *rules])}
+    for stepper in steps.values():
+        stepper()  # the first takes longer than all others
     taken: dict[str, list[float]] = {rule: [] for rule in steps}
     since = clock()
     for done in range(ROUNDS):
         if done >= LEAST_ROUNDS and clock() - since > SECONDS:
             break
-        for rule, step in steps.items():
-            taken[rule].append(step())
+        for rule, stepper in steps.items():
+            taken[rule].append(stepper())
     by_rule = {}
     for rule in rules:
         ratios = [one / max(plain, 1e-9) for one, plain in zip(taken[rule], taken[PLAIN], strict=True)]
@@ -167,7 +170,9 @@ def step_times(
     return {"students": size, "rounds": len(taken[PLAIN]), "rules": by_rule}
 
 
-def _stepper(problem: Problem, rule: str, seeds: int | list[int], clock: Callable[[], float]) -> Callable[[], float]:
+def _stepper(
+    problem: Problem, rule: str, seeds: int | list[int], clock: Callable[[], float], take: Step
+) -> Callable[[], float]:
     """Takes a step whenever it is called, from the first batch again after the last, and returns its seconds."""
     run = Distillation(problem, seeds)
     method = run.attach(load_method(rule))
@@ -176,7 +181,7 @@ def _stepper(problem: Problem, rule: str, seeds: int | list[int], clock: Callabl
         if run.done:
             run.step = 0
         since = clock()
-        plain_step(run, method)
+        take(run, method)
         if problem.device.type == "cuda":
             torch.cuda.synchronize(problem.device)
         return clock() - since
@@ -196,6 +201,15 @@ def default_stack(problem: Problem) -> int:
         return 1
     # A batch of tokens is many samples: 64 students at once take a third longer for each, and gigabytes to evaluate.
     return 16 if problem.tokens else 64
+
+
+def step_of(problem: Problem, mode: CompileMode, stack: int, students: int) -> Step:
+    """How the steps of so many students by one method are taken, `stack` of them side by side.
+
+    Students that train one by one are large, or cannot be stacked: compiling gains them little.
+    """
+    side_by_side = students if stack > 1 else 0
+    return step_for(mode, problem.device, side_by_side * steps_of_a_run(problem) * problem.batch_samples)
 
 
 def steps_of_a_run(problem: Problem) -> int:

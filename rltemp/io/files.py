@@ -41,6 +41,11 @@ def atomic_write(path: str | Path, data: bytes) -> None:
             temporary.unlink()
 
 
+def cache_folder() -> Path:
+    """Where teachers, results and compiled code are kept: `$RLTEMP_CACHE`, or `~/.cache/rltemp`."""
+    return Path(os.environ.get("RLTEMP_CACHE") or Path.home() / ".cache" / "rltemp")
+
+
 def read_token(file: Path) -> str:
     """Return the token in a file: its one line, which goes to the server and nowhere else.
 

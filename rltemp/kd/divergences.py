@@ -20,7 +20,7 @@ from rltemp.kd.checks import not_negative, switch
 from rltemp.kd.rowwise import Formula, Slopes, rowwise
 from rltemp.kd.signals import Divergence, bounded
 
-_VECTOR_LANES = 16
+VECTOR_LANES = 16
 """Float32 numbers in one AVX-512 register."""
 
 
@@ -187,7 +187,7 @@ def log_softmax(logits: Tensor) -> Tensor:
     torch's CPU kernel runs along the classes; where they do not fill a vector register, it takes ten times as
     long as one that runs along the samples: half of the step of a stack of small students.
     """
-    if torch.compiler.is_compiling() or logits.shape[-1] >= _VECTOR_LANES:
+    if torch.compiler.is_compiling() or logits.shape[-1] >= VECTOR_LANES:
         return logits.log_softmax(-1)
     return logits.movedim(-1, 0).contiguous().log_softmax(0).movedim(0, -1)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rltemp.kd.method import PLAIN_TEMPERATURE
-from rltemp.kd.rowwise import rowwise
+from rltemp.kd.rowwise import paired, rowwise
 from rltemp.kd.signals import Signals, Temperatures, full_precision
 
 
@@ -32,7 +32,7 @@ def _distances(student: Tensor, teacher: Tensor, student_t: Tensor, teacher_t: T
     """Norm of softmax(student / T_s) - softmax(teacher / T_t), `[...]`, at T = 4 for both and at the given ones."""
     own = torch.stack([student_t, teacher_t])
     temperatures = torch.stack([torch.full_like(own, PLAIN_TEMPERATURE), own])
-    pair = torch.stack([full_precision(student), full_precision(teacher)])
+    pair = paired(full_precision(student), full_precision(teacher))
     terms = ((pair - pair.amax(-1, keepdim=True)) * (1 / temperatures).unsqueeze(-1)).exp_()
     totals = terms.sum(-1)
     student_terms, teacher_terms = terms[:, 0], terms[:, 1]

@@ -116,6 +116,10 @@ class Method:
         """Whether the loss depends on how much of the run is done; a call without it is refused then."""
         return self.rule.uses_progress or self.warmup > 0 or self.switch is not None
 
+    def asks(self, progress: float) -> bool:
+        """Whether the rule is asked for temperatures at this point of the run: not where no divergence counts."""
+        return bool(self._shares(progress)[1])
+
     def loss(self, signals: Signals) -> Tensor:
         """Return the whole objective for every sample, `[...]`, in nats; 0 where the mask has no sample.
 

@@ -181,6 +181,13 @@ def _rows(logits: Tensor) -> int:
     return max(1, numbers // logits.size(-1))
 
 
+def paired(first: Tensor, second: Tensor) -> Tensor:
+    """Both logits as one tensor, `[2, ..., C]`, in the memory order of the first: classes that lie apart stay so."""
+    if first.stride(-1) == 1:
+        return torch.stack([first, second])
+    return torch.stack([logits.movedim(-1, 0) for logits in (first, second)], 1).movedim(0, -1)
+
+
 def logsumexp(logits: Tensor) -> Tensor:
     """Logarithm of the summed exponentials of every sample's logits, `[..., C]` to `[...]`."""
     found: Tensor = rowwise(LOGSUMEXP, logits)

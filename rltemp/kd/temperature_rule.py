@@ -6,10 +6,12 @@ define `answer`. A plain function of a user's becomes one where a `Method` is ma
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
+
+from torch import Tensor
 
 from rltemp.errors import BadInputError
 from rltemp.kd.checks import Bounds, bounds_of
@@ -33,6 +35,8 @@ class TemperatureRule:
         bounds: Lowest and highest temperature that the rule promises, which is checked; None where it promises none.
         limits: Between which temperatures a policy chooses; None for a formula. A run warns where it sees one alone.
         checked: Whether the answers are lawful (finite, above 0) for all finite logits, so that no step checks them.
+        pure: Whether the answer depends on the signals and on `tensors` alone, and nothing else changes: such a rule
+            may be compiled as it stands.
     """
 
     per_sample: bool = False
@@ -41,11 +45,26 @@ class TemperatureRule:
     bounds: Bounds | None = None
     limits: Bounds | None = None
     checked: bool = False
+    pure: bool = False
 
     @property
     def name(self) -> str:
         """For messages."""
         return type(self).__name__
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What differs between the rules of two runs by one method: a graph takes it as an input."""
+        return []
+
+    def holding(self, tensors: Sequence[Tensor]) -> TemperatureRule:
+        """The same rule with other `tensors`."""
+        return self
+
+    @property
+    def structure(self) -> Hashable:
+        """What the answer depends on beside the signals and `tensors`: rules that are equal in it share a graph."""
+        return self
 
     def answer(self, signals: Signals) -> Temperatures:
         """Temperatures `[...]`; of signals with a mask, which a rule may ignore, if it is `per_sample`."""
@@ -85,6 +104,7 @@ class FunctionRule(TemperatureRule):
     bounds: Bounds | None = None
     limits: Bounds | None = None
     checked: bool = False
+    pure: bool = False
 
     def __post_init__(self) -> None:
         if not self.name:  # of a factory's inner function, the factory's
@@ -157,5 +177,5 @@ def as_rule(rule: TemperatureRule | RuleFunction) -> TemperatureRule:
 
 
 def entry(rule: TemperatureRule, name: str, checked: bool = True) -> TemperatureRule:
-    """Return a rule of a table under its name there; a test holds it to lawful answers, so that no step has to."""
-    return replace(rule, name=name, checked=checked) if isinstance(rule, FunctionRule) else rule
+    """Return a rule of a table under its name there; tests hold it to be pure and to answer what is lawful."""
+    return replace(rule, name=name, checked=checked, pure=True) if isinstance(rule, FunctionRule) else rule

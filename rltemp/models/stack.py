@@ -73,8 +73,7 @@ class StackedStudents(Students):
         super().__init__()
         self.size = len(modules)
         parameters, buffers = stack_module_state(list(modules))
-        self._parameter_names = list(parameters)
-        self._buffer_names = list(buffers)
+        self._names = [*parameters, *buffers]
         self.stacked = nn.ParameterList(nn.Parameter(value.detach().clone()) for value in parameters.values())
         for position, value in enumerate(buffers.values()):
             self.register_buffer(f"stacked_buffer_{position}", value.clone())
@@ -88,17 +87,16 @@ class StackedStudents(Students):
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Map inputs `[S, B, ...]` to logits `[S, B, ..., C]`, student s on inputs s."""
-        return vmap(self._call)(self._state(), inputs)
+        return self.called([*self.parameters(), *self.buffers()], inputs)
+
+    def called(self, state: Sequence[Tensor], inputs: Inputs) -> Tensor:
+        """The same from other weights: parameters and buffers, as `parameters` and `buffers` list them."""
+        return vmap(self._call)(dict(zip(self._names, state, strict=True)), inputs)
 
     def unstack(self, position: int) -> dict[str, Tensor]:
         """The state dict of one student, as the module alone would have it."""
-        return {name: value[position].detach().clone() for name, value in self._state().items()}
-
-    def _state(self) -> dict[str, Tensor]:
-        state = dict(zip(self._parameter_names, self.stacked, strict=True))
-        for position, name in enumerate(self._buffer_names):
-            state[name] = getattr(self, f"stacked_buffer_{position}")
-        return state
+        state = zip(self._names, [*self.parameters(), *self.buffers()], strict=True)
+        return {name: value[position].detach().clone() for name, value in state}
 
     def _call(self, state: dict[str, Tensor], inputs: Inputs) -> Tensor:
         self._skeleton[0].train(self.training)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from rltemp.errors import BadInputError
 from rltemp.kd.names import lookup
-from rltemp.kd.rowwise import rowwise
+from rltemp.kd.rowwise import paired, rowwise
 from rltemp.kd.signals import Signals
 
 LIMIT = 10.0
@@ -56,7 +56,7 @@ class Statistics:
     """
 
     def __init__(self, student: Tensor, teacher: Tensor, labels: Tensor | None, progress: float | Tensor) -> None:
-        self.pair = torch.stack([student.detach().float(), teacher.detach().float()])
+        self.pair = paired(student.detach().float(), teacher.detach().float())
         self.progress = progress
         self.labels = labels
 

@@ -48,6 +48,7 @@ class Policy(TemperatureRule):
         self._std = torch.tensor([feature.std for feature in manifest.features])
         # The features look at each sample alone, gradient matching heeds the mask, and the scale keeps to its bounds.
         self.per_sample, self.checked = self.reference.rule.per_sample, self.reference.rule.checked
+        self.pure = self.reference.rule.pure
         self.uses_progress = "progress" in self._names or self.reference.rule.uses_progress
         self.uses_labels = any(FEATURES[name].uses_labels for name in self._names) or self.reference.rule.uses_labels
         # Where the reference lies beyond one of them, the policy may go as far as that.

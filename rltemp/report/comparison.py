@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from typing import Any
 
+from rltemp.compiling.mode import step_for
 from rltemp.data.problem import Problem
 from rltemp.experiments.compare import Made, OnProgress, compare
 from rltemp.experiments.grid import (
@@ -96,7 +97,12 @@ def finish(
         timing["step_times"] = [
             {
                 "point": point_name(problem.task),
-                **step_times(problem, [one.rule for one in found.results if one.rule not in made], options.stack),
+                **step_times(
+                    problem,
+                    [one.rule for one in found.results if one.rule not in made],
+                    options.stack,
+                    step=step_for(options.compile, problem.device),
+                ),
             }
             for problem, found in points
         ]
@@ -131,6 +137,7 @@ def train_points(
                     options.reported_seeds(),
                     selection_seeds=options.selection_seeds,
                     stack=options.stack,
+                    compile_mode=options.compile,
                     on_progress=told,
                     made=made,
                     cache=cache,

@@ -119,6 +119,7 @@ class _ControlledRule(WrappedRule):
     def __init__(self, inner: TemperatureRule, ask: Ask, uses_progress: bool) -> None:
         super().__init__(inner, lambda signals, rule: ask(signals, rule).detach())
         self.uses_progress = uses_progress or inner.uses_progress
+        self.pure = inner.pure and not inner.tensors
 
 
 def _controlled(method: Method, ask: Ask, uses_progress: bool = False) -> Method:

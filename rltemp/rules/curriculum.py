@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from rltemp.errors import BadInputError
 from rltemp.kd.checks import fraction, positive
 from rltemp.kd.signals import Signals, Temperatures, full_precision
-from rltemp.kd.temperature_rule import TemperatureRule
+from rltemp.kd.temperature_rule import TemperatureRule, WrappedRule
 
 HIDDEN = 32
 """Hidden units of the per-sample network."""
@@ -36,7 +37,7 @@ class LearnedRule(nn.Module, TemperatureRule):
         ramp: Fraction of the run over which the reversed gradient grows from nothing to its full size.
     """
 
-    per_sample = checked = True
+    per_sample = checked = pure = True
 
     def __init__(self, name: str, start: float, span: float, ramp: float) -> None:
         super().__init__()
@@ -53,6 +54,21 @@ class LearnedRule(nn.Module, TemperatureRule):
     def initialise(self, num_classes: int, seeds: int | Sequence[int]) -> None:
         """Make the parameters."""
         raise NotImplementedError
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The parameters."""
+        return list(self.parameters())
+
+    def holding(self, tensors: Sequence[Tensor]) -> TemperatureRule:
+        """The rule with other tensors as its parameters."""
+        held = dict(zip((name for name, _ in self.named_parameters()), tensors, strict=True))
+        return WrappedRule(self, lambda signals, rule: functional_call(self, held, (signals,)))
+
+    @property
+    def structure(self) -> Hashable:
+        """The kind and the range."""
+        return type(self), self.start, self.span, self.ramp
 
     def logits(self, signals: Signals) -> Tensor:
         """One number a sample, `[...]`, with the graph of the parameters."""

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from rltemp.data.batches import Batches
+from rltemp.data.batches import Batches, signals_of
 from rltemp.data.dataset import Batch, Split
 from rltemp.data.problem import Problem
 from rltemp.data.recipe import Recipe
@@ -34,7 +34,7 @@ from rltemp.models.random_numbers import drawing_from, random_stream
 from rltemp.models.stack import LoopedStudents, StackedStudents, logits_of, normalises_batches, put_back
 from rltemp.rules.curriculum import LearnedRule
 from rltemp.training.ddp import ALONE, Team
-from rltemp.training.loss_scaling import LossScaler, autocast
+from rltemp.training.loss_scaling import autocast, scaler_of
 from rltemp.training.optimization import Optimization, all_finite
 
 
@@ -57,6 +57,7 @@ class Distillation:
         scaler: Of the loss, with precision float16; its state belongs into a checkpoint. None otherwise.
         optimization: What changes the weights.
         healthy: Whether the last batch counted; a checkpoint of a run that is not healthy can wait.
+        learned: The attached method's rule, where it has parameters that the run trains.
 
     Raises:
         BadInputError: Where the recipe and the student do not go together.
@@ -84,7 +85,7 @@ class Distillation:
         self._team, self._rows = team, team.share(self.recipe.batch_size)
         self.student = problem.students(seeds)
         self._forward = team.joined(self.student)
-        self.scaler = LossScaler(problem.device) if self.recipe.precision == "float16" else None
+        self.scaler = scaler_of(self.recipe.precision, problem.device, seeds)
         self.healthy = True
         self.batches = Batches(problem.dataset, self.split, seeds, self.recipe.batch_size, subset)
         self.steps_per_epoch = self.batches.an_epoch
@@ -99,7 +100,7 @@ class Distillation:
             each=self.student.each() if isinstance(self.student, LoopedStudents) else None,
         )
         self._mask: Tensor | None = None
-        self._learned: LearnedRule | None = None
+        self.learned: LearnedRule | None = None
 
     @property
     def evaluated(self) -> nn.Module:
@@ -129,28 +130,25 @@ class Distillation:
 
     def signals_at(self, step: int, parameters: dict[str, Tensor] | None = None) -> Signals:
         """The signals of the batch of any step, from the student's own parameters or from given ones."""
-        index = self.batches.positions(step)
-        batch = self._batch(step, index)
+        batch, teacher_logits = self.drawn(step)
         with autocast(self.problem.device, self.recipe.precision), self._random_numbers(step) as streams:
             if parameters is None:
                 student_logits = self._team.gathered(logits_of(self._forward(batch.inputs, *streams)))
             else:
                 given = {**parameters, **{name: value.clone() for name, value in self.student.named_buffers()}}
                 student_logits = logits_of(functional_call(self.student, given, (batch.inputs, *streams)))
-        teacher_logits = self._teacher_logits(step, index, batch.inputs)
-        labels, mask = (None if one is None else self._flat(one, 0) for one in (batch.labels, batch.mask))
-        return Signals(
-            self._flat(student_logits, 1),
-            self._flat(teacher_logits, 1),
-            labels if self.problem.labelled else None,
-            step / self.steps,
-            mask,
-            stacked=not self._alone,
-        )
+        return self.signals(batch, student_logits, teacher_logits, progress=step / self.steps)
 
-    def _flat(self, values: Tensor, after: int) -> Tensor:
-        """The samples of a batch along one axis: tokens of all its sequences; `after` axes follow."""
-        return values.flatten(0 if self._alone else 1, values.dim() - 1 - after)
+    def drawn(self, step: int) -> tuple[Batch, Tensor]:
+        """The batch of any step, and what the teacher answers, `[B, ..., C]` or `[S, B, ..., C]`."""
+        index = self.batches.positions(step)
+        batch = self._batch(step, index)
+        return batch, self._teacher_logits(step, index, batch.inputs)
+
+    def signals(self, batch: Batch, *logits: Tensor, progress: float | Tensor) -> Signals:
+        """The signals of a batch, of which the student's and the teacher's logits are known."""
+        labelled = batch if self.problem.labelled else batch._replace(labels=None)
+        return signals_of(labelled, *logits, progress=progress, stacked=not self._alone)
 
     @contextmanager
     def _random_numbers(self, step: int) -> Iterator[tuple[Sequence[torch.Generator], ...]]:
@@ -178,11 +176,11 @@ class Distillation:
             )
         if self.recipe.label_smoothing:
             method = replace(method, label_smoothing=self.recipe.label_smoothing)
-        if not isinstance(method, Method) or not isinstance(method.rule, LearnedRule) or method.rule is self._learned:
+        if not isinstance(method, Method) or not isinstance(method.rule, LearnedRule) or method.rule is self.learned:
             return method
-        self._learned = self._new_rule(method.rule)
-        self.optimization.add(self._learned.parameters())
-        return replace(method, rule=self._learned)
+        self.learned = self._new_rule(method.rule)
+        self.optimization.add(self.learned.parameters())
+        return replace(method, rule=self.learned)
 
     def update(self, loss: Tensor, watched: Sequence[Tensor] | None = None) -> bool:
         """Go along the mean over the batch of a per-sample loss, `[B]` or `[S, B]`.
@@ -211,6 +209,16 @@ class Distillation:
         """Whether there is anything in the batch; where a mask has to be asked, that reads one number."""
         return bool(loss.numel()) and (self._mask is None or bool(self._mask.any()))
 
+    def advance(self, gradients: Sequence[Tensor | None] | None = None) -> None:
+        """Be a step further along known gradients of all parameters; None: the weights have changed already."""
+        if gradients is not None:
+            self.optimization.begin(self.step)
+            for value, gradient in zip(self.optimization.parameters, gradients, strict=True):
+                value.grad = gradient
+            self.optimization.step()
+        self.healthy = True
+        self.step += 1
+
     def retry(self) -> None:
         """Make a step that was passed over the next one again."""
         self.step -= 1
@@ -233,8 +241,8 @@ class Distillation:
     def restart(self, students: Tensor) -> None:
         """Give the marked of several students, `[S]` bool, initial weights and a fresh state of the optimizer."""
         parts, fresh = [self.student], [self.problem.students(self.seeds)]
-        if self._learned is not None:
-            parts, fresh = [*parts, self._learned], [*fresh, self._new_rule(self._learned)]
+        if self.learned is not None:
+            parts, fresh = [*parts, self.learned], [*fresh, self._new_rule(self.learned)]
         for part, initial in zip(parts, fresh, strict=True):
             put_back(part, initial, students)
         self.optimization.restart(students)
@@ -252,18 +260,13 @@ class Distillation:
         """What has a state of its own, by name."""
         parts = {
             "student": self.student,
-            "learned": self._learned,
+            "learned": self.learned,
             "scaler": self.scaler,
             "optimization": self.optimization,
         }
         return {name: part for name, part in parts.items() if part is not None}
 
     def _check_recipe(self) -> None:
-        if self.scaler is not None and not isinstance(self.seeds, int):
-            raise BadInputError(
-                f"precision float16 trains one student at a time, for each has a loss scale of its own; here "
-                f"{len(self.seeds)} train side by side. Use float32 or bfloat16, or, in a comparison, --stack 1"
-            )
         if self.recipe.batch_size == self._team.size and normalises_batches(self.student):
             raise BadInputError(
                 f"{self.problem.role} {self.problem.task.student} has BatchNorm, which needs 2 samples or more in a "

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rltemp.data.recipe import Precision
-from rltemp.errors import TrainingDivergedError
+from rltemp.errors import BadInputError, TrainingDivergedError
 from rltemp.training.optimization import Optimization
 
 MOST_OVERFLOWS = 20
@@ -64,6 +65,22 @@ class LossScaler:
         """Go on from what `state_dict` gave."""
         self.overflows = int(state["overflows"])
         self._scaler.load_state_dict({name: value for name, value in state.items() if name != "overflows"})
+
+
+def scaler_of(precision: Precision, device: torch.device, seeds: int | Sequence[int]) -> LossScaler | None:
+    """The scaler of a run's loss; None where its precision needs none.
+
+    Raises:
+        BadInputError: Where one is needed for several students.
+    """
+    if precision != "float16":
+        return None
+    if not isinstance(seeds, int):
+        raise BadInputError(
+            f"precision float16 trains one student at a time, for each has a loss scale of its own; here {len(seeds)} "
+            "train side by side. Use float32 or bfloat16, or, in a comparison, --stack 1"
+        )
+    return LossScaler(device)
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:

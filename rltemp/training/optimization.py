@@ -107,6 +107,13 @@ class Optimization:
         for optimizer in self.optimizers:
             optimizer.zero_grad()
 
+    def set_rates(self, first: int) -> list[float]:
+        """Set, and return, the learning rate of each parameter group for the step that begins with batch `first`."""
+        rates = [self.recipe.rate(max(first, 0), self.steps, largest) for largest in self._largest]
+        for group, rate in zip(self.param_groups, rates, strict=True):
+            group["lr"] = rate
+        return rates
+
     def gradients(self) -> list[Tensor]:
         """Those of the batch, as far as there are."""
         return [value.grad for value in self.parameters if value.grad is not None]
@@ -122,8 +129,7 @@ class Optimization:
             return True
         if self.recipe.clip is not None:
             self._clip(self.recipe.clip)
-        for group, largest in zip(self.param_groups, self._largest, strict=True):
-            group["lr"] = self.recipe.rate(max(first, 0), self.steps, largest)
+        self.set_rates(first)
         for optimizer in self.optimizers:
             optimizer.step()
         if self.averaged is not None:
@@ -185,10 +191,7 @@ class Optimization:
             if not self._stacked:
                 nn.utils.clip_grad_norm_(parameters, longest)
             elif gradients := [value.grad for value in parameters if value.grad is not None]:
-                norms = [torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in map(_rows, gradients)]
-                factor = (longest / (torch.linalg.vector_norm(torch.stack(norms), dim=0) + 1e-6)).clamp(max=1.0)
-                for gradient in gradients:
-                    gradient.mul_(factor.view(-1, *[1] * (gradient.dim() - 1)))
+                clip_each(gradients, longest)
 
     @torch.no_grad()
     def _average(self, averaged: nn.Module) -> None:
@@ -245,6 +248,14 @@ class Optimization:
         optimizer = self.recipe.make_optimizer(zeros)
         optimizer.step()
         return {value: optimizer.state[zero] for value, zero in zip(begun, zeros, strict=True)}
+
+
+def clip_each(gradients: Sequence[Tensor], longest: float) -> None:
+    """Scale the gradients of a stack's students, `[S, ...]` of each parameter, down to a norm of `longest` each."""
+    norms = [torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in map(_rows, gradients)]
+    factor = (longest / (torch.linalg.vector_norm(torch.stack(norms), dim=0) + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factor.view(-1, *[1] * (gradient.dim() - 1)))
 
 
 def _rows(gradient: Tensor) -> Tensor:

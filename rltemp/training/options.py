@@ -260,6 +260,8 @@ def flat(options: Any) -> dict[str, Any]:
 def configuration(options: Any) -> dict[str, Any]:
     """What `config.json` holds of a command's options."""
     found = {name: value for name, value in flat(options).items() if name not in NOT_CONFIGURATION}
+    if found.get("compile") == "auto":  # as every run before version 0.3 was configured, which goes on
+        del found["compile"]
     if isinstance(options, TaskOptions):
         found["task"] = options.task_name()
         found |= {CONTENT: content} if (content := options.content) else {}

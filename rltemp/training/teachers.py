@@ -24,6 +24,7 @@ from rltemp.data.problem import Problem
 from rltemp.data.task import Task
 from rltemp.data.toy import toy_teacher
 from rltemp.errors import ArtifactRefusedError, BadInputError, TrainingDivergedError
+from rltemp.io.files import cache_folder
 from rltemp.kd.names import shareable
 from rltemp.models.networks import build_model
 from rltemp.models.weight_files import load_weights, save_weights
@@ -36,11 +37,6 @@ from rltemp.training.steps import train
 
 OnStep = Callable[[int, int], None]
 """Called with the step just taken and the number of steps: a progress bar."""
-
-
-def cache_folder() -> Path:
-    """Where teachers are kept: `$RLTEMP_CACHE`, or `~/.cache/rltemp`."""
-    return Path(os.environ.get("RLTEMP_CACHE") or Path.home() / ".cache" / "rltemp")
 
 
 def training_of(task: Task, dataset: Dataset) -> Distillation:

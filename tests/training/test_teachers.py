@@ -15,10 +15,11 @@ from rltemp.data.problem import Problem, evaluate
 from rltemp.data.sources import load_dataset
 from rltemp.data.task import Task
 from rltemp.data.tasks import load_task
+from rltemp.io.files import cache_folder
 from rltemp.models.networks import seeded_model
 from rltemp.models.weight_files import save_weights
 from rltemp.training.preparation import prepare
-from rltemp.training.teachers import cache_folder, teacher_file
+from rltemp.training.teachers import teacher_file
 
 
 @pytest.fixture
