@@ -104,8 +104,9 @@ def compare(
     files = fingerprints(spec for spec in rules if spec not in made)
     identity = problem_identity(problem) if cache is not None else {}
     step = step_of(problem, compile_mode, size, len(seeds))
-    identity = {**identity, **({"compiled": True} if is_compiled(step) else {})}
-    trainer = _Trainer(problem, size, files, made, identity, told, cache, pool, step)
+    modes: list[dict[str, Any]] = [{"compiled": True}, {}] if is_compiled(step) else [{}, {"compiled": True}]
+    identities = [{**identity, **mode} for mode in modes[: 2 if compile_mode == "auto" else 1]]
+    trainer = _Trainer(problem, size, files, made, identities, told, cache, pool, step)
     quantity, chooser = quantity_of(problem), range(SELECTION_SEED, SELECTION_SEED + selection_seeds)
     stacks = [trainer.stacks(one, chooser) for spec in rules for one in to_choose(spec)]
     stacks += [trainer.stacks(alternatives(spec)[0], seeds) for spec in rules]
@@ -149,13 +150,17 @@ def _tune(
 
 @dataclass(frozen=True)
 class _Trainer:
-    """Trains rules, stack by stack, or takes the results of stacks from the cache."""
+    """Trains rules, stack by stack, or takes the results of stacks from the cache.
+
+    `identities` hold what determines a result beside rule and seeds: of one that is trained here, and of those that
+    would do as well. Whoever leaves it open whether steps are compiled has a comparison grow from results of either.
+    """
 
     problem: Problem
     size: int
     files: Mapping[str, str]
     made: Mapping[str, Made]
-    identity: Mapping[str, Any]
+    identities: Sequence[Mapping[str, Any]]
     told: Callable[..., None] = lambda *_: None
     cache: ResultCache | None = None
     pool: WorkerPool | None = None
@@ -207,10 +212,13 @@ class _Trainer:
 
     def _key(self, rule: str, chunk: int | list[int], traced: bool) -> dict[str, Any]:
         """What determines a stack's result. One that was traced beside it is as good as one that was not."""
-        identity = self.made[rule].identity if rule in self.made else rule_identity(rule, self.files)
-        key = {**self.identity, "rule": identity, "seeds": chunk, "traced": traced}
-        as_good = {**key, "traced": True}
-        return as_good if self.cache and not self.cache.has(key) and self.cache.has(as_good) else key
+        of_rule = self.made[rule].identity if rule in self.made else rule_identity(rule, self.files)
+        own, *as_good = [
+            {**identity, "rule": of_rule, "seeds": chunk, "traced": either}
+            for identity in self.identities
+            for either in dict.fromkeys((traced, True))
+        ]
+        return next((key for key in (own, *as_good) if self.cache and self.cache.has(key)), own)
 
     def work(self, rule: str, chunk: int | list[int], traced: bool, shown: bool) -> TrainedStack:
         """Train one stack; its method is made when the first stack of a rule is trained."""

@@ -14,7 +14,12 @@ from support.policies import random_policy
 from support.processes import Process, code, until
 
 import rltemp
+import rltemp.compiling.mode
 from rltemp.cli.dispatch import parse
+from rltemp.compiling.mode import CompileMode
+from rltemp.data.problem import Problem
+from rltemp.experiments.compare import compare
+from rltemp.experiments.result_cache import ResultCache
 from rltemp.io.locks import hold, release
 
 WORDS = ("--task", "toy", "--epochs", 1, "--no-html")
@@ -142,3 +147,17 @@ def test_students_that_train_alone_are_added_one_by_one(tmp_path: Path) -> None:
     cells = contents(tmp_path / "c" / "cells")
     assert run(tmp_path / "c", "--rules", "none", "--seeds", 3, "--stack", 1) == 0
     assert len(contents(tmp_path / "c" / "cells")) == len(cells) + 1 == 3
+
+
+def test_results_of_plain_steps_are_kept_where_more_seeds_would_be_compiled(tmp_path: Path, toy: Problem) -> None:
+    def grown(seeds: int, mode: CompileMode) -> ResultCache:
+        cache = ResultCache(tmp_path)
+        compare(toy, ["none"], range(seeds), stack=2, cache=cache, compile_mode=mode)
+        return cache
+
+    grown(2, "never")
+    with pytest.MonkeyPatch.context() as enough:
+        enough.setattr(rltemp.compiling.mode, "ENOUGH", 1)
+        found = grown(4, "auto")
+    assert (found.found, found.trained) == (1, 1)
+    assert grown(4, "never").trained == 1  # a mode that was asked for takes no other's results
