@@ -61,6 +61,8 @@ def load_method(spec: str) -> Objective:
             )
         return replace(found, name=spec) if isinstance(found, Objective) else Method(spec, as_rule(found))
     lookup(dict.fromkeys([*METHODS, *WRAPPERS, *SHIPPED]), name, "rule")
+    if name in SHIPPED:
+        raise BadInputError(f"{spec!r}: the policy {name} takes no options, its file holds them. Give {name} alone")
     raise BadInputError(f"{spec!r} needs a method behind it, as in {name}:dtkd")
 
 

@@ -91,8 +91,15 @@ def nothing_left_by_a_failed_start(folder: Path) -> Iterator[None]:
     """Within, a run that fails before it has anything to keep leaves no folder that stands in a later one's way.
 
     A folder that was there before stays as it is.
+
+    Raises:
+        BadInputError: At once, where the folder cannot be made.
     """
     fresh = not folder.exists()
+    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    if fresh and not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        what = "may not be written to" if there.is_dir() else "is no folder"
+        raise BadInputError(f"cannot use {folder} as a run folder: {there} {what}. Choose another --out")
     try:
         yield
     except (Exception, SystemExit):

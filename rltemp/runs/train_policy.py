@@ -13,6 +13,7 @@ from rltemp.agents.config import PolicyConfig, preset
 from rltemp.agents.train import CHECKPOINTING, train_policy
 from rltemp.envs.variety import Variety
 from rltemp.errors import BadInputError
+from rltemp.rules.published_methods import reference_method
 from rltemp.training.options import OF_THE_TASK, TaskOptions, flat
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ class TrainPolicyOptions(TaskOptions):
             BadInputError: Where an option cannot be used.
         """
         self.policy.check_workers(self.workers)
+        reference_method(self.policy.reference)  # a teacher may take hours
         out, result = self.look()
         if result is not None:
             return result
