@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 OLD := .venv-minimum
+JAX := .venv-jax
 
 .PHONY: install demo test minimum faults plugs bench
 
@@ -42,6 +43,13 @@ plugs: install
 	$(BIN)/pip install --quiet --editable '.[dev,integrations]'
 	$(BIN)/pytest -m 'not faults' tests/integrations
 
-bench: install
+bench: install $(JAX)/installed
 	$(BIN)/python scripts/bench.py
+	$(BIN)/python scripts/bench_stacks.py --jax $(JAX)/bin/python
 	$(BIN)/python scripts/bench_workers.py
+
+# A yardstick that nothing of the project depends on, in an environment of its own.
+$(JAX)/installed:
+	test -d $(JAX) || $(PYTHON) -m venv $(JAX)
+	$(JAX)/bin/pip install --quiet jax
+	touch $@

@@ -1,42 +1,23 @@
-"""What happens around PPO's updates: the draw of a run, and what TensorBoard shows of it."""
+"""What TensorBoard shows of the run of a rollout."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from typing import Any
 
 import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
 from rltemp.agents.calibration import CalibratedBuffer
+from rltemp.envs.episode import Look
 from rltemp.envs.vector import DistillVecEnv
 from rltemp.kd.signals import Temperatures, temperature_scalars
 from rltemp.training.tensorboard import step_scalars
 
 SAMPLES = 10
-"""Steps of a run that are looked at."""
-
-
-class DrawCallback(BaseCallback):
-    """Draws the students' policies before each run and hands the draw to the buffer after it: agent run's own."""
-
-    def __init__(self, students: int) -> None:
-        super().__init__()
-        self.students = students
-
-    def _on_rollout_start(self) -> None:
-        policy: Any = self.model.policy
-        policy.draw(self.students)
-
-    def _on_step(self) -> bool:
-        return True
-
-    def _on_rollout_end(self) -> None:
-        policy: Any = self.model.policy
-        self.model.rollout_buffer.drawn = policy.drawn  # type: ignore[attr-defined]  # a RunBuffer
+"""Steps of a run that are looked at where it is stepped; where it is played, each look at the probe shows one."""
 
 
 class RunCallback(BaseCallback):
@@ -44,7 +25,7 @@ class RunCallback(BaseCallback):
 
     Args:
         env: The environment under PPO.
-        progress: Told in every step how many the training has taken.
+        progress: Told, as often as SB3 tells it, how many steps the training has taken.
 
     Attributes:
         temperatures: Of some steps of the last run.
@@ -54,7 +35,8 @@ class RunCallback(BaseCallback):
         super().__init__()
         self.env = env
         self.progress = progress
-        self.every = max(1, env.episode.steps // SAMPLES)
+        self.steps = env.episode.steps
+        self.every = max(1, self.steps // SAMPLES)
         self.temperatures: list[Temperatures] = []
         self._scalars: list[dict[str, float]] = []
         self._started = 0.0
@@ -65,13 +47,16 @@ class RunCallback(BaseCallback):
 
     def _on_step(self) -> bool:
         self.progress(self.num_timesteps)
-        episode = self.env.episode
+        if (stretch := self.locals.get("stretch")) is not None:
+            self._keep(stretch.look)
         # At the last step of a run the environment is already in the next one, which has taken no step.
-        if episode.taken and episode.taken % self.every == 0:
-            look = episode.look()
-            self.temperatures.append(look.temperatures.of_samples(look.signals.mask))
-            self._scalars.append(step_scalars(look.signals, look.loss))
+        elif (episode := self.env.episode).taken and episode.taken % self.every == 0:
+            self._keep(episode.look())
         return True
+
+    def _keep(self, look: Look) -> None:
+        self.temperatures.append(look.temperatures.of_samples(look.signals.mask))
+        self._scalars.append(step_scalars(look.signals, look.loss))
 
     def _on_rollout_end(self) -> None:
         seconds = time.perf_counter() - self._started
@@ -82,9 +67,9 @@ class RunCallback(BaseCallback):
         values = {
             "reward/run_mean": float(returns.mean()),
             "reward/run_std": float(returns.std()),
-            "reward/probe_potential": float(finished.seen_potential.mean()),
-            "student/diverged": int((finished.lost | finished.seen.diverged).sum()),
-            "time/step_ms": 1000 * seconds / finished.steps,
+            "reward/probe_potential": float(finished.potential.mean()),
+            "student/diverged": int(finished.lost.sum()),
+            "time/step_ms": 1000 * seconds / self.steps,
         }
         if isinstance(buffer, CalibratedBuffer):
             values["calibration/explained"] = buffer.model.explained

@@ -141,11 +141,13 @@ class PolicyConfig(UpdateConfig, PolicyShape):
                     "Add --agent sample, or leave it out"
                 )
 
-    def check_workers(self, workers: int) -> None:
+    def check_workers(self, workers: int, ray: str | None = None) -> None:
         """Refuse a number of worker processes that these students cannot be shared out over."""
         most = min(self.students, self.validation_students)
         if not 1 <= workers <= most:
             raise BadInputError(f"every worker trains students: --workers must be 1 to {most}; got {workers}")
+        if self.agent == "sample" and (workers > 1 or ray is not None):
+            raise BadInputError("agent sample acts step by step in one process: leave --workers and --ray out")
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
 from rltemp.agents.config import LearnerConfig
-from rltemp.agents.network import KINDS, RunBuffer, RunPolicy, SampleNetwork, group_advantages
+from rltemp.agents.network import KINDS, RunBuffer, RunPolicy, SampleNetwork
 from rltemp.errors import TrainingDivergedError, of_this_run
 from rltemp.policy.features import LIMIT
 from rltemp.policy.policy_file import PolicyFile
@@ -97,8 +97,15 @@ class Learner:
             TrainingDivergedError: Where the weights are not finite afterwards; the learner is of no use then.
         """
         buffer = self._ppo.rollout_buffer
-        assert isinstance(buffer, GroupBuffer)  # `_ppo` gives no other
-        buffer.fill(runs)
+        assert isinstance(buffer, RunBuffer)  # `_ppo` gives no other
+        improvements = np.array([run.improvement for run in runs], np.float32)
+        _, groups = np.unique([run.group for run in runs], return_inverse=True)
+        buffer.fill(
+            torch.from_numpy(np.stack([run.action for run in runs])),
+            torch.tensor([run.log_probability for run in runs]),
+            improvements[None],
+            groups,
+        )
         self._ppo.train()
         if not bool(self.mean_parameters.isfinite().all()):
             raise TrainingDivergedError(f"the update after version {self.version} gave weights that are not finite")
@@ -106,7 +113,6 @@ class Learner:
         self.served_parameters = weight * self.served_parameters + (1 - weight) * self.mean_parameters
         self.version += 1
         self.runs += len(runs)
-        improvements = np.array([run.improvement for run in runs])
         found = {name: float(value) for name, value in self._ppo.logger.name_to_value.items()}
         return {
             "improvement": float(improvements.mean()),
@@ -136,21 +142,6 @@ class Learner:
             self._ppo.policy.optimizer.load_state_dict(state["optimizer"])
             self.served_parameters = state["mean"]
             self.version, self.runs = int(state["version"]), int(state["runs"])
-
-
-class GroupBuffer(RunBuffer):
-    """Runs that are finished, in groups of any size from two up: a run is one decision, and one row."""
-
-    def fill(self, runs: Sequence[FinishedRun]) -> None:
-        """Hold these runs and no others; see `group_advantages`."""
-        self.observations = np.stack([run.observation for run in runs])
-        self.drawn = torch.from_numpy(np.stack([run.action for run in runs]))
-        self.log_probs = np.array([run.log_probability for run in runs], np.float32)
-        self.returns = np.array([run.improvement for run in runs], np.float32)
-        self.values = np.zeros(len(runs), np.float32)
-        _, groups = np.unique([run.group for run in runs], return_inverse=True)
-        self.advantages = group_advantages(self.returns, groups)
-        self.full = True
 
 
 def network_of(policy: PolicyFile) -> SampleNetwork:
@@ -185,11 +176,9 @@ def _ppo(network: SampleNetwork, actions: int, config: LearnerConfig) -> PPO:
         normalize_advantage=False,
         vf_coef=0.0,
         max_grad_norm=math.inf,
-        rollout_buffer_class=GroupBuffer,
-        rollout_buffer_kwargs={"batch_size": 1, "replicas": 1},
+        rollout_buffer_class=RunBuffer,
         policy_kwargs={
             "network": lambda: network,
-            "batch_size": 1,
             "exploration": config.exploration,
             "optimizer_kwargs": {"betas": (0.9, 0.99)},
         },

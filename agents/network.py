@@ -9,7 +9,8 @@ exploration does, biases the gradient; here it first learned and then drifted in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+import copy
+from collections.abc import Callable, Generator, Hashable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -17,11 +18,15 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
+from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import RolloutBufferSamples, Schedule
+from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
+from rltemp.envs.vector import DistillVecEnv
 from rltemp.policy.policy_file import ACTIVATIONS
 
 KINDS = ("weight", "bias")
@@ -65,6 +70,17 @@ class SampleNetwork(nn.Module):
         flat = [torch.cat([weight.flatten(), torch.zeros(len(weight))]) for weight in layers]
         self.weights = nn.Parameter(torch.cat(flat))
 
+    @property
+    def structure(self) -> Hashable:
+        """What an action depends on beside the observation, its statistics and the weights."""
+        return type(self), self.activation, tuple(self.rows), tuple(self.widths)
+
+    def normalised_by(self, mean: Tensor, std: Tensor) -> SampleNetwork:
+        """The same network with other statistics of the observations."""
+        other = copy.copy(self)
+        other._buffers = {"mean": mean, "std": std}
+        return other
+
     def layers(self, weights: Tensor) -> list[tuple[Tensor, Tensor]]:
         """The (weight `[S, out, in]`, bias `[S, out]`) of each layer, from flat weights `[S, P]`; the last has A."""
         shapes = [(out, inside) for inside, out in pairwise(self.widths)]
@@ -101,7 +117,6 @@ class RunPolicy(ActorCriticPolicy):
         action_space: Of one sample.
         lr_schedule: PPO's.
         network: Makes it.
-        batch_size: B, samples a student; sub-environments come student by student.
         exploration: Standard deviation of the draw, in units of a weight.
         **kwargs: What PPO passes on.
     """
@@ -112,14 +127,11 @@ class RunPolicy(ActorCriticPolicy):
         action_space: spaces.Space[Any],
         lr_schedule: Schedule,
         network: Callable[[], SampleNetwork],
-        batch_size: int,
         exploration: float = 0.1,
         **kwargs: Any,
     ) -> None:
         self._make_network = network
         self._exploration = exploration
-        self.batch_size = batch_size
-        self.drawn = torch.zeros(0)
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
@@ -128,23 +140,17 @@ class RunPolicy(ActorCriticPolicy):
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     @torch.no_grad()
-    def draw(self, students: int) -> None:
-        """Draw the weights of the next run's students."""
-        self.drawn = mirrored_draws(self.network.weights, self.log_std.exp(), students)
-
-    def forward(self, obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Actions, values (none: zero) and the log-probability of each sub-environment's drawn weights."""
-        actions = self.network(obs.view(len(self.drawn), self.batch_size, -1), self.drawn).flatten(0, 1)
-        log_prob = self._log_prob(self.drawn).repeat_interleave(self.batch_size)
-        return actions, self.predict_values(obs), log_prob
+    def draw(self, students: int) -> tuple[Tensor, Tensor]:
+        """Draw the weights of a run's students, `[S, P]`; with the log-probability of each draw, `[S]`."""
+        drawn = mirrored_draws(self.network.weights, self.log_std.exp(), students)
+        return drawn, self._log_prob(drawn)
 
     def evaluate_actions(self, obs: Any, actions: Tensor) -> tuple[Tensor, Tensor, None]:
-        """Values and log-probabilities of drawn weights `[S, P]`, which is what `RunBuffer` gives for actions."""
-        return self.predict_values(obs), self._log_prob(actions), None
+        """Values (none: zero) and log-probabilities of drawn weights `[S, P]`, which `RunBuffer` gives for actions.
 
-    def predict_values(self, obs: Any) -> Tensor:
-        """Zero: a student's baseline is the mean over its group, which shares its start and its batches."""
-        return torch.zeros(len(obs), 1)
+        A student's baseline is the mean over its group, which shares its start and its batches.
+        """
+        return torch.zeros(len(actions), 1), self._log_prob(actions), None
 
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
         weights: Tensor = self.network.weights
@@ -160,62 +166,74 @@ class RunPolicy(ActorCriticPolicy):
 
 
 class RunBuffer(RolloutBuffer):
-    """A rollout of whole runs, in which one run is one decision: it keeps rewards, and no observation but the first.
-
-    A run's return is the sum of its rewards; for its advantage see `group_advantages`.
-
-    Args:
-        batch_size: B, samples a student.
-        replicas: Students that share a start and their batches, side by side.
-    """
-
-    def __init__(self, *args: Any, batch_size: int, replicas: int, **kwargs: Any) -> None:
-        self.batch_size = batch_size
-        self.replicas = replicas
-        self.drawn = torch.zeros(0)
-        super().__init__(*args, **kwargs)
+    """Whole runs, each of which is one decision and one row: its drawn weights stand in the place of an action."""
 
     def reset(self) -> None:
-        """Forget the last rollout."""
-        students = self.n_envs // self.batch_size
-        self.rewards = np.zeros((self.buffer_size, students), np.float32)
-        self.observations = np.zeros((students, *self.obs_shape), np.float32)
-        self.log_probs, self.values, self.returns, self.advantages = np.zeros((4, students), np.float32)
-        self.pos, self.full = 0, False
+        """Forget all runs."""
+        nothing = torch.zeros(0)
+        self._hold(nothing, nothing, np.zeros((1, 0), np.float32), np.zeros(0, np.float32))
 
-    def add(
-        self,
-        obs: NDArray[Any],
-        action: NDArray[Any],
-        reward: NDArray[Any],
-        episode_start: NDArray[Any],
-        value: Tensor,
-        log_prob: Tensor,
+    def fill(self, drawn: Tensor, log_probs: Tensor, rewards: NDArray[np.float32], groups: NDArray[np.int64]) -> None:
+        """Hold these runs and no others.
+
+        Args:
+            drawn: Weights, `[N, P]`.
+            log_probs: Of the draws, `[N]`.
+            rewards: Of every look, `[L, N]`; their sum is a run's return, for whose advantage see `group_advantages`.
+            groups: The number of each run's group, from 0, `[N]`.
+        """
+        self._hold(drawn, log_probs, rewards, group_advantages(rewards.sum(0), groups))
+
+    def _hold(
+        self, drawn: Tensor, log_probs: Tensor, rewards: NDArray[np.float32], advantages: NDArray[np.float32]
     ) -> None:
-        """Take one step of every sub-environment."""
-        rows = slice(None, None, self.batch_size)
-        if self.pos == 0:
-            self.observations[:] = obs[rows]
-            self.log_probs[:] = log_prob.cpu().numpy()[rows]
-        self.rewards[self.pos] = reward[rows]
-        self.pos += 1
-        self.full = self.pos == self.buffer_size
-
-    def compute_returns_and_advantage(self, last_values: Tensor, dones: NDArray[Any]) -> None:
-        """Judge each run against the others of its group; nothing else crosses students."""
-        self.returns[:] = self.rewards.sum(0)
-        self.advantages[:] = group_advantages(self.returns, np.arange(len(self.returns)) // self.replicas)
+        self.drawn, self.rewards, self.advantages = drawn, rewards, advantages
+        self.log_probs, self.returns = log_probs.numpy(), rewards.sum(0)
+        self.values = np.zeros_like(self.returns)
 
     def get(self, batch_size: int | None = None) -> Generator[RolloutBufferSamples, None, None]:
-        """All runs as one batch: one row a student, its drawn weights in the place of an action."""
+        """All runs as one batch; no observation is needed."""
         yield RolloutBufferSamples(
-            observations=self.to_torch(self.observations),
+            observations=torch.zeros(len(self.drawn), 0),
             actions=self.drawn,
             old_values=self.to_torch(self.values),
             old_log_prob=self.to_torch(self.log_probs),
             advantages=self.to_torch(self.advantages),
             returns=self.to_torch(self.returns),
         )
+
+
+class RunPPO(PPO):
+    """SB3's PPO on a `DistillVecEnv` whose runs are played: a rollout is one run of all students."""
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """Draw the weights of the students, play their run, and fill the buffer.
+
+        Callbacks are called as SB3 calls them, `on_step` once a stretch, which is the local `stretch`.
+
+        Returns:
+            Whether no callback has stopped it.
+        """
+        policy = self.policy
+        assert isinstance(env, DistillVecEnv)
+        assert isinstance(policy, RunPolicy)
+        assert isinstance(rollout_buffer, RunBuffer)
+        callback.on_rollout_start()
+        drawn, log_probs = policy.draw(env.students)
+        rewards = []
+        for stretch in env.play(policy.network, drawn):
+            self.num_timesteps += stretch.steps * env.num_envs
+            rewards.append(stretch.reward)
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return False
+        rollout_buffer.fill(drawn, log_probs, np.stack(rewards), np.arange(env.students) // env.replicas)
+        ended = [{"episode": {"r": float(value), "l": n_rollout_steps}} for value in rollout_buffer.returns]
+        self._update_info_buffer(ended)
+        callback.on_rollout_end()
+        return True
 
 
 def mirrored_draws(

@@ -83,6 +83,7 @@ def sample_model(
         SampleEnv(env, network()),
         # As many gradient steps a pass as the run has updates: the released code takes `passes` for every batch.
         batch_size=env.num_envs,
+        stats_window_size=env.num_envs,  # SB3 averages its last 100 episodes; here every sample has one
         rollout_buffer_class=CalibratedBuffer if config.calibration else None,
         rollout_buffer_kwargs=calibrated if config.calibration else None,
         policy_kwargs={

@@ -12,25 +12,28 @@ from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 
 from rltemp.agents.config import PolicyConfig
-from rltemp.agents.network import SampleNetwork
 from rltemp.data.problem import Problem, predict
 from rltemp.envs.episode import Decision
+from rltemp.envs.played import ActionNetwork, NetworkRule
 from rltemp.envs.rewards import POTENTIALS, WORST
+from rltemp.envs.shares import Workers
 from rltemp.envs.variety import Variety
-from rltemp.io.workers import Workers
-from rltemp.kd.method import Method
 from rltemp.kd.names import lookup
-from rltemp.kd.signals import Signals, Temperatures
-from rltemp.kd.temperature_rule import TemperatureRule, per_sample
-from rltemp.policy.features import featurize
 from rltemp.training.distill import Distillation
-from rltemp.training.steps import train
+from rltemp.training.steps import Step, plain_step, train
 
 FIRST_VALIDATION_SEED = 600_000
 """Students that a policy is selected on: neither those it is trained with nor those of a comparison."""
 
+VALIDATED = "of the validation"
+"""For messages: students that a policy is selected on."""
+
 VALIDATION_TASKS = 12
 """Tasks of other data sets that a policy of a variety is selected on."""
+
+
+Worth = Callable[[ActionNetwork, Tensor], float]
+"""From a network and its weights `[P]` to what they are worth."""
 
 
 class StatefulCallback(BaseCallback):
@@ -56,8 +59,7 @@ class SelectionCallback(StatefulCallback):
     """Keeps the running mean of the policy's weights that does best on validation data, the reference included.
 
     Args:
-        trial: What a method is worth to students that nothing else sees: their mean potential.
-        decision: What an action means.
+        trial: What a network under weights `[P]` is worth to students that nothing else sees: their mean potential.
         config: How the policy is trained.
         network: What the policy is without its noise.
         weights: Gives the network's present weights, flat `[P]`.
@@ -76,15 +78,13 @@ class SelectionCallback(StatefulCallback):
 
     def __init__(
         self,
-        trial: Callable[[Method], float],
-        decision: Decision,
+        trial: Worth,
         config: PolicyConfig,
-        network: SampleNetwork,
+        network: ActionNetwork,
         weights: Callable[[], Tensor],
     ) -> None:
         super().__init__()
         self.trial = trial
-        self.decision = decision
         self.config = config
         self.network = network
         self.weights = weights
@@ -128,33 +128,19 @@ class SelectionCallback(StatefulCallback):
             self.kept, self.kept_update, self.kept_potential = self._mean.clone(), self.update, self.potential
 
     def _potential(self, weights: Tensor) -> float:
-        rule = network_rule(self.network, weights, self.decision)
-        return self.trial(replace(self.decision.method, rule=rule))
-
-
-def network_rule(network: SampleNetwork, weights: Tensor, decision: Decision) -> TemperatureRule:
-    """The temperature rule of a network under weights `[P]`, or `[S, P]`, each student's own, for a stack `[S, B]`."""
-
-    @per_sample
-    def rule(signals: Signals) -> Temperatures:
-        with torch.no_grad():
-            observation = featurize(signals, decision.features)
-            action = network(observation, weights.expand(len(observation), -1))
-        return decision.temperatures(signals, action)
-
-    return rule
+        return self.trial(self.network, weights)
 
 
 class Trial(Protocol):
-    """What a method is worth to students that nothing else sees, on one task or several."""
+    """What a network is worth to students that nothing else sees, on one task or several."""
 
     @property
     def students(self) -> int:
         """On each task."""
         ...
 
-    def potentials(self, method: Method, share: slice) -> list[Tensor]:
-        """The potentials of a share of the students, `[s]`, on each task."""
+    def potentials(self, network: ActionNetwork, weights: Tensor, share: slice) -> list[Tensor]:
+        """Train a share of the students under weights `[P]`; their potentials `[s]`, on each task."""
         ...
 
 
@@ -165,16 +151,21 @@ class TaskTrial:
     Args:
         problem: The task, loaded.
         students: How many.
+        decision: What an action means.
+        step: How a step of theirs is taken.
     """
 
     problem: Problem
     students: int
+    decision: Decision
+    step: Step = plain_step
 
-    def potentials(self, method: Method, share: slice) -> list[Tensor]:
-        """Train a share of the students, and measure them."""
+    def potentials(self, network: ActionNetwork, weights: Tensor, share: slice) -> list[Tensor]:
+        """As a `Trial` has it."""
         split = self.problem.dataset.validation
         run = Distillation(self.problem, _seeds(self.students)[share])
-        train(run, method)
+        rule = NetworkRule(network, weights, self.decision).to(self.problem.device)
+        train(run, replace(self.decision.method, rule=rule), step=self.step)
         return [potentials(self.problem, predict(run.evaluated, self.problem, split), split.targets)]
 
 
@@ -184,36 +175,45 @@ class VarietyTrial:
     Args:
         variety: Of other tasks than those that a policy is trained on.
         students: How many train on each task.
+        decision: What an action means.
+        step: How a step of theirs is taken.
         tasks: How many are drawn.
     """
 
-    def __init__(self, variety: Variety, students: int, tasks: int = VALIDATION_TASKS) -> None:
+    def __init__(
+        self,
+        variety: Variety,
+        students: int,
+        decision: Decision,
+        step: Step = plain_step,
+        tasks: int = VALIDATION_TASKS,
+    ) -> None:
         generator = np.random.default_rng(FIRST_VALIDATION_SEED)
-        self.students = students
+        self.students, self.decision, self.step = students, decision, step
         self._drawn = [variety.draw(generator, students) for _ in range(tasks)]
 
-    def potentials(self, method: Method, share: slice) -> list[Tensor]:
-        """Train a share of the students of each task, and measure them."""
-        values = []
+    def potentials(self, network: ActionNetwork, weights: Tensor, share: slice) -> list[Tensor]:
+        """As a `Trial` has it."""
+        values, method = [], replace(self.decision.method, rule=NetworkRule(network, weights, self.decision))
         for whole in self._drawn:
             given = whole.share(share)
-            stack = train(given.run(_seeds(self.students)[share]), method).eval()
+            stack = train(given.run(_seeds(self.students)[share]), method, step=self.step).eval()
             with torch.no_grad():
                 logits = stack(given.problem.dataset.batch(given.pool, given.probe).inputs)
             values.append(potentials(given.problem, logits, given.pool.known_labels[given.probe]))
         return values
 
 
-def judged(trial: Trial, workers: Workers | None = None) -> Callable[[Method], float]:
-    """What a method is worth: the mean potential of a trial's students, which workers train where there are some."""
+def judged(trial: Trial, workers: Workers | None = None) -> Worth:
+    """What a network is worth: the mean potential of a trial's students, which workers train where there are some."""
     if workers is not None:
-        workers.give("trial", trial)
+        workers.give(VALIDATED, trial.potentials)
 
-    def worth(method: Method) -> float:
+    def worth(network: ActionNetwork, weights: Tensor) -> float:
         if workers is None:
-            found = [trial.potentials(method, slice(None))]
+            found = [trial.potentials(network, weights, slice(None))]
         else:
-            found = workers.call("trial", "potentials", [(method, share) for share in workers.shares(trial.students)])
+            found = workers.share_out(VALIDATED, trial.students, network, weights)
         return float(np.mean([float(torch.cat(of_task).mean()) for of_task in zip(*found, strict=True)]))
 
     return worth

@@ -24,23 +24,25 @@ from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
 from rltemp.agents.alarms import CollapseCallback
-from rltemp.agents.callbacks import DrawCallback, RunCallback
+from rltemp.agents.callbacks import RunCallback
 from rltemp.agents.config import PolicyConfig
-from rltemp.agents.network import RunBuffer, RunPolicy, SampleNetwork
+from rltemp.agents.network import RunBuffer, RunPolicy, RunPPO, SampleNetwork
 from rltemp.agents.policy_export import export_policy
 from rltemp.agents.resume import Agent, CheckpointCallback, EventWriter, Resumable
 from rltemp.agents.samples import SampleEnv, actor_weights, sample_model
-from rltemp.agents.selection import SelectionCallback, TaskTrial, VarietyTrial, judged
+from rltemp.agents.selection import SelectionCallback, TaskTrial, Trial, VarietyTrial, judged
 from rltemp.data.problem import Problem
+from rltemp.envs.episode import Decision
+from rltemp.envs.shares import Workers, open_workers
 from rltemp.envs.variety import STEPS, Variety
 from rltemp.envs.vector import DistillVecEnv
 from rltemp.io.progress import Bar
-from rltemp.io.workers import Workers, open_workers
 from rltemp.kd.names import shareable
 from rltemp.policy.actions import ActionScale
 from rltemp.rules.published_methods import reference_method
 from rltemp.training.checkpoints import FOLDER as CHECKPOINTS
 from rltemp.training.checkpoints import Checkpoints
+from rltemp.training.steps import Step, plain_step
 from rltemp.training.tensorboard import Tracker
 
 POLICY_FILE = "policy.safetensors"
@@ -54,6 +56,9 @@ def train_policy(
     out: Path,
     checkpoints: Checkpoints | None = None,
     workers: int = 1,
+    *,
+    ray: str | None = None,
+    step: Step = plain_step,
 ) -> dict[str, Any]:
     """Train a policy on a problem and leave its file, checkpoints and TensorBoard events in a folder.
 
@@ -64,35 +69,48 @@ def train_policy(
         checkpoints: Where it goes on from, and what it leaves; by default those in the folder.
         workers: Processes that train the students, each with the threads of this one. On the CPU the result is the
             same for any number: to the last bit where each gets a multiple of 16 students, else to the last digits.
+        ray: The address of a Ray cluster, whose processes they are then.
+        step: How a step of a student is taken.
 
     Returns:
         What came out: the policy's file and SHA-256, the update that was kept, and potentials on validation data of
         the kept policy and of the reference.
 
     Raises:
-        BadInputError: Where there are more workers than students.
+        BadInputError: Where there are more workers than students, or no cluster can be reached.
         ArtifactRefusedError: Where there are checkpoints and none can be used.
         InterruptedRunError: Where a signal came; what is saved goes on.
-        TrainingStoppedError: Where a worker is gone; what is saved goes on.
+        TrainingStoppedError: Where workers are lost again and again; what is saved goes on.
     """
     checkpoints = checkpoints or Checkpoints(out / CHECKPOINTS, **CHECKPOINTING)
-    config.check_workers(workers)
-    with open_workers(workers) as pool:
-        return _train(problem, config, out, checkpoints, pool)
+    config.check_workers(workers, ray)
+    gpus = float((problem.problem if isinstance(problem, Variety) else problem).device.type == "cuda")
+    with open_workers(workers, ray, gpus) as shared:
+        return _train(problem, config, out, checkpoints, step, shared)
 
 
 def _train(
-    problem: Problem | Variety, config: PolicyConfig, out: Path, checkpoints: Checkpoints, workers: Workers | None
+    problem: Problem | Variety,
+    config: PolicyConfig,
+    out: Path,
+    checkpoints: Checkpoints,
+    step: Step,
+    workers: Workers | None,
 ) -> dict[str, Any]:
     count = config.validation_students
-    trial = VarietyTrial(problem.other(), count) if isinstance(problem, Variety) else TaskTrial(problem, count)
+    decision = decision_of(config)
+    trial: Trial
+    if isinstance(problem, Variety):
+        trial = VarietyTrial(problem.other(), count, decision, step)
+    else:
+        trial = TaskTrial(problem, count, decision, step)
     worth = judged(trial, workers)  # before the environment: what both need then reaches the workers once
-    env = make_env(problem, config, workers)
+    env = make_env(problem, config, workers, step)
     model = make_model(env, config)
     network, weights = controller(model)
-    selection = SelectionCallback(worth, env.decision, config, network, weights)
+    selection = SelectionCallback(worth, config, network, weights)
     steps, bar = config.updates * model.n_steps * env.num_envs, Bar("policy")
-    run = RunCallback(env, lambda step: bar(step, steps))
+    run = RunCallback(env, lambda taken: bar(taken, steps))
     alarms = CollapseCallback(run, selection, config)
     saved = checkpoints.resume()  # from here on nothing but the run draws from the global generators
     tracker = Tracker(out / "tensorboard", saved["events"] if saved else 0)
@@ -102,8 +120,7 @@ def _train(
         keeper = CheckpointCallback(checkpoints, tracker, parts)
         if saved is not None:
             keeper.restore(saved)
-        draw = [DrawCallback(env.students)] if config.agent == "run" else []
-        callbacks = CallbackList([keeper, *draw, run, selection, alarms])
+        callbacks = CallbackList([keeper, run, selection, alarms])
         model.learn(steps - model.num_timesteps, callback=callbacks, log_interval=1, reset_num_timesteps=saved is None)
     if alarms.ended:
         selection.keep_reference()
@@ -126,22 +143,32 @@ def _train(
     }
 
 
-def make_env(problem: Problem | Variety, config: PolicyConfig, workers: Workers | None = None) -> DistillVecEnv:
+def make_env(
+    problem: Problem | Variety, config: PolicyConfig, workers: Workers | None = None, step: Step = plain_step
+) -> DistillVecEnv:
     """The environment that a configuration trains in."""
     steps = STEPS if isinstance(problem, Variety) else problem.task.recipe.steps(len(problem.dataset.train))
+    decision = decision_of(config)
     return DistillVecEnv(
         problem,
         config.students,
         replicas=config.replicas,
-        method=reference_method(config.reference),
-        features=config.features,
-        scale=ActionScale(config.ratio, config.minimum, config.maximum, config.weight_ratio, config.balanced),
+        method=decision.method,
+        features=decision.features,
+        scale=decision.scale,
         redraw=config.redraw,
         reward_interval=max(1, steps // config.looks),
         mixup_runs=math.ceil(config.mixup * config.updates),
         seed=config.seed,
+        step=step,
         workers=workers,
     )
+
+
+def decision_of(config: PolicyConfig) -> Decision:
+    """What an action means to a policy of this configuration."""
+    scale = ActionScale(config.ratio, config.minimum, config.maximum, config.weight_ratio, config.balanced)
+    return Decision.make(reference_method(config.reference), config.features, scale)
 
 
 def _described(problem: Problem | Variety) -> dict[str, str]:
@@ -166,8 +193,6 @@ def make_model(env: DistillVecEnv, config: PolicyConfig) -> PPO:
         "clip_range": config.clip,
         "gamma": config.discount,
         "gae_lambda": config.gae_lambda,
-        # SB3 averages its last 100 episodes; a run ends one for every sample of every student.
-        "stats_window_size": env.num_envs,
         "max_grad_norm": math.inf if config.max_gradient is None else config.max_gradient,
         "seed": config.seed,
         "device": "cpu",
@@ -179,17 +204,16 @@ def run_model(
     env: DistillVecEnv, network: Callable[[], SampleNetwork], config: PolicyConfig, common: dict[str, Any]
 ) -> PPO:
     """SB3's PPO with the network, the exploration and the buffer of `rltemp.agents.network`."""
-    return PPO(
+    return RunPPO(
         RunPolicy,
         env,
         batch_size=common["n_steps"] * env.num_envs,
+        stats_window_size=env.students,  # SB3 averages its last 100 episodes
         normalize_advantage=False,
         vf_coef=0.0,
         rollout_buffer_class=RunBuffer,
-        rollout_buffer_kwargs={"batch_size": env.batch_size, "replicas": config.replicas},
         policy_kwargs={
             "network": network,
-            "batch_size": env.batch_size,
             "exploration": config.exploration,
             # Few updates, each noisy: a shorter memory of the gradient's size than Adam's default thousand.
             "optimizer_kwargs": {"betas": (0.9, 0.99)},

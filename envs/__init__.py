@@ -3,8 +3,9 @@
     env = gymnasium.make("rltemp.envs:rltemp/Distill-v0")    # or "rltemp/Distill-v0", after `import rltemp.envs`
 
 Inside: `distill_env` is the Gymnasium environment of one student, `vector` holds `DistillVecEnv`, which trains many
-    students at once and is what policies learn in, `episode` is the run that both drive, `shares` gives
-    its students to worker processes, `rewards` measures it.
+    students at once and is what policies learn in. `episode` is the run that both step through, `played` one that is
+    trained to its end under drawn weights, `shares` gives its students to worker processes, `probe` and `rewards`
+    measure them.
 To extend: write a potential in `rewards` and enter it into `POTENTIALS`.
 Imports: `compiling` and below.
 Imported by: `agents`, `service` and `cli`.

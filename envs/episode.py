@@ -1,4 +1,4 @@
-"""One distillation run driven by actions: what `DistillEnv` and `DistillVecEnv` share.
+"""One distillation run driven by actions, step by step: what `DistillEnv` and `DistillVecEnv` share.
 
 It holds no training code: the run is a `rltemp.training.distill.Distillation`, the loss a `Method` whose rule is the
 action.
@@ -14,9 +14,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from rltemp.envs.finite import broken_potentials, explain, explain_potential, sound
-from rltemp.envs.mixup import mixed_loss
-from rltemp.envs.rewards import POTENTIALS, WORST
+from rltemp.envs.finite import explain, sound
+from rltemp.envs.probe import ProbeEvaluator
 from rltemp.errors import BadInputError
 from rltemp.kd.checks import check_temperatures, unlawful
 from rltemp.kd.method import Method
@@ -24,7 +23,6 @@ from rltemp.kd.names import lookup
 from rltemp.kd.signals import Signals, Temperatures
 from rltemp.kd.temperature_rule import per_sample
 from rltemp.loading import load_method, with_teacher
-from rltemp.models.stack import logits_of
 from rltemp.policy.actions import ActionScale
 from rltemp.policy.features import DEFAULT_FEATURES, FEATURES, featurize
 from rltemp.training.distill import Distillation
@@ -64,7 +62,6 @@ class Decision:
 
     def loss(self, signals: Signals, action: Tensor) -> tuple[Tensor, Temperatures]:
         """The objective `[...]` of a step under actions `[..., A]`, and its temperatures, unchecked."""
-        given: list[Temperatures | None] = []
 
         # Called by the method, where it calls any rule: gradients then add up in the plain loop's order. An action
         # belongs to a sample, so that samples must stay in their places.
@@ -72,15 +69,9 @@ class Decision:
         def rule(signals: Signals) -> Temperatures:
             return self.temperatures(signals, action)
 
-        def objective(signals: Signals) -> Tensor:
-            loss, temperatures = method.step_loss(signals)
-            given.append(temperatures)
-            return loss
-
-        method = replace(self.method, rule=rule)
-        loss = mixed_loss(objective, signals)
+        loss, temperatures = replace(self.method, rule=rule).step_loss(signals)
         # A step in which no divergence counts, as at the start of a warm-up, asks for none.
-        return loss, given[-1] or self.temperatures(signals, action)
+        return loss, temperatures or self.temperatures(signals, action)
 
     def temperatures(self, signals: Signals, action: Tensor) -> Temperatures:
         """Temperatures `[...]` under actions `[..., A]`."""
@@ -144,8 +135,7 @@ class Episode:
         self.reward_interval = reward_interval or max(1, run.steps // LOOKS)
         self.potential: Tensor
         self.seen_potential: NDArray[np.float32]
-        self._metric = lookup(POTENTIALS, run.problem.metric, "metric")
-        self._worst = WORST[run.problem.metric]
+        self._probe = ProbeEvaluator(run, probe)
         self.observation = torch.zeros((), device=run.problem.device)
         self._observe()
         self.lost = np.zeros_like(self.seen.diverged)
@@ -235,28 +225,10 @@ class Episode:
         mask = self.trained_on.mask
         return values.mean() if mask is None else (values * mask).sum() / mask.sum().clamp(min=1)
 
-    @torch.no_grad()
     def _measure(self) -> None:
         """Evaluate each student on its probe samples."""
-        logits, labels, mask = self._probe_logits()
-        value = self._metric(logits, labels) if mask is None else self._metric(logits, labels, mask)
-        bad = broken_potentials(value, logits, mask)
-        self.potential = torch.where(value.isfinite() & ~self.diverged, value, self._worst)
-        host = torch.cat([self.potential.flatten(), bad.any()[None]]).numpy(force=True)
-        if host[-1]:
-            explain_potential(value, bad, self.run.problem.metric, self.run.step)
-        self.seen_potential = host[:-1].reshape(value.shape)
-
-    def _probe_logits(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The samples that each student is measured on: logits `[..., K, C]`, labels and, with padding, a mask."""
-        run = self.run
-        run.evaluated.eval()
-        batch = run.problem.dataset.batch(run.split, self.probe)
-        labels = batch.labels
-        assert labels is not None  # of data without labels the teacher's predictions
-        logits, lead = logits_of(run.evaluated(batch.inputs)).float(), self.probe.dim() - 1
-        mask = None if batch.mask is None else batch.mask.flatten(lead)
-        return logits.flatten(lead, -2), labels.flatten(lead), mask
+        measured = self._probe.measure(self.diverged)
+        self.potential, self.seen_potential = measured.potential, measured.seen_potential
 
 
 def _read(observation: Tensor, diverged: Tensor, good: Tensor, means: Sequence[Tensor], mask: Tensor | None) -> Seen:

@@ -9,9 +9,8 @@ own label. It ranks the data set by means over past epochs; here a batch is rank
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from torch import Tensor
 from rltemp.data.dataset import Batch
 from rltemp.errors import BadInputError
 from rltemp.kd.divergences import log_softmax
+from rltemp.kd.method import AnyObjective, Method, StepLoss
 from rltemp.kd.signals import Signals
 from rltemp.training.distill import Distillation
 from rltemp.training.loss_scaling import autocast
@@ -40,15 +40,17 @@ class MixedSignals(Signals):
     share: Tensor | None = None
 
 
-def mixed_loss(objective: Callable[[Signals], Tensor], signals: Signals) -> Tensor:
-    """A per-sample objective `[...]`: of mixed signals, that of both labels in the proportions of the images.
+@dataclass(frozen=True, repr=False)
+class MixedMethod(Method):
+    """A method under which the loss of a mixed sample is that of both labels in the proportions of the images."""
 
-    What does not depend on labels is the same in both and comes out as it is.
-    """
-    if not isinstance(signals, MixedSignals) or signals.share is None:
-        return objective(signals)
-    second = objective(replace(signals, labels=signals.second_labels))
-    return torch.lerp(second, objective(signals), signals.share)
+    def step_loss(self, signals: Signals) -> StepLoss:
+        """As the base; what does not depend on labels is the same of both and comes out as it is."""
+        if not isinstance(signals, MixedSignals) or signals.share is None:
+            return super().step_loss(signals)
+        second = super().step_loss(replace(signals, labels=signals.second_labels))
+        first = super().step_loss(signals)
+        return first._replace(loss=torch.lerp(second.loss, first.loss, signals.share))
 
 
 def share_of_run(run: int, runs: int) -> float | None:
@@ -100,6 +102,13 @@ class MixedDistillation(Distillation):
             raise BadInputError("mix-up blends pictures or rows with labels; this task has none. Give --mixup 0")
         self.share = share
         self._pairs: tuple[Tensor, Tensor] | None = None
+
+    def attach(self, method: AnyObjective) -> AnyObjective:
+        """As the base; the method mixes the losses of both labels."""
+        attached = super().attach(method)
+        if not isinstance(attached, Method):
+            return attached
+        return cast(AnyObjective, MixedMethod(**vars(attached)))
 
     def signals_at(self, step: int, parameters: dict[str, Tensor] | None = None) -> MixedSignals:
         """The signals of a step's batch, mixed by what the student says of the samples as they were."""

@@ -9,8 +9,8 @@ its time runs along the batches of that student, so generalised advantage estima
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -20,16 +20,28 @@ from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
+from torch import Tensor
 
 from rltemp.data.problem import Problem
 from rltemp.envs.assignments import OneTask, TaskSource
 from rltemp.envs.episode import Decision, Episode, checked_actions
-from rltemp.envs.shares import RunDraws, Share, SharedEpisode
+from rltemp.envs.played import ActionNetwork, Stretch, joined
+from rltemp.envs.shares import RunDraws, Workers
 from rltemp.errors import BadInputError
-from rltemp.io.workers import Workers
 from rltemp.kd.method import Method
 from rltemp.policy.actions import ActionScale
 from rltemp.policy.features import DEFAULT_FEATURES, LIMIT
+from rltemp.training.steps import Step, plain_step
+
+TRAINED = "of the run"
+"""For messages: students that a policy is trained on."""
+
+
+class Outcome(NamedTuple):
+    """What a run came to: each student's potential, and whether its numbers stopped being finite, `[S]` each."""
+
+    potential: NDArray[np.float32]
+    lost: NDArray[np.bool_]
 
 
 class DistillVecEnv(VecEnv):
@@ -54,10 +66,13 @@ class DistillVecEnv(VecEnv):
             between are zero, their sum the same.
         mixup_runs: How many runs, from the first, mix samples of every batch (`rltemp.envs.mixup`).
         seed: Determines everything random.
-        workers: Processes that the students are shared out over, by default none: this one trains them all.
-    """
+        step: How a step of a run that is played is taken.
+        workers: What the students of a run that is played are shared out over, by default nothing: this process trains
+            them all.
 
-    episode: Episode | SharedEpisode
+    Attributes:
+        finished: What the last run came to.
+    """
 
     def __init__(
         self,
@@ -72,6 +87,7 @@ class DistillVecEnv(VecEnv):
         reward_interval: int | None = None,
         mixup_runs: int = 0,
         seed: int = 0,
+        step: Step = plain_step,
         workers: Workers | None = None,
     ) -> None:
         source = OneTask(problem, redraw) if isinstance(problem, Problem) else problem
@@ -83,14 +99,15 @@ class DistillVecEnv(VecEnv):
         self.batch_size = self.problem.batch_samples
         self.decision = Decision.make(method, features, scale)
         self.runs_finished = 0
-        self.runs = RunDraws(source, students, replicas, self.decision, reward_interval, mixup_runs)
+        self.runs = RunDraws(source, students, replicas, self.decision, reward_interval, mixup_runs, step)
         self._workers = workers
         if workers is not None:
-            workers.give("share", Share(self.runs))
+            workers.give(TRAINED, self.runs.play_share)
         self.render_mode = None
         self._generator = np.random.default_rng(seed)
         self._action = torch.zeros(0)
-        self.finished: Episode | SharedEpisode | None = None
+        self._episode: Episode | None = None
+        self.finished: Outcome | None = None
         observation = spaces.Box(-LIMIT, LIMIT, (len(features),), np.float32)
         action = spaces.Box(-1.0, 1.0, (self.decision.scale.size,), np.float32)
         super().__init__(students * self.batch_size, observation, action)
@@ -127,13 +144,30 @@ class DistillVecEnv(VecEnv):
             return self._observation(), rewards, ended, self._nothing
         infos = self._final_infos(ended, truncated=done)
         if done:
-            self.finished = episode
-            self.runs_finished += 1
-            self._begin()
+            self._end(Outcome(episode.seen_potential, episode.lost | episode.seen.diverged))
         else:
             episode.recover()
             self._returns[ended], self._lengths[ended] = 0.0, 0
         return self._observation(), rewards, ended, infos
+
+    def play(self, network: ActionNetwork, weights: Tensor) -> Iterator[Stretch]:
+        """Play the run under way from its first step to its last, and begin the next one.
+
+        Args:
+            network: The policy's.
+            weights: Of each student, `[S, P]`.
+
+        Yields:
+            Every stretch up to a look at the probe: as it is trained, or with workers all of them at the end.
+        """
+        if self._workers is None:
+            stretches = self.runs.play(self._drawn, self.runs_finished, network, weights)
+        else:
+            told = self._drawn_from, self.runs_finished, network, weights
+            stretches = map(joined, zip(*self._workers.share_out(TRAINED, self.students, *told), strict=True))
+        for stretch in stretches:
+            yield stretch
+        self._end(Outcome(stretch.potential, stretch.lost))
 
     def state(self) -> dict[str, Any]:
         """What the run under way was drawn from: a checkpoint between two runs needs no more of an environment."""
@@ -169,16 +203,25 @@ class DistillVecEnv(VecEnv):
         """Whether returns are recorded: every sub-environment reports `episode` as SB3's Monitor does."""
         return [wrapper_class is Monitor for _ in self._get_indices(indices)]
 
+    @property
+    def episode(self) -> Episode:
+        """The run under way as it is stepped; a run that is played needs none."""
+        if self._episode is None:
+            self._episode = self.runs.begin(self._drawn, self.runs_finished)
+        return self._episode
+
     def _begin(self) -> None:
         self._drawn_from = self._generator.bit_generator.state
-        drawn = self.runs.draw(self._generator)
-        if self._workers is None:
-            self.episode = self.runs.begin(drawn, self.runs_finished)
-        else:
-            self.episode = SharedEpisode(self._workers, self.students, self._drawn_from, self.runs_finished)
+        self._drawn = self.runs.draw(self._generator)
+        self._episode = None
         self._returns = np.zeros(self.num_envs, np.float64)
         self._lengths = np.zeros(self.num_envs, np.int64)
         self._started = time.monotonic()
+
+    def _end(self, outcome: Outcome) -> None:
+        self.finished = outcome
+        self.runs_finished += 1
+        self._begin()
 
     def _observation(self) -> NDArray[np.float32]:
         return self.episode.seen.observation.reshape(self.num_envs, -1)

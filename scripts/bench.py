@@ -27,7 +27,6 @@ from rltemp.data.dataset import Dataset, Split
 from rltemp.data.problem import Problem
 from rltemp.data.recipe import Recipe
 from rltemp.data.task import Task
-from rltemp.data.tasks import load_task
 from rltemp.envs.distill_env import DistillEnv
 from rltemp.envs.episode import LOOKS
 from rltemp.integrations import Controller
@@ -37,10 +36,8 @@ from rltemp.loading import load_method, load_rule
 from rltemp.models.networks import seeded_model
 from rltemp.rules import RULES
 from rltemp.training.distill import Distillation
-from rltemp.training.preparation import prepare
 from rltemp.training.steps import plain_step
 
-STUDENTS = 64
 SHAPES = (128, 100), (4096, 32000)
 """Of logits: images of 100 classes, and the tokens of a language model (half a gigabyte a tensor)."""
 HEADING = f"{'':64} ratio   target"
@@ -92,7 +89,7 @@ def rule_to_plain(rule: RuleFunction, shape: tuple[int, int], rounds: int) -> tu
 
 
 def training(rounds: int) -> None:
-    """The steps of the environment, of a policy and of a stack."""
+    """The steps of the environment and of a policy."""
     images = random_images()
     print(HEADING)
     # The environment's step at action zero, and as many steps as lie between two evaluations on the probe.
@@ -105,20 +102,6 @@ def training(rounds: int) -> None:
     policy = ratio(stepper(images, "universal"), stepper(images, "fixed:4"), rounds)
     line("step under a policy / step at a fixed temperature", policy, "<= 1.10")
     print(SETTING)
-    times, rate = alone_to_stacked(prepare(load_task("digits")), max(2, rounds // 2))
-    line(f"{STUDENTS} digits students one by one / as one stack", times, ">= 10")
-    print(f"{'stacked training, steps of one student per second':62} {rate:7,.0f}")
-
-
-def alone_to_stacked(problem: Problem, rounds: int, steps: int = 50) -> tuple[float, float]:
-    """Time of 64 students one by one over that of one stack, and the stack's student steps per second."""
-    ratios, rates = [], []
-    for _ in range(rounds):
-        stacked = timeit(stepper(problem, "fixed:4", list(range(STUDENTS))), number=steps)
-        alone = sum(timeit(stepper(problem, "fixed:4", seed), number=steps) for seed in range(STUDENTS))
-        ratios.append(alone / stacked)
-        rates.append(STUDENTS * steps / stacked)
-    return statistics.median(ratios), statistics.median(rates)
 
 
 def plugs(rounds: int) -> None:
@@ -185,9 +168,9 @@ def policy_memory(*shape: int) -> dict[str, float]:
     return {name: peak_memory(backward(loss, student)) / plain for name, loss in losses.items()}
 
 
-def stepper(problem: Problem, name: str, seeds: int | list[int] = 0) -> Call:
+def stepper(problem: Problem, name: str) -> Call:
     """A step of the project's own training loop."""
-    run, method = Distillation(problem, seeds), load_method(name)
+    run, method = Distillation(problem, 0), load_method(name)
     return lambda: plain_step(run, method)
 
 

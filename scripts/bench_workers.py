@@ -1,9 +1,9 @@
 """How much faster a policy is trained by two worker processes: student steps a second, on one thread a process.
 
-    python scripts/bench_workers.py [--rounds 15] [--students 32]
+    python scripts/bench_workers.py [--rounds 5] [--students 32]
 
 The students are small CNNs with batch norm and dropout on random pictures, which are trained one by one. A ratio is
-the median over rounds in which both sides run one after the other. Two cores must be free.
+the median over rounds in which both sides play a run, one after the other. Two cores must be free.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable
-from contextlib import closing
 from timeit import timeit
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,47 +21,46 @@ from rltemp.agents.network import RunPolicy
 from rltemp.agents.train import make_env, make_model
 from rltemp.data.problem import Problem
 from rltemp.data.task import Task
-from rltemp.io.workers import Workers
+from rltemp.envs.shares import Workers, open_workers
 from rltemp.training.preparation import prepare
+from rltemp.training.steps import Step, plain_step
 
 WORKERS = 2
-STEPS = 5
-"""Of all students, in a round."""
 
 
 def main() -> None:
     """Measure, and print three lines."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=15, help="of the ratio; 3 show that it runs")
-    parser.add_argument("--students", type=int, default=32, help="of one update")
+    parser.add_argument("--rounds", type=int, default=5, help="of the ratio; 3 show that it runs")
+    parser.add_argument("--students", type=int, default=32, help="of one run")
     options = parser.parse_args()
     torch.set_num_threads(1)
     problem, config = small_pictures(), PolicyConfig(students=options.students)
-    with closing(Workers(WORKERS)) as workers:
-        alone, shared = step_of_training(problem, config, None), step_of_training(problem, config, workers)
-        times = [(timeit(alone, number=STEPS), timeit(shared, number=STEPS)) for _ in range(options.rounds)]
+    with open_workers(WORKERS) as workers:
+        alone, shared = run_of_training(problem, config, None), run_of_training(problem, config, workers)
+        shared()  # the workers start
+        times = [(timeit(alone, number=1), timeit(shared, number=1)) for _ in range(options.rounds)]
+    steps = options.students * problem.task.recipe.steps(len(problem.dataset.train))
     for name, seconds in zip(("one process", f"{WORKERS} workers"), zip(*times, strict=True), strict=True):
-        print(f"student steps a second, {name:38} {options.students * STEPS / statistics.median(seconds):7,.0f}")
+        print(f"student steps a second, {name:38} {steps / statistics.median(seconds):7,.0f}")
     found = statistics.median(one / two for one, two in times)
     print(f"{f'{WORKERS} workers / one process':62} {found:7.3f}   >= 1.8")
 
 
-def step_of_training(problem: Problem, config: PolicyConfig, workers: Workers | None) -> Callable[[], None]:
-    """A step of a rollout: the policy's actions, and the environment's step under them."""
-    env = make_env(problem, config, workers)
+def run_of_training(
+    problem: Problem, config: PolicyConfig, workers: Workers | None, step: Step = plain_step
+) -> Callable[[], None]:
+    """A run of all students, each under a draw of the policy's weights."""
+    env = make_env(problem, config, workers, step)
     policy = make_model(env, config).policy
     assert isinstance(policy, RunPolicy)  # agent run
-    policy.draw(env.students)
-    observation: Any = env.reset()
+    drawn, _ = policy.draw(env.students)
 
-    def step() -> None:
-        nonlocal observation
-        with torch.no_grad():
-            actions, _, _ = policy(torch.from_numpy(observation))
-        observation = env.step(actions.clamp(-1, 1).numpy())[0]
+    def run() -> None:
+        for _ in env.play(policy.network, drawn):
+            pass
 
-    step()
-    return step
+    return run
 
 
 def small_pictures() -> Problem:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from rltemp.data.problem import Problem
 from rltemp.data.tasks import load_task
 from rltemp.experiments.statistics import paired_difference
-from rltemp.experiments.students import default_stack, train_method
+from rltemp.experiments.students import train_method
 from rltemp.io.files import atomic_write
 from rltemp.io.versions import processor
 from rltemp.policy.policy_file import read_policy
@@ -153,7 +153,7 @@ def chosen(versions: Sequence[int], points: int) -> list[int]:
 
 def evaluate(problem: Problem, files: Mapping[int, Path], seeds: Sequence[int]) -> dict[int, NDArray[np.float64]]:
     """Test accuracy `[S]` of the students of given seeds under each version."""
-    stack = default_stack(problem)
+    stack = problem.stack_size
     return {version: train_method(problem, str(file), seeds, stack).test_accuracy for version, file in files.items()}
 
 

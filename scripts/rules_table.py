@@ -25,7 +25,6 @@ from rltemp.data.problem import Problem, evaluate
 from rltemp.data.tasks import load_task
 from rltemp.errors import BadInputError
 from rltemp.experiments.statistics import mean_and_error, paired_difference, points
-from rltemp.experiments.students import default_stack
 from rltemp.io.files import atomic_write
 from rltemp.io.versions import processor
 from rltemp.loading import load_method
@@ -115,7 +114,7 @@ def train_missing(options: argparse.Namespace) -> None:
         raise BadInputError(f"{file} holds results of another setting, {known}; this one is {setting}")
     elsewhere = {} if known == setting else {"processor": setting["processor"]}
     done = {(one["method"], one["seed"]) for one in results}
-    stack = default_stack(problem)
+    stack = problem.stack_size
     memory: dict[int, dict[int, torch.Tensor]] = {}  # the teacher's logits, by seed
     for first in track(range(0, options.seeds, stack)):  # what is stopped half-way is a table of half the seeds
         for method in options.methods:

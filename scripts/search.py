@@ -26,12 +26,13 @@ from torch import Tensor
 from rltemp.agents.config import PolicyConfig, PolicyShape
 from rltemp.agents.network import SampleNetwork
 from rltemp.agents.policy_export import export_policy
-from rltemp.agents.selection import network_rule, potentials
+from rltemp.agents.selection import potentials
 from rltemp.agents.train import POLICY_FILE, make_env, observation_statistics
 from rltemp.cli.console import complain, messages_shown, next_command, say, show_next
 from rltemp.data.dataset import Split
 from rltemp.data.problem import Problem, predict
 from rltemp.envs.episode import FIRST_TRAINING_SEED, Decision
+from rltemp.envs.played import NetworkRule
 from rltemp.errors import BadInputError, RltempError
 from rltemp.io.command_words import at_least
 from rltemp.io.locks import released_at_end
@@ -149,7 +150,7 @@ def scores(
 ) -> Tensor:
     """The mean potential `[K]` of candidates `[K, P]`, on a split, of students of the same seeds each."""
     weights = candidates.repeat_interleave(len(seeds), 0)
-    method = replace(decision.method, rule=network_rule(network, weights, decision))
+    method = replace(decision.method, rule=NetworkRule(network, weights, decision))
     students = train(Distillation(problem, [*seeds] * len(candidates)), method)
     values = potentials(problem, predict(students, problem, split), split.targets)
     return values.view(len(candidates), -1).double().mean(1).cpu()

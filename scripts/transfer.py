@@ -29,7 +29,7 @@ from rltemp.data.problem import Problem
 from rltemp.data.tasks import load_task
 from rltemp.experiments.measures import accuracy
 from rltemp.experiments.statistics import Paired, paired_difference, points
-from rltemp.experiments.students import default_stack, train_method
+from rltemp.experiments.students import train_method
 from rltemp.io.files import atomic_write
 from rltemp.io.versions import processor
 from rltemp.loading import load_method
@@ -112,7 +112,7 @@ def train_students(problems: Sequence[Problem], rule: str, seeds: range) -> dict
     if len(problems) > 1:
         measured = train_on_splits(problems, rule, seeds)
     else:
-        stack = 16 if problems[0].task.student.startswith("cnn") else default_stack(problems[0])
+        stack = problems[0].stack_size
         result = train_method(problems[0], rule, seeds, stack)
         measured = {"test": result.test_accuracy, "validation": result.validation_accuracy}
     found = {split: [round(100 * float(value), 3) for value in values] for split, values in measured.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import settings
+from support.clusters import two_nodes
 from torch import Tensor, nn
 
 from rltemp.cli.console import messages_shown
@@ -55,6 +57,18 @@ def short(digits: Problem) -> Problem:
 @pytest.fixture(scope="session")
 def toy(teacher_cache: Path) -> Problem:
     return prepare(load_task("toy"))
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A Ray cluster that can lose a node."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'rltemp[ray]'")
+    # Ray's processes find what the tests' own process finds.
+    monkeypatch.setenv("PYTHONPATH", ":".join(path for path in sys.path if path))
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_DISABLE_DASHBOARD", "1")
+    with two_nodes() as cluster:
+        yield cluster
 
 
 @pytest.fixture

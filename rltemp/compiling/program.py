@@ -191,7 +191,7 @@ class Program:
 
 
 def _classes_apart(signals: Signals) -> Signals:
-    """The same signals; in memory the samples of a class lie side by side: few classes do not fill a vector register."""
+    """The same signals, in memory class by class: a few classes do not fill a vector register, samples do."""
     student, teacher = (
         logits.movedim(-1, 0).contiguous().movedim(0, -1) for logits in (signals.student_logits, signals.teacher_logits)
     )

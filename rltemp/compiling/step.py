@@ -51,7 +51,7 @@ class CompiledStep:
 
     def _bind(self, run: Distillation, method: Objective) -> _Bound:
         """Find or make the graph of a run by a method."""
-        if reason := why_not(run):
+        if reason := why_not(run, method):
             self._say(method, reason)
             return _Bound(run, method)
         program = Program(run, method)
@@ -119,10 +119,12 @@ class _Bound:
         return Taken(signals, found["loss"], temperatures)
 
 
-def why_not(run: Distillation) -> str:
+def why_not(run: Distillation, method: Objective) -> str:
     """Why a run's steps cannot be one graph, in words; empty where they may."""
     if type(run) is not Distillation:
         return "its batches hold mixed samples"
+    if run.learned is not None and not (isinstance(method, Method) and method.rule is run.learned):
+        return "its rule asks another one, which learns"
     if isinstance(run.student, LoopedStudents) or run.problem.traits.draws:
         return "students are called one after another"
     return "precision float16 scales its loss" if run.scaler is not None else ""

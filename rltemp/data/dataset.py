@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rltemp.data.item_reader import ItemReader
 from rltemp.errors import BadInputError
-from rltemp.models.nested import Inputs, joined, mapped, rows, tensors
+from rltemp.models.nested import Inputs, joined, mapped, rows, taken, tensors
 
 PADDING = 4
 READ = 256
@@ -154,7 +154,7 @@ class Split:
         return digest.hexdigest()
 
     def _marks(self, index: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        labels, mask = (None if one is None else one[index.to(one.device)] for one in (self.labels, self.mask))
+        labels, mask = (None if one is None else taken(one, index.to(one.device)) for one in (self.labels, self.mask))
         return labels, mask
 
 

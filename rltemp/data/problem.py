@@ -17,6 +17,7 @@ from rltemp.models.nested import Inputs, mapped
 from rltemp.models.networks import seeded_model
 from rltemp.models.optimizer_trials import stacking_fault
 from rltemp.models.stack import Students, logits_of, students_of
+from rltemp.models.stack_sizes import stack_size
 from rltemp.models.trial import Traits, tried
 
 Part = Literal["train", "probe", "validation", "test"]
@@ -86,9 +87,24 @@ class Problem:
         some = self.dataset.batch(self.dataset.train, torch.arange(min(2, len(self.dataset.train))).repeat(2)[:2])
         return tried(lambda seed: self._student(seed).to(self.device), some.inputs, f"{self.role} {self.task.student}")
 
+    @property
+    def stack_size(self) -> int:
+        """How many students are best trained side by side; 1 where they are trained one by one."""
+        if self.traits.alone or stacking_fault(self.task.recipe.optimizer):
+            return 1
+        return stack_size(self.traits.work, self.task.recipe.batch_size)
+
+    @property
+    def alone(self) -> str:
+        """Why students are trained one by one; empty where they are stacked."""
+        if self.traits.alone or self.stack_size > 1:
+            return self.traits.alone
+        fault = stacking_fault(self.task.recipe.optimizer)
+        return f"their optimizer cannot train a stack ({fault})" if fault else "they are too large to gain by a stack"
+
     def students(self, seeds: int | Sequence[int]) -> nn.Module:
-        """The student of a seed, or those of several as one module, stacked where they can be."""
-        stacked = not isinstance(seeds, int) and self.traits.stacks and not stacking_fault(self.task.recipe.optimizer)
+        """The student of a seed, or those of several as one module, stacked where they gain by it."""
+        stacked = not isinstance(seeds, int) and self.stack_size > 1
         students = students_of(self._student, seeds, stacked)
         ordered = self.channels_last and not stacked
         return (students.to(memory_format=torch.channels_last) if ordered else students).to(self.device)

@@ -18,7 +18,6 @@ from rltemp.experiments.grid import alternatives, check_rules, choice, to_choose
 from rltemp.experiments.measures import ACCURACY, Quantity, quantity_of
 from rltemp.experiments.method_results import Comparison
 from rltemp.experiments.options import SELECTION_SEED
-from rltemp.experiments.pool import Order, WorkerPool
 from rltemp.experiments.recorder import Recorder, temperature_columns, temperature_trace
 from rltemp.experiments.result_cache import MOST_POINTS, CachedResult, ResultCache, StoredTrace, TrainedStack
 from rltemp.experiments.showcase import CONTENT, ShowcaseRecorder
@@ -26,13 +25,12 @@ from rltemp.experiments.students import (
     Maker,
     by_name,
     chunks,
-    default_stack,
     gather,
     step_of,
     steps_of_a_run,
     train_stack,
 )
-from rltemp.io.workers import packed, unpacked
+from rltemp.io.pool import Order, WorkerPool
 from rltemp.loading import load_method
 from rltemp.policy.rule import Policy
 from rltemp.training.identity import fingerprints, problem_identity, refuse_changed, rule_identity
@@ -92,7 +90,7 @@ def compare(
     """
     made = made or {}
     check_rules(rules, seeds, made)
-    size = stack or default_stack(problem)
+    size = stack or problem.stack_size
     total, taken = 0, 0
 
     def told(spec: str, steps: int = 1) -> None:
@@ -171,10 +169,10 @@ class _Trainer:
     def __getstate__(self) -> dict[str, Any]:
         """What another process needs to `work`."""
         here = {"told": None, "cache": None, "pool": None}
-        return {**vars(self), **here, "_makers": {}, "problem": packed(self.problem)}
+        return {**vars(self), **here, "_makers": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update({**state, "told": lambda *_: None, "problem": unpacked(state["problem"])})
+        vars(self).update({**state, "told": lambda *_: None})
 
     def train(
         self, rules: Sequence[str], seeds: Sequence[int], traced: str | None = None, shown: Container[str] = ()

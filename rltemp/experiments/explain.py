@@ -24,7 +24,7 @@ from rltemp.errors import BadInputError
 from rltemp.experiments.options import SELECTION_SEED, ExplainOptions
 from rltemp.experiments.recorder import Recorder, teacher_margin
 from rltemp.experiments.statistics import Paired, mean_and_error, paired_difference
-from rltemp.experiments.students import default_stack, steps_of_a_run, train_method
+from rltemp.experiments.students import steps_of_a_run, train_method
 from rltemp.kd.divergences import log_softmax
 from rltemp.kd.losses import cross_entropy
 from rltemp.kd.method import Method
@@ -73,7 +73,7 @@ def explain(
         probe: The policy, from `policy_to_explain`.
         on_progress: Told after each step what is in training, the steps taken, and all of them.
     """
-    stack, steps = options.stack or default_stack(problem), steps_of_a_run(problem)
+    stack, steps = options.stack or problem.stack_size, steps_of_a_run(problem)
     watched = range(options.first_seed, options.first_seed + options.seeds)
     compared = range(options.first_seed, options.first_seed + options.importance_seeds)
     shuffled = probe.features if compared else []

@@ -22,7 +22,6 @@ from rltemp.errors import BadInputError
 from rltemp.experiments.method_results import Comparison, common_seeds, marks, unlike
 from rltemp.experiments.options import SELECTION_SEED, CompareOptions
 from rltemp.experiments.statistics import interquartile_mean, number
-from rltemp.experiments.students import default_stack
 from rltemp.kd.names import lookup, split_spec
 from rltemp.loading import load_method
 from rltemp.rules.controls import WRAPPERS
@@ -153,7 +152,7 @@ def check_grid(tasks: Sequence[Task], data: Mapping[str, Dataset], rules: Sequen
         rule = ""
         try:
             problem = stand_in(task, data[task.name])
-            seeds: int | list[int] = 0 if (stack or default_stack(problem)) == 1 else [0, 1]
+            seeds: int | list[int] = 0 if (stack or problem.stack_size) == 1 else [0, 1]
             for rule in [concrete for spec in rules for concrete in alternatives(spec)]:
                 _try(problem, rule, seeds)
         except BadInputError as error:

@@ -21,7 +21,6 @@ from rltemp.experiments.recorder import Recorder
 from rltemp.experiments.result_cache import MOST_STUDENTS, CachedResult, in_words
 from rltemp.kd.method import GuardCount, Objective
 from rltemp.loading import load_method
-from rltemp.models.optimizer_trials import stacking_fault
 from rltemp.training.distill import Distillation
 from rltemp.training.steps import Step, plain_step
 
@@ -142,7 +141,7 @@ def step_times(
     Args:
         problem: The task, loaded.
         rules: As `load_method` reads them.
-        stack: How many students take the step side by side; by default what suits the student's size.
+        stack: How many students take the step side by side; by default what suits the student.
         clock: In seconds.
         step: How a step is taken.
 
@@ -150,7 +149,7 @@ def step_times(
         `students` in a step, `rounds`, and for every rule in `rules` `milliseconds`, the median, and `ratio`, the
         median over rounds of its time by that of plain distillation at T = 4.
     """
-    size = stack or default_stack(problem)
+    size = stack or problem.stack_size
     seeds: int | list[int] = list(range(size)) if size > 1 else 0
     steps = {rule: _stepper(problem, rule, seeds, clock, step) for rule in dict.fromkeys([PLAIN, *rules])}
     for stepper in steps.values():
@@ -193,14 +192,6 @@ def by_name(name: str) -> Maker:
     """Makes the method that `load_method` knows by this name."""
     method = load_method(name)
     return lambda run: run.attach(method)
-
-
-def default_stack(problem: Problem) -> int:
-    """64 for small students that can be stacked, 16 of tokens; 1 for others (a stacked convolution is slow)."""
-    if stacking_fault(problem.task.recipe.optimizer) or not problem.traits.stacks or problem.traits.convolves:
-        return 1
-    # A batch of tokens is many samples: 64 students at once take a third longer for each, and gigabytes to evaluate.
-    return 16 if problem.tokens else 64
 
 
 def step_of(problem: Problem, mode: CompileMode, stack: int, students: int) -> Step:

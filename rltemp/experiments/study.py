@@ -22,7 +22,7 @@ from rltemp.experiments.options import SELECTION_SEED, StudyOptions
 from rltemp.experiments.recorded_controls import GREEDY, POINTS, RECORDED, makers, recording_columns
 from rltemp.experiments.recorder import Recorder
 from rltemp.experiments.statistics import Paired, points
-from rltemp.experiments.students import Maker, default_stack, steps_of_a_run, train_method
+from rltemp.experiments.students import Maker, steps_of_a_run, train_method
 from rltemp.kd.method import Objective
 from rltemp.loading import load_method, with_teacher
 from rltemp.training.distill import Distillation
@@ -98,7 +98,7 @@ def plan(policies: Sequence[str], groups: Collection[str]) -> list[str]:
 def controls(problem: Problem, options: StudyOptions) -> dict[str, Made]:
     """The controls that are made from a recording of a policy on students that are never reported."""
     chooser = range(SELECTION_SEED, SELECTION_SEED + options.selection_seeds)
-    stack, files = options.stack or default_stack(problem), fingerprints(options.rules)
+    stack, files = options.stack or problem.stack_size, fingerprints(options.rules)
     recordings = {policy: Recorded(policy, chooser, stack) for policy in options.rules}
 
     def control(policy: str, prefix: str) -> Made:

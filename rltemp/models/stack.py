@@ -2,7 +2,7 @@
 
 A small student's step costs a CPU or GPU little more than the launching of its kernels, so S students in one call
 cost about as much as one. `torch.func` does the stacking; the optimizer sees ordinary, only larger, parameters.
-Students that cannot be stacked, or gain nothing by it, are called in a loop (`rltemp.models.trial` tells).
+Students that cannot be stacked (`rltemp.models.trial`), or gain nothing by it (`stack_sizes`), are called in a loop.
 """
 
 from __future__ import annotations

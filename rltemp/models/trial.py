@@ -13,9 +13,8 @@ from rltemp.errors import BadInputError, one_line
 from rltemp.models.nested import Inputs, mapped, tensors
 from rltemp.models.random_numbers import drawing_from, generator_states, random_stream
 from rltemp.models.stack import StackedStudents, logits_of
+from rltemp.models.stack_sizes import Counter, Work
 
-LARGE = 100_000
-"""Parameters from which a network fills a machine: to stack it gains nothing."""
 CLOSE = 1e-3
 """How far the logits of a stacked student may lie from those of the same student alone, relative to the largest."""
 
@@ -27,19 +26,14 @@ class Traits:
     Args:
         outputs: Shape of the logits of one sample: `(C,)`, or `(T, C)` of tokens.
         draws: Whether it draws random numbers in training, as dropout does.
-        alone: Why its students are not stacked; empty where they are.
-        convolves: Whether it has a convolution.
+        alone: Why its students cannot be stacked; empty where they can.
+        work: What it does for a sample.
     """
 
     outputs: tuple[int, ...]
     draws: bool
     alone: str
-    convolves: bool
-
-    @property
-    def stacks(self) -> bool:
-        """Whether students are stacked."""
-        return not self.alone
+    work: Work
 
 
 def tried(make: Callable[[int], nn.Module], inputs: Inputs, name: str) -> Traits:
@@ -61,13 +55,14 @@ def tried(make: Callable[[int], nn.Module], inputs: Inputs, name: str) -> Traits
     # Whatever is under way where the answer is first asked for: half precision, or no gradients.
     with torch.enable_grad(), torch.autocast(device.type, enabled=False):
         with drawing_from(random_stream(0, "trial"), device):
-            before = generator_states()
-            logits = answered(first, inputs, name)
+            before, counter = generator_states(), Counter()
+            with counter.counting():
+                logits = answered(first, inputs, name)
+            work = counter.work(first, logits)
             draws = generator_states() != before
             _check_training(again, logits, inputs, name)
         alone = _why_alone(first, second, inputs, draws)
-    convolves = any(isinstance(module, nn.modules.conv._ConvNd) for module in first.modules())
-    return Traits(tuple(logits.shape[1:]), draws, alone, convolves)
+    return Traits(tuple(logits.shape[1:]), draws, alone, work)
 
 
 def answered(network: nn.Module, inputs: Inputs, name: str) -> Tensor:
@@ -90,7 +85,7 @@ def answered(network: nn.Module, inputs: Inputs, name: str) -> Tensor:
             f"{name} must answer with logits [B, ..., C] of 2 classes or more; of {size} samples it makes "
             f"{tuple(logits.shape)}, {logits.dtype}"
         )
-    if not bool(logits.isfinite().any()):
+    if not bool(logits.detach().isfinite().any()):
         raise BadInputError(f"{name} answers with no finite number; look for NaN in its weights and its inputs")
     return logits
 
@@ -126,11 +121,9 @@ def _check_training(network: nn.Module, logits: Tensor, inputs: Inputs, name: st
 
 
 def _why_alone(first: nn.Module, second: nn.Module, inputs: Inputs, draws: bool) -> str:
-    """Why students are not stacked, in words; empty where they are."""
+    """Why students cannot be stacked, in words; empty where they are."""
     if draws:
         return "it draws random numbers in training, as dropout does"
-    if (size := sum(value.numel() for value in first.parameters())) >= LARGE:
-        return f"it is large ({size:,} parameters)"
     both = mapped(lambda tensor: torch.stack([tensor, tensor]), inputs)
     try:
         students = StackedStudents([first, second])

@@ -29,11 +29,11 @@ from rltemp.experiments.grid import (
 from rltemp.experiments.measures import ACCURACY
 from rltemp.experiments.method_results import Comparison, MethodResult, table_rows
 from rltemp.experiments.options import CompareOptions, ComparisonOptions, StudyOptions
-from rltemp.experiments.pool import open_pool
 from rltemp.experiments.result_cache import CELLS, ResultCache
 from rltemp.experiments.showcase import Showcase
 from rltemp.experiments.students import step_times
 from rltemp.experiments.study import check_study, controls, plan, verdict
+from rltemp.io.pool import open_pool
 from rltemp.loading import is_policy
 from rltemp.report.drawing import save_png
 from rltemp.report.hparams import write_sessions

@@ -44,6 +44,8 @@ class TrainPolicyOptions(TaskOptions):
     (the policy of that paper)."""
     workers: int = 1
     """Processes that train the students, each with --threads; as many as there are cores."""
+    ray: str | None = None
+    """Take the --workers from the Ray cluster at this address: auto, HOST:PORT, or ray://HOST:PORT."""
     policy: tyro.conf.OmitArgPrefixes[PolicyOptions] = field(default_factory=PolicyOptions)
 
     command = "train-policy"
@@ -71,7 +73,7 @@ class TrainPolicyOptions(TaskOptions):
         Raises:
             BadInputError: Where an option cannot be used.
         """
-        self.policy.check_workers(self.workers)
+        self.policy.check_workers(self.workers, self.ray)
         reference_method(self.policy.reference)  # a teacher may take hours
         out, result = self.look()
         if result is not None:
@@ -81,7 +83,7 @@ class TrainPolicyOptions(TaskOptions):
         started = time.monotonic()
         log.info(f"Training a policy on {self.task_name()}.")
         checkpoints = self.checkpoints(None if isinstance(problem, Variety) else problem, **CHECKPOINTING)
-        found = train_policy(problem, self.policy, out, checkpoints, self.workers)
+        found = train_policy(problem, self.policy, out, checkpoints, self.workers, ray=self.ray)
         return self.finish(found, started, resumed_at=checkpoints.resumed_at)
 
     def _variety(self) -> Variety:

@@ -29,7 +29,7 @@ from rltemp.data.recipe import Recipe
 from rltemp.errors import BadInputError, of_this_run
 from rltemp.kd.method import AnyObjective, Method, needs_labels
 from rltemp.kd.signals import Signals, batch_mean
-from rltemp.models.nested import Inputs, mapped
+from rltemp.models.nested import Inputs, mapped, taken
 from rltemp.models.random_numbers import drawing_from, random_stream
 from rltemp.models.stack import LoopedStudents, StackedStudents, logits_of, normalises_batches, put_back
 from rltemp.rules.curriculum import LearnedRule
@@ -287,7 +287,7 @@ class Distillation:
     @torch.no_grad()
     def _teacher_logits(self, step: int, index: Tensor, inputs: Inputs) -> Tensor:
         if self.teacher_logits is not None:
-            return self.teacher_logits[index]
+            return taken(self.teacher_logits, index)
         if self.teacher_memory is not None and step in self.teacher_memory:
             return self.teacher_memory[step]
         assert self.problem.teacher is not None  # where only logits are known, `teacher_logits` holds them

@@ -56,8 +56,8 @@ def prepare(
         TrainingDivergedError: Where the teacher's training ends in numbers that are not finite.
     """
     problem = untaught(task, (dataset or load_data(task, root)).to(device))
-    if problem.traits.alone and task.own.student is not None:
-        log.info(f"Students {task.student} are trained one by one: {problem.traits.alone}.")
+    if task.own.student is not None and (reason := problem.alone):
+        log.info(f"Students {task.student} are trained one by one: {reason}.")
     known = task.own.known_teacher
     if isinstance(known, Tensor):
         return taught_by_logits(problem, known.to(device))

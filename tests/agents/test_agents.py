@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,18 +10,18 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from stable_baselines3 import PPO
 from stable_baselines3.common.logger import configure
 from support.processes import events
 from torch import Tensor
 
 from rltemp import Signals, load_method
-from rltemp.agents.network import RunBuffer, SampleNetwork
+from rltemp.agents.network import RunBuffer, RunPPO, SampleNetwork
 from rltemp.agents.selection import SelectionCallback
 from rltemp.agents.train import PolicyConfig, make_env, make_model, observation_statistics, train_policy
 from rltemp.data.problem import Problem, predict
 from rltemp.data.toy import toy_posterior_logits
 from rltemp.envs import rewards
+from rltemp.envs.played import Stretch
 from rltemp.envs.vector import DistillVecEnv
 from rltemp.errors import BadInputError
 from rltemp.kd.signals import Temperatures
@@ -67,13 +68,12 @@ def test_the_toy_is_learned_to_its_known_optimum(toy: Problem, tmp_path: Path) -
 
 
 def test_the_toy_is_not_learned_when_the_reward_has_the_wrong_sign(toy, tmp_path, monkeypatch):
-    original = DistillVecEnv.step_wait
+    original = DistillVecEnv.play
 
-    def flipped(self: DistillVecEnv) -> object:
-        observation, reward, done, infos = original(self)
-        return observation, -reward, done, infos
+    def flipped(self: DistillVecEnv, network: SampleNetwork, weights: Tensor) -> Iterator[Stretch]:
+        return (replace(stretch, reward=-stretch.reward) for stretch in original(self, network, weights))
 
-    monkeypatch.setattr(DistillVecEnv, "step_wait", flipped)
+    monkeypatch.setattr(DistillVecEnv, "play", flipped)
     # Not the 0.09 of the reference: an early update can be a little better by chance, and is kept then.
     assert learned_on_the_toy(toy, tmp_path) < bayes_bound(toy) - 0.03
 
@@ -96,48 +96,38 @@ def test_the_first_policy_is_the_reference_rule(short: Problem) -> None:
 
 def test_a_run_is_credited_with_its_return_less_its_groups_mean() -> None:
     box = {"observation_space": spaces.Box(-1, 1, (3,)), "action_space": spaces.Box(-1, 1, (2,))}
-    buffer = RunBuffer(2, **box, n_envs=8, batch_size=2, replicas=2, device="cpu")
-    for reward in ([0.1, 0.2, 0.0, 0.4], [0.1, 0.4, 0.0, 0.0]):
-        buffer.add(
-            np.zeros((8, 3)), np.zeros((8, 2)), np.repeat(reward, 2), np.zeros(8), torch.zeros(8, 1), torch.zeros(8)
-        )
-    buffer.compute_returns_and_advantage(torch.zeros(8), np.ones(8))
+    buffer = RunBuffer(2, **box, n_envs=8, device="cpu")
+    rewards = np.float32([[0.1, 0.2, 0.0, 0.4], [0.1, 0.4, 0.0, 0.0]])
+    buffer.fill(torch.zeros(4, 5), torch.zeros(4), rewards, np.array([0, 0, 1, 1]))
     np.testing.assert_allclose(buffer.returns, [0.2, 0.6, 0.0, 0.4], atol=1e-6)
     # Both groups are centred on their own mean, 0.4 and 0.2, and divided by the deviation of all four, 0.2.
     np.testing.assert_allclose(buffer.advantages, [-1, 1, -1, 1], atol=1e-5)
-    buffer.drawn = torch.zeros(4, 5)
     (batch,) = buffer.get(64)
     assert batch.actions.shape == (4, 5)
 
 
-def test_the_draw_is_mirrored_and_shared_by_all_samples_of_a_student(short: Problem) -> None:
-    env = make_env(short, QUICK)
-    model = make_model(env, QUICK)
-    policy = model.policy
-    policy.draw(4)
+def test_the_draw_is_mirrored_and_has_the_probability_that_ppo_asks_for(short: Problem) -> None:
+    policy = make_model(make_env(short, QUICK), QUICK).policy
+    drawn, log_prob = policy.draw(4)
     centre = policy.network.weights.detach()
-    torch.testing.assert_close(policy.drawn[0::2] - centre, centre - policy.drawn[1::2])
-    same = torch.ones(env.num_envs, len(QUICK.features))
-    actions, values, log_prob = policy(same)
-    by_student = actions.detach().view(4, env.batch_size, 3)
-    assert (by_student == by_student[:, :1]).all()
-    assert len(by_student[:, 0].unique(dim=0)) == 4
+    torch.testing.assert_close(drawn[0::2] - centre, centre - drawn[1::2])
+    assert len(drawn.unique(dim=0)) == 4
+    expected = torch.distributions.Normal(centre, QUICK.exploration).log_prob(drawn).sum(-1)
+    torch.testing.assert_close(log_prob, expected)
+    values, asked, _ = policy.evaluate_actions(None, drawn)
+    torch.testing.assert_close(asked.detach(), expected)
     assert not values.any()
-    expected = torch.distributions.Normal(centre, QUICK.exploration).log_prob(policy.drawn).sum(-1)
-    torch.testing.assert_close(log_prob.detach().view(4, -1)[:, 0], expected)
-    torch.testing.assert_close(policy.evaluate_actions(same[:4], policy.drawn)[1].detach(), expected)
 
 
 def test_the_gradient_at_the_first_pass_is_the_advantage_weighted_draw(short: Problem) -> None:
     """At a ratio of one PPO's objective has the score function's gradient: mean of advantage * noise / variance."""
     env = make_env(short, QUICK)
     policy = make_model(env, QUICK).policy
-    policy.draw(4)
+    drawn, old = policy.draw(4)
     advantages = torch.tensor([1.0, -1.0, 0.5, -0.5])
-    old = policy._log_prob(policy.drawn).detach()
-    objective = (advantages * (policy._log_prob(policy.drawn) - old).exp()).mean()
+    objective = (advantages * (policy.evaluate_actions(None, drawn)[1] - old).exp()).mean()
     (gradient,) = torch.autograd.grad(objective, policy.network.weights)
-    noise = policy.drawn - policy.network.weights.detach()
+    noise = drawn - policy.network.weights.detach()
     torch.testing.assert_close(gradient, (advantages[:, None] * noise / QUICK.exploration**2).mean(0))
 
 
@@ -145,18 +135,16 @@ def test_an_update_moves_the_policy_only_when_rewards_differ(short: Problem) -> 
     env = make_env(short, QUICK)
     model = make_model(env, QUICK)
     policy, buffer = model.policy, model.rollout_buffer
-    policy.draw(4)
-    buffer.drawn = policy.drawn
-    buffer.log_probs[:] = policy._log_prob(policy.drawn).detach().numpy()
+    (drawn, log_probs), groups = policy.draw(4), np.array([0, 0, 1, 1])
     model.set_logger(configure(None, []))
     before = policy.network.weights.detach().clone()
-    buffer.advantages[:] = 0
+    buffer.fill(drawn, log_probs, np.float32([[0.3, 0.3, 0.1, 0.1]]), groups)
     model.train()
     assert torch.equal(policy.network.weights, before)
-    buffer.advantages[:] = [1, -1, 0, 0]
+    buffer.fill(drawn, log_probs, np.float32([[0.4, 0.2, 0.1, 0.1]]), groups)
     model.train()
     step = policy.network.weights.detach() - before
-    assert (step * (policy.drawn[0] - before)).sum() > 0
+    assert (step * (drawn[0] - before)).sum() > 0
 
 
 def test_observations_are_normalised_by_a_run_under_the_reference(short: Problem) -> None:
@@ -203,7 +191,7 @@ def test_sb3_saves_and_loads_its_own_checkpoint(short: Problem, tmp_path: Path) 
     with torch.no_grad():
         model.policy.network.weights.normal_()
     model.save(tmp_path / "own.zip")
-    again = PPO.load(tmp_path / "own.zip", device="cpu")
+    again = RunPPO.load(tmp_path / "own.zip", device="cpu")
     observation = env.reset()
     np.testing.assert_array_equal(
         again.predict(observation, deterministic=True)[0], model.predict(observation, deterministic=True)[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -30,6 +30,7 @@ from rltemp.data.problem import Problem
 from rltemp.data.tasks import load_task
 from rltemp.envs import rewards
 from rltemp.envs.distill_env import DistillEnv
+from rltemp.envs.played import Stretch
 from rltemp.envs.vector import DistillVecEnv
 from rltemp.errors import TrainingDivergedError
 from rltemp.policy.features import FEATURES, Feature, Statistics
@@ -63,24 +64,27 @@ class Snapshot(BaseCallback):
 def nan_at_the_end(run_number: int) -> Feature:
     """`student_margin`, but nan for sample 7 in the observation after the last step of a run."""
     ends = count(1)
+    return nan_where(lambda s: s.progress == 1.0 and next(ends) == run_number)
+
+
+def nan_where(broken: Callable[[Statistics], bool]) -> Feature:
+    """`student_margin`, but nan for sample 7 of some batches."""
 
     def compute(s: Statistics) -> Tensor:
         values = s.margins[0].clone()
-        if s.progress == 1.0 and next(ends) == run_number:
+        if broken(s):
             values[..., 7] = math.nan
         return values
 
     return Feature(compute, "deviations")
 
 
-def broken_potential(run_number: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """The smooth accuracy, but nan for student 1 at the end of a run."""
-    calls = count(1)
+def broken_potential(broken: Callable[[], bool]) -> Callable[[Tensor, Tensor], Tensor]:
+    """The smooth accuracy, but nan for student 1 at some looks."""
 
     def potential(logits: Tensor, labels: Tensor) -> Tensor:
         value = rewards.margin(logits, labels)
-        # Once at the start of a run and at each of its looks.
-        if next(calls) == run_number * (QUICK.looks + 1):
+        if broken():
             value[1] = math.nan
         return value
 
@@ -101,25 +105,29 @@ def broken_teacher(problem: Problem) -> Problem:
 
 
 @pytest.mark.parametrize("kind", ["run", "sample"])
-@pytest.mark.parametrize("broken", ["terminal observation", "reward"])
+@pytest.mark.parametrize("broken", ["observation", "reward"])
 def test_a_nan_raises_in_its_step_and_no_weight_of_the_policy_changes(short, monkeypatch, broken, kind):
     """Case 15, in the third run, after two updates that did change weights."""
-    config = replace(QUICK, agent=kind)
-    runs = 3 + config.normalise  # one more run measures the features' mean
+    config, snapshot, looks = replace(QUICK, agent=kind), Snapshot(), count(1)
     if broken == "reward":
-        monkeypatch.setitem(rewards.POTENTIALS, "margin", broken_potential(runs + 1))  # one begins unused
+        # A run that is stepped begins, with a look, at the end of the one before.
+        last = QUICK.looks + (kind == "run")
+        at_last = broken_potential(lambda: snapshot.updates == 2 and next(looks) == last)
+        monkeypatch.setitem(rewards.POTENTIALS, "margin", at_last)
         named = r"reward: the potential margin of student 1 is nan at step 20"
     else:
-        monkeypatch.setitem(FEATURES, "student_margin", nan_at_the_end(runs - 1))
-        named = r"feature student_margin is nan for sample 7 of student 0 at step 20"
+        # Of a run that is stepped, the observation after the last step.
+        progress, step = (0.5, 10) if kind == "run" else (1.0, 20)
+        feature = nan_where(lambda s: snapshot.updates == 2 and s.progress >= progress)
+        monkeypatch.setitem(FEATURES, "student_margin", feature)
+        named = rf"feature student_margin is nan for sample 7 of student 0 at step {step}"
     env = make_env(short, config)
-    model, snapshot = make_model(env, config), Snapshot()
+    model = make_model(env, config)
     first = [value.clone() for value in model.policy.state_dict().values()]
-    callbacks = [*([agent.DrawCallback(env.students)] if kind == "run" else []), snapshot]
     with pytest.raises(TrainingDivergedError, match=named) as error:
-        model.learn(10 * model.n_steps * env.num_envs, callback=callbacks)
+        model.learn(10 * model.n_steps * env.num_envs, callback=snapshot)
     assert error.value.exit_code == 4
-    assert snapshot.updates >= 1
+    assert snapshot.updates == 2
     assert not all(torch.equal(a, b) for a, b in zip(first, snapshot.weights, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(snapshot.weights, model.policy.state_dict().values(), strict=True))
 
@@ -148,7 +156,7 @@ def test_sb3s_own_guard_lets_such_an_observation_through(monkeypatch: pytest.Mon
     assert any(not bool(value.isfinite().all()) for value in model.policy.parameters())
 
 
-def test_a_teachers_nan_is_named_before_a_student_learns_from_it(short: Problem) -> None:
+def test_a_teachers_nan_is_named_before_a_student_learns_from_it(short: Problem, tmp_path: Path) -> None:
 
     def play(env: Any, shape: tuple[int, ...]) -> None:
         env.reset()
@@ -158,6 +166,8 @@ def test_a_teachers_nan_is_named_before_a_student_learns_from_it(short: Problem)
     named = r"non-finite teacher logits: \d+ of \d+ samples \(first sample"
     with pytest.raises(TrainingDivergedError, match=named):
         play(DistillVecEnv(broken_teacher(short), 2), (100, 2))
+    with pytest.raises(TrainingDivergedError, match=named):
+        train_policy(broken_teacher(short), replace(QUICK, normalise=False), tmp_path)
     with pytest.raises(TrainingDivergedError, match=named):
         play(DistillEnv(broken_teacher(short)), (50, 2))
 
@@ -206,11 +216,9 @@ def test_an_empty_batch_is_rewarded_with_nothing(short: Problem, monkeypatch: py
 class Greedy(DistillVecEnv):
     """What must never be: the reward is minus the training loss."""
 
-    def step_wait(self) -> Any:
-        episode = self.episode
-        observation, _, ended, infos = super().step_wait()
-        reward = -episode.loss.mean(-1).cpu().numpy().repeat(self.batch_size).astype(np.float32)
-        return observation, reward, ended, infos
+    def play(self, network: torch.nn.Module, weights: Tensor) -> Iterator[Stretch]:
+        for stretch in super().play(network, weights):
+            yield replace(stretch, reward=-stretch.look.loss.mean(-1).numpy())
 
 
 FAST = PolicyConfig(

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from rltemp import BadInputError
 from rltemp.agents.network import SampleNetwork
-from rltemp.agents.selection import network_rule
 from rltemp.agents.train import make_env
 from rltemp.data.problem import Problem, predict
 from rltemp.data.tasks import load_task
+from rltemp.envs.played import NetworkRule
 from rltemp.envs.rewards import POTENTIALS, WORST
 from rltemp.loading import load_method
 from rltemp.policy.policy_file import read_policy
@@ -82,7 +82,7 @@ def test_a_candidate_is_worth_the_same_alone_and_among_others(short_toy: Problem
     together = scores(short_toy, network, decision, candidates, [5, 6], part)
     assert len(set(together.tolist())) == 3
     for weights, worth in zip(candidates, together, strict=True):
-        method = replace(decision.method, rule=network_rule(network, weights, decision))
+        method = replace(decision.method, rule=NetworkRule(network, weights, decision))
         student = train(Distillation(short_toy, [5, 6]), method)
         alone = POTENTIALS[short_toy.task.metric](predict(student, short_toy, part), part.labels).mean()
         assert worth.item() == pytest.approx(alone.item(), abs=1e-5)

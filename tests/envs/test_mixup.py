@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from rltemp import BadInputError, load_method
 from rltemp.data.problem import Problem
 from rltemp.envs.episode import Decision, Episode
-from rltemp.envs.mixup import MixedDistillation, MixedSignals, mixed_loss, pairs, share_of_run
+from rltemp.envs.mixup import MixedDistillation, MixedMethod, MixedSignals, pairs, share_of_run
 from rltemp.envs.vector import DistillVecEnv
-from rltemp.kd.losses import cross_entropy
+from rltemp.rules import fixed
 from rltemp.training.distill import Distillation
 
 STEPS, BATCH = 20, 50
@@ -86,7 +86,8 @@ def test_the_cross_entropy_of_a_mixture_is_that_of_both_labels() -> None:
         logits, logits, torch.tensor([1]), 0.5, second_labels=torch.tensor([2]), share=torch.tensor([0.7])
     )
     expected = -0.7 * math.log(0.3) - 0.3 * math.log(0.2)
-    assert mixed_loss(cross_entropy, signals).item() == pytest.approx(expected)
+    method = MixedMethod("labels", fixed(4.0), ce_weight=1.0, kd_weight=0.0)
+    assert method.loss(signals).item() == pytest.approx(expected)
 
 
 def test_the_step_minimises_the_mixed_objective(short: Problem) -> None:
@@ -106,9 +107,11 @@ def test_the_step_minimises_the_mixed_objective(short: Problem) -> None:
         torch.testing.assert_close(new.detach(), old - run.recipe.rate(0, run.steps) * gradient)
 
 
-def test_an_objective_of_plain_signals_is_left_alone(short: Problem) -> None:
-    signals = Distillation(short, 3).observe()
-    assert torch.equal(mixed_loss(cross_entropy, signals), cross_entropy(signals))
+def test_a_loss_of_plain_signals_is_left_alone(short: Problem) -> None:
+    signals, method = Distillation(short, 3).observe(), load_method("fixed:5")
+    mixed = MixedDistillation(short, 3, share=SHARE).attach(method)
+    assert isinstance(mixed, MixedMethod)
+    assert torch.equal(mixed.loss(signals), method.loss(signals))
 
 
 def test_the_share_falls_from_one_to_seven_tenths_and_then_there_is_none() -> None:

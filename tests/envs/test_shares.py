@@ -1,20 +1,29 @@
-"""A run that is shared out over workers is the run that one process trains, number for number."""
+"""A run that is shared out over workers is the run that one process plays, number for number, and none is lost."""
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from rltemp.agents.network import SampleNetwork, mirrored_draws
 from rltemp.data.problem import Problem
+from rltemp.envs.played import Stretch
+from rltemp.envs.shares import Workers, open_workers
 from rltemp.envs.variety import Variety
 from rltemp.envs.vector import DistillVecEnv
-from rltemp.io.workers import Workers
+from rltemp.errors import TrainingStoppedError
+from rltemp.io.pool import RETRIES, WorkerPool
+from rltemp.kd.method import Objective
+from rltemp.training.distill import Distillation
+from rltemp.training.steps import Taken, plain_step
 
 STUDENTS = 32
 """Two shares of 16, the length of a processor's vectors: rows then fall into the same places of it in any stack."""
@@ -22,7 +31,8 @@ STUDENTS = 32
 
 @pytest.fixture(scope="module")
 def two() -> Iterator[Workers]:
-    with closing(Workers(2)) as workers:
+    with open_workers(2) as workers:
+        assert workers is not None
         yield workers
 
 
@@ -30,70 +40,99 @@ def pair(problem: Problem | Variety, workers: Workers, **options: object) -> lis
     return [DistillVecEnv(problem, STUDENTS, replicas=2, seed=3, workers=one, **options) for one in (None, workers)]
 
 
-def actions(env: DistillVecEnv, steps: int) -> list[np.ndarray]:
-    generator = np.random.default_rng(0)
-    return [generator.uniform(-1, 1, (env.num_envs, 2)).astype(np.float32) for _ in range(steps)]
+def played(env: DistillVecEnv) -> list[Stretch]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = SampleNetwork(torch.zeros(8), torch.ones(8))
+        return [*env.play(network, mirrored_draws(network.weights.detach(), 0.3, STUDENTS))]
 
 
-def assert_same_step(mine: tuple, theirs: tuple) -> None:
-    for one, other in zip(mine[:3], theirs[:3], strict=True):
-        np.testing.assert_array_equal(one, other)
-    for one, other in zip(mine[3], theirs[3], strict=True):
-        assert one.keys() == other.keys()
-        if one:
-            np.testing.assert_array_equal(one["terminal_observation"], other["terminal_observation"])
-            assert one["TimeLimit.truncated"] == other["TimeLimit.truncated"]
-            assert [one["episode"][name] for name in "rl"] == [other["episode"][name] for name in "rl"]
-
-
-def assert_same_values(mine: object, theirs: object) -> None:
+def assert_same(mine: object, theirs: object) -> None:
     assert type(mine) is type(theirs)
     for field in fields(mine):
         one, other = getattr(mine, field.name), getattr(theirs, field.name)
         assert torch.equal(one, other) if isinstance(one, Tensor) else one == other
 
 
-def test_every_step_of_two_runs_is_the_same(short: Problem, two: Workers) -> None:
+def assert_same_runs(mine: list[Stretch], theirs: list[Stretch]) -> None:
+    for one, other in zip(mine, theirs, strict=True):
+        assert one.steps == other.steps
+        for name in ("reward", "potential", "lost"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+        assert_same(one.look.signals, other.look.signals)
+        assert_same(one.look.temperatures, other.look.temperatures)
+        assert torch.equal(one.look.loss, other.look.loss)
+
+
+def test_every_look_of_two_runs_is_the_same(short: Problem, two: Workers) -> None:
     alone, shared = pair(short, two, mixup_runs=1, reward_interval=7)
-    np.testing.assert_array_equal(alone.reset(), shared.reset())
-    for action in actions(alone, 2 * alone.episode.steps):
-        assert_same_step(alone.step(action), shared.step(action))
-        assert alone.episode.taken == shared.episode.taken
-    np.testing.assert_array_equal(alone.finished.seen_potential, shared.finished.seen_potential)
+    for number in range(2):
+        mine, theirs = played(alone), played(shared)
+        assert_same_runs(mine, theirs)
+        assert [stretch.steps for stretch in mine] == [7, 7, 6]
+        assert alone.runs_finished == shared.runs_finished == number + 1
+    np.testing.assert_array_equal(alone.finished.potential, shared.finished.potential)
 
 
-def test_a_look_shows_all_students(short: Problem, two: Workers) -> None:
-    alone, shared = pair(short, two)
-    for env in (alone, shared):
-        env.step(actions(env, 1)[0])
-    mine, theirs = alone.episode.look(), shared.episode.look()
-    assert_same_values(mine.signals, theirs.signals)
-    assert_same_values(mine.temperatures, theirs.temperatures)
-    assert torch.equal(mine.loss, theirs.loss)
-    assert not theirs.signals.student_logits.requires_grad
-
-
-def test_students_that_diverge_are_replaced_in_every_share(short: Problem, two: Workers) -> None:
+def test_students_that_diverge_do_so_in_every_share(short: Problem, two: Workers) -> None:
     wild = replace(short, task=replace(short.task, recipe=replace(short.task.recipe, learning_rate=1e30)))
     alone, shared = pair(wild, two)
-    for action in actions(alone, alone.episode.steps):
-        assert_same_step(alone.step(action), shared.step(action))
-    np.testing.assert_array_equal(alone.finished.lost, shared.finished.lost)
+    assert_same_runs(played(alone), played(shared))
     assert shared.finished.lost[:16].any()
     assert shared.finished.lost[16:].any()
 
 
 def test_a_state_of_either_is_restored_by_the_other(short: Problem, two: Workers) -> None:
     alone, shared = pair(short, two)
+    played(alone)
     for one, other in ((alone, shared), (shared, alone)):
-        seen = one.reset()
-        other.restore(one.state())
-        np.testing.assert_array_equal(other.reset(), seen)
+        state = one.state()
+        before = played(one)
+        other.restore(state)
+        other.reset()
+        assert_same_runs(before, played(other))
 
 
 def test_tasks_of_a_variety_are_drawn_alike(two: Workers) -> None:
-    alone, shared = pair(Variety(3, 2, (("digits", 3), ("formula", 4))), two)
-    for _ in range(3):
-        np.testing.assert_array_equal(alone.reset(), shared.reset())
-        action = actions(alone, 1)[0]
-        assert_same_step(alone.step(action), shared.step(action))
+    alone, shared = pair(Variety(3, 2, (("digits", 3), ("formula", 4))), two, reward_interval=100)
+    for _ in range(2):
+        assert_same_runs(played(alone), played(shared))
+
+
+def test_one_worker_is_this_process_itself() -> None:
+    with open_workers(1) as workers:
+        assert workers is None
+
+
+def test_shares_are_in_order_and_differ_by_one_at_most() -> None:
+    assert Workers(WorkerPool(), 2).shares(7) == [slice(0, 3), slice(3, 7)]
+    assert Workers(WorkerPool(), 2).shares(32) == [slice(0, 16), slice(16, 32)]
+
+
+class KillingStep:
+    """A plain step that kills the worker of the first share that comes to the middle of a run, so many times."""
+
+    def __init__(self, folder: Path, often: int) -> None:
+        self.folder, self.often, self.parent = folder, often, os.getpid()
+
+    def __call__(self, run: Distillation, method: Objective) -> Taken:
+        killed = len([*self.folder.glob("killed-*")])
+        if run.step == 10 and os.getpid() != self.parent and killed < self.often:
+            (self.folder / f"killed-{os.getpid()}").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return plain_step(run, method)
+
+
+def test_the_students_of_a_killed_worker_are_trained_again(short: Problem, tmp_path: Path) -> None:
+    step = KillingStep(tmp_path, 1)
+    with open_workers(2) as workers:
+        alone, shared = pair(short, workers, step=step)
+        for _ in range(2):
+            assert_same_runs(played(alone), played(shared))
+    assert len([*tmp_path.glob("killed-*")]) == 1
+
+
+def test_workers_that_are_lost_again_and_again_end_it_in_one_line(short: Problem, tmp_path: Path) -> None:
+    lost = rf"^students 1 to 16 of the run could not be trained in {RETRIES + 1} tries: each time its worker was lost"
+    with open_workers(2) as workers, pytest.raises(TrainingStoppedError, match=lost):
+        played(DistillVecEnv(short, STUDENTS, step=KillingStep(tmp_path, 1000), workers=workers))

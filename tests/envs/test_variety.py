@@ -10,11 +10,12 @@ import torch
 
 from rltemp import BadInputError
 from rltemp.agents.config import PolicyConfig
+from rltemp.agents.network import SampleNetwork
 from rltemp.agents.selection import VarietyTrial, judged
 from rltemp.agents.train import make_env, train_policy
 from rltemp.data.problem import Problem
+from rltemp.envs.episode import Decision
 from rltemp.envs.variety import BATCH, RATES, STEPS, STUDENTS, Family, Variety
-from rltemp.loading import load_method
 from rltemp.policy.rule import Policy
 from rltemp.runs.train_policy import TrainPolicyOptions
 
@@ -108,10 +109,13 @@ def test_the_environment_meets_another_task_in_every_run(variety: Variety) -> No
 
 
 def test_a_better_method_is_worth_more_on_a_variety_and_the_trial_repeats(variety: Variety) -> None:
-    worth = judged(VarietyTrial(variety, students=8, tasks=3))
-    good, bad = load_method("fixed:4"), load_method("fixed:temperature=4,ce_weight=0,kd_weight=0")
-    assert worth(good) > worth(bad) + 0.1
-    assert worth(good) == worth(good)
+    network, weights = SampleNetwork(torch.zeros(8), torch.ones(8)), torch.zeros(18)
+    good, bad = (
+        judged(VarietyTrial(variety, 8, Decision.make(reference), tasks=3))
+        for reference in ("fixed:4", "fixed:temperature=4,ce_weight=0,kd_weight=0")
+    )
+    assert good(network, weights) > bad(network, weights) + 0.1
+    assert good(network, weights) == good(network, weights)
 
 
 def test_a_policy_trained_on_a_variety_is_written_and_names_it(variety: Variety, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from rltemp.experiments.compare import compare
 from rltemp.experiments.grid import alternatives, check_rules
 from rltemp.experiments.measures import LOSS
 from rltemp.experiments.options import SELECTION_SEED
-from rltemp.experiments.students import default_stack, train_method
+from rltemp.experiments.students import train_method
 from rltemp.loading import load_method
 from rltemp.training.distill import Distillation
 from rltemp.training.preparation import prepare
@@ -110,5 +110,5 @@ def test_a_mistake_is_found_before_any_training(rules: list[str], seeds: list[in
 
 
 def test_small_perceptrons_are_stacked_and_others_are_not(toy: Problem):
-    assert default_stack(toy) == 64
-    assert default_stack(prepare(load_task("toy", student="mlp:20000"))) == 1
+    assert toy.stack_size == 64
+    assert prepare(load_task("toy", student="mlp:20000")).stack_size == 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from support import pool_work
+from support.clusters import lose
 from support.pool_work import jobs, lines, orders, result
 from support.processes import Process, code, gone, start, until
 from support.results import COMPARE, STUDY, STUDY_SIZE, cells_of, contents, shares
@@ -25,36 +25,11 @@ from rltemp.data.recipe import Recipe
 from rltemp.data.task import Task
 from rltemp.errors import BadInputError, TrainingStoppedError
 from rltemp.experiments.compare import results_of
-from rltemp.experiments.pool import RETRIES, ProcessPool, RayPool, WorkerPool
 from rltemp.experiments.result_cache import ResultCache, TrainedStack
+from rltemp.io.pool import RETRIES, ProcessPool, RayPool, WorkerPool
 from rltemp.io.workers import packed, unpacked
 from rltemp.models.networks import seeded_model
 from rltemp.training.identity import problem_identity
-
-
-@pytest.fixture
-def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A Ray cluster: a head that works on nothing, and two nodes of one processor."""
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'rltemp[ray]'")
-    from ray.cluster_utils import Cluster
-
-    # Ray's processes find what the tests' own process finds.
-    monkeypatch.setenv("PYTHONPATH", ":".join(path for path in sys.path if path))
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("RAY_DISABLE_DASHBOARD", "1")
-    memory = {"object_store_memory": 100 * 1024 * 1024}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **memory})
-    for _ in range(2):
-        cluster.add_node(num_cpus=1, **memory)
-    cluster.wait_for_nodes()
-    yield cluster
-    cluster.shutdown()
-
-
-def lose(nodes: Any) -> None:
-    """Kill a node that works, with all that runs on it."""
-    (node, *_) = list(nodes.worker_nodes)
-    nodes.remove_node(node, allow_graceful=False)
 
 
 @pytest.fixture(params=["processes", pytest.param("ray", marks=pytest.mark.faults)])

@@ -1,91 +1,88 @@
-"""Workers keep what they are given, answer call after call, and end in one line, whatever happens to one of them."""
+"""What worker processes need: things that reach them whole, and errors that come back as people are told of them."""
 
 from __future__ import annotations
 
-import os
+import multiprocessing
+import pickle
 import signal
-from collections.abc import Iterator
-from contextlib import closing
+import time
+from multiprocessing.connection import Client
 from pathlib import Path
+from runpy import run_path
 
 import pytest
 import torch
-from support.pool_work import Desk, lines
-from support.processes import Process, gone, until
+from support.processes import Process
 
-from rltemp.errors import BadInputError, TrainingStoppedError
-from rltemp.io.workers import Workers, open_workers
+from rltemp.errors import BadInputError, TrainingDivergedError
+from rltemp.io.workers import Handout, WorkerFailure, fetched, sent
 
-
-@pytest.fixture(scope="module")
-def two() -> Iterator[Workers]:
-    with closing(Workers(2)) as workers:
-        workers.give("desk", Desk())
-        yield workers
+LARGE = 1_000_000
+"""Numbers: more than any pipe or socket holds while nobody reads."""
 
 
-def test_each_worker_keeps_a_copy_of_its_own_from_call_to_call(two: Workers) -> None:
-    two.give("desk", Desk())
-    two.call("desk", "add", [(1,), (10,)])
-    (first, one), (second, other) = two.call("desk", "add", [(2,), (20,)])
-    assert (first, second) == (3, 30)
-    assert len({one, other, os.getpid()}) == 3
-
-
-def test_functions_and_tensors_travel_and_threads_are_those_of_the_parent(two: Workers) -> None:
+def test_what_is_sent_arrives_itself_with_functions_and_tensors() -> None:
     shift = 5
-    assert two.call("desk", "apply", [(lambda number: number + shift, 1), (lambda number: number * 2, 4)]) == [6, 8]
-    for values, threads in two.call("desk", "tensors", [(), ()]):
-        assert torch.equal(values, torch.tensor([0.0, 1.0, 2.0]))
-        assert threads == torch.get_num_threads()
+    function, values = pickle.loads(pickle.dumps(sent((lambda number: number + shift, torch.arange(3.0)))))
+    assert function(1) == 6
+    assert torch.equal(values, torch.tensor([0.0, 1.0, 2.0]))
 
 
-def test_shares_are_in_order_and_differ_by_one_at_most(two: Workers) -> None:
-    assert two.shares(7) == [slice(0, 3), slice(3, 7)]
-    assert two.shares(32) == [slice(0, 16), slice(16, 32)]
+def test_a_handout_is_fetched_as_often_as_it_says_and_forgotten_then() -> None:
+    handout = Handout(torch.arange(3.0), 2)
+    for _ in range(2):
+        assert torch.equal(fetched(handout.address), torch.tensor([0.0, 1.0, 2.0]))
+    time.sleep(0.1)
+    with pytest.raises(OSError):  # noqa: PT011 - refused or reset, as the system has it
+        fetched(handout.address)
+    handout.close()
 
 
-@pytest.mark.parametrize(
-    ("how", "kind", "said"),
-    [
-        ("bad input", BadInputError, r"^a number that nobody can use$"),
-        ("exception", TrainingStoppedError, r"^a worker's training raised ZeroDivisionError: seven is none of my numb"),
-        ("exit", TrainingStoppedError, r"^a worker's training raised SystemExit: 0$"),
-    ],
-)
-def test_an_error_comes_back_with_its_own_traceback(two: Workers, how: str, kind: type, said: str) -> None:
-    with pytest.raises(kind, match=said) as error:
-        two.call("desk", "fail", [(how,), (how,)])
-    assert "in fail" in str(error.value.__cause__)
-    assert len(two.call("desk", "add", [(0,), (0,)])) == 2, "they go on"
+def test_a_closed_handout_hands_out_nothing() -> None:
+    handout = Handout("thing", 2)
+    handout.close()
+    with pytest.raises((OSError, EOFError)):
+        fetched(handout.address)
 
 
-def test_a_worker_that_is_killed_is_named_and_the_others_end() -> None:
-    with closing(Workers(2)) as workers:
-        workers.give("desk", Desk())
-        processes = [process for _, process in workers.call("desk", "add", [(0,), (0,)])]
-        with pytest.raises(TrainingStoppedError, match=r"^worker 1 of 2 is gone, with exit code -9\. The same command"):
-            workers.call("desk", "fail", [("kill",)])
-    assert all(gone(process) for process in processes)
+def test_a_worker_that_is_killed_while_it_fetches_holds_up_nobody() -> None:
+    handout, key = Handout(torch.zeros(LARGE), 2), multiprocessing.current_process().authkey
+
+    def begin() -> None:
+        Client(handout.address, authkey=key)
+        time.sleep(600)
+
+    worker = Process(begin)
+    time.sleep(0.5)  # its part of the socket is full
+    worker.send(signal.SIGKILL)
+    worker.finish()
+    assert len(fetched(handout.address)) == LARGE
 
 
-def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-
-    def work() -> None:
-        workers = Workers(1)
-        workers.give("desk", Desk())
-        workers.call("desk", "hang", [(str(log), 0)])
-
-    parent = Process(work)
-    until(lambda: len(lines(log)) == 1)
-    ((_, worker),) = lines(log)
-    assert not gone(worker)
-    parent.send(signal.SIGKILL)
-    parent.finish()
-    until(lambda: gone(worker), 20)
+def failure_of(function) -> WorkerFailure | None:
+    try:
+        function()
+    except BaseException as error:
+        return WorkerFailure.of(error)
+    raise AssertionError("it raised nothing")
 
 
-def test_one_worker_is_this_process_itself() -> None:
-    with open_workers(1) as workers:
-        assert workers is None
+def test_errors_meant_for_people_come_back_as_they_are() -> None:
+    def diverge() -> None:
+        raise TrainingDivergedError("nothing is finite")
+
+    failure = failure_of(diverge)
+    assert isinstance(failure.error, TrainingDivergedError)
+    assert "in diverge" in failure.trace
+
+
+def test_an_error_of_code_that_was_sent_along_is_the_users(tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text("def fail():\n    raise ZeroDivisionError('seven')\n")
+    failure = failure_of(run_path(str(own))["fail"])
+    assert isinstance(failure.error, BadInputError)
+    assert str(failure.error) == "your code raised ZeroDivisionError: seven. --debug shows where"
+
+
+def test_any_other_error_is_none_that_people_are_told() -> None:
+    assert failure_of(lambda: {}["missing"]) is None

@@ -65,7 +65,7 @@ def test_gpts_stacked_answer_and_learn_as_each_alone(spec: str) -> None:
 
 def test_students_of_a_gpt_are_stacked() -> None:
     traits = tried(lambda seed: seeded_model("gpt:32x2", (LENGTH,), SYMBOLS, seed), drawn(2, LENGTH), "student gpt")
-    assert traits.stacks
+    assert not traits.alone
     assert traits.outputs == (LENGTH, SYMBOLS)
 
 

@@ -23,7 +23,7 @@ BATCH = ("distill", "--rule", "universal", "--task", "toy", "--epochs", "1")
 ACTION = ("train-policy", "--task", "toy", "--updates", "1", "--students", "2", "--replicas", "2")
 STARTS: dict[str, tuple[Sequence[str], Stop]] = {
     "batch": (BATCH, ("rltemp/training/distill.py", "observe")),
-    "action": ((*ACTION, "--validation-students", "1"), ("agents/network.py", "predict_values")),
+    "action": ((*ACTION, "--validation-students", "1"), ("envs/played.py", "_taken")),
 }
 """The command that is run, and the function with which a step of it begins."""
 

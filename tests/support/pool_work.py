@@ -5,11 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from rltemp.errors import BadInputError
 from rltemp.experiments.compare import Job
@@ -80,36 +76,3 @@ def lines(log: Path) -> list[tuple[int, int]]:
     """Every number that was worked on, with its process."""
     found = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
     return [(int(number), int(process)) for number, process in found]
-
-
-class Desk:
-    """What a worker of `rltemp.io.workers` keeps in tests."""
-
-    def __init__(self) -> None:
-        self.total = 0
-
-    def add(self, number: int) -> tuple[int, int]:
-        """The sum of what this worker was told so far, and its process."""
-        self.total += number
-        return self.total, os.getpid()
-
-    def apply(self, function: Callable[[int], int], number: int) -> int:
-        return function(number)
-
-    def tensors(self) -> tuple[Tensor, int]:
-        """A tensor, and the threads that computed it."""
-        return torch.arange(3.0), torch.get_num_threads()
-
-    def fail(self, how: str) -> None:
-        """End in a way that a user's own code could."""
-        if how == "bad input":
-            raise BadInputError("a number that nobody can use")
-        if how == "exception":
-            raise ZeroDivisionError("seven is none of my numbers")
-        if how == "exit":
-            raise SystemExit(0)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def hang(self, log: str, number: int) -> None:
-        write(log, number)
-        time.sleep(600)

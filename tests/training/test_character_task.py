@@ -10,7 +10,6 @@ from rltemp.data.tasks import load_task
 from rltemp.experiments.compare import compare
 from rltemp.experiments.measures import loss
 from rltemp.experiments.statistics import paired_difference
-from rltemp.experiments.students import default_stack
 from rltemp.loading import load_method
 from rltemp.models.stack import StackedStudents
 from rltemp.training.distill import Distillation
@@ -27,7 +26,7 @@ def brief() -> Problem:
 def test_a_stack_of_its_students_learns_from_what_comes_before(brief: Problem) -> None:
     students = train(Distillation(brief, [3, 5]), load_method("fixed:1"))
     assert isinstance(students, StackedStudents)
-    assert default_stack(brief) == 16
+    assert brief.stack_size == 32
     split = brief.dataset.validation
     counts = split.targets.bincount(minlength=64).double()
     frequencies = counts[counts > 0] / counts.sum()

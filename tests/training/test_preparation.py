@@ -38,6 +38,10 @@ def linear(width: int) -> nn.Module:
     return nn.Linear(FEATURES, width)
 
 
+def large_student(seed: int, width: int = 50_000) -> nn.Module:
+    return nn.Sequential(nn.Linear(FEATURES, width), nn.ReLU(), nn.Linear(width, CLASSES))
+
+
 # Classes and labels
 
 
@@ -249,6 +253,7 @@ def test_without_labels_logits_of_all_splits_are_needed() -> None:
     [
         (dropout_student, "Students dropout_student are trained one by one: it draws random numbers in training"),
         (normalised_student, ""),
+        (large_student, "Students large_student are trained one by one: they are too large to gain by a stack."),
     ],
 )
 def test_the_log_says_why_students_are_not_stacked(student: Any, message: str, caplog) -> None:
@@ -257,4 +262,4 @@ def test_the_log_says_why_students_are_not_stacked(student: Any, message: str, c
     said = [line for line in caplog.messages if "one by one" in line]
     assert said == ([] if not message else [line for line in caplog.messages if line.startswith(message)])
     assert len(said) == bool(message)
-    assert found.traits.stacks == (not message)
+    assert (found.stack_size > 1) == (not message)

@@ -1,6 +1,7 @@
 """Worker pools: other processes that train, `--workers` of this machine or those of a Ray cluster.
 
-A worker is given the work once, then one order after another. What a worker had when it was lost is given to another.
+A worker is given the work once, then one order after another. An order stands for itself: what a worker had when it was
+lost is given to another.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from typing import Any, cast
 
 import torch
 
-from rltemp.errors import BadInputError, TrainingStoppedError
-from rltemp.io.interruption import kept_handlers
-from rltemp.io.workers import begin_worker, deaf
+from rltemp.errors import BadInputError, InterruptedRunError, TrainingStoppedError
+from rltemp.io.interruption import kept_handlers, requested
+from rltemp.io.workers import Handout, WorkerFailure, begin_worker, deaf, fetched, sent
 from rltemp.optional_imports import import_library
 
 RETRIES = 2
@@ -41,9 +42,10 @@ class WorkerPool:
         """Yield the place of each order and what the work made of it, as they are done.
 
         Raises:
-            BadInputError: As the work raises it.
-            TrainingStoppedError: Likewise; or where a worker raised anything else, or was lost with the same order
-                again and again. The text says what the worker said.
+            RltempError: As the work raises it.
+            TrainingStoppedError: Where a worker raised anything else, or was lost with the same order again and again.
+                The text says what the worker said.
+            InterruptedRunError: Where a signal came, which may have ended workers too.
         """
         waiting, lost = dict(enumerate(orders)), 0
         while waiting:
@@ -54,10 +56,13 @@ class WorkerPool:
                     del waiting[place]
                     yield place, outcome
             lost = lost + 1 if len(waiting) == before else 0
+            if waiting and (number := requested()) is not None:  # a SIGTERM to the whole group
+                raise InterruptedRunError(number)
             if lost > RETRIES:
                 name = _name(next(iter(waiting.values())))
                 raise TrainingStoppedError(
-                    f"{name} could not be trained in {lost} tries: each time its worker was lost"
+                    f"{name} could not be trained in {lost} tries: each time its worker was lost. Where memory is "
+                    "short, take fewer --workers"
                 )
 
     def _tried(self, work: Work, orders: Mapping[int, Order]) -> Iterator[tuple[int, Any]]:
@@ -90,6 +95,7 @@ class ProcessPool(WorkerPool):
         self._count = count
         self._executor: ProcessPoolExecutor | None = None
         self._work: Work | None = None
+        self._handout: Handout
         self._others = {*multiprocessing.active_children()}
 
     def _submit(self, work: Work, order: Order) -> Future[Any]:
@@ -97,13 +103,12 @@ class ProcessPool(WorkerPool):
             self.close()
         for _ in range(2):
             if self._executor is None:
-                start = work, torch.get_num_threads()
-                context = multiprocessing.get_context("spawn")
-                self._work = work
+                self._work, self._handout = work, Handout(work, self._count)
+                start, context = (self._handout.address, torch.get_num_threads()), multiprocessing.get_context("spawn")
                 self._executor = ProcessPoolExecutor(self._count, context, initializer=_begin, initargs=start)
             try:
                 with deaf():
-                    return self._executor.submit(_done, order)
+                    return self._executor.submit(_done, sent(order))
             except BrokenProcessPool:  # a process was lost; all others of its executor have ended
                 self.close()
         raise TrainingStoppedError("the workers end as soon as they are started; try --workers 1")
@@ -111,6 +116,7 @@ class ProcessPool(WorkerPool):
     def close(self) -> None:
         """End all workers at once; they write nothing."""
         if self._executor is not None:
+            self._handout.close()
             self._executor.shutdown(wait=False, cancel_futures=True)
             for process in {*multiprocessing.active_children()} - self._others:
                 process.terminate()
@@ -144,9 +150,9 @@ class RayPool(WorkerPool):
 
     def _submit(self, work: Work, order: Order) -> Future[Any]:
         if self._shipped is None or self._shipped[0] != work:
-            self._shipped = work, self._ray.put(work)
+            self._shipped = work, self._ray.put(sent(work))
         # Within a list it stays a reference, which a node's process follows once and not for every order.
-        task = self._done.remote([self._shipped[1]], order, torch.get_num_threads())
+        task = self._done.remote([self._shipped[1]], sent(order), torch.get_num_threads())
         return cast("Future[Any]", task.future())
 
     def close(self) -> None:
@@ -171,8 +177,8 @@ def _outcome(future: Future[Any], order: Order) -> Any:
         said = f"{type(error).__name__}: {first}. Its worker said: {error.__cause__ or rest or first}"
         raise TrainingStoppedError(f"{_name(order)} could not be trained: {said}") from error
     outcome = future.result()
-    if isinstance(outcome, Exception):
-        raise outcome
+    if isinstance(outcome, WorkerFailure):
+        raise outcome.error from RuntimeError(outcome.trace)
     return outcome
 
 
@@ -183,16 +189,18 @@ def _name(order: Order) -> str:
 def _carry_out(work: Work, order: Order) -> Any:
     """In a worker; errors that are meant for people come back as they are."""
     try:
-        return work(*order)
-    except (BadInputError, TrainingStoppedError) as error:
-        return error
+        return sent(work(*order))
+    except BaseException as error:  # a SystemExit of a user's code too, which would end the worker without a word
+        if (failure := WorkerFailure.of(error)) is None:
+            raise
+        return sent(failure)
 
 
-def _begin(work: Work, threads: int) -> None:
+def _begin(address: Any, threads: int) -> None:
     """In a process of `ProcessPool`, which ends with its parent, however that ends."""
     global _work
     begin_worker(threads)
-    _work = work
+    _work = fetched(address)
 
 
 def _done(order: Order) -> Any:
