@@ -149,7 +149,7 @@ def test_students_that_train_alone_are_added_one_by_one(tmp_path: Path) -> None:
     assert len(contents(tmp_path / "c" / "cells")) == len(cells) + 1 == 3
 
 
-def test_results_of_plain_steps_are_kept_where_more_seeds_would_be_compiled(tmp_path: Path, toy: Problem) -> None:
+def test_results_of_plain_steps_are_kept_where_more_would_be_compiled(tmp_path: Path, toy: Problem) -> None:
     def grown(seeds: int, mode: CompileMode) -> ResultCache:
         cache = ResultCache(tmp_path)
         compare(toy, ["none"], range(seeds), stack=2, cache=cache, compile_mode=mode)
