@@ -61,6 +61,8 @@ def load_method(spec: str) -> Objective:
             )
         return replace(found, name=spec) if isinstance(found, Objective) else Method(spec, as_rule(found))
     lookup(dict.fromkeys([*METHODS, *WRAPPERS, *SHIPPED]), name, "rule")
+    if name in SHIPPED:
+        raise BadInputError(f"{spec!r}: the policy {name} takes no options, its file holds them. Give {name} alone")
     raise BadInputError(f"{spec!r} needs a method behind it, as in {name}:dtkd")
 
 
@@ -114,7 +116,7 @@ def named_policy(spec: str) -> tuple[Path, str | None]:
     name, pinned, sha256 = spec.partition(PIN)
     if pinned and not re.fullmatch("[0-9a-f]{64}", sha256):
         raise BadInputError(f"{spec!r} pins no SHA-256; needed: its 64 digits, as `rltemp policy show` prints them")
-    return SHIPPED.get(name, Path(name)), sha256 or None
+    return SHIPPED.get(name, Path(name).expanduser()), sha256 or None
 
 
 def imports_code(spec: str) -> bool:

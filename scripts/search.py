@@ -11,7 +11,6 @@ the network can do there, and no result. Needs cma: `pip install 'rltemp[search]
 from __future__ import annotations
 
 import math
-import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -29,7 +28,7 @@ from rltemp.agents.network import SampleNetwork
 from rltemp.agents.policy_export import export_policy
 from rltemp.agents.selection import potentials
 from rltemp.agents.train import POLICY_FILE, make_env, observation_statistics
-from rltemp.cli.console import complain, messages_shown, say, show_next
+from rltemp.cli.console import complain, messages_shown, next_command, say, show_next
 from rltemp.data.dataset import Split
 from rltemp.data.problem import Problem, predict
 from rltemp.envs.episode import FIRST_TRAINING_SEED, Decision
@@ -115,8 +114,8 @@ def run(options: Search) -> None:
     say(f"Reference {result['reference_potential']:.4f}, policy {result['potential']:.4f}, on students of their own.")
     last = result["students_of_the_last_look"]
     say(f"{result['students_trained']} student runs for the search, {last} for that line.")
-    rules = f"--rules fixed:4 {shlex.quote(str(out / POLICY_FILE))}"
-    show_next(out, f"rltemp compare {options.task_words()} {rules} --first-seed 1000 --seeds 128")
+    words = "--rules", "fixed:4", out / POLICY_FILE, "--first-seed", 1000, "--seeds", 128
+    show_next(out, next_command("compare", options.task_words(), out, *words))
 
 
 def search(problem: Problem, config: SearchConfig, out: Path) -> dict[str, Any]:

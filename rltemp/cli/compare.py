@@ -24,7 +24,7 @@ from rltemp.io.progress import Bar, Progress
 from rltemp.io.run_folders import TIMING, read_json, showing
 from rltemp.report.comparison import page_name, run_comparison, run_study
 from rltemp.report.explain_page import importance_words, relation_words, run_explanation
-from rltemp.report.tables import console_overall, console_table
+from rltemp.report.terminal_tables import console_overall, console_table
 from rltemp.runs.functions import found
 
 

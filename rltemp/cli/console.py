@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
 FILE_WIDTH = 160
 """Columns where the output is no terminal."""
@@ -50,7 +51,7 @@ def complain(line: str) -> None:
     _write(f"rltemp: {' '.join(line.splitlines())}", sys.stderr)
 
 
-def show(table: Table) -> None:
+def show(table: RenderableType) -> None:
     """Print a table, as wide as the terminal."""
     from rich.console import Console  # `rltemp --help` prints no table
 
@@ -63,6 +64,22 @@ def show_next(folder: Path, *commands: str) -> None:
     say(f"Files: {folder}/ ({', '.join(name for name in names if 'tfevents' not in name)})")
     for command in commands:
         say(f"Next:  {command}")
+
+
+def next_command(command: str, task: str, out: Path, *words: object) -> str:
+    """A line to type next: a command on the same task, in a folder beside this one's, so that neither is in the way.
+
+    >>> next_command("distill", "--task toy", Path("my runs/p"), "--rule", "my runs/p/policy.safetensors")
+    "rltemp distill --task toy --rule 'my runs/p/policy.safetensors' --out 'my runs/p-distill'"
+    """
+    own = out if out.name not in ("", "..") else out.resolve()
+    given = shlex.join(map(str, (*words, "--out", own.with_name(f"{own.name}-{command}"))))
+    return f"rltemp {command} {task} {given}"
+
+
+def logs_of(folder: Path) -> str:
+    """The line that opens TensorBoard on a folder."""
+    return shlex.join(["tensorboard", "--logdir", str(folder)])
 
 
 def _write(line: str, stream: TextIO) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rltemp.agents.train import POLICY_FILE
 from rltemp.cli.compare import compare
-from rltemp.cli.console import say, show_next
+from rltemp.cli.console import logs_of, next_command, say, show_next
 from rltemp.cli.distill import distill
 from rltemp.cli.train_policy import train_policy
 from rltemp.cli.train_teacher import TrainTeacher
@@ -65,9 +65,12 @@ class Demo(TaskOptions):
         )
         compare(comparison)
         say(f"\nThe policy is {rule}; two lines in a training loop use it (README).")
+        task = self.task_words()
         show_next(
             out,
-            f"tensorboard --logdir {out}",
-            f"rltemp distill {self.task_words()} --rule {rule} --seed 1000",
-            f"rltemp compare {self.task_words()} --rules fixed:4 dtkd:1 {rule} --first-seed 1000 --seeds 128",
+            logs_of(out),
+            next_command("distill", task, out, "--rule", rule, "--seed", 1000),
+            next_command(
+                "compare", task, out, "--rules", "fixed:4", "dtkd:1", rule, "--first-seed", 1000, "--seeds", 128
+            ),
         )

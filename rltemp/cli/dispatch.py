@@ -14,9 +14,11 @@ from typing import Any, get_type_hints
 import torch
 import tyro
 
-from rltemp.cli.commands import COMMANDS
+from rltemp.cli.commands import COMMANDS, group
+from rltemp.cli.console import say
+from rltemp.cli.help import HELP, page, refuse_unknown
 from rltemp.errors import BadInputError
-from rltemp.io.command_words import arguments, at_least
+from rltemp.io.command_words import arguments, at_least, with_home
 from rltemp.io.locks import released_at_end
 from rltemp.io.own_code import is_own
 from rltemp.io.run_folders import nothing_left_by_a_failed_start, read_config
@@ -33,14 +35,17 @@ def dispatch(words: Sequence[str]) -> None:
     """Find the command that the first words name, read its options, and run it."""
     if started_together() and words[0] != "distill":
         raise BadInputError(f"torchrun is for `distill`, one large student; start `{words[0]}` without it")
-    named = 2 if " ".join(words[:2]) in COMMANDS else 1
+    named = 2 if group(words[0]) else 1
     name = " ".join(words[:named])
+    if set(words[named:]) & set(HELP):
+        say(page(name, command_of(name)[0], everything="--help-all" in words))
+        return
     options = parse(name, words[named:])
     at_least(1, threads=options.threads)
     torch.set_num_threads(options.threads)
     failed = nothing_left_by_a_failed_start(options.folder()) if isinstance(options, TaskOptions) else nullcontext()
     with released_at_end(), failed:
-        _found(name)[1](options)
+        command_of(name)[1](options)
 
 
 def parse(command: str, words: Sequence[str]) -> Any:
@@ -49,35 +54,39 @@ def parse(command: str, words: Sequence[str]) -> Any:
     Raises:
         BadInputError: Where the command or an option is not known, or the configuration cannot be used.
     """
-    kind = _found(command)[0]
+    kind, words = command_of(command)[0], with_home(list(words))
     if hasattr(kind, "check_words"):
         kind.check_words(words)  # before anything could repeat them
+    refuse_unknown(kind, command, words)
     said = io.StringIO()
     try:
         with redirect_stderr(said):
             saved = _saved(kind, command, words)
-            args = [*_preset(kind, saved), *saved, *_preset(kind, words), *words]
+            args = [*_preset(kind, saved), *with_home(saved), *_preset(kind, words), *words]
             options = tyro.cli(kind, prog=f"rltemp {command}", args=args)
-    except SystemExit as stopped:
-        if not stopped.code:
-            raise  # --help
+    except SystemExit:
         raise BadInputError(f"{_one_line(said.getvalue())}. See `rltemp {command} --help`") from None
     _refuse_code(options, words)
     return options
 
 
-def _found(command: str) -> tuple[type[Any], Callable[[Any], object]]:
+def command_of(command: str) -> tuple[type[Any], Callable[[Any], object]]:
     """A command's options, and what takes them."""
-    module, attribute = lookup(COMMANDS, command, "command")[0].split(":")
+    module, attribute = lookup(COMMANDS, command, "command").place.split(":")
     found = getattr(importlib.import_module(f"rltemp.cli.{module}"), attribute)
     return (get_type_hints(found)["options"], found) if inspect.isfunction(found) else (found, found.run)
 
 
 def _one_line(boxed: str) -> str:
-    """The text of tyro's box, without colours, the box, its title and its pointers to the help."""
-    lines = [line.strip("│╭╮╰╯─ ") for line in re.sub(r"\x1b\[[0-9;]*m", "", boxed).splitlines()]
-    kept = [line for line in lines[1:] if line and "helptext" not in line]
-    return " ".join(dict.fromkeys(kept)).rstrip(".")
+    """What tyro's box says in its first part, without colours, the box and its title. It may be drawn in ASCII."""
+    _, *lines = (line.strip("│╭╮╰╯ ") for line in re.sub(r"\x1b\[[0-9;]*m", "", boxed).splitlines())
+    first: list[str] = []
+    for line in lines:
+        if line.strip("─-"):
+            first.append(line)
+        elif first:
+            break
+    return " ".join(" ".join(first).replace("{None}|", "").split()).rstrip(".")
 
 
 def _saved(kind: type[Any], command: str, words: Sequence[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rltemp.cli.console import say, show_next
+from rltemp.cli.console import logs_of, next_command, say, show_next
 from rltemp.io.run_folders import showing
 from rltemp.runs.distill import DistillOptions
 
@@ -20,5 +20,5 @@ def distill(options: DistillOptions) -> None:
             f"Student {result['student']} under {options.rule}: {100 * result['test_accuracy']:.2f} % test "
             f"accuracy (its teacher {100 * result['teacher_accuracy']:.2f} %).{lost}"
         )
-    rules = " ".join(dict.fromkeys(["fixed:4", "dtkd", *([] if options.controller else [options.rule])]))
-    show_next(out, f"tensorboard --logdir {out}", f"rltemp compare {options.task_words()} --rules {rules}")
+    rules = dict.fromkeys(["fixed:4", "dtkd", *([] if options.controller else [options.rule])])
+    show_next(out, logs_of(out), next_command("compare", options.task_words(), out, "--rules", *rules))

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import rltemp
-from rltemp.cli.commands import COMMANDS
+from rltemp.cli.commands import COMMANDS, group
 from rltemp.cli.console import complain, messages_shown, say
 from rltemp.errors import BadInputError, InterruptedRunError, RltempError, one_line
 from rltemp.io.interruption import handled
@@ -27,10 +27,11 @@ usage: rltemp COMMAND [--option value ...]
 
 Reinforcement-learning temperature control for knowledge distillation.
 
-{chr(10).join(f"  {name:<14} {purpose}" for name, (_, purpose) in COMMANDS.items())}
+{chr(10).join(f"  {name:<14} {command.purpose}" for name, command in COMMANDS.items())}
 
-rltemp COMMAND --help shows a command's options; rltemp --version shows the version; {DEBUG} shows where an error came
-from."""
+`rltemp COMMAND --help` shows a command's examples and common options, and
+--help-all every option; `rltemp --version` shows the version; {DEBUG} shows
+where an error came from."""
 
 ANEW = ("--fresh", "--no-only-missing")
 """Not repeated by a command that is to go on."""
@@ -70,6 +71,9 @@ def run(words: Sequence[str]) -> None:
         say(USAGE)
     elif words[0] == "--version":
         say(f"rltemp {rltemp.__version__}")
+    elif (several := group(words[0])) and (words[1:] or ["--help"])[0].startswith("-"):
+        for name in several:
+            say(f"  rltemp {name:<14} {COMMANDS[name].purpose}")
     else:
         from rltemp.cli.dispatch import dispatch  # torch and tyro take two seconds
 

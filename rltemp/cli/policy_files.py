@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -93,7 +94,7 @@ class PolicyImport(RunOptions):
             provenance={"imported_from": "stable-baselines3"},
         )
         say(f"Wrote {self.out}, from the weights of {self.file} alone.")
-        say(f"Next:  rltemp policy show {self.out}")
+        say(f"Next:  {shlex.join(['rltemp', 'policy', 'show', str(self.out)])}")
 
     def _features(self) -> list[PolicyFeature]:
         count = len(self.features)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
-
 from rltemp.agents.train import POLICY_FILE
-from rltemp.cli.console import show_next
+from rltemp.cli.console import logs_of, next_command, show_next
 from rltemp.runs.train_policy import VARIETY, TrainPolicyOptions
 
 
@@ -13,11 +11,11 @@ def train_policy(options: TrainPolicyOptions) -> None:
     """`rltemp train-policy`."""
     options.run()
     out = options.folder()
-    file = shlex.quote(str(out / POLICY_FILE))
-    words = "--task digits" if options.task == VARIETY else options.task_words()
+    file = out / POLICY_FILE
+    task = "--task digits" if options.task == VARIETY else options.task_words()
     show_next(
         out,
-        f"tensorboard --logdir {out}",
-        f"rltemp distill {words} --rule {file}",
-        f"rltemp compare {words} --rules fixed:4 dtkd {file}",
+        logs_of(out),
+        next_command("distill", task, out, "--rule", file),
+        next_command("compare", task, out, "--rules", "fixed:4", "dtkd", file),
     )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from dataclasses import dataclass
 from typing import Any
 
-from rltemp.cli.console import say, show_next
+from rltemp.cli.console import next_command, say, show_next
 from rltemp.data.problem import evaluate
 from rltemp.errors import BadInputError
 from rltemp.io.run_folders import showing
@@ -43,6 +42,6 @@ class TrainTeacher(TaskOptions):
             result = self.finish({**found, **problem.teacher_mark}, started)
         with showing(out):
             say(f"Teacher {result['teacher']}: {100 * result['test_accuracy']:.2f} % test accuracy.")
-        weights = shlex.quote(str(out / "teacher.safetensors"))
-        show_next(out, f"rltemp distill {self.task_words()} --teacher-weights {weights}")
+        weights = out / "teacher.safetensors"
+        show_next(out, next_command("distill", self.task_words(), out, "--teacher-weights", weights))
         return result

@@ -14,7 +14,7 @@ from typing import Any
 
 from rltemp.compiling.mode import CompileMode, is_compiled
 from rltemp.data.problem import Problem
-from rltemp.experiments.grid import check_rules, choice, to_choose
+from rltemp.experiments.grid import alternatives, check_rules, choice, to_choose
 from rltemp.experiments.measures import ACCURACY, Quantity, quantity_of
 from rltemp.experiments.method_results import Comparison
 from rltemp.experiments.options import SELECTION_SEED
@@ -91,8 +91,7 @@ def compare(
     made = made or {}
     check_rules(rules, seeds, made)
     size = stack or problem.stack_size
-    stacks = sum(-(-len(seeds) // size) + len(to_choose(spec)) * -(-selection_seeds // size) for spec in rules)
-    total, taken = stacks * steps_of_a_run(problem), 0
+    total, taken = 0, 0
 
     def told(spec: str, steps: int = 1) -> None:
         nonlocal taken
@@ -103,10 +102,14 @@ def compare(
     files = fingerprints(spec for spec in rules if spec not in made)
     identity = problem_identity(problem) if cache is not None else {}
     step = step_of(problem, compile_mode, size, len(seeds))
-    identity = {**identity, **({"compiled": True} if is_compiled(step) else {})}
-    trainer = _Trainer(problem, size, files, made, identity, told, cache, pool, step)
-    quantity = quantity_of(problem)
-    tuned = _tune(trainer, rules, range(SELECTION_SEED, SELECTION_SEED + selection_seeds), quantity)
+    modes: list[dict[str, Any]] = [{"compiled": True}, {}] if is_compiled(step) else [{}, {"compiled": True}]
+    identities = [{**identity, **mode} for mode in modes[: 2 if compile_mode == "auto" else 1]]
+    trainer = _Trainer(problem, size, files, made, identities, told, cache, pool, step)
+    quantity, chooser = quantity_of(problem), range(SELECTION_SEED, SELECTION_SEED + selection_seeds)
+    stacks = [trainer.stacks(one, chooser) for spec in rules for one in to_choose(spec)]
+    stacks += [trainer.stacks(alternatives(spec)[0], seeds) for spec in rules]
+    total = sum(map(len, stacks)) * steps_of_a_run(problem)
+    tuned = _tune(trainer, rules, chooser, quantity)
     reported = {spec: best for spec, (best, _) in tuned.items()}
     names = list(dict.fromkeys(reported.values()))
     first = next((one for one in names if one not in made and _policy(one)), None)
@@ -145,13 +148,17 @@ def _tune(
 
 @dataclass(frozen=True)
 class _Trainer:
-    """Trains rules, stack by stack, or takes the results of stacks from the cache."""
+    """Trains rules, stack by stack, or takes the results of stacks from the cache.
+
+    `identities` hold what determines a result beside rule and seeds: of one that is trained here, and of those that
+    would do as well. Whoever leaves it open whether steps are compiled has a comparison grow from results of either.
+    """
 
     problem: Problem
     size: int
     files: Mapping[str, str]
     made: Mapping[str, Made]
-    identity: Mapping[str, Any]
+    identities: Sequence[Mapping[str, Any]]
     told: Callable[..., None] = lambda *_: None
     cache: ResultCache | None = None
     pool: WorkerPool | None = None
@@ -178,16 +185,38 @@ class _Trainer:
 
     def _jobs(self, rule: str, seeds: Sequence[int], traced: bool, shown: bool) -> list[Job]:
         """A job a stack; the first stack is the one that is traced and shown."""
-        made, jobs = self.made.get(rule), []
+        jobs: list[Job] = []
         skipped = functools.partial(self.told, "", steps_of_a_run(self.problem))
-        identity = made.identity if made else rule_identity(rule, self.files)
-        for place, chunk in enumerate(chunks(seeds, self.size)):
+        for place, chunk in enumerate(self.stacks(rule, seeds)):
             first = place == 0
-            key = {**self.identity, "rule": identity, "seeds": chunk, "traced": traced and first}
+            key = self._key(rule, chunk, traced and first)
             jobs.append(Job(key, (rule, chunk, traced and first, shown and first), skipped))
             if shown and first and self.cache is not None:
                 self.showcases[rule] = self.cache.path(key).with_suffix(CONTENT)
         return jobs
+
+    def stacks(self, rule: str, seeds: Sequence[int]) -> list[int | list[int]]:
+        """The seeds of each stack: as cached results have them, so that a comparison may grow, and else full stacks."""
+        full, found, cache = chunks(seeds, self.size), list[int | list[int]](), self.cache
+        if cache is None or self.size == 1:
+            return full
+        while seeds:
+            counts = range(min(self.size, len(seeds)), 0, -1)
+            keys = (self._key(rule, [*seeds[:count]], False) for count in counts)
+            count = next((len(key["seeds"]) for key in keys if cache.has(key)), counts[0])
+            found.append([*seeds[:count]])
+            seeds = seeds[count:]
+        return found
+
+    def _key(self, rule: str, chunk: int | list[int], traced: bool) -> dict[str, Any]:
+        """What determines a stack's result. One that was traced beside it is as good as one that was not."""
+        of_rule = self.made[rule].identity if rule in self.made else rule_identity(rule, self.files)
+        own, *as_good = [
+            {**identity, "rule": of_rule, "seeds": chunk, "traced": either}
+            for identity in self.identities
+            for either in dict.fromkeys((traced, True))
+        ]
+        return next((key for key in (own, *as_good) if self.cache and self.cache.has(key)), own)
 
     def work(self, rule: str, chunk: int | list[int], traced: bool, shown: bool) -> TrainedStack:
         """Train one stack; its method is made when the first stack of a rule is trained."""

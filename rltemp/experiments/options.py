@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,14 +13,22 @@ from typing import Any, Literal
 from rltemp.compiling.mode import CompileMode
 from rltemp.data.task import Task
 from rltemp.errors import BadInputError
+from rltemp.experiments.result_cache import CELLS, ResultCache
 from rltemp.io.command_words import at_least
+from rltemp.io.run_folders import CONFIG, as_stored, changes, read_json, reopen_run
 from rltemp.training.identity import refuse_other_files
-from rltemp.training.options import OF_THE_TASK, TaskOptions
+from rltemp.training.options import OF_THE_TASK, TaskOptions, configuration
+
+log = logging.getLogger(__name__)
 
 DEFAULT_RULES = ("none", "fixed:1", "fixed:2", "fixed:4", "fixed:8", "dtkd:reference=1|2|4|8")
 
 SELECTION_SEED = 500_000
 """Students that choose between a rule's alternatives have seeds from here up; reported ones smaller seeds."""
+
+
+GROWING = ("rules", "seeds", "against")
+"""Options in which a comparison may differ from the part of it that its folder holds."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +62,31 @@ class ComparisonOptions(TaskOptions):
     time: bool = False
     """Measure how long a training step of each rule takes; up to ten seconds for each task."""
 
+    def grows(self) -> bool:
+        """Whether the folder holds this comparison with fewer rules or seeds, finished or not."""
+        if not (self.folder() / CONFIG).is_file():
+            return False
+        found, wanted = read_json(self.folder() / CONFIG), as_stored({"command": self.command, **configuration(self)})
+        rules, seeds = found.get("rules"), found.get("seeds")
+        if not isinstance(rules, list) or not isinstance(seeds, int):
+            return False
+        before, now = ({name: one for name, one in each.items() if name not in GROWING} for each in (found, wanted))
+        kept = {*rules} <= {*self.rules} and seeds <= self.seeds
+        return kept and (len(rules), seeds) != (len(self.rules), self.seeds) and not changes(before, now)
+
+    def look(self) -> tuple[Path, dict[str, Any] | None]:
+        """As for every run; nothing is shown of a comparison that is to grow."""
+        return (self.folder(), None) if self.grows() else super().look()
+
     def open(self) -> dict[str, Any] | None:
-        """As for every run; a result of policies whose files were changed since is refused."""
+        """As for every run, or a comparison grows; a result of policies whose files were changed since is refused."""
+        if self.grows():
+            log.info(f"{self.folder()} holds a part of this comparison: what it has is not trained again.")
+            if self.only_missing and not self.fresh:
+                ResultCache(
+                    self.folder() / CELLS, allow_mixed=self.allow_mixed
+                )  # refuses while the result still stands
+            reopen_run(self.folder(), self.command, configuration(self))
         result = super().open()
         if result is not None:
             refuse_other_files(result, self.rules, self.folder())

@@ -30,6 +30,8 @@ from rltemp.io.versions import versions
 
 log = logging.getLogger(__name__)
 
+CELLS = "cells"
+"""The folder of cached results in a run folder."""
 MOST_STUDENTS = 2048
 """In one result: with as many, and a trace, its file stays below what `read_json` reads."""
 MOST_POINTS = 20_000
@@ -217,10 +219,14 @@ class ResultCache:
         """Where the result of this key lies, or would lie."""
         return self.folder / file_name(key)
 
+    def has(self, key: Mapping[str, Any]) -> bool:
+        """Whether there is a file of this key, whole or not."""
+        return os.path.lexists(self.path(key))
+
     def read(self, key: Mapping[str, Any]) -> CachedResult | None:
         """The result of this key; None, after a warning where there is a file, if it has to be trained."""
         path = self.path(key)
-        if not os.path.lexists(path):
+        if not self.has(key):
             return None
         try:
             return read_result(path, key)

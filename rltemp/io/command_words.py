@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
+from pathlib import Path
 from typing import Any
 
 from rltemp.errors import BadInputError
+
+_HOME = re.compile(r"(?:^|(?<=[=:]))~[\w.-]*(?=/|$)")
 
 
 def arguments(values: dict[str, Any]) -> list[str]:
@@ -23,6 +28,20 @@ def arguments(values: dict[str, Any]) -> list[str]:
         else:
             words += [f"--{option}", str(value)]
     return words
+
+
+def with_home(value: Any) -> Any:
+    """An option's value with every `~` that stands for a home folder written out; a shell does that for some alone.
+
+    >>> home = os.path.expanduser("~")
+    >>> with_home("--out=~/p") == f"--out={home}/p", with_home(("matched:~/p", "a~b")) == (f"matched:{home}/p", "a~b")
+    (True, True)
+    """
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(with_home, value))
+    if isinstance(value, Path):
+        return value.expanduser()
+    return _HOME.sub(lambda found: os.path.expanduser(found[0]), value) if isinstance(value, str) else value
 
 
 def at_least(lowest: int, **options: int | None) -> None:

@@ -42,8 +42,15 @@ def atomic_write(path: str | Path, data: bytes) -> None:
 
 
 def cache_folder() -> Path:
-    """Where teachers, results and compiled code are kept: `$RLTEMP_CACHE`, or `~/.cache/rltemp`."""
-    return Path(os.environ.get("RLTEMP_CACHE") or Path.home() / ".cache" / "rltemp")
+    """Where teachers, results and compiled code are kept: `$RLTEMP_CACHE`, or `~/.cache/rltemp`.
+
+    Raises:
+        BadInputError: Where there is no such home folder.
+    """
+    try:
+        return Path(os.environ.get("RLTEMP_CACHE") or "~/.cache/rltemp").expanduser()
+    except RuntimeError as error:
+        raise BadInputError(f"no home folder to keep teachers in: {error} Set RLTEMP_CACHE to a folder") from error
 
 
 def read_token(file: Path) -> str:

@@ -1,17 +1,20 @@
 """Run folders: what a command was asked (`config.json`) and what came out (`result.json`, written last).
 
 A folder belongs to one command with one configuration. The same command on the same folder goes on or shows
-what is there; any other is refused, so a finished result is never overwritten. One process at a time works in a
-folder (`run.lock`). All files are strict JSON: no NaN (written as null), no key twice. What the clock says goes into
-`timing.json`, so that `result.json` is the same, byte for byte, whenever the same run is done again.
+what is there; any other is refused, so a finished result is never overwritten. A comparison may grow (`reopen_run`).
+One process at a time works in a folder (`run.lock`). All files are strict JSON: no NaN (written as null), no key twice.
+What the clock says goes into `timing.json`, so that `result.json` is the same, byte for byte, whenever the same run is
+done again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -47,7 +50,7 @@ def open_run(out: Path, command: str, config: Mapping[str, Any]) -> dict[str, An
         BadInputError: Where the folder is another run's, holds files of somebody else, cannot be written, or another
             process is at work in it.
     """
-    wanted = _plain({"command": command, **config})
+    wanted = as_stored({"command": command, **config})
     try:
         out.mkdir(parents=True, exist_ok=True)
         # A run killed at its very first write leaves a temporary file and its lock, and no more.
@@ -72,13 +75,31 @@ def open_run(out: Path, command: str, config: Mapping[str, Any]) -> dict[str, An
     return read_json(out / RESULT) if (out / RESULT).exists() else None
 
 
+def reopen_run(out: Path, command: str, config: Mapping[str, Any]) -> None:
+    """Make a folder's run, finished or not, the beginning of one with another configuration: its result is no more.
+
+    Raises:
+        BadInputError: Where another process is at work there.
+    """
+    hold(out)
+    (out / RESULT).unlink(missing_ok=True)
+    _write(out / CONFIG, as_stored({"command": command, **config}))
+
+
 @contextlib.contextmanager
 def nothing_left_by_a_failed_start(folder: Path) -> Iterator[None]:
     """Within, a run that fails before it has anything to keep leaves no folder that stands in a later one's way.
 
     A folder that was there before stays as it is.
+
+    Raises:
+        BadInputError: At once, where the folder cannot be made.
     """
     fresh = not folder.exists()
+    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    if fresh and not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        what = "may not be written to" if there.is_dir() else "is no folder"
+        raise BadInputError(f"cannot use {folder} as a run folder: {there} {what}. Choose another --out")
     try:
         yield
     except (Exception, SystemExit):
@@ -103,11 +124,23 @@ def finish_run(folder: Path, result: Mapping[str, Any], seconds: float, **timing
     if (folder / RESULT).exists():
         raise BadInputError(f"{folder} already holds a finished run; nothing was overwritten. Choose another --out")
     machine = {"system": platform.system(), "machine": platform.machine(), "processors": os.cpu_count()}
-    written = _plain({**result, "versions": versions(), "platform": machine})
-    _write(folder / TIMING, _plain({"seconds": round(seconds, 3), **timing}))
+    written = as_stored({**result, "versions": versions(), "platform": machine})
+    _write(folder / TIMING, as_stored({"seconds": round(seconds, 3), **timing}))
     _write(folder / RESULT, written)
     release(folder)
     return written
+
+
+def in_a_name(text: str, longest: int = 60) -> str:
+    """Text as a part of a folder's name; of a longer one the end, behind a mark of the whole.
+
+    >>> in_a_name("dtkd:reference=2"), in_a_name("runs/p/policy.safetensors")
+    ('dtkd-reference-2', 'runs-p-policy.safetensors')
+    """
+    name = re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.")
+    if len(name) <= longest:
+        return name
+    return f"{hashlib.sha256(text.encode()).hexdigest()[:8]}-{name[-longest:].strip('-.')}"
 
 
 def read_config(path: Path, command: str) -> dict[str, Any]:
@@ -168,7 +201,7 @@ def showing(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
+def as_stored(value: Mapping[str, Any]) -> dict[str, Any]:
     """`value` as JSON gives it back, the form in which configurations are compared; NaN and infinity become null."""
     plain: dict[str, Any] = json.loads(json.dumps(value, default=_as_json), parse_constant=lambda _: None)
     return plain

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -182,8 +183,8 @@ class Temperatures:
         guarded: Where a safe value stands in for what the formula gives, bool; None from rules without a guard.
 
     Raises:
-        BadInputError: Where the three shapes differ. A `[B, 1]` beside a `[B]` would broadcast to `[B, B]` and
-            average away which weight belongs to which sample; it is refused by name.
+        BadInputError: Where one is no tensor, or shapes differ. A `[B, 1]` beside a `[B]` would broadcast to `[B, B]`
+            and average away which weight belongs to which sample; it is refused by name.
     """
 
     student: Tensor
@@ -192,12 +193,12 @@ class Temperatures:
     guarded: Tensor | None = None
 
     def __post_init__(self) -> None:
-        shape = self.student.shape
-        alike = self.teacher.shape == shape and self.weight.shape == shape
-        if not alike or (self.guarded is not None and self.guarded.shape != shape):
-            fields = {"student": self.student, "teacher": self.teacher, "weight": self.weight, "guarded": self.guarded}
-            shapes = {name: tuple(value.shape) for name, value in fields.items() if value is not None}
-            raise BadInputError(f"temperatures need one shape, one value per sample; got {shapes}")
+        fields = {"student": self.student, "teacher": self.teacher, "weight": self.weight, "guarded": self.guarded}
+        given: dict[str, Any] = {key: one for key, one in fields.items() if key != "guarded" or one is not None}
+        kinds = [name for name, value in given.items() if not isinstance(value, Tensor)]
+        if kinds or any(value.shape != self.student.shape for value in given.values()):
+            got = {name: type(one).__name__ if name in kinds else tuple(one.shape) for name, one in given.items()}
+            raise BadInputError(f"temperatures need tensors of one shape, one value per sample; got {got}")
 
     def detach(self) -> Temperatures:
         """The same numbers as constants of the graph."""

@@ -29,7 +29,7 @@ from rltemp.experiments.grid import (
 from rltemp.experiments.measures import ACCURACY
 from rltemp.experiments.method_results import Comparison, MethodResult, table_rows
 from rltemp.experiments.options import CompareOptions, ComparisonOptions, StudyOptions
-from rltemp.experiments.result_cache import ResultCache
+from rltemp.experiments.result_cache import CELLS, ResultCache
 from rltemp.experiments.showcase import Showcase
 from rltemp.experiments.students import step_times
 from rltemp.experiments.study import check_study, controls, plan, verdict
@@ -159,7 +159,7 @@ def shown(options: ComparisonOptions, rules: Iterable[str], policies: Iterable[s
 
 def open_cache(options: ComparisonOptions) -> ResultCache:
     """Where the results of the run are kept."""
-    folder = options.folder() / "cells"
+    folder = options.folder() / CELLS
     if options.fresh or not options.only_missing:
         shutil.rmtree(folder, ignore_errors=True)
     return ResultCache(folder, allow_mixed=options.allow_mixed)

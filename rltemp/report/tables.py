@@ -1,7 +1,7 @@
-"""The tables of a comparison, for a console, in Markdown and as `results.csv`, and the words that all tables share.
+"""The tables of a comparison, in Markdown and as `results.csv`, and the words that all tables share.
 
-`rltemp.experiments.method_results` computes the rows. `with_error` writes a mean with its error, `markdown` any table
-of a Markdown file.
+`rltemp.experiments.method_results` computes the rows, `rltemp.report.terminal_tables` shows them on a terminal.
+`with_error` writes a mean with its error, `markdown` any table of a Markdown file.
 """
 
 from __future__ import annotations
@@ -11,10 +11,6 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from rltemp.data.task import Task
 from rltemp.errors import BadInputError
@@ -104,29 +100,8 @@ def measures_table(rows: Sequence[Row]) -> str:
 
 def overall_table(overall: Sequence[Overall]) -> str:
     """The methods over all points of a grid in Markdown."""
-    head, *body = _overall_cells(overall)
+    head, *body = overall_cells(overall)
     return markdown(head, [[f"`{rule}`", *rest] for rule, *rest in body])
-
-
-def console_table(rows: Sequence[Row], title: str = "") -> Table:
-    """The rows for a rich console; on a terminal green is better than the baseline, red worse."""
-    head, *body = table_cells(rows)
-    left_out = ("note", *TEST_COLUMNS[2 if len(rows[0].differences) == 1 else 1 :])
-    shown = [place for place, name in enumerate(head) if name not in left_out]
-    colours = {1: "green", 0: "", -1: "red"}
-    lines = []
-    for row, cells in zip(rows, body, strict=True):
-        line = [Text(cell, colours[found]) for cell, found in zip(cells, sides(row, head), strict=True)]
-        lines.append([_named(row.rule, row.note), *(line[place] for place in shown[1:])])
-    return _console([head[place] for place in shown], lines, title)
-
-
-def console_overall(overall: Sequence[Overall], title: str) -> Table:
-    """The methods over all points of a grid for a rich console."""
-    head, *body = _overall_cells(overall)
-    shown = 2 + len(overall[0].differences)
-    lines = [[_named(one.rule, one.note), *map(Text, cells[1:shown])] for one, cells in zip(overall, body, strict=True)]
-    return _console(head[:shown], lines, title)
 
 
 def write_csv(path: Path, points: Sequence[tuple[Task, Sequence[MethodResult]]], seeds: Sequence[int]) -> None:
@@ -156,7 +131,8 @@ def write_csv(path: Path, points: Sequence[tuple[Task, Sequence[MethodResult]]],
     atomic_write(path, text.getvalue().encode())
 
 
-def _overall_cells(overall: Sequence[Overall]) -> list[list[str]]:
+def overall_cells(overall: Sequence[Overall]) -> list[list[str]]:
+    """The table over all points of a grid as text, its head first."""
     notes = any(one.note for one in overall)
     differences = [_minus(name, ACCURACY) for name in overall[0].differences]
     table = [["rule", ACCURACY.heading, *differences, *["note"] * notes]]
@@ -166,8 +142,13 @@ def _overall_cells(overall: Sequence[Overall]) -> list[list[str]]:
     return table
 
 
+def minus(baseline: str) -> str:
+    """The head of a column of differences, without its unit."""
+    return f"minus {short(baseline, 22)}"
+
+
 def _minus(baseline: str, quantity: Quantity) -> str:
-    return f"minus {short(baseline, 22)} ({quantity.difference_unit.rpartition(' ')[2]})"
+    return f"{minus(baseline)} ({quantity.difference_unit.rpartition(' ')[2]})"
 
 
 def _test(pair: Paired, digits: int) -> list[str]:
@@ -176,25 +157,3 @@ def _test(pair: Paired, digits: int) -> list[str]:
         return ["-"] * len(TEST_COLUMNS)
     p = f"{pair.p_corrected:.3f}" if pair.p_corrected >= 0.001 else "<0.001"
     return [p, f"{pair.detectable:.{digits}f}", f"{pair.seeds_for_tenth:,}"]
-
-
-def _named(rule: str, note: str) -> Text:
-    """A method's name with its note below."""
-    return Text.assemble(rule, (f"\n{note}" if note else "", "dim"))
-
-
-def _console(head: Sequence[str], body: Sequence[Sequence[Text]], title: str) -> Table:
-    """Where space is short, names fold and an interval goes below its number; no number is ever broken."""
-    table = Table(title=Text(title) if title else None, box=box.SIMPLE_HEAD, pad_edge=False)
-    for place, name in enumerate(head):
-        words = [word for line in body for word in line[place].plain.replace(", ", ",").split()] if place else []
-        table.add_column(
-            Text(name.replace(" (", "\n(").replace("could ", "could\n")),
-            justify="right" if place else "left",
-            overflow="fold",
-            min_width=max(map(len, words), default=None),
-            no_wrap=place > 0 and not any("[" in word for word in words),
-        )
-    for first, *rest in body:
-        table.add_row(first, *(Text(cell.plain.replace(", ", ","), cell.style) for cell in rest))
-    return table

@@ -17,6 +17,7 @@ from rltemp.errors import BadInputError
 from rltemp.experiments.measures import loss
 from rltemp.io.command_words import at_least
 from rltemp.io.progress import Bar
+from rltemp.io.run_folders import in_a_name
 from rltemp.kd.method import Objective
 from rltemp.kd.names import shareable
 from rltemp.loading import load_method
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 class DistillOptions(TaskOptions):
     """Train one student under a rule or a policy file."""
 
+    out: Path | None = None
+    """The run's folder; by default runs/distill-TASK-RULE-SEED."""
     rule: str = "fixed:4"
     """The rule: fixed:4, dtkd:reference=2, a policy file, or module:attribute; `rltemp methods` lists them."""
     seed: int = 0
@@ -64,6 +67,10 @@ class DistillOptions(TaskOptions):
     """With --learn: students of a run, which differ by their draws alone; they are judged against each other."""
 
     command = "distill"
+
+    def folder(self) -> Path:
+        """The run's folder; by default every rule and every seed has one of its own."""
+        return self.out or Path(f"{super().folder()}-{in_a_name(self.rule)}-{self.seed}")
 
     def run(self) -> dict[str, Any] | None:
         """Train the student, or find it trained; the result, from the process that writes files.

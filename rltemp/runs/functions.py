@@ -22,6 +22,7 @@ from rltemp.errors import BadInputError
 from rltemp.experiments.compare import OnProgress
 from rltemp.experiments.options import CompareOptions, ExplainOptions, StudyOptions
 from rltemp.experiments.result_cache import ResultCache
+from rltemp.io.command_words import with_home
 from rltemp.io.locks import released_at_end
 from rltemp.io.run_folders import nothing_left_by_a_failed_start
 from rltemp.kd.names import lookup
@@ -58,7 +59,7 @@ def distill(task: Task | str = "digits", rule: str = "universal", out: Folder = 
     Args:
         task: Of `Task.of`, or a name.
         rule: As `rltemp.load_method` reads it.
-        out: The run's folder; by default runs/distill-TASK.
+        out: The run's folder; by default runs/distill-TASK-RULE-SEED.
         **options: Of `rltemp distill`, as in `seed=3`.
 
     Returns:
@@ -107,6 +108,7 @@ def made(kind: type[Options], **values: Any) -> Options:
     default = kind()
     for name in values:
         lookup(flat(default), name, "option")
+    values = {name: with_home(value) for name, value in values.items()}
     values["task"] = _with_own_parts(values)
     given: dict[str, Any] = {}
     for field in fields(default):  # type: ignore[arg-type]  # every kind is a dataclass
@@ -118,8 +120,6 @@ def made(kind: type[Options], **values: Any) -> Options:
             given[field.name] = type(inner)(**_typed(type(inner), {**own, **prefixed}))
         elif field.name in values:
             given |= _typed(kind, {field.name: values[field.name]})
-    if isinstance(out := given.get("out"), Path):
-        given["out"] = out.expanduser()
     return kind(**given)
 
 

@@ -15,6 +15,7 @@ from rltemp.compiling.mode import CompileMode, is_compiled, step_for
 from rltemp.data.problem import Problem
 from rltemp.envs.variety import Variety
 from rltemp.errors import BadInputError
+from rltemp.rules.published_methods import reference_method
 from rltemp.training.options import OF_THE_TASK, TaskOptions, flat
 from rltemp.training.steps import Step, plain_step
 
@@ -78,6 +79,7 @@ class TrainPolicyOptions(TaskOptions):
             BadInputError: Where an option cannot be used.
         """
         self.policy.check_workers(self.workers, self.ray)
+        reference_method(self.policy.reference)  # a teacher may take hours
         out, result = self.look()
         if result is not None:
             return result

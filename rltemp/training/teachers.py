@@ -151,7 +151,7 @@ def teacher_network(task: Task, dataset: Dataset) -> nn.Module:
 def _train_into(file: Path, task: Task, dataset: Dataset, on_step: OnStep | None, fresh: bool, inexact: bool) -> None:
     """Train the teacher into its file; of two processes that want the same one, the second waits for it."""
     run = training_of(task, dataset)  # what cannot be trained is refused before anything is written
-    file.parent.mkdir(parents=True, exist_ok=True)
+    _make(file.parent)
     with _only_one(file.with_suffix(".lock")):
         if file.is_file():
             return
@@ -164,6 +164,21 @@ def _train_into(file: Path, task: Task, dataset: Dataset, on_step: OnStep | None
             checkpoints.remove()  # it would diverge again from there
             raise
         checkpoints.remove()
+
+
+def _make(folder: Path) -> None:
+    """Make the folder of the teachers.
+
+    Raises:
+        BadInputError: Where that cannot be, or nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        fault = "" if os.access(folder, os.W_OK | os.X_OK) else "it may not be written to"
+    except OSError as error:
+        fault = error.strerror or str(error)
+    if fault:
+        raise BadInputError(f"cannot keep a trained teacher in {folder}: {fault}. Set RLTEMP_CACHE to another folder")
 
 
 @contextmanager

@@ -65,6 +65,35 @@ def test_rules_lists_options_and_sources_without_sb3():
     assert "https://arxiv.org/abs/2404.12711" in done.stdout
 
 
+@pytest.mark.parametrize("name", ["dtkd", "dtkd:reference=2"])
+def test_rules_with_a_name_shows_all_of_one(name: str, capsys):
+    assert code("rules", name) == 0
+    said = capsys.readouterr().out
+    assert re.findall(r"^(\w+)$", said, re.MULTILINE) == ["dtkd", "dtkd"]  # the rule, and the method
+    for line in (
+        "Formula: T_t = ",
+        "Source: Wei and Bai",
+        "Options: reference=4,",
+        "Bounds: 0.5 to 20",
+        "warmup=0.08333",
+    ):
+        assert line in said
+
+
+@pytest.mark.parametrize(("name", "entries"), [("none", 1), ("nckd", 1), ("energy", 2)])
+def test_rules_with_a_name_looks_into_every_table(name: str, entries: int, capsys):
+    assert code("rules", name) == 0
+    assert re.findall(rf"^{name}$", capsys.readouterr().out, re.MULTILINE) == [name] * entries
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("dtdk", "did you mean 'dtkd'"), ("universal", "rltemp policy show universal")]
+)
+def test_rules_of_no_formula_is_one_line(name: str, said: str, capsys):
+    assert code("rules", name) == 2
+    assert said in one_line(capsys)
+
+
 def test_distill_writes_a_student_its_result_and_documented_tags(distilled: Path):
     assert 0 < read(distilled / "result.json")["test_accuracy"] <= 1
     assert read(distilled / "config.json")["seed"] == 3
@@ -90,6 +119,19 @@ def test_a_finished_run_is_shown_again_and_not_changed(distilled: Path, capsys):
     assert code("distill", "--config", distilled, "--out", distilled, "--seed", 1) == 2
     assert "seed 3 -> 1" in capsys.readouterr().err
     assert contents(distilled) == before
+
+
+def test_rules_and_seeds_have_folders_of_their_own(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    long = f"ttm:gamma=0.{'1' * 80}"
+    runs = [("--rule", "fixed:4"), ("--rule", "fixed:2"), ("--rule", "fixed:2", "--seed", 1), ("--rule", long)]
+    for words in runs * 2:  # the second time each is shown
+        assert code("distill", *TOY, *words) == 0
+    folders = {folder.name for folder in (tmp_path / "runs").iterdir()}
+    assert folders > {"distill-toy-fixed-4-0", "distill-toy-fixed-2-0", "distill-toy-fixed-2-1"}
+    assert len(folders) == 4
+    assert max(map(len, folders)) < 100
+    assert capsys.readouterr().out.count("finished before") == 4
 
 
 def test_a_saved_configuration_comes_back_and_the_command_line_wins(distilled: Path):

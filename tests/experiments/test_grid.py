@@ -104,7 +104,7 @@ def test_what_cannot_go_together_is_one_line_before_anything_is_trained(name, tm
 
 def test_a_study_takes_one_task(tmp_path: Path, capsys):
     assert code("study", "--rules", "universal", "--tasks", "wine", "iris", "--out", tmp_path / "s") == 2
-    assert "Unrecognized options: --tasks" in capsys.readouterr().err
+    assert "unknown option --tasks: did you mean --task?" in capsys.readouterr().err
 
 
 def test_a_grid_has_a_table_a_point_and_one_over_all_but_no_times(tmp_path: Path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -86,6 +87,14 @@ def test_a_column_beside_rows_is_refused_as_it_would_become_a_square(field: str)
     values[field] = torch.ones(5, 1)
     with pytest.raises(BadInputError, match=rf"one value per sample; got .*'{field}': \(5, 1\)"):
         Temperatures(**values)
+
+
+@pytest.mark.parametrize("given", [4.0, np.full(5, 4.0), [4.0] * 5, None])
+@pytest.mark.parametrize("field", ["student", "teacher", "weight"])
+def test_what_is_no_tensor_is_refused_by_its_type(field: str, given: object) -> None:
+    values = {name: torch.ones(5) for name in ("student", "teacher", "weight")}
+    with pytest.raises(BadInputError, match=rf"tensors of one shape.* got .*'{field}': '{type(given).__name__}'"):
+        Temperatures(**{**values, field: given})
 
 
 def test_guards_of_another_shape_are_refused() -> None:

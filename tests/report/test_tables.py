@@ -21,7 +21,8 @@ from rltemp.experiments.method_results import MethodResult, table_rows
 from rltemp.experiments.statistics import holm
 from rltemp.report.markdown import Section, write_report
 from rltemp.report.plots import picture
-from rltemp.report.tables import CSV_COLUMNS, console_table, markdown_table, measures_table, write_csv
+from rltemp.report.tables import CSV_COLUMNS, markdown_table, measures_table, write_csv
+from rltemp.report.terminal_tables import console_table
 
 TASK = load_task("digits", teacher="mlp", student="64-8-10")
 

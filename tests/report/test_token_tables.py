@@ -22,7 +22,8 @@ from rltemp.report.hparams import METRICS, measured
 from rltemp.report.html_page import write_page
 from rltemp.report.markdown import Section, write_report
 from rltemp.report.plots import picture
-from rltemp.report.tables import console_table, markdown_table, write_csv
+from rltemp.report.tables import markdown_table, write_csv
+from rltemp.report.terminal_tables import console_table
 
 TASK = load_task("digits", teacher="mlp", student="64-8-10")
 
