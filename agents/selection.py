@@ -16,7 +16,7 @@ from rltemp.data.problem import Problem, predict
 from rltemp.envs.episode import Decision
 from rltemp.envs.played import ActionNetwork, NetworkRule
 from rltemp.envs.rewards import POTENTIALS, WORST
-from rltemp.envs.shares import Workers
+from rltemp.envs.shares import Workers, stacks
 from rltemp.envs.variety import Variety
 from rltemp.kd.names import lookup
 from rltemp.training.distill import Distillation
@@ -162,11 +162,13 @@ class TaskTrial:
 
     def potentials(self, network: ActionNetwork, weights: Tensor, share: slice) -> list[Tensor]:
         """As a `Trial` has it."""
-        split = self.problem.dataset.validation
-        run = Distillation(self.problem, _seeds(self.students)[share])
+        split, found = self.problem.dataset.validation, list[Tensor]()
         rule = NetworkRule(network, weights, self.decision).to(self.problem.device)
-        train(run, replace(self.decision.method, rule=rule), step=self.step)
-        return [potentials(self.problem, predict(run.evaluated, self.problem, split), split.targets)]
+        for stack in stacks(self.problem, share, self.students):
+            run = Distillation(self.problem, _seeds(self.students)[stack])
+            train(run, replace(self.decision.method, rule=rule), step=self.step)
+            found.append(potentials(self.problem, predict(run.evaluated, self.problem, split), split.targets))
+        return [torch.cat(found)]
 
 
 class VarietyTrial:

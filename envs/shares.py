@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from rltemp.data.problem import Problem
 from rltemp.envs.assignments import TaskSource
 from rltemp.envs.episode import FIRST_TRAINING_SEED, LOOKS, Decision, Episode
 from rltemp.envs.mixup import MixedDistillation, share_of_run
-from rltemp.envs.played import ActionNetwork, Stretch, play
+from rltemp.envs.played import ActionNetwork, Stretch, joined, play
 from rltemp.envs.variety import Assignment
 from rltemp.io.pool import WorkerPool, open_pool
 from rltemp.training.distill import Distillation
@@ -57,9 +58,14 @@ class RunDraws:
         self, drawn: Drawn, number: int, network: ActionNetwork, weights: Tensor, share: slice = ALL
     ) -> Iterator[Stretch]:
         """Play run `number`, from 0, with a share of its students; weights `[S, P]` are those of all."""
-        run = self._fresh(drawn, number, share)
-        interval = self.reward_interval or max(1, run.steps // LOOKS)
-        return play(run, self.decision, drawn[1].share(share).probe, interval, network, weights[share], self.step)
+
+        def one(stack: slice) -> Iterator[Stretch]:
+            run, probe = self._fresh(drawn, number, stack), drawn[1].share(stack).probe
+            interval = self.reward_interval or max(1, run.steps // LOOKS)
+            return play(run, self.decision, probe, interval, network, weights[stack], self.step)
+
+        together = [one(stack) for stack in stacks(drawn[1].problem, share, self.students)]
+        return map(joined, zip(*together, strict=True))
 
     def play_share(
         self, state: Any, number: int, network: ActionNetwork, weights: Tensor, share: slice
@@ -73,6 +79,16 @@ class RunDraws:
         mixed = share_of_run(number, self.mixup_runs)
         kind: Callable[..., Distillation] = Distillation if mixed is None else partial(MixedDistillation, share=mixed)
         return drawn[1].share(share).run(drawn[0][share], kind)
+
+
+def stacks(problem: Problem, share: slice, students: int) -> list[slice]:
+    """A share of so many students in ranges, each of which is best trained side by side.
+
+    Students that are not stacked stay together: they are called one by one anyway.
+    """
+    first, last, _ = share.indices(students)
+    size = problem.stack_size if problem.stack_size > 1 else students
+    return [slice(start, min(start + size, last)) for start in range(first, last, size)]
 
 
 class Workers:
