@@ -25,6 +25,7 @@ from rltemp.data.problem import Problem, evaluate
 from rltemp.data.tasks import load_task
 from rltemp.errors import BadInputError
 from rltemp.experiments.statistics import mean_and_error, paired_difference, points
+from rltemp.experiments.students import step_of
 from rltemp.io.files import atomic_write
 from rltemp.io.versions import processor
 from rltemp.loading import load_method
@@ -32,7 +33,7 @@ from rltemp.report.tables import markdown, with_error
 from rltemp.rules.published_methods import METHODS
 from rltemp.training.distill import Distillation
 from rltemp.training.preparation import prepare
-from rltemp.training.steps import train
+from rltemp.training.steps import Step, train
 
 FIELDS: dict[str, type] = {
     **dict.fromkeys(("teacher", "student", "teacher_weights"), str),
@@ -90,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         trainer.add_argument(f"--{name.replace('_', '-')}", type=kind)
     trainer.add_argument("--seeds", type=int, default=64)
     trainer.add_argument("--methods", nargs="+", default=COLUMNS, help="by default all")
+    trainer.add_argument("--compile", default="auto", choices=["auto", "always", "never"], help="training steps")
     trainer.add_argument("--cells", type=Path, required=True)
     writer = commands.add_parser("write", help="write the table")
     writer.add_argument("out", type=Path)
@@ -115,22 +117,25 @@ def train_missing(options: argparse.Namespace) -> None:
     elsewhere = {} if known == setting else {"processor": setting["processor"]}
     done = {(one["method"], one["seed"]) for one in results}
     stack = problem.stack_size
+    step = step_of(problem, options.compile, stack, options.seeds)
     memory: dict[int, dict[int, torch.Tensor]] = {}  # the teacher's logits, by seed
     for first in track(range(0, options.seeds, stack)):  # what is stopped half-way is a table of half the seeds
         for method in options.methods:
             seeds = range(first, min(first + stack, options.seeds))
             if missing := [seed for seed in seeds if (method, seed) not in done]:
                 shared = memory.setdefault(missing[0], {}) if stack == 1 else None
-                found = train_stack(problem, method, missing, shared)
+                found = train_stack(problem, method, missing, shared, step)
                 with file.open("a", encoding="utf-8") as lines:
                     lines.writelines(json.dumps(one | elsewhere) + "\n" for one in found)
 
 
-def train_stack(problem: Problem, method: str, seeds: list[int], memory: dict[int, torch.Tensor] | None) -> Results:
+def train_stack(
+    problem: Problem, method: str, seeds: list[int], memory: dict[int, torch.Tensor] | None, step: Step
+) -> Results:
     """Train a student for every seed, one alone where there is a memory for its teacher, and return their results."""
     started = time.perf_counter()
     run = Distillation(problem, seeds if memory is None else seeds[0], teacher_memory=memory)
-    student = train(run, load_method(method))
+    student = train(run, load_method(method), step=step)
     seconds = round((time.perf_counter() - started) / len(seeds), 3)
     test, validation = (
         [round(value, 6) for value in evaluate(student, problem, split).reshape(-1).tolist()]

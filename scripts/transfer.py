@@ -24,12 +24,13 @@ from numpy.typing import NDArray
 from rich.progress import track
 from torch import Tensor
 
+from rltemp.compiling.mode import CompileMode
 from rltemp.data.dataset import Split
 from rltemp.data.problem import Problem
 from rltemp.data.tasks import load_task
 from rltemp.experiments.measures import accuracy
 from rltemp.experiments.statistics import Paired, paired_difference, points
-from rltemp.experiments.students import train_method
+from rltemp.experiments.students import step_of, train_method
 from rltemp.io.files import atomic_write
 from rltemp.io.versions import processor
 from rltemp.loading import load_method
@@ -37,7 +38,7 @@ from rltemp.report.tables import markdown
 from rltemp.rules.published_methods import METHODS
 from rltemp.training.distill import Distillation
 from rltemp.training.preparation import prepare
-from rltemp.training.steps import train
+from rltemp.training.steps import Step, train
 
 TASKS: dict[str, tuple[str, dict[str, Any], int]] = {
     "wine": ("wine", {}, 64),
@@ -77,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     trainer.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     trainer.add_argument("--seeds", type=int, default=64)
     trainer.add_argument("--first-seed", type=int, default=2000)
+    trainer.add_argument("--compile", default="auto", choices=["auto", "always", "never"], help="training steps")
     trainer.add_argument("--cells", type=Path, required=True)
     writer = commands.add_parser("write", help="write the table")
     writer.add_argument("out", type=Path)
@@ -101,26 +103,27 @@ def train_missing(options: argparse.Namespace) -> None:
         count = min(splits, options.seeds) if missing else 0
         problems = [prepare(load_task(spec, **changes, split_seed=k)) for k in range(count)]
         for rule in track(missing, name):
-            line = {"task": name, "rule": rule, **train_students(problems, rule, seeds)}
+            line = {"task": name, "rule": rule, **train_students(problems, rule, seeds, options.compile)}
             line |= {"torch": torch.__version__, "machine": processor()}
             with options.cells.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 
 
-def train_students(problems: Sequence[Problem], rule: str, seeds: range) -> dict[str, Any]:
+def train_students(problems: Sequence[Problem], rule: str, seeds: range, mode: CompileMode) -> dict[str, Any]:
     """Train a student for every seed by a rule, on one split after another, and return accuracies in percent."""
+    stack = len(seeds) if len(problems) > 1 else problems[0].stack_size
+    step = step_of(problems[0], mode, stack, len(seeds))
     if len(problems) > 1:
-        measured = train_on_splits(problems, rule, seeds)
+        measured = train_on_splits(problems, rule, seeds, step)
     else:
-        stack = problems[0].stack_size
-        result = train_method(problems[0], rule, seeds, stack)
+        result = train_method(problems[0], rule, seeds, stack, step=step)
         measured = {"test": result.test_accuracy, "validation": result.validation_accuracy}
     found = {split: [round(100 * float(value), 3) for value in values] for split, values in measured.items()}
     teachers = [round(100 * problem.teacher_accuracy, 2) for problem in problems]
     return {**found, "teachers": teachers, "first_seed": seeds.start}
 
 
-def train_on_splits(problems: Sequence[Problem], rule: str, seeds: Sequence[int]) -> dict[str, Accuracy]:
+def train_on_splits(problems: Sequence[Problem], rule: str, seeds: Sequence[int], step: Step) -> dict[str, Accuracy]:
     """Train a student for every seed in one stack, each on the next split, and measure it on that split."""
     own = torch.arange(len(seeds)) % len(problems)
     (images, labels), dataset = _stacked(problems, "train"), problems[0].dataset
@@ -132,7 +135,7 @@ def train_on_splits(problems: Sequence[Problem], rule: str, seeds: Sequence[int]
     run = Distillation(
         replace(problems[0], dataset=dataset), list(seeds), train=pool, subset=rows, teacher_logits=logits
     )
-    student, measured = train(run, load_method(rule)).eval(), dict[str, Accuracy]()
+    student, measured = train(run, load_method(rule), step=step).eval(), dict[str, Accuracy]()
     for name in ("test", "validation"):
         images, labels = _stacked(problems, name)
         with torch.no_grad():

@@ -130,6 +130,7 @@ def compare(
         files,
         {rule: trainer.showcases[rule] for rule in dict.fromkeys(reported[spec] for spec in shown) if rule in showing},
         quantity,
+        is_compiled(step),
     )
 
 

@@ -96,6 +96,7 @@ class Comparison:
         files: SHA-256 of the files of the rules that have one, by rule.
         showcases: The files of the students that the page shows, by the rule that was reported.
         quantity: What alternatives were chosen by, and what people read first.
+        compiled: Whether steps are compiled, of students that were trained now.
     """
 
     results: list[MethodResult]
@@ -104,6 +105,7 @@ class Comparison:
     files: Mapping[str, str] = field(default_factory=dict)
     showcases: Mapping[str, Path] = field(default_factory=dict)
     quantity: Quantity = ACCURACY
+    compiled: bool = False
 
     def of(self, rule: str) -> MethodResult:
         """The result of a rule as it was written."""

@@ -247,6 +247,7 @@ def _result(found: Comparison, section: Section, options: ComparisonOptions) -> 
     return {
         "task": section.task.described(),
         "teacher_accuracy": section.teacher_accuracy,
+        "compiled": found.compiled,
         "arms": methods,
         "picture": section.picture,
     }
