@@ -29,10 +29,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_every_option_of_a_path_is_expanded(home: Path) -> None:
     random_policy(home / "policy.safetensors")
-    (home / "my_rules.py").write_text(RULE)
+    (home / "warm_rules.py").write_text(RULE)
     assert code("train-teacher", *TOY, "--out=~/t") == 0
     weights = "--teacher-weights=~/t/teacher.safetensors"
-    for number, rule in enumerate(("~/policy.safetensors", "matched:~/policy.safetensors", "~/my_rules.py:warm")):
+    for number, rule in enumerate(("~/policy.safetensors", "matched:~/policy.safetensors", "~/warm_rules.py:warm")):
         out = f"~/d{number}"
         assert code("distill", *TOY, weights, "--rule", rule, "--out", out, "--data-root=~/data") == 0
         assert (home / f"d{number}" / "student.safetensors").is_file()
@@ -50,7 +50,7 @@ def test_a_path_behind_a_name_is_expanded(home: Path) -> None:
 
 
 def test_a_hand_written_configuration_has_a_home_too(home: Path) -> None:
-    (home / "c.json").write_text('{"data_root": "~/data", "rule": "~/my_rules.py:warm"}')
+    (home / "c.json").write_text('{"data_root": "~/data", "rule": "~/warm_rules.py:warm"}')
     with pytest.raises(rltemp.BadInputError, match="would import and run a module"):
         parse("distill", ["--config", "~/c.json"])
     found = parse("distill", ["--config", "~/c.json", "--rule", "fixed:4"])
