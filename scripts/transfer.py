@@ -38,7 +38,7 @@ from rltemp.report.tables import markdown
 from rltemp.rules.published_methods import METHODS
 from rltemp.training.distill import Distillation
 from rltemp.training.preparation import prepare
-from rltemp.training.steps import Step, train
+from rltemp.training.steps import Step, plain_step, train
 
 TASKS: dict[str, tuple[str, dict[str, Any], int]] = {
     "wine": ("wine", {}, 64),

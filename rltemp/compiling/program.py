@@ -42,7 +42,7 @@ class Program:
     def __init__(self, run: Distillation, method: Objective) -> None:
         self.run, self.method = run, method
         self.student: nn.Module = run.student
-        self.gathers = not run.problem.dataset.views_change and not run.split.reads and run.teacher_logits is not None
+        self.gathers = run.batches.table is not None and run.teacher_logits is not None
         recipe, self._optimizers = run.recipe, run.optimization.optimizers
         plain = (
             recipe.accumulate == 1 and not recipe.ema and (isinstance(run.student, StackedStudents) or not recipe.clip)
@@ -52,18 +52,18 @@ class Program:
             optimizers.begin(self._optimizers[0])
         self.outputs: list[str] = []
         self._sizes: dict[str, int] = {}
-        self._form = Batch(run.split.inputs, self._labels(), run.split.mask)
+        table = run.batches.table or run.split
+        self._form = Batch(table.inputs, self._labels(), table.mask)
 
     def fixed(self) -> Groups:
         """The inputs that are the same tensors in every step of the run."""
-        run, dataset = self.run, self.run.problem.dataset
+        run = self.run
         return {
             "parameters": list(run.student.parameters()),
             "buffers": list(run.student.buffers()),
             "rule": self._rule_tensors(),
             "optimizer": optimizers.states(self._optimizers[0]) if self.updates else [],
             "table": _listed(self._form, run.teacher_logits) if self.gathers else [],
-            "normalisation": [one for one in (dataset.mean, dataset.std) if one is not None] if self.gathers else [],
         }
 
     def moving(self) -> Groups:
@@ -156,12 +156,8 @@ class Program:
         run = self.run
         if self.gathers:
             positions, (*table, teacher_table) = given["batch"][0], given["table"]
-            mean, std = given["normalisation"] or (None, None)
-            dataset = replace(run.problem.dataset, mean=mean, std=std)
-            batch, teacher_logits = (
-                dataset.batch(Split(*_filled(self._form, iter(table))), positions),
-                teacher_table[positions],
-            )
+            batch = Split(*_filled(self._form, iter(table))).batch(positions)
+            teacher_logits = teacher_table[positions]
         else:
             *drawn, teacher_logits = given["batch"]
             batch = _filled(self._form, iter(drawn))

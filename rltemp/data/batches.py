@@ -24,6 +24,9 @@ class Batches:
         batch_size: B.
         subset: `[N]` or, for several, `[S, N]`: positions in `split` that each student may see; all by default.
 
+    Attributes:
+        table: The samples as a network takes them, where all fit; see `Dataset.ready`.
+
     Raises:
         BadInputError: Where the samples do not fill one batch.
     """
@@ -41,6 +44,7 @@ class Batches:
         self.seeds = seeds
         self.batch_size = batch_size
         self.subset = subset
+        self.table = dataset.ready(split)
         self.size = len(split) if subset is None else subset.shape[-1]
         self.an_epoch = self.size // batch_size
         if self.an_epoch < 1:  # such a run would be done before its first step
@@ -59,6 +63,8 @@ class Batches:
 
     def at(self, step: int, positions: Tensor) -> Batch:
         """The samples at positions `[B]` or `[S, B]`, as the student of each seed sees them in a step."""
+        if self.table is not None:
+            return self.table.batch(positions)
         if not self.dataset.views_change:
             return self.dataset.batch(self.split, positions)
         if isinstance(self.seeds, int):

@@ -38,6 +38,10 @@ class Batch(NamedTuple):
     mask: Tensor | None
 
 
+MOST_READY = 2**24
+"""Numbers of a split that are normalised once for a run, 64 MiB, and not batch by batch: a third of a small step."""
+
+
 @dataclass(frozen=True)
 class Split:
     """Inputs with their labels.
@@ -215,6 +219,15 @@ class Dataset:
         if self.mean is None or self.std is None:
             return images
         return (images.float() - self.mean[:, None, None]) / self.std[:, None, None]
+
+    def ready(self, split: Split) -> Split | None:
+        """The split with all inputs as a network takes them; None where they would fill too much memory, or change."""
+        if self.views_change or split.reads:
+            return None
+        if self.mean is None:
+            return split
+        fits = split.inputs.numel() <= MOST_READY
+        return Split(self.normalise(split.inputs), split.labels, split.mask) if fits else None
 
     def batch(self, split: Split, index: Tensor, generator: torch.Generator | None = None) -> Batch:
         """Gather samples of `split`, whose inputs a network can take.
