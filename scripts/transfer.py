@@ -123,7 +123,9 @@ def train_students(problems: Sequence[Problem], rule: str, seeds: range, mode: C
     return {**found, "teachers": teachers, "first_seed": seeds.start}
 
 
-def train_on_splits(problems: Sequence[Problem], rule: str, seeds: Sequence[int], step: Step) -> dict[str, Accuracy]:
+def train_on_splits(
+    problems: Sequence[Problem], rule: str, seeds: Sequence[int], step: Step = plain_step
+) -> dict[str, Accuracy]:
     """Train a student for every seed in one stack, each on the next split, and measure it on that split."""
     own = torch.arange(len(seeds)) % len(problems)
     (images, labels), dataset = _stacked(problems, "train"), problems[0].dataset
