@@ -8,6 +8,7 @@ it. Compiled code lies in `folder()`: other processes and later runs load it in 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -44,13 +45,18 @@ class Graph:
             self._found = _lifted(module)
             self._call = _compiled(module, [*inputs, *self._found])
         except Exception as error:  # torch, its compiler and the function may raise anything
-            raise CompilingFailedError(one_line(f"{type(error).__name__}: {error}")[:300]) from error
+            raise CompilingFailedError(first_line(error)) from error
 
     @torch.no_grad()
     def __call__(self, *inputs: Tensor) -> Sequence[Tensor]:
         """Run it."""
         found: Sequence[Tensor] = self._call(*inputs, *self._found)
         return found
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first; those of torch go on for pages."""
+    return one_line(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")[:200].rstrip(". ")
 
 
 def folder() -> Path:
@@ -91,12 +97,15 @@ def as_compiling() -> AbstractContextManager[None]:
 
 def _compiled(module: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
     """What Inductor makes of a graph, or finds in the folder."""
-    # As many threads as this process has belong to the code, or another process would take over its number.
-    patches = {"cpp.threads": torch.get_num_threads(), "emulate_precision_casts": True}
-    options = {"config_patches": patches}
-    with _environment("TORCHINDUCTOR_CACHE_DIR", str(folder())), torch.no_grad():
+    # As many threads as this process has belong to the code, or another process would take over its number. No pool of
+    # compiling processes, which would outlive what a worker is killed in.
+    patches = {"cpp.threads": torch.get_num_threads(), "emulate_precision_casts": True, "compile_threads": 1}
+    # On a machine without a GPU it says that it has found none.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    kept = _environment("TORCHINDUCTOR_CACHE_DIR", str(folder()))
+    with kept, torch._inductor.config.patch(patches), torch.no_grad():
         call: Callable[..., Any] = torch._inductor.standalone_compile(
-            module, list(inputs), dynamic_shapes="from_example_inputs", options=options
+            module, list(inputs), dynamic_shapes="from_example_inputs", options={"config_patches": patches}
         )
     return call
 

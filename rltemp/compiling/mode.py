@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import shutil
@@ -11,8 +12,9 @@ from typing import Literal
 
 import torch
 
-from rltemp.compiling.graph import folder_fault
+from rltemp.compiling.graph import Graph, folder, folder_fault
 from rltemp.compiling.step import CompiledStep
+from rltemp.errors import CompilingFailedError
 from rltemp.kd.names import lookup
 from rltemp.training.steps import Step, plain_step
 
@@ -56,9 +58,19 @@ def lacks(device: torch.device) -> str:
     compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
     if not shutil.which(compiler):
         return f"there is no C++ compiler {compiler}; install one, or set CXX"
-    return folder_fault()
+    return folder_fault() or _trial()
+
+
+@functools.cache
+def _trial() -> str:
+    """Why not even a sum can be compiled; empty where it can. What it costs, the first graph is spared."""
+    try:
+        Graph(lambda value: [value + 1], [torch.ones(2)])
+    except CompilingFailedError as error:
+        return f"{error}; where this stays, delete {folder()}"
+    return ""
 
 
 def is_compiled(step: Step) -> bool:
-    """Whether a step compiles: what provenance and the names of cached results say."""
-    return isinstance(step, CompiledStep)
+    """Whether a step compiles, and has compiled all that it was given: what provenance says."""
+    return isinstance(step, CompiledStep) and not step.refused

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from rltemp.compiling.graph import traced
+from rltemp.compiling.graph import Graph, first_line, traced
 from rltemp.compiling.program import Program
-from rltemp.errors import CompilingFailedError, one_line
+from rltemp.errors import CompilingFailedError
 from rltemp.io.workers import packed, unpacked
+from rltemp.training.steps import shielded
+
+MIDDLE, CLOSE = 0.375, 1e-3
+"""A progress at which numbers are compared, and how close they must be."""
 
 
 def isolated(program: Program, inputs: Sequence[Tensor]) -> Program:
@@ -21,17 +29,83 @@ def isolated(program: Program, inputs: Sequence[Tensor]) -> Program:
     Raises:
         CompilingFailedError: Where they cannot be copied or followed, or where they change.
     """
-    twin = copy.copy(program)
+    twin, kept, same = copy.copy(program), _kept(_modules(program)), False
     try:
         twin.method, twin.student = unpacked(packed((program.method, program.student)))
         before = packed((twin.method, twin.student))
         first, second = traced(twin, inputs), traced(twin, inputs)
         same = packed((twin.method, twin.student)) == before and _alike(first, second)
     except Exception as error:  # a user's code may raise anything
-        raise CompilingFailedError(one_line(f"{type(error).__name__}: {error}")[:300]) from error
+        raise CompilingFailedError(f"no graph can follow code of yours ({first_line(error)})") from error
+    finally:
+        same = _put_back(kept) and same
     if not same:
         raise CompilingFailedError("code of yours keeps something from call to call, or draws random numbers")
     return twin
+
+
+def check_numbers(graph: Graph, program: Program, inputs: Sequence[Tensor]) -> None:
+    """Refuse a graph whose losses are others than those of a plain step in the middle of a run.
+
+    A rule may ask whether the progress is a float: in a graph it is a tensor.
+
+    Args:
+        graph: Of the program.
+        program: As `isolated` gives it; its rule is asked once more.
+        inputs: Of its next step; they stay as they are.
+
+    Raises:
+        CompilingFailedError: Where they are.
+    """
+    run, middle = program.run, [value.clone() for value in inputs]
+    middle[0].fill_(MIDDLE)  # the progress comes first
+    found = dict(zip(program.outputs, graph(*middle), strict=True))["loss"]
+    seen = shielded(run.signals_at(run.step, dict(run.student.named_parameters())))
+    expected = program.method.step_loss(replace(seen, progress=MIDDLE)).loss.detach()
+    if not torch.allclose(found, expected, rtol=CLOSE, atol=CLOSE, equal_nan=True):
+        raise CompilingFailedError(
+            "in a graph code of yours gives other numbers; see that it takes a progress that is a tensor"
+        )
+
+
+def _modules(program: Program) -> list[ModuleType]:
+    """The modules that a rule and a divergence of a user's come from, as far as they are no part of a library."""
+    rule = getattr(program.method, "rule", None)
+    parts = [getattr(rule, "function", rule), getattr(program.method, "divergence", None)]
+    names = {getattr(part, "__module__", None) or type(part).__module__ for part in parts}
+    names |= {type(part).__module__ for part in parts}
+    return [sys.modules[name] for name in names if name in sys.modules and is_own_module(sys.modules[name])]
+
+
+def is_own_module(module: ModuleType) -> bool:
+    """Whether a module is neither of a library nor built in: a file of a user's."""
+    file, name = getattr(module, "__file__", None), module.__name__.partition(".")[0]
+    return file is not None and name != "rltemp" and "site-packages" not in file and name not in sys.stdlib_module_names
+
+
+def _kept(modules: Sequence[ModuleType]) -> list[tuple[type | ModuleType, dict[str, Any]]]:
+    """What modules and their classes hold: no copy of a class keeps a count of its own."""
+    classes = [
+        thing
+        for module in modules
+        for thing in vars(module).values()
+        if isinstance(thing, type) and thing.__module__ == module.__name__
+    ]
+    owners: list[type | ModuleType] = [*modules, *classes]
+    return [(owner, dict(vars(owner))) for owner in owners]
+
+
+def _put_back(kept: Sequence[tuple[type | ModuleType, dict[str, Any]]]) -> bool:
+    """Give modules and classes what they held; whether nothing was changed."""
+    changed = [
+        (owner, name, value)
+        for owner, held in kept
+        for name, value in held.items()
+        if vars(owner).get(name) is not value
+    ]
+    for owner, name, value in changed:
+        setattr(owner, name, value)
+    return not changed
 
 
 def _alike(first: GraphModule, second: GraphModule) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from rltemp.compiling.graph import Graph
-from rltemp.compiling.own_parts import isolated
+from rltemp.compiling.own_parts import check_numbers, isolated
 from rltemp.compiling.program import ANSWERED, Groups, Program, gradient_name
 from rltemp.errors import CompilingFailedError
 from rltemp.kd.method import Method, Objective, refuse_unlawful
@@ -65,10 +65,18 @@ class CompiledStep:
     def _made(self, program: Program, inputs: list[Tensor]) -> _Compiled | None:
         try:
             traced = program if program.ours else isolated(program, inputs)
-            return _Compiled(Graph(traced, inputs), traced.outputs)
+            graph = Graph(traced, inputs)
+            if not program.ours:
+                check_numbers(graph, traced, inputs)
+            return _Compiled(graph, traced.outputs)
         except CompilingFailedError as error:
             self._say(program.method, str(error))
             return None
+
+    @property
+    def refused(self) -> bool:
+        """Whether any steps were taken plainly."""
+        return bool(self._said)
 
     def _say(self, method: Objective, reason: str) -> None:
         line = f"Steps by {method.name} are not compiled, which takes longer and gives the same numbers: {reason}."

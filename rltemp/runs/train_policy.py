@@ -79,6 +79,8 @@ class TrainPolicyOptions(TaskOptions):
             BadInputError: Where an option cannot be used.
         """
         self.policy.check_workers(self.workers, self.ray)
+        if self.policy.agent == "sample" and self.compile == "always":
+            raise BadInputError("--compile always: with --agent sample SB3 takes every step; leave one of them out")
         reference_method(self.policy.reference)  # a teacher may take hours
         out, result = self.look()
         if result is not None:
@@ -95,14 +97,8 @@ class TrainPolicyOptions(TaskOptions):
         return self.finish(found, started, resumed_at=checkpoints.resumed_at)
 
     def _step(self, problem: Problem | Variety) -> Step:
-        """How the students take their steps; with agent sample SB3 asks for each.
-
-        Raises:
-            BadInputError: Where those are to be compiled.
-        """
+        """How the students take their steps; with agent sample SB3 asks for each."""
         if self.policy.agent == "sample":
-            if self.compile == "always":
-                raise BadInputError("--compile always: with --agent sample SB3 takes every step; leave one of them out")
             return plain_step
         one, shapes = (problem.problem, problem.shapes) if isinstance(problem, Variety) else (problem, 1)
         steps = self.policy.updates * one.task.recipe.steps(len(one.dataset.train)) // shapes

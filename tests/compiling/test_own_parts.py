@@ -61,6 +61,16 @@ class Patient:
         return same(signals.full(2.0 if self.calls < 100 else 4.0))
 
 
+class Shared:
+    """Counts for all of its kind."""
+
+    calls = 0
+
+    def __call__(self, signals: Signals) -> Temperatures:
+        Shared.calls += 1
+        return same(signals.full(2.0 if Shared.calls < 100 else 4.0))
+
+
 class Following:
     """A running mean of what it has seen."""
 
@@ -79,6 +89,10 @@ def by_closure() -> Answer:
 
 def drawn(signals: Signals) -> Temperatures:
     return same(1 + torch.rand_like(signals.teacher_logits[..., 0]))
+
+
+def by_type(signals: Signals) -> Temperatures:
+    return same(signals.full(1 + signals.progress if isinstance(signals.progress, float) else 7.0))
 
 
 def read(signals: Signals) -> Temperatures:
@@ -121,16 +135,25 @@ def test_a_rule_of_ones_own_that_keeps_nothing_is_compiled(digits: Problem) -> N
 
 @pytest.mark.parametrize(
     "make",
-    [Counting, Patient, Following, by_closure, *(lambda one=one: one for one in (drawn, read, by_numpy, by_branch))],
-    ids=["count", "patient", "mean", "closure", "draw", "item", "numpy", "branch"],
+    [
+        Counting,
+        Patient,
+        Shared,
+        Following,
+        by_closure,
+        *(lambda one=one: one for one in (drawn, read, by_numpy, by_branch, by_type)),
+    ],
+    ids=["count", "patient", "class", "mean", "closure", "draw", "item", "numpy", "branch", "type"],
 )
 def test_a_rule_that_no_graph_can_hold_is_asked_plainly(
     make: Callable[[], Answer], digits: Problem, caplog: pytest.LogCaptureFixture
 ) -> None:
-    step = CompiledStep()
+    step, Shared.calls = CompiledStep(), 0
     with caplog.at_level(logging.WARNING, "rltemp"):
         torch.manual_seed(5)
         run = taken(digits, make(), step)
+    assert step.refused
+    assert Shared.calls in (0, 4)  # a graph that was tried has left no trace
     torch.manual_seed(5)
     assert torch.equal(weights(run), weights(plainly(digits, make())))
     lines = [record.message for record in caplog.records if "not compiled" in record.message]
