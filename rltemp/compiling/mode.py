@@ -67,7 +67,7 @@ def _trial() -> str:
     try:
         Graph(lambda value: [value + 1], [torch.ones(2)])
     except CompilingFailedError as error:
-        return f"{error}; where this stays, delete {folder()}"
+        return f"{error}. Where the compiler works, delete {folder()}"
     return ""
 
 
