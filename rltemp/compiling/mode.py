@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 from importlib.util import find_spec
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -39,7 +39,7 @@ def step_for(mode: CompileMode, device: torch.device, samples: int = 0) -> Step:
     Raises:
         BadInputError: For a mode nobody knows.
     """
-    lookup(dict.fromkeys(("auto", "always", "never")), mode, "compile mode")
+    lookup(dict.fromkeys(get_args(CompileMode)), mode, "compile mode")
     if mode == "never" or (mode == "auto" and samples < ENOUGH):
         return plain_step
     if lacking := lacks(device):

@@ -69,18 +69,11 @@ def check_numbers(graph: Graph, program: Program, inputs: Sequence[Tensor]) -> N
 
 
 def _modules(program: Program) -> list[ModuleType]:
-    """The modules that a rule and a divergence of a user's come from, as far as they are no part of a library."""
+    """The modules that a user's rule and divergence come from."""
     rule = getattr(program.method, "rule", None)
     parts = [getattr(rule, "function", rule), getattr(program.method, "divergence", None)]
-    names = {getattr(part, "__module__", None) or type(part).__module__ for part in parts}
-    names |= {type(part).__module__ for part in parts}
-    return [sys.modules[name] for name in names if name in sys.modules and is_own_module(sys.modules[name])]
-
-
-def is_own_module(module: ModuleType) -> bool:
-    """Whether a module is neither of a library nor built in: a file of a user's."""
-    file, name = getattr(module, "__file__", None), module.__name__.partition(".")[0]
-    return file is not None and name != "rltemp" and "site-packages" not in file and name not in sys.stdlib_module_names
+    names = {str(getattr(part, "__module__", "")) for part in (*parts, *map(type, parts))}
+    return [sys.modules[name] for name in names if name in sys.modules and not name.startswith("rltemp.")]
 
 
 def _kept(modules: Sequence[ModuleType]) -> list[tuple[type | ModuleType, dict[str, Any]]]:

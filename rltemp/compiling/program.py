@@ -55,8 +55,17 @@ class Program:
         table = run.batches.table or run.split
         self._form = Batch(table.inputs, self._labels(), table.mask)
 
-    def fixed(self) -> Groups:
-        """The inputs that are the same tensors in every step of the run."""
+    def inputs(self) -> list[Tensor]:
+        """What the next step takes, in one row; how many tensors of each kind there are is kept for the graph.
+
+        All are looked up anew: a run that is restored has another state of its optimizer.
+        """
+        groups = self._moving() | self._fixed()
+        self._sizes = {name: len(values) for name, values in groups.items()}
+        return [value for values in groups.values() for value in values]
+
+    def _fixed(self) -> Groups:
+        """What every step of the run takes."""
         run = self.run
         return {
             "parameters": list(run.student.parameters()),
@@ -66,8 +75,8 @@ class Program:
             "table": _listed(self._form, run.teacher_logits) if self.gathers else [],
         }
 
-    def moving(self) -> Groups:
-        """The inputs of the next step that are its own."""
+    def _moving(self) -> Groups:
+        """What is the next step's own; the progress comes first."""
         run, step = self.run, self.run.step
         rates = run.optimization.set_rates(step) if self.updates else []
         # Python's floats have 64 bits, and so has what stands for them.
@@ -76,12 +85,6 @@ class Program:
             return {"numbers": numbers, "batch": [run.batches.positions(step)]}
         self._form, teacher_logits = run.drawn(step)
         return {"numbers": numbers, "batch": _listed(self._form, teacher_logits)}
-
-    def flat(self, *parts: Groups) -> list[Tensor]:
-        """The tensors of groups in one row; their order and sizes are kept for the graph."""
-        groups = {name: values for part in parts for name, values in part.items()}
-        self._sizes = {name: len(values) for name, values in groups.items()}
-        return [value for values in groups.values() for value in values]
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         """Take the step; weights, buffers and the optimizer's state change in place."""

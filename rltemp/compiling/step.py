@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rltemp.compiling.graph import Graph
 from rltemp.compiling.own_parts import check_numbers, isolated
-from rltemp.compiling.program import ANSWERED, Groups, Program, gradient_name
+from rltemp.compiling.program import ANSWERED, Program, gradient_name
 from rltemp.errors import CompilingFailedError
 from rltemp.kd.method import Method, Objective, refuse_unlawful
 from rltemp.kd.signals import Signals, Temperatures
@@ -55,12 +55,11 @@ class CompiledStep:
             self._say(method, reason)
             return _Bound(run, method)
         program = Program(run, method)
-        fixed = program.fixed()
-        inputs = program.flat(program.moving(), fixed)
+        inputs = program.inputs()
         key = program.key(), tuple((value.shape, value.stride(), value.dtype, value.device) for value in inputs)
         if key not in self._graphs:
             self._graphs[key] = self._made(program, inputs)
-        return _Bound(run, method, program, fixed, self._graphs[key])
+        return _Bound(run, method, program, self._graphs[key])
 
     def _made(self, program: Program, inputs: list[Tensor]) -> _Compiled | None:
         try:
@@ -100,16 +99,14 @@ class _Bound:
     run: Distillation
     method: Objective
     program: Program | None = None
-    fixed: Groups | None = None
     compiled: _Compiled | None = None
 
     def take(self) -> Taken:
         """Take the next step."""
         run, program, compiled = self.run, self.program, self.compiled
-        if program is None or compiled is None or self.fixed is None or not _has_samples(run):
+        if program is None or compiled is None or not _has_samples(run):
             return plain_step(run, self.method)
-        given = program.flat(program.moving(), self.fixed)
-        found = dict(zip(compiled.outputs, compiled.graph(*given), strict=True))
+        found = dict(zip(compiled.outputs, compiled.graph(*program.inputs()), strict=True))
         taken = self._taken(found)
         if "lawless" in found and bool(found["lawless"]):
             refuse_unlawful(self.method, taken.temperatures)

@@ -174,6 +174,21 @@ def test_a_run_that_goes_on_has_the_same_bits(digits: Problem) -> None:
     assert_same(*states)
 
 
+def test_a_run_that_is_put_back_goes_on_from_there(digits: Problem) -> None:
+    """In one process, by one step: the momentum is then another tensor."""
+    run, step, method = Distillation(digits, SEEDS), CompiledStep(), load_method("fixed:4")
+    ends = []
+    for _ in range(3):
+        step(run, method)
+    kept = copy.deepcopy(run.state())
+    for _ in range(2):
+        run.restore(copy.deepcopy(kept))
+        for _ in range(5):
+            step(run, method)
+        ends.append(copy.deepcopy(run.state()))
+    assert_same(*ends)
+
+
 def assert_same(one: Any, other: Any) -> None:
     """Bit by bit."""
     if isinstance(one, torch.Tensor):
