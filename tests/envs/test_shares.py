@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.killing import KillingStep
 from torch import Tensor
 
 from rltemp.agents.network import SampleNetwork, mirrored_draws
@@ -21,9 +20,6 @@ from rltemp.envs.variety import Variety
 from rltemp.envs.vector import DistillVecEnv
 from rltemp.errors import TrainingStoppedError
 from rltemp.io.pool import RETRIES, WorkerPool
-from rltemp.kd.method import Objective
-from rltemp.training.distill import Distillation
-from rltemp.training.steps import Taken, plain_step
 
 STUDENTS = 32
 """Two shares of 16, the length of a processor's vectors: rows then fall into the same places of it in any stack."""
@@ -107,20 +103,6 @@ def test_one_worker_is_this_process_itself() -> None:
 def test_shares_are_in_order_and_differ_by_one_at_most() -> None:
     assert Workers(WorkerPool(), 2).shares(7) == [slice(0, 3), slice(3, 7)]
     assert Workers(WorkerPool(), 2).shares(32) == [slice(0, 16), slice(16, 32)]
-
-
-class KillingStep:
-    """A plain step that kills the worker of the first share that comes to the middle of a run, so many times."""
-
-    def __init__(self, folder: Path, often: int) -> None:
-        self.folder, self.often, self.parent = folder, often, os.getpid()
-
-    def __call__(self, run: Distillation, method: Objective) -> Taken:
-        killed = len([*self.folder.glob("killed-*")])
-        if run.step == 10 and os.getpid() != self.parent and killed < self.often:
-            (self.folder / f"killed-{os.getpid()}").touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return plain_step(run, method)
 
 
 def test_the_students_of_a_killed_worker_are_trained_again(short: Problem, tmp_path: Path) -> None:
