@@ -35,7 +35,7 @@ class RunCallback(BaseCallback):
         super().__init__()
         self.env = env
         self.progress = progress
-        self.steps = env.episode.steps
+        self.steps = env.run_steps
         self.every = max(1, self.steps // SAMPLES)
         self.temperatures: list[Temperatures] = []
         self._scalars: list[dict[str, float]] = []
@@ -48,7 +48,8 @@ class RunCallback(BaseCallback):
     def _on_step(self) -> bool:
         self.progress(self.num_timesteps)
         if (stretch := self.locals.get("stretch")) is not None:
-            self._keep(stretch.look)
+            for look in stretch.looks.values():
+                self._keep(look)
         # At the last step of a run the environment is already in the next one, which has taken no step.
         elif (episode := self.env.episode).taken and episode.taken % self.every == 0:
             self._keep(episode.look())

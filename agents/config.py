@@ -10,12 +10,14 @@ from rltemp.errors import BadInputError
 from rltemp.kd.checks import fraction, positive
 from rltemp.kd.names import lookup
 from rltemp.loading import named_policy
-from rltemp.policy.features import DEFAULT_FEATURES, RLKD_FEATURES
+from rltemp.policy.features import DEFAULT_FEATURES, RLKD_FEATURES, UNIVERSAL_FEATURES
 from rltemp.policy.policy_file import PolicyFile, read_policy
 from rltemp.policy.rule import KNOWN_FEATURES
 from rltemp.rules.published_methods import reference_method
 
-ABOVE_ZERO = "students replicas updates learning_rate_end looks validate_every validation_students collapse_updates"
+ABOVE_ZERO = (
+    "students replicas tasks updates learning_rate_end looks validate_every validation_students collapse_updates"
+)
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,10 @@ class PolicyConfig(UpdateConfig, PolicyShape):
     """Students trained side by side in one update."""
     replicas: int = 8
     """How many of them share initial weights, samples and batches; divides students."""
+    tasks: int = 1
+    """How many tasks the students of an update have, each as many of them; replicas x tasks divide students."""
+    advantage: Literal["difference", "rank"] = "difference"
+    """How a run is judged within its group: by the difference of its return to the others', or by its rank alone."""
     updates: int = 80
     """PPO updates."""
     learning_rate_end: float = 0.1
@@ -112,6 +118,8 @@ class PolicyConfig(UpdateConfig, PolicyShape):
     """Updates in a row, at a bound for more than 95 % of the samples, that count as a collapse."""
     redraw: bool = True
     """Draw training and probe samples afresh for every group, from both parts together."""
+    vary: bool = True
+    """Draw a learning rate, a schedule and a length of the run around the task's own for every update; agent run."""
     seed: int = 0
     """Determines everything random."""
 
@@ -125,14 +133,17 @@ class PolicyConfig(UpdateConfig, PolicyShape):
             positive(self.max_gradient, "train-policy", "max_gradient")
         lookup(dict.fromkeys(("run", "sample")), self.agent, "agent")
         lookup(dict.fromkeys(("warn", "stop", "fallback")), self.on_collapse, "on_collapse")
+        lookup(dict.fromkeys(("difference", "rank")), self.advantage, "advantage")
         lookup(dict.fromkeys(("tanh", "relu")), self.activation, "activation")
         if not 0 <= self.seed < 2**63:
             raise BadInputError(f"train-policy: seed must be 0 to 2^63 - 1; got {self.seed}")
-        if self.students % self.replicas or (self.agent == "run" and self.replicas < 2):
+        if self.students % (self.replicas * self.tasks) or (self.agent == "run" and self.replicas < 2):
             raise BadInputError(
                 "train-policy: replicas must be at least 2, so that runs can be compared (agent sample: 1), and "
-                f"divide students; got {self.replicas} and {self.students}"
+                f"replicas x tasks divide students; got {self.replicas} x {self.tasks} and {self.students}"
             )
+        if self.agent == "sample" and (self.tasks > 1 or self.advantage == "rank"):
+            raise BadInputError("agent sample has one task an update and no ranks: leave tasks and advantage out")
         # With agent run a whole run is one decision: there is nothing in it to discount or to share out.
         for name, idle in (("discount", 1), ("gae_lambda", 1), ("calibration", False)):
             if self.agent == "run" and getattr(self, name) != idle:
@@ -204,11 +215,18 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # The shipped policy, with --task variety.
     "universal": {
-        "weight_ratio": 3.0,
-        "students": 128,
-        "updates": 60,
-        "validate_every": 10,
-        "validation_students": 32,
+        "reference": "fixed:2,teacher=4",
+        "features": UNIVERSAL_FEATURES,
+        "ratio": 4.0,
+        "weight_ratio": 16.0,
+        "students": 256,
+        "tasks": 8,
+        "advantage": "rank",
+        "updates": 300,
+        "learning_rate": 0.01,
+        "averaging": 0.95,
+        "validate_every": 30,
+        "validation_students": 16,
     },
     # RLKD, Zhang et al. (2024), https://arxiv.org/abs/2407.00115, after the authors' code and page; the paper's text
     # was not read. What differs from that code, and why, is in docs/experiments.md.

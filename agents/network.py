@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -173,7 +174,14 @@ class RunBuffer(RolloutBuffer):
         nothing = torch.zeros(0)
         self._hold(nothing, nothing, np.zeros((1, 0), np.float32), np.zeros(0, np.float32))
 
-    def fill(self, drawn: Tensor, log_probs: Tensor, rewards: NDArray[np.float32], groups: NDArray[np.int64]) -> None:
+    def fill(
+        self,
+        drawn: Tensor,
+        log_probs: Tensor,
+        rewards: NDArray[np.float32],
+        groups: NDArray[np.int64],
+        ranked: bool = False,
+    ) -> None:
         """Hold these runs and no others.
 
         Args:
@@ -181,8 +189,10 @@ class RunBuffer(RolloutBuffer):
             log_probs: Of the draws, `[N]`.
             rewards: Of every look, `[L, N]`; their sum is a run's return, for whose advantage see `group_advantages`.
             groups: The number of each run's group, from 0, `[N]`.
+            ranked: Whether a run counts by its rank within its group alone.
         """
-        self._hold(drawn, log_probs, rewards, group_advantages(rewards.sum(0), groups))
+        advantages = ranks if ranked else group_advantages
+        self._hold(drawn, log_probs, rewards, advantages(rewards.sum(0), groups))
 
     def _hold(
         self, drawn: Tensor, log_probs: Tensor, rewards: NDArray[np.float32], advantages: NDArray[np.float32]
@@ -204,7 +214,13 @@ class RunBuffer(RolloutBuffer):
 
 
 class RunPPO(PPO):
-    """SB3's PPO on a `DistillVecEnv` whose runs are played: a rollout is one run of all students."""
+    """SB3's PPO on a `DistillVecEnv` whose runs are played: a rollout is one run of all students.
+
+    Attributes:
+        ranked: As in `RunBuffer.fill`.
+    """
+
+    ranked = False
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -224,12 +240,14 @@ class RunPPO(PPO):
         drawn, log_probs = policy.draw(env.students)
         rewards = []
         for stretch in env.play(policy.network, drawn):
-            self.num_timesteps += stretch.steps * env.num_envs
             rewards.append(stretch.reward)
             callback.update_locals(locals())
             if not callback.on_step():
                 return False
-        rollout_buffer.fill(drawn, log_probs, np.stack(rewards), np.arange(env.students) // env.replicas)
+        # Runs differ in length where their tasks do: every one counts as a typical one.
+        self.num_timesteps += n_rollout_steps * env.num_envs
+        groups = np.arange(env.students) // env.replicas
+        rollout_buffer.fill(drawn, log_probs, np.stack(rewards), groups, self.ranked)
         ended = [{"episode": {"r": float(value), "l": n_rollout_steps}} for value in rollout_buffer.returns]
         self._update_info_buffer(ended)
         callback.on_rollout_end()
@@ -271,3 +289,23 @@ def group_advantages(returns: NDArray[np.float32], groups: NDArray[np.int64]) ->
     centred = (returns - mean[groups]) * (left_out / left_out.max()).astype(np.float32)[groups]
     advantages: NDArray[np.float32] = centred / max(float(centred.std()), 1e-8)
     return advantages
+
+
+def ranks(returns: NDArray[np.float32], groups: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Each run's rank within its group, from -1 (the lowest return) to 1; equal returns share the mean of their ranks.
+
+    What a point is worth differs from task to task, and a student that collapses would outweigh all others.
+
+    >>> found = ranks(np.array([3, 1, 5, 2, 2], np.float32), np.array([0, 0, 1, 1, 1]))
+    >>> found.tolist()
+    [1.0, -1.0, 1.0, -0.5, -0.5]
+
+    Args:
+        returns: `[N]`.
+        groups: As in `group_advantages`.
+    """
+    found = np.zeros(len(returns), np.float32)
+    for group in range(int(groups.max()) + 1):
+        own = groups == group
+        found[own] = (2 * rankdata(returns[own]) - own.sum() - 1) / (own.sum() - 1)
+    return found

@@ -18,7 +18,9 @@ from rltemp.envs.played import ActionNetwork, NetworkRule
 from rltemp.envs.rewards import POTENTIALS, WORST
 from rltemp.envs.shares import Workers, stacks
 from rltemp.envs.variety import Variety
+from rltemp.kd.method import Objective
 from rltemp.kd.names import lookup
+from rltemp.loading import load_method
 from rltemp.training.distill import Distillation
 from rltemp.training.steps import Step, plain_step, train
 
@@ -28,8 +30,14 @@ FIRST_VALIDATION_SEED = 600_000
 VALIDATED = "of the validation"
 """For messages: students that a policy is selected on."""
 
-VALIDATION_TASKS = 12
+VALIDATION_TASKS = 32
 """Tasks of other data sets that a policy of a variety is selected on."""
+BEATEN = "none", "fixed:4"
+"""What a policy of a variety must not do worse than: no teacher, and plain distillation."""
+UNITS = {"log_odds": 0.5, "log_likelihood": 0.1, "margin": 0.05, "accuracy": 0.05}
+"""Of each metric, what is much on one task."""
+MOST = 2.0
+"""Units that a policy can gain or lose on one task."""
 
 
 Worth = Callable[[ActionNetwork, Tensor], float]
@@ -193,13 +201,29 @@ class VarietyTrial:
         generator = np.random.default_rng(FIRST_VALIDATION_SEED)
         self.students, self.decision, self.step = students, decision, step
         self._drawn = [variety.draw(generator, students) for _ in range(tasks)]
+        everyone = slice(None)
+        # Trained once: to compile their steps would take longer.
+        plain = [
+            [values.mean() for values in self._trained(load_method(name), everyone, plain_step)] for name in BEATEN
+        ]
+        self._beaten = [torch.stack(one).amax() for one in zip(*plain, strict=True)]
 
     def potentials(self, network: ActionNetwork, weights: Tensor, share: slice) -> list[Tensor]:
-        """As a `Trial` has it."""
-        values, method = [], replace(self.decision.method, rule=NetworkRule(network, weights, self.decision))
+        """As a `Trial` has it: by how much each is better than the best of `BEATEN`, in units of its metric.
+
+        No task counts for more than `MOST` units: a policy is to do well on all.
+        """
+        method = replace(self.decision.method, rule=NetworkRule(network, weights, self.decision))
+        units = [UNITS[given.problem.metric] for given in self._drawn]
+        found = zip(self._trained(method, share, self.step), self._beaten, units, strict=True)
+        return [((values - beaten) / unit).clamp(-MOST, MOST) for values, beaten, unit in found]
+
+    def _trained(self, method: Objective, share: slice, step: Step) -> list[Tensor]:
+        """The potentials of a share of the students under a method, on each task."""
+        values = []
         for whole in self._drawn:
             given = whole.share(share)
-            stack = train(given.run(_seeds(self.students)[share]), method, step=self.step).eval()
+            stack = train(given.run(_seeds(self.students)[share]), method, step=step).eval()
             with torch.no_grad():
                 logits = stack(given.problem.dataset.batch(given.pool, given.probe).inputs)
             values.append(potentials(given.problem, logits, given.pool.known_labels[given.probe]))

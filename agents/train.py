@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,13 +33,14 @@ from rltemp.agents.samples import SampleEnv, actor_weights, sample_model
 from rltemp.agents.selection import SelectionCallback, TaskTrial, Trial, VarietyTrial, judged
 from rltemp.compiling.mode import is_compiled
 from rltemp.data.problem import Problem
-from rltemp.envs.episode import Decision
+from rltemp.envs.episode import LOOKS, Decision
 from rltemp.envs.shares import Workers, open_workers
-from rltemp.envs.variety import STEPS, Variety
+from rltemp.envs.variety import SELECTION, Variety
 from rltemp.envs.vector import DistillVecEnv
 from rltemp.io.progress import Bar
 from rltemp.kd.names import shareable
 from rltemp.policy.actions import ActionScale
+from rltemp.policy.features import featurize
 from rltemp.rules.published_methods import reference_method
 from rltemp.training.checkpoints import FOLDER as CHECKPOINTS
 from rltemp.training.checkpoints import Checkpoints
@@ -47,6 +48,8 @@ from rltemp.training.steps import Step, plain_step
 from rltemp.training.tensorboard import Tracker
 
 POLICY_FILE = "policy.safetensors"
+STATISTICS_TASKS = 32
+"""Tasks of a variety whose observations a policy's features are centred and scaled by."""
 CHECKPOINTING: dict[str, Any] = {"unit": "update", "share": 0}
 """Of a policy's training: rollouts take longer than saving, and what comes between two saves is lost."""
 
@@ -102,7 +105,7 @@ def _train(
     decision = decision_of(config)
     trial: Trial
     if isinstance(problem, Variety):
-        trial = VarietyTrial(problem.other(), count, decision, step)
+        trial = VarietyTrial(Variety(SELECTION, problem.seed), count, decision, step)
     else:
         trial = TaskTrial(problem, count, decision, step)
     worth = judged(trial, workers)  # before the environment: what both need then reaches the workers once
@@ -150,7 +153,6 @@ def make_env(
     problem: Problem | Variety, config: PolicyConfig, workers: Workers | None = None, step: Step = plain_step
 ) -> DistillVecEnv:
     """The environment that a configuration trains in."""
-    steps = STEPS if isinstance(problem, Variety) else problem.task.recipe.steps(len(problem.dataset.train))
     decision = decision_of(config)
     return DistillVecEnv(
         problem,
@@ -160,11 +162,13 @@ def make_env(
         features=decision.features,
         scale=decision.scale,
         redraw=config.redraw,
-        reward_interval=max(1, steps // config.looks),
+        looks=config.looks,
         mixup_runs=math.ceil(config.mixup * config.updates),
         seed=config.seed,
         step=step,
         workers=workers,
+        tasks=config.tasks,
+        vary=config.vary and config.agent == "run",
     )
 
 
@@ -185,12 +189,12 @@ def make_model(env: DistillVecEnv, config: PolicyConfig) -> PPO:
     """SB3's PPO as the configured agent."""
     mean, std = torch.zeros(len(config.features)), torch.ones(len(config.features))
     if config.normalise:
-        mean, std = observation_statistics(env)
+        mean, std = observation_statistics(env, config.seed)
     network = partial(
         SampleNetwork, mean, std, config.hidden, config.activation, config.shared, env.decision.scale.size
     )
     common: dict[str, Any] = {
-        "n_steps": env.episode.steps,
+        "n_steps": env.run_steps,
         "n_epochs": config.passes,
         "learning_rate": _linear(config.learning_rate, config.learning_rate_end),
         "clip_range": config.clip,
@@ -207,7 +211,7 @@ def run_model(
     env: DistillVecEnv, network: Callable[[], SampleNetwork], config: PolicyConfig, common: dict[str, Any]
 ) -> PPO:
     """SB3's PPO with the network, the exploration and the buffer of `rltemp.agents.network`."""
-    return RunPPO(
+    model = RunPPO(
         RunPolicy,
         env,
         batch_size=common["n_steps"] * env.num_envs,
@@ -223,6 +227,8 @@ def run_model(
         },
         **common,
     )
+    model.ranked = config.advantage == "rank"
+    return model
 
 
 def controller(model: PPO) -> tuple[SampleNetwork, Callable[[], Tensor]]:
@@ -236,22 +242,27 @@ def controller(model: PPO) -> tuple[SampleNetwork, Callable[[], Tensor]]:
     return env.network, lambda: actor_weights(policy)
 
 
-def observation_statistics(env: DistillVecEnv) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation `[F]` of the observations of one run under the reference rule."""
-    action = np.zeros((env.num_envs, env.decision.scale.size), np.float32)
-    observations: list[Any] = [_of_samples(env, env.reset())]
-    for _ in range(env.episode.steps - 1):
-        observations.append(_of_samples(env, env.step(action)[0]))
-    every = torch.from_numpy(np.concatenate(observations))
+def observation_statistics(env: DistillVecEnv, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Centre and scale `[F]` of the observations of some tasks' runs under the reference rule.
+
+    They are the median and half of the distance between the quantiles of 0.16 and 0.84: those of a normal distribution
+    are its mean and standard deviation, and a student that has collapsed does not stretch them.
+    """
+    count = len(env.decision.features)
+    network = SampleNetwork(torch.zeros(count), torch.ones(count), actions=env.decision.scale.size)
+    runs, generator = replace(env.runs, looks=LOOKS), np.random.default_rng(seed)
+    idle, observations = network.weights.detach().zero_().expand(env.students, -1), list[Tensor]()
+    for _ in range(-(-STATISTICS_TASKS // tasks) if (tasks := env.runs.tasks) > 1 else 1):
+        for stretch in runs.play(runs.draw(generator), 0, network, idle):
+            observations += [
+                featurize(look.signals.samples(), env.decision.features).flatten(0, -2)
+                for look in stretch.looks.values()
+            ]
+    every = torch.cat(observations)
+    low, middle, high = torch.from_numpy(np.quantile(every.numpy(), (0.16, 0.5, 0.84), axis=0)).float()
     # A feature that never moves is divided by one, not by nothing.
-    std = every.std(0)
-    return every.mean(0), torch.where(std < 1e-4, torch.ones_like(std), std)
-
-
-def _of_samples(env: DistillVecEnv, observation: Any) -> Any:
-    """The rows of an observation that are samples'."""
-    mask = env.episode.seen.mask
-    return observation if mask is None else observation[mask.reshape(-1)]
+    scale = (high - low) / 2
+    return middle, torch.where(scale < 1e-3, torch.ones_like(scale), scale)
 
 
 def _linear(rate: float, end: float) -> Callable[[float], float]:

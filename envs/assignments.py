@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import replace
+from typing import Protocol, get_args
 
 import numpy as np
 import torch
 
 from rltemp.data.problem import Problem
+from rltemp.data.recipe import Recipe, Schedule
 from rltemp.envs.variety import Assignment
 from rltemp.errors import BadInputError
 
 
 class TaskSource(Protocol):
-    """Where a run's task comes from; batch size and number of steps are the same for every draw."""
+    """Where a run's task comes from."""
 
     problem: Problem
     """A typical one."""
+    steps: int
+    """Of a typical run."""
 
     def draw(self, generator: np.random.Generator, groups: int) -> Assignment:
         """Draw the task of the next run, and the samples of each of its groups."""
         ...
+
+
+RATE_FACTOR, LENGTH_FACTOR = 3.0, 2.0
+"""A varied recipe's learning rate, and its epochs, are up to so many times the task's own, or so many times less."""
+SCHEDULES = get_args(Schedule)
 
 
 class OneTask:
@@ -28,13 +37,17 @@ class OneTask:
 
     Args:
         problem: The task, loaded.
+        vary: Draw a learning rate, a schedule and a length around the task's own for every run: a policy that knows one
+            learning rate at every point of the run breaks down under another schedule.
         redraw: Draw each group's training and probe samples afresh, from both splits together: a probe that stays the
             same is overfitted by the policy. The validation and test splits are never touched.
     """
 
-    def __init__(self, problem: Problem, redraw: bool) -> None:
+    def __init__(self, problem: Problem, redraw: bool, vary: bool = False) -> None:
         self.problem = problem
         self.redraw = redraw
+        self.vary = vary
+        self.steps = problem.task.recipe.steps(len(problem.dataset.train))
         self._pool = problem.dataset.train.and_then(problem.dataset.probe)
         self._logits = None
         if problem.teacher_logits is not None:
@@ -53,4 +66,18 @@ class OneTask:
         if self.redraw:
             generator.permuted(order, axis=1, out=order)
         positions = torch.from_numpy(order)
-        return Assignment(self.problem, self._pool, self._logits, positions[:, :size], positions[:, size:])
+        problem = self.problem
+        if self.vary:
+            problem = replace(problem, task=replace(problem.task, recipe=varied(problem.task.recipe, generator)))
+        return Assignment(problem, self._pool, self._logits, positions[:, :size], positions[:, size:])
+
+
+def varied(recipe: Recipe, generator: np.random.Generator) -> Recipe:
+    """A recipe around this one: half of them have its own schedule, the others any."""
+    rate, length = (factor ** generator.uniform(-1, 1) for factor in (RATE_FACTOR, LENGTH_FACTOR))
+    schedule = str(generator.choice(SCHEDULES)) if generator.random() < 0.5 else recipe.schedule
+    other = recipe.changed(schedule=schedule, epochs=max(1, round(recipe.epochs * length)))
+    try:
+        return other.changed(learning_rate=recipe.learning_rate * rate)
+    except BadInputError:  # the optimizer brings a learning rate of its own
+        return other

@@ -7,7 +7,7 @@ as a comparison trains its students. What comes out is a function of the run and
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, TypeVar
 
@@ -110,29 +110,30 @@ class Stretch:
     """The steps of a played run from one look at the probe to the next.
 
     Args:
-        steps: How many.
+        steps: How many; where students have several tasks, of the first.
         reward: The change of each student's potential, `[S]`.
         potential: At its end, `[S]`.
         lost: Which students' numbers have stopped being finite so far, `[S]`: they stay as they are, and have the
             worst potential.
-        look: Its last step.
+        looks: Its last step, on each task that the students have.
     """
 
     steps: int
     reward: NDArray[np.float32]
     potential: NDArray[np.float32]
     lost: NDArray[np.bool_]
-    look: Look
+    looks: Mapping[int, Look]
 
 
 def play(
     run: Distillation,
     decision: Decision,
     probe: Tensor,
-    interval: int,
+    ends: Collection[int],
     network: ActionNetwork,
     weights: Tensor,
     step: Step = plain_step,
+    task: int = 0,
 ) -> Iterator[Stretch]:
     """Play a fresh run of a stack to its end.
 
@@ -140,10 +141,11 @@ def play(
         run: Of S students.
         decision: What actions mean.
         probe: Samples that rewards are measured on: positions in the run's own split, `[S, P]`.
-        interval: Steps from one look at the probe to the next.
+        ends: Steps after which the probe is looked at, beside the last.
         network: Of a `NetworkRule`.
         weights: Of each student, `[S, P]`.
         step: How a step is taken.
+        task: The number of the run's task, under which its looks stand.
 
     Raises:
         TrainingDivergedError: Where a feature, a teacher logit or the potential is not finite though the student's own
@@ -156,28 +158,33 @@ def play(
     measured = measuring.measure(lost)
     while not run.done:
         taken = _taken(run, method, decision, step)
-        if run.step % interval == 0 or run.done:
+        if run.step in ends or run.done:
             before, measured = measured, measuring.measure(measured.lost)
             if (measured.seen_lost & ~before.seen_lost).any():
                 for number in range(begun, run.step):
                     _explain(run, decision, number)
             potential, gone = measured.seen_potential, measured.seen_lost
-            yield Stretch(run.step - begun, potential - before.seen_potential, potential, gone, _look(taken, rule))
+            looks = {task: _look(taken, rule)}
+            yield Stretch(run.step - begun, potential - before.seen_potential, potential, gone, looks)
             begun = run.step
 
 
 def joined(shares: Sequence[Stretch]) -> Stretch:
     """One stretch of all students from those of each share of them."""
-    looks = [share.look for share in shares]
-    look = Look(
-        _together([look.signals for look in looks]),
-        _together([look.temperatures for look in looks]),
-        torch.cat([look.loss for look in looks]),
-    )
+    looks: dict[int, list[Look]] = {}
+    for share in shares:
+        for task, look in share.looks.items():
+            looks.setdefault(task, []).append(look)
     reward, potential, lost = (
         np.concatenate([getattr(share, name) for share in shares]) for name in ("reward", "potential", "lost")
     )
-    return Stretch(shares[0].steps, reward, potential, lost, look)
+    return Stretch(shares[0].steps, reward, potential, lost, {task: _one(those) for task, those in looks.items()})
+
+
+def _one(looks: Sequence[Look]) -> Look:
+    """Looks at all students of a task from those at each share of them."""
+    signals, temperatures = [look.signals for look in looks], [look.temperatures for look in looks]
+    return Look(_together(signals), _together(temperatures), torch.cat([look.loss for look in looks]))
 
 
 def _taken(run: Distillation, method: Method, decision: Decision, step: Step) -> Taken:

@@ -8,7 +8,7 @@ where its worker was lost, another one plays it again.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -23,13 +23,14 @@ from rltemp.envs.episode import FIRST_TRAINING_SEED, LOOKS, Decision, Episode
 from rltemp.envs.mixup import MixedDistillation, share_of_run
 from rltemp.envs.played import ActionNetwork, Stretch, joined, play
 from rltemp.envs.variety import Assignment
+from rltemp.errors import BadInputError
 from rltemp.io.pool import WorkerPool, open_pool
 from rltemp.training.distill import Distillation
 from rltemp.training.steps import Step, plain_step
 
 ALL = slice(None)
-Drawn = tuple[list[int], Assignment]
-"""A run: each student's seed, and what all of them do."""
+Drawn = list[tuple[list[int], Assignment]]
+"""A run, task by task: each student's seed, and what all of them do."""
 
 
 @dataclass(frozen=True)
@@ -43,28 +44,44 @@ class RunDraws:
     reward_interval: int | None
     mixup_runs: int
     step: Step = plain_step
+    tasks: int = 1
+    looks: int = LOOKS
 
     def draw(self, generator: np.random.Generator) -> Drawn:
         """Draw the next run."""
-        groups = self.students // self.replicas
-        seeds = generator.integers(FIRST_TRAINING_SEED, 2**31, groups).repeat(self.replicas)
-        return seeds.tolist(), self.source.draw(generator, groups).replicated(self.replicas)
+        groups, drawn = self.students // self.tasks // self.replicas, []
+        for _ in range(self.tasks):
+            seeds = generator.integers(FIRST_TRAINING_SEED, 2**31, groups).repeat(self.replicas)
+            drawn.append((seeds.tolist(), self.source.draw(generator, groups).replicated(self.replicas)))
+        return drawn
 
     def begin(self, drawn: Drawn, number: int) -> Episode:
-        """Begin run `number`, from 0, which is stepped."""
-        return Episode(self._fresh(drawn, number, ALL), self.decision, drawn[1].probe, self.reward_interval)
+        """Begin run `number`, from 0, which is stepped.
+
+        Raises:
+            BadInputError: Where its students have several tasks, which take no steps in common.
+        """
+        if self.tasks > 1:
+            raise BadInputError(f"a run of {self.tasks} tasks is played, not stepped: give tasks=1")
+        ((seeds, given),) = drawn
+        return Episode(self._fresh(seeds, given, number), self.decision, given.probe, self.reward_interval)
 
     def play(
         self, drawn: Drawn, number: int, network: ActionNetwork, weights: Tensor, share: slice = ALL
     ) -> Iterator[Stretch]:
         """Play run `number`, from 0, with a share of its students; weights `[S, P]` are those of all."""
+        each, together = self.students // self.tasks, list[Iterator[Stretch]]()
+        first, last, _ = share.indices(self.students)
 
-        def one(stack: slice) -> Iterator[Stretch]:
-            run, probe = self._fresh(drawn, number, stack), drawn[1].share(stack).probe
-            interval = self.reward_interval or max(1, run.steps // LOOKS)
-            return play(run, self.decision, probe, interval, network, weights[stack], self.step)
+        def one(task: int, stack: slice) -> Iterator[Stretch]:
+            seeds, given = drawn[task][0][stack], drawn[task][1].share(stack)
+            run, own = self._fresh(seeds, given, number), weights[task * each :][stack]
+            return play(run, self.decision, given.probe, self._ends(run.steps), network, own, self.step, task)
 
-        together = [one(stack) for stack in stacks(drawn[1].problem, share, self.students)]
+        for task, (_, given) in enumerate(drawn):
+            own = slice(max(first - task * each, 0), min(last - task * each, each))
+            if own.start < own.stop:
+                together += [one(task, stack) for stack in stacks(given.problem, own, each)]
         return map(joined, zip(*together, strict=True))
 
     def play_share(
@@ -75,10 +92,16 @@ class RunDraws:
         generator.bit_generator.state = state
         return [*self.play(self.draw(generator), number, network, weights, share)]
 
-    def _fresh(self, drawn: Drawn, number: int, share: slice) -> Distillation:
+    def _ends(self, steps: int) -> Collection[int]:
+        """After which steps of a run its probe is looked at."""
+        if self.reward_interval is not None:
+            return range(self.reward_interval, steps + 1, self.reward_interval)
+        return [steps * (look + 1) // self.looks for look in range(self.looks)]
+
+    def _fresh(self, seeds: list[int], given: Assignment, number: int) -> Distillation:
         mixed = share_of_run(number, self.mixup_runs)
         kind: Callable[..., Distillation] = Distillation if mixed is None else partial(MixedDistillation, share=mixed)
-        return drawn[1].share(share).run(drawn[0][share], kind)
+        return given.run(seeds, kind)
 
 
 def stacks(problem: Problem, share: slice, students: int) -> list[slice]:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from rltemp.data.problem import Problem
 from rltemp.envs.assignments import OneTask, TaskSource
-from rltemp.envs.episode import Decision, Episode, checked_actions
+from rltemp.envs.episode import LOOKS, Decision, Episode, checked_actions
 from rltemp.envs.played import ActionNetwork, Stretch, joined
 from rltemp.envs.shares import RunDraws, Workers
 from rltemp.errors import BadInputError
@@ -69,9 +69,13 @@ class DistillVecEnv(VecEnv):
         step: How a step of a run that is played is taken.
         workers: What the students of a run that is played are shared out over, by default nothing: this process trains
             them all.
+        tasks: How many tasks the students of a run have, each as many of them; several are played, not stepped.
+        looks: How often a run that is played looks at its probe, unless `reward_interval` says it.
+        vary: As in `rltemp.envs.assignments.OneTask`, where there is one task.
 
     Attributes:
         finished: What the last run came to.
+        run_steps: Of a typical run.
     """
 
     def __init__(
@@ -89,17 +93,21 @@ class DistillVecEnv(VecEnv):
         seed: int = 0,
         step: Step = plain_step,
         workers: Workers | None = None,
+        tasks: int = 1,
+        looks: int = LOOKS,
+        vary: bool = False,
     ) -> None:
-        source = OneTask(problem, redraw) if isinstance(problem, Problem) else problem
+        source = OneTask(problem, redraw, vary) if isinstance(problem, Problem) else problem
         self.problem = source.problem
-        if students < 1 or replicas < 1 or students % replicas:
-            raise BadInputError(f"replicas must divide students; got {replicas} and {students}")
+        if students < 1 or replicas < 1 or tasks < 1 or students % (replicas * tasks):
+            raise BadInputError(f"replicas x tasks must divide students; got {replicas} x {tasks} and {students}")
         self.students = students
         self.replicas = replicas
         self.batch_size = self.problem.batch_samples
         self.decision = Decision.make(method, features, scale)
         self.runs_finished = 0
-        self.runs = RunDraws(source, students, replicas, self.decision, reward_interval, mixup_runs, step)
+        self.runs = RunDraws(source, students, replicas, self.decision, reward_interval, mixup_runs, step, tasks, looks)
+        self.run_steps = source.steps
         self._workers = workers
         if workers is not None:
             workers.give(TRAINED, self.runs.play_share)

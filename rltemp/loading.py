@@ -21,8 +21,10 @@ from rltemp.rules.published_methods import METHODS
 PIN = "@sha256:"
 """Between a policy file's name and the SHA-256 that the file must have."""
 
-SHIPPED = {"universal": Path(__file__).parent / "policies" / "universal.safetensors"}
-"""Policies that come with the package. `universal` is `rltemp train-policy --task variety --preset universal`."""
+_POLICIES = Path(__file__).parent / "policies"
+SHIPPED = {"universal": _POLICIES / "universal.safetensors", "universal@1": _POLICIES / "universal-1.safetensors"}
+"""Policies that come with the package. `universal` is `rltemp train-policy --task variety --preset universal`,
+`universal@1` the policy that had this name in version 0.2.0."""
 
 
 def load_method(spec: str) -> Objective:

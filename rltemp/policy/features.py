@@ -13,12 +13,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
 
 from rltemp.errors import BadInputError
+from rltemp.kd.method import PLAIN_TEMPERATURE
 from rltemp.kd.names import lookup
 from rltemp.kd.rowwise import paired, rowwise
 from rltemp.kd.signals import Signals
@@ -59,6 +60,14 @@ class Statistics:
         self.pair = paired(student.detach().float(), teacher.detach().float())
         self.progress = progress
         self.labels = labels
+
+    @_Once
+    def log_classes(self) -> float | Tensor:
+        """The entropy of a uniform prediction, log C."""
+        classes = self.pair.shape[-1]
+        if torch.compiler.is_compiling():  # C may be a variable, of which `math` would make a constant
+            return self.pair.new_full((), classes).log()
+        return math.log(classes)
 
     @_Once
     def largest(self) -> tuple[Tensor, Tensor]:
@@ -140,10 +149,7 @@ def relative_spread(s: Statistics) -> Tensor:
 def entropy(s: Statistics, network: int) -> Tensor:
     """Entropy of the prediction over its maximum log C, from -1 (certain) to 1 (uniform)."""
     mean = (s.terms[network] * s.below[network]).sum(-1) / s.totals[network]
-    negative, classes = mean - s.log_totals[network], s.pair.shape[-1]
-    if torch.compiler.is_compiling():  # the number of classes may be a variable, of which `math` would make a constant
-        return negative * (-2 / s.pair.new_full((), classes).log()) - 1
-    return negative * (-2 / math.log(classes)) - 1
+    return (mean - s.log_totals[network]) * (-2 / s.log_classes) - 1
 
 
 def divergence(s: Statistics) -> Tensor:
@@ -161,10 +167,38 @@ def agreement(s: Statistics) -> Tensor:
 
 def loss(s: Statistics, network: int) -> Tensor:
     """log(1 + cross-entropy with the label), minus 1; needs labels."""
+    return _cross_entropy(s, network).log1p() - 1
+
+
+def relative_loss(s: Statistics, network: int) -> Tensor:
+    """Cross-entropy with the label over that of a uniform prediction, log C, minus 1; needs labels."""
+    return _cross_entropy(s, network) / s.log_classes - 1
+
+
+def gradient_ratio(s: Statistics) -> Tensor:
+    """Natural logarithm of the gradient norm of plain distillation (T = 4) over that of cross-entropy, halved.
+
+    Both on the student's logits, plus 0.05 each, so that a sample that is learned counts little; needs labels.
+    """
+    softened = (s.below / PLAIN_TEMPERATURE).softmax(-1)
+    plain = torch.linalg.vector_norm(softened[0] - softened[1], dim=-1) * PLAIN_TEMPERATURE
+    true = (-_cross_entropy(s, 0)).exp()  # the probability of the label
+    squared = (s.terms[0].square().sum(-1) / s.totals[0].square()) + 1 - 2 * true
+    found: Tensor = ((plain + 0.05) / (squared.clamp_min(0.0).sqrt() + 0.05)).log() / 2
+    return found
+
+
+def class_count(s: Statistics) -> Tensor:
+    """Natural logarithm of the number of classes, halved, minus 1."""
+    count = s.log_classes / 2 - 1
+    shape = s.pair.shape[1:-1]
+    return count.to(s.pair).expand(shape) if isinstance(count, Tensor) else s.pair.new_full(shape, count)
+
+
+def _cross_entropy(s: Statistics, network: int) -> Tensor:
     if s.labels is None:
         raise BadInputError("this policy's features need labels; the signals carry none")
-    of_label = s.below[network].gather(-1, s.labels.unsqueeze(-1)).squeeze(-1) - s.log_totals[network]
-    return (-of_label).log1p() - 1
+    return s.log_totals[network] - s.below[network].gather(-1, s.labels.unsqueeze(-1)).squeeze(-1)
 
 
 def top_probability(s: Statistics, network: int) -> Tensor:
@@ -198,21 +232,35 @@ def featurize(signals: Signals, names: Sequence[str]) -> Tensor:
         BadInputError: Where a feature needs labels or the progress and the signals carry none, where a label is no
             class, or where a name is unknown.
     """
-    if (mask := signals.mask) is not None:
-        found = featurize(replace(signals.made_safe(), mask=None), names)
-        return found.masked_fill_(~mask.unsqueeze(-1), 0.0)
-    computes = [lookup(FEATURES, name, "feature").compute for name in names]
-    if "progress" in names:
+    wanted = [lookup(FEATURES, name, "feature") for name in names]
+    computes = list(dict.fromkeys(feature.compute for feature in wanted))
+    if any(feature.compute is progress for feature in wanted):
         signals.need_progress("the feature 'progress'")
+    signals = signals.made_safe()
 
     def columns(student: Tensor, teacher: Tensor, labels: Tensor | None = None) -> tuple[Tensor, ...]:
         statistics = Statistics(student, teacher, labels, signals.progress)
-        return tuple(compute(statistics) for compute in computes)
+        return tuple(compute(statistics).clamp(-LIMIT, LIMIT) for compute in computes)
 
     labels = [] if signals.labels is None else [signals.labels]
     with torch.no_grad(), signals.labels_named():
-        of_samples = rowwise(columns, signals.student_logits, signals.teacher_logits, *labels)
-        return torch.stack(of_samples, -1).clamp_(-LIMIT, LIMIT)
+        values = rowwise(columns, signals.student_logits, signals.teacher_logits, *labels)
+        of_samples = dict(zip(computes, values, strict=True))
+        found = torch.stack([_over(feature.over, of_samples[feature.compute], signals) for feature in wanted], -1)
+        found = found.clamp_(-LIMIT, LIMIT)
+        return found if signals.mask is None else found.masked_fill_(~signals.mask.unsqueeze(-1), 0.0)
+
+
+def _over(over: Over, values: Tensor, signals: Signals) -> Tensor:
+    """A feature's values `[...]` as the feature has them: a sample's own, the mean over its batch, or what is left."""
+    if over == "sample":
+        return values
+    mean = signals.of_batches(signals.means(values))
+    return mean if over == "batch" else values - mean
+
+
+Over = Literal["sample", "batch", "deviation"]
+"""What a column shows: a sample's own value, the mean over its batch, or the sample's deviation from that mean."""
 
 
 @dataclass(frozen=True)
@@ -223,9 +271,10 @@ class Feature:
     unit: str
     version: int = 1
     uses_labels: bool = False
+    over: Over = "sample"
 
 
-FEATURES: dict[str, Feature] = {
+_OF_SAMPLES: dict[str, Feature] = {
     "progress": Feature(progress, "fraction of the run"),
     "student_margin": Feature(partial(margin, network=0), "deviations"),
     "teacher_margin": Feature(partial(margin, network=1), "deviations"),
@@ -241,7 +290,19 @@ FEATURES: dict[str, Feature] = {
     "student_top_probability": Feature(partial(top_probability, network=0), "probability"),
     "teacher_top_probability": Feature(partial(top_probability, network=1), "probability"),
     "student_probability_margin": Feature(student_probability_margin, "probability"),
+    "student_relative_loss": Feature(partial(relative_loss, network=0), "fraction of log C", uses_labels=True),
+    "teacher_relative_loss": Feature(partial(relative_loss, network=1), "fraction of log C", uses_labels=True),
+    "gradient_ratio": Feature(gradient_ratio, "log ratio", uses_labels=True),
+    "class_count": Feature(class_count, "log classes"),
 }
+
+FEATURES: dict[str, Feature] = _OF_SAMPLES | {
+    f"{over}_{name}": replace(feature, over=over)
+    for over in get_args(Over)[1:]
+    for name, feature in _OF_SAMPLES.items()
+    if name not in ("progress", "class_count")  # the same for all samples
+}
+"""Every feature by name; `batch_NAME` is the mean of NAME over the batch, `deviation_NAME` a sample's own less that."""
 
 DEFAULT_FEATURES = (
     "progress",
@@ -254,6 +315,29 @@ DEFAULT_FEATURES = (
     "agreement",
 )
 """What a policy sees unless it is told otherwise: no labels needed."""
+
+UNIVERSAL_FEATURES = (
+    "progress",
+    "class_count",
+    "batch_student_relative_loss",
+    "batch_teacher_relative_loss",
+    "batch_student_spread",
+    "batch_teacher_spread",
+    "batch_divergence",
+    "batch_agreement",
+    "batch_student_entropy",
+    "batch_teacher_entropy",
+    "batch_gradient_ratio",
+    "deviation_student_loss",
+    "deviation_teacher_loss",
+    "deviation_divergence",
+    "deviation_student_margin",
+    "deviation_teacher_margin",
+    "deviation_agreement",
+    "deviation_teacher_entropy",
+    "deviation_gradient_ratio",
+)
+"""What `universal` sees: how far the run and its batch have come, and in what a sample differs from its batch."""
 
 RLKD_FEATURES = ("student_top_probability", "teacher_top_probability", "student_probability_margin")
 """The state of RLKD: two confidences and the student's uncertainty."""

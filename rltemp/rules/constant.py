@@ -12,10 +12,10 @@ from rltemp.kd.signals import Signals, Temperatures, full_precision
 from rltemp.kd.temperature_rule import TemperatureRule, per_sample
 
 
-def fixed(temperature: float = 4.0) -> TemperatureRule:
-    """Give every sample the same temperature for both networks, and the weight T^2 that keeps gradients comparable.
+def fixed(temperature: float = 4.0, teacher: float | None = None) -> TemperatureRule:
+    """Give every sample the same temperatures, and the weight T_s T_t that keeps gradients comparable.
 
-    Formula: T_t = T_s = T, weight T^2.
+    Formula: T_t = T_s = T, weight T^2; or a T_t of its own, weight T_s T_t.
     Source: Hinton, Vinyals and Dean (2015), https://arxiv.org/abs/1503.02531; CIFAR-100 recipes use T = 4.
     Labels: no
     Bounds: 4 to 4
@@ -23,14 +23,15 @@ def fixed(temperature: float = 4.0) -> TemperatureRule:
     Guard: none.
 
     Args:
-        temperature: T > 0.
+        temperature: T > 0, of both networks.
+        teacher: T_t > 0, where the teacher's is another.
     """
-    value = positive(temperature, "fixed", "temperature")
+    student = positive(temperature, "fixed", "temperature")
+    other = student if teacher is None else positive(teacher, "fixed", "teacher")
 
     @per_sample
     def rule(signals: Signals) -> Temperatures:
-        same = signals.full(value)
-        return Temperatures(student=same, teacher=same, weight=signals.full(value * value))
+        return Temperatures(signals.full(student), signals.full(other), signals.full(student * other))
 
     return rule
 

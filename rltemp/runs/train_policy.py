@@ -116,4 +116,4 @@ class TrainPolicyOptions(TaskOptions):
                     f"--task {VARIETY} draws every task's own {name}; leave --{name.replace('_', '-')} out"
                 )
         log.info(f"Drawing the data sets of task {VARIETY}, and training their teachers.")
-        return Variety(self.policy.seed)
+        return Variety(seed=self.policy.seed)
