@@ -1,20 +1,21 @@
-r"""Does a policy serve tasks that it was not trained on? Trains students by every rule on each, then writes the table.
+r"""Does a policy serve tasks of families that it never saw, and at other learning rates than the best?
 
-    python scripts/transfer.py train --rules universal matched:universal averaged:universal matched:ttm \
-        --cells docs/results/transfer.jsonl
+    python scripts/transfer.py train --rules universal --cells docs/results/transfer.jsonl
     python scripts/transfer.py write docs/results/transfer.md docs/results/transfer.jsonl
 
-A result is one task and one rule: a line of the file that `--cells` names. It is not trained again. Small data sets
-are split in 64 ways, and every student has a split and a teacher of its own: in a test split of 36 samples it matters
-more which samples these are than which student is taught. Students of one seed share all but the rule.
+For each task the learning rate is found at which plain distillation (T = 4) validates best. Students then train by
+every rule at a third of it, at it, and at three times it. A result is one task, factor and rule: a line of the file
+that `--cells` names, which is not trained again. Students of one seed share all but the rule. Small data are split in
+several ways, each with a teacher of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,45 +23,62 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.progress import track
-from torch import Tensor
 
-from rltemp.compiling.mode import CompileMode
-from rltemp.data.dataset import Split
+from rltemp.compiling.mode import CompileMode, step_for
 from rltemp.data.problem import Problem
+from rltemp.data.task import Task
 from rltemp.data.tasks import load_task
-from rltemp.experiments.measures import accuracy
+from rltemp.envs.sources import load_source
 from rltemp.experiments.statistics import Paired, paired_difference, points
-from rltemp.experiments.students import step_of, train_method
+from rltemp.experiments.students import chunks, train_method
 from rltemp.io.files import atomic_write
 from rltemp.io.versions import processor
-from rltemp.loading import load_method
 from rltemp.report.tables import markdown
 from rltemp.rules.published_methods import METHODS
-from rltemp.training.distill import Distillation
 from rltemp.training.preparation import prepare
-from rltemp.training.steps import Step, plain_step, train
 
-TASKS: dict[str, tuple[str, dict[str, Any], int]] = {
-    "wine": ("wine", {}, 64),
-    "iris": ("iris", {}, 64),
-    "breast_cancer": ("breast_cancer", {}, 64),
-    "synthetic": ("synthetic", {}, 64),
-    "digits, mlp:20, 20 epochs": ("digits", {"student": "mlp:20", "epochs": 20}, 1),
-    "digits, mlp:10x10, steps": ("digits", {"student": "mlp:10x10", "schedule": "step", "learning_rate": 0.05}, 1),
-    "digits, cnn:8x16": ("digits", {"student": "cnn:8x16", "learning_rate": 0.1}, 1),
+
+def of_sklearn(name: str, split: int, **changes: Any) -> Task:
+    """A built-in task in one of its splits."""
+    return load_task(name, split_seed=split, **changes)
+
+
+def of_keel(name: str, split: int, student: str = "mlp:16", **changes: Any) -> Task:
+    """A table of KEEL that no policy was trained or selected on."""
+    data = load_source(f"keel:{name}", np.random.default_rng(0))
+    options = {"epochs": 20, "teacher_epochs": 40, **changes}
+    return Task.of(student=student, teacher="mlp:128", train=data, name=name, split_seed=split, **options)
+
+
+TASKS: dict[str, tuple[Callable[[int], Task], int]] = {
+    "wine": (partial(of_sklearn, "wine"), 16),
+    "iris": (partial(of_sklearn, "iris"), 16),
+    "breast_cancer": (partial(of_sklearn, "breast_cancer"), 8),
+    "tae": (partial(of_keel, "tae", epochs=60), 16),
+    "sonar": (partial(of_keel, "sonar", epochs=40), 8),
+    "hayes-roth": (partial(of_keel, "hayes-roth", epochs=40), 16),
+    "mammographic": (partial(of_keel, "mammographic"), 8),
+    "texture, mlp:8": (partial(of_keel, "texture", student="mlp:8", epochs=5), 2),
+    "marketing": (partial(of_keel, "marketing", epochs=5), 2),
+    "chess, mlp:8x8": (partial(of_keel, "chess", student="mlp:8x8", epochs=10), 2),
+    "synthetic:classes=20": (partial(of_sklearn, "synthetic:classes=20"), 4),
+    "digits, cnn:8x16": (partial(of_sklearn, "digits", student="cnn:8x16"), 1),
+    "characters": (partial(of_sklearn, "characters"), 1),
 }
-"""By the name in the table: the task, what of it is changed, and in how many splits it is tried. The
-digits keep their split, because the shipped policy's training draws from its training and probe parts."""
-PLAIN = "fixed:4"
-Accuracy = NDArray[np.float64]
-"""One value a student."""
-HEAD = """# Tasks that the shipped policy never saw
+"""By name: how the task of a split is made, and in how many splits it is tried."""
+RATES = 0.0017, 0.005, 0.015, 0.05, 0.15, 0.5
+FACTORS = 1 / 3, 1.0, 3.0
+PLAIN, NOBODY = "fixed:4", "none"
+HARM = {"points": 0.5, "nats": 0.01}
+"""By how much a rule may be below no teacher or plain distillation."""
+Score = NDArray[np.float64]
+"""One value a student: accuracy in points, or minus the loss in nats."""
+HEAD = """# Tasks of families that the shipped policy never saw
 
-The first table shows the mean test accuracy in percent of {n} students for each rule and task. Every rule has its own
-defaults. On a task with {n} splits (second table) every student has a split of the data and a teacher of its own. The
-last two columns are means over all tasks, in points: the difference to plain distillation at T = 4, and the policy
-minus the rule. They are paired by student, with 95 % intervals over students (BCa bootstrap).
-Machine: {machine}, torch {torch}.
+{n} students for each task, factor and rule. The learning rate is the one at which plain distillation (T = 4) validates
+best, times a third, one and three. Accuracy is in points; of `characters` minus the loss in nats. Differences are
+paired by student, with 95 % intervals (BCa bootstrap). A cell is *harm* where the policy is below no teacher or plain
+distillation by more than 0.5 points (0.01 nats). Machine: {machine}, torch {torch}.
 
     python scripts/transfer.py train --rules {policies} --cells docs/results/transfer.jsonl
     python scripts/transfer.py write docs/results/transfer.md docs/results/transfer.jsonl
@@ -74,13 +92,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     trainer = commands.add_parser("train", help="train the students that are missing")
     trainer.add_argument("--rules", nargs="+", default=["universal"], help="policies, first the one that is judged")
-    trainer.add_argument("--against", nargs="+", default=list(METHODS), help="by default every method")
+    trainer.add_argument("--against", nargs="*", default=list(METHODS), help="by default every method")
     trainer.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    trainer.add_argument("--factors", nargs="+", type=float, default=list(FACTORS), help="of the learning rate")
     trainer.add_argument("--seeds", type=int, default=64)
     trainer.add_argument("--first-seed", type=int, default=2000)
-    trainer.add_argument("--compile", default="auto", choices=["auto", "always", "never"], help="training steps")
+    trainer.add_argument("--compile", default="never", choices=["auto", "always", "never"], help="training steps")
     trainer.add_argument("--cells", type=Path, required=True)
-    writer = commands.add_parser("write", help="write the table")
+    writer = commands.add_parser("write", help="write the tables")
     writer.add_argument("out", type=Path)
     writer.add_argument("cells", type=Path)
     options = parser.parse_args(argv)
@@ -94,62 +113,52 @@ def main(argv: Sequence[str] | None = None) -> None:
 def train_missing(options: argparse.Namespace) -> None:
     """Train what is missing in the file of results, and add it line by line."""
     options.cells.parent.mkdir(parents=True, exist_ok=True)
-    done = {(one["task"], one["rule"]) for one in read(options.cells)} if options.cells.exists() else set()
+    done = read(options.cells) if options.cells.exists() else []
+    known = {(one["task"], one["factor"], one["rule"]) for one in done}
     seeds = range(options.first_seed, options.first_seed + options.seeds)
+    rules = dict.fromkeys([*options.rules, NOBODY, PLAIN, *options.against])
     for name in options.tasks:
-        rules = dict.fromkeys([*options.rules, PLAIN, *options.against])
-        missing = [rule for rule in rules if (name, rule) not in done]
-        spec, changes, splits = TASKS[name]
-        count = min(splits, options.seeds) if missing else 0
-        problems = [prepare(load_task(spec, **changes, split_seed=k)) for k in range(count)]
-        for rule in track(missing, name):
-            line = {"task": name, "rule": rule, **train_students(problems, rule, seeds, options.compile)}
+        missing = [(factor, rule) for factor in options.factors for rule in rules if (name, factor, rule) not in known]
+        if not missing:
+            continue
+        make, splits = TASKS[name]
+        problems = [prepare(make(split)) for split in range(min(splits, options.seeds))]
+        found = next((one["rate"] / one["factor"] for one in done if one["task"] == name), None)
+        rate = found or best_rate(problems, seeds, options.compile)
+        for factor, rule in track(missing, name):
+            scores = train_students(at_rate(problems, factor * rate), rule, seeds, options.compile)
+            line = {"task": name, "factor": factor, "rate": factor * rate, "rule": rule, **scores}
             line |= {"torch": torch.__version__, "machine": processor()}
             with options.cells.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 
 
+def best_rate(problems: Sequence[Problem], seeds: range, mode: CompileMode) -> float:
+    """The learning rate at which plain distillation validates best, from a third of the students."""
+    some = seeds[: max(len(problems), len(seeds) // 3)]
+    found = [train_students(at_rate(problems, rate), PLAIN, some, mode)["validation"] for rate in RATES]
+    return RATES[int(np.argmax([np.mean(values) for values in found]))]
+
+
+def at_rate(problems: Sequence[Problem], rate: float) -> list[Problem]:
+    """The same with students that train at this learning rate."""
+    recipes = [problem.task.recipe.changed(learning_rate=rate) for problem in problems]
+    tasks = [replace(problem.task, recipe=recipe) for problem, recipe in zip(problems, recipes, strict=True)]
+    return [replace(problem, task=task) for problem, task in zip(problems, tasks, strict=True)]
+
+
 def train_students(problems: Sequence[Problem], rule: str, seeds: range, mode: CompileMode) -> dict[str, Any]:
-    """Train a student for every seed by a rule, on one split after another, and return accuracies in percent."""
-    stack = len(seeds) if len(problems) > 1 else problems[0].stack_size
-    step = step_of(problems[0], mode, stack, len(seeds))
-    if len(problems) > 1:
-        measured = train_on_splits(problems, rule, seeds, step)
-    else:
-        result = train_method(problems[0], rule, seeds, stack, step=step)
-        measured = {"test": result.test_accuracy, "validation": result.validation_accuracy}
-    found = {split: [round(100 * float(value), 3) for value in values] for split, values in measured.items()}
-    teachers = [round(100 * problem.teacher_accuracy, 2) for problem in problems]
-    return {**found, "teachers": teachers, "first_seed": seeds.start}
-
-
-def train_on_splits(
-    problems: Sequence[Problem], rule: str, seeds: Sequence[int], step: Step = plain_step
-) -> dict[str, Accuracy]:
-    """Train a student for every seed in one stack, each on the next split, and measure it on that split."""
-    own = torch.arange(len(seeds)) % len(problems)
-    (images, labels), dataset = _stacked(problems, "train"), problems[0].dataset
-    pool = Split(images.flatten(0, 1), labels.flatten())
-    logits = torch.cat([problem.teacher_logits for problem in problems if problem.teacher_logits is not None])
-    # Every split is standardised by its own training part already.
-    dataset = replace(dataset, mean=None, std=None)
-    rows = torch.arange(len(pool)).view(len(problems), -1)[own]
-    run = Distillation(
-        replace(problems[0], dataset=dataset), list(seeds), train=pool, subset=rows, teacher_logits=logits
-    )
-    student, measured = train(run, load_method(rule), step=step).eval(), dict[str, Accuracy]()
-    for name in ("test", "validation"):
-        images, labels = _stacked(problems, name)
-        with torch.no_grad():
-            measured[name] = accuracy(student(images[own]), labels[own]).numpy()
-    return measured
-
-
-def _stacked(problems: Sequence[Problem], name: str) -> tuple[Tensor, Tensor]:
-    """A part of every split: inputs `[splits, N, ...]`, each standardised by its split, and labels `[splits, N]`."""
-    parts = [getattr(problem.dataset, name) for problem in problems]
-    images = [problem.dataset.normalise(part.inputs) for problem, part in zip(problems, parts, strict=True)]
-    return torch.stack(images), torch.stack([part.known_labels for part in parts])
+    """Train a student for every seed by a rule, on one split after another; scores as `Score` has them."""
+    parts, scores = chunks(seeds, -(-len(seeds) // len(problems))), dict[str, list[float]]()
+    for problem, own in zip(problems, parts, strict=False):
+        each = [own] if isinstance(own, int) else own
+        stack = min(len(each), problem.stack_size)
+        result = train_method(problem, rule, each, stack, step=step_for(mode, problem.device))
+        for split in ("test", "validation"):
+            accuracy = 100 * getattr(result, f"{split}_accuracy")
+            values = -result.measures[f"{split}_loss"] if problem.tokens else accuracy
+            scores.setdefault(split, []).extend(round(float(value), 5) for value in values)
+    return {**scores, "unit": "nats" if problems[0].tokens else "points", "splits": len(problems)}
 
 
 def read(file: Path) -> list[dict[str, Any]]:
@@ -158,37 +167,55 @@ def read(file: Path) -> list[dict[str, Any]]:
 
 
 def page(results: list[dict[str, Any]]) -> str:
-    """The table as Markdown: the rules that every task has, the best first, and the tasks."""
-    splits = {one["task"]: len(one["teachers"]) for one in results}
-    found = {(one["task"], one["rule"]): np.array(one["test"]) for one in results}
-    known, tasks = list(dict.fromkeys(rule for _, rule in found)), list(splits)
-    rules = [rule for rule in known if all((task, rule) in found for task in tasks)]
+    """The tables as Markdown: harm cell by cell, and the rules that every cell has, the best first."""
+    found = {((one["task"], one["factor"]), one["rule"]): np.nan_to_num(np.array(one["test"])) for one in results}
+    units = {(one["task"], one["factor"]): one["unit"] for one in results}
+    rules = list(dict.fromkeys(rule for _, rule in found))
     policy = "universal" if "universal" in rules else rules[0]
-    rules.sort(key=lambda rule: -np.mean([found[task, rule].mean() for task in tasks]))
-
-    def line(rule: str) -> list[str]:
-        means = [found[task, rule].mean() for task in tasks]
-        pairs = ((rule, PLAIN), (policy, rule))
-        differences = [points(over(found, tasks, *pair)) if pair[0] != pair[1] else "-" for pair in pairs]
-        return [rule, *(f"{mean:.2f}" for mean in (*means, np.mean(means))), *differences]
-
     start = HEAD.format(
         n=len(results[0]["test"]),
         machine=" and ".join(sorted({one["machine"] for one in results})),
         torch=results[0]["torch"],
-        policies=" ".join(rule for rule in known if rule not in (*METHODS, PLAIN)),
+        policies=" ".join(rule for rule in rules if rule not in (*METHODS, PLAIN)),
     )
-    by_task = [
-        [task, str(count), f"{found[task, PLAIN].mean():.2f}", points(over(found, [task], policy, PLAIN))]
-        for task, count in splits.items()
-    ]
-    ranking = markdown(["rule", *tasks, "mean", f"minus {PLAIN}", f"{policy} minus it"], list(map(line, rules)))
-    return start + ranking + "\n" + markdown(["task", "splits", PLAIN, f"{policy} minus it"], by_task)
+    return start + harm(found, units, policy) + "\n" + ranking(found, [*units], rules, policy)
 
 
-def over(found: dict[tuple[str, str], Accuracy], tasks: list[str], one: str, other: str) -> Paired:
-    """The paired difference of two rules, averaged over the tasks, student by student."""
-    return paired_difference(*(np.mean([found[task, rule] for task in tasks], 0) for rule in (one, other)))
+Cell = tuple[str, float]
+Found = dict[tuple[Cell, str], Score]
+
+
+def harm(found: Found, units: dict[Cell, str], policy: str) -> str:
+    """The policy against no teacher and plain distillation, cell by cell."""
+    lines, harmed = [], 0
+    for (task, factor), unit in units.items():
+        against = [difference(found, [(task, factor)], policy, other) for other in (NOBODY, PLAIN)]
+        bad = min(pair.mean for pair in against) < -HARM[unit]
+        harmed += bad
+        means = [f"{found[(task, factor), rule].mean():.2f}" for rule in (NOBODY, PLAIN, policy)]
+        lines.append([task, f"x {factor:.2g}", *means, *map(points, against), "harm" if bad else ""])
+    head = ["task", "rate", "no teacher", PLAIN, policy, "minus no teacher", f"minus {PLAIN}", ""]
+    return markdown(head, lines) + f"\nHarm in {harmed} of {len(lines)} cells.\n"
+
+
+def ranking(found: Found, cells: list[Cell], rules: list[str], policy: str) -> str:
+    """The mean of every rule over the cells of one unit, points, and the policy's lead on it."""
+    cells = [cell for cell in cells if found[cell, PLAIN].mean() > 0]
+    whole = [rule for rule in rules if all((cell, rule) in found for cell in cells)]
+    means = {rule: float(np.mean([found[cell, rule].mean() for cell in cells])) for rule in whole}
+    worst = {rule: min(float((found[cell, rule] - found[cell, NOBODY]).mean()) for cell in cells) for rule in whole}
+
+    def line(rule: str) -> list[str]:
+        lead = "-" if rule == policy else points(difference(found, cells, policy, rule))
+        return [rule, f"{means[rule]:.2f}", f"{worst[rule]:+.2f}", lead]
+
+    ranked = sorted(whole, key=lambda rule: -means[rule])
+    return markdown(["rule", "mean", "worst against no teacher", f"{policy} minus it"], list(map(line, ranked)))
+
+
+def difference(found: Found, cells: Sequence[Cell], one: str, other: str) -> Paired:
+    """The paired difference of two rules, averaged over the cells, student by student."""
+    return paired_difference(*(np.mean([found[cell, rule] for cell in cells], 0) for rule in (one, other)))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,13 @@ def entropy(logits: list[float], log_sum: float) -> float:
     return -sum(math.exp(z - log_sum) * (z - log_sum) for z in logits)
 
 
+def softened(logits: list[float], temperature: float) -> list[float]:
+    terms = [math.exp(z / temperature) for z in logits]
+    return [term / sum(terms) for term in terms]
+
+
+PLAIN_NORM = 4 * math.dist(softened([2, 1, 0.5, -1], 4), softened([4, 1, 0, -1], 4))
+CE_NORM = math.dist(softened([2, 1, 0.5, -1], 1), [1, 0, 0, 0])
 BY_HAND = {
     "progress": 2 * 0.75 - 1,
     "student_margin": (2 - 1) / STUDENT_STD - 1,
@@ -45,12 +52,33 @@ BY_HAND = {
     "student_top_probability": 0.60946004,
     "teacher_top_probability": 0.93037047,
     "student_probability_margin": 0.38525222,
+    "student_relative_loss": CE / math.log(4) - 1,
+    "teacher_relative_loss": (TEACHER_LSE - 4) / math.log(4) - 1,
+    "gradient_ratio": math.log((PLAIN_NORM + 0.05) / (CE_NORM + 0.05)) / 2,
+    "class_count": math.log(4) / 2 - 1,
 }
-every_feature = pytest.mark.parametrize("name", sorted(FEATURES))
+OF_SAMPLES = sorted(name for name, feature in FEATURES.items() if feature.over == "sample")
+every_feature = pytest.mark.parametrize("name", OF_SAMPLES)
 
 
 def test_every_feature_has_a_hand_worked_value() -> None:
-    assert sorted(BY_HAND) == sorted(FEATURES)
+    assert sorted(BY_HAND) == OF_SAMPLES
+
+
+@pytest.mark.parametrize("name", sorted({*OF_SAMPLES} - {"progress", "class_count"}))
+def test_a_batchs_mean_and_a_samples_deviation_are_of_its_own_batch(name: str) -> None:
+    """Of a stack of two students with a mask: samples of another student or without a label count nowhere."""
+    signals = drawn((2, 6), 10)
+    mask = torch.tensor([[True] * 6, [True, True, False, True, False, True]])
+    signals = replace(signals, mask=mask, stacked=True)
+    own, mean, rest = featurize(signals, [name, f"batch_{name}", f"deviation_{name}"]).unbind(-1)
+    for student in range(2):
+        kept = mask[student]
+        wanted = own[student, kept].mean()
+        torch.testing.assert_close(mean[student, kept], wanted.expand(int(kept.sum())))
+        torch.testing.assert_close(rest[student, kept], own[student, kept] - wanted)
+    assert not mean[~mask].any()
+    assert not rest[~mask].any()
 
 
 @every_feature
@@ -143,7 +171,7 @@ def test_constant_logits_are_uniform_and_without_a_margin(classes: int) -> None:
     assert uncertain == pytest.approx(1.0, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["student_loss", "teacher_loss"])
+@pytest.mark.parametrize("name", ["student_loss", "batch_teacher_loss", "deviation_gradient_ratio"])
 def test_a_feature_that_needs_labels_says_so_and_defaults_need_none(name: str) -> None:
     with pytest.raises(BadInputError, match="features need labels"):
         featurize(Signals(torch.zeros(2, 3), torch.zeros(2, 3), progress=0.5), ["progress", name])
