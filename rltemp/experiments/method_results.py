@@ -40,7 +40,7 @@ class MethodResult:
         note: What has to be said of it.
         seeds: Of the students, where they are known.
         diverged: How many students' numbers are not finite at the end.
-        guarded: The fraction of the samples for which a guard stood in for the rule's formula.
+        guarded: The fraction of the samples for which a guard stood in for the rule's formula, or a policy faded.
         alternatives: From how many it was chosen on validation data; 1 where it was not.
         degraded: Whether some were trained by more fallbacks than a rule's result may have.
         versions: Each set of versions that some were trained with, in words.
