@@ -1,4 +1,4 @@
-"""`rltemp compare`, `study` and `explain`: the commands that train many students, and what they print."""
+"""`rltemp compare`, `study`, `explain` and `check`: the commands that train many students, and what they print."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Any
 
 from rltemp.cli.console import say, show, show_next
 from rltemp.data.problem import Problem
+from rltemp.experiments.check import rows_of, run_check
 from rltemp.experiments.compare import OnProgress
 from rltemp.experiments.grid import Overall
 from rltemp.experiments.measures import LOSS
 from rltemp.experiments.method_results import stored_rows
 from rltemp.experiments.options import (
+    CheckOptions,
     CompareOptions,
     ComparisonOptions,
     ExplainOptions,
@@ -24,7 +26,7 @@ from rltemp.io.progress import Bar, Progress
 from rltemp.io.run_folders import TIMING, read_json, showing
 from rltemp.report.comparison import page_name, run_comparison, run_study
 from rltemp.report.explain_page import importance_words, relation_words, run_explanation
-from rltemp.report.terminal_tables import console_overall, console_table
+from rltemp.report.terminal_tables import console_differences, console_overall, console_table
 from rltemp.runs.functions import found
 
 
@@ -45,6 +47,17 @@ def explain(options: ExplainOptions) -> None:
         for line in [*relation_words(result["relations"]), *importance_words(result["importance"])]:
             say(line)
     say(f"Read {out / 'why.md'}, look at {out / 'why.png'}.")
+    show_next(out)
+
+
+def check(options: CheckOptions) -> None:
+    """`rltemp check`."""
+    result, out = found(options, run_check, _students), options.folder()
+    with showing(out):
+        rows, task = rows_of(result), result["task"]
+        show(console_differences(rows, f"{task['name']}: {result['seeds']} students {task['student']} a rule"))
+        say(f"On {result['samples']} validation samples, never on test data; intervals are over students alone.")
+        say(f"Verdict: {result['verdict']}")
     show_next(out)
 
 
@@ -88,12 +101,24 @@ def _show_times(out: Path) -> None:
 
 @contextlib.contextmanager
 def _progress(problem: Problem, cache: ResultCache) -> Iterator[OnProgress]:
+    """A bar for all students of a problem, and a line for each rule."""
+    with _bar(problem, cache) as bar:
+        yield _reporter(bar)
+
+
+@contextlib.contextmanager
+def _students(problem: Problem, cache: ResultCache) -> Iterator[OnProgress]:
+    """A bar for all students of a problem alone."""
+    with _bar(problem, cache) as bar:
+        yield lambda rule, step, steps: bar(step, steps)
+
+
+def _bar(problem: Problem, cache: ResultCache) -> Progress:
     """A bar for all students of a problem; results that are cached already take no time."""
     bar = Progress(problem.task.name, problem.task.recipe.steps(len(problem.dataset.train)))
     before = cache.found
     bar.found = lambda: cache.found - before
-    with bar:
-        yield _reporter(bar)
+    return bar
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ differences are spread over as many tables as they need, and a legend below says
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -92,11 +93,14 @@ class MethodTable:
         table = Table(title=Text(title) if title else None, box=box.SIMPLE_HEAD, pad_edge=False)
         names = [label.plain.partition("\n")[0] for label in labels]
         numbered = names != list(self.names)
-        table.add_column("#" if numbered else "rule", overflow="fold", min_width=max(map(len, names)))
+        # rich narrows the widest columns that it may fold, whatever their least width: not this, where no note is longer.
+        longest = max(len(line) for label in labels for line in label.plain.splitlines())
+        least = max(map(len, names))
+        table.add_column("#" if numbered else "rule", overflow="fold", min_width=least, no_wrap=longest <= least)
         for place in columns:
             words = [word for line in self.body for word in _narrow(line[place]).split()]
             table.add_column(
-                Text(head[place].replace(" (", "\n(").replace("could ", "could\n")),
+                Text(re.sub(r" (?=\()|(?<=^could) |(?<=^validation) ", "\n", head[place])),  # a number's is not wrapped
                 justify="right",
                 overflow="fold",
                 min_width=max(map(len, words), default=None),
@@ -121,6 +125,26 @@ def console_table(rows: Sequence[Row], title: str = "") -> MethodTable:
     baselines = [*zip(starts, rows[0].differences, strict=True)]
     names, notes = [row.rule for row in rows], [row.note for row in rows]
     return MethodTable(title, names, notes, [head[place] for place in shown], lines, baselines)
+
+
+def console_differences(rows: Sequence[Row], title: str = "") -> MethodTable:
+    """The means of the rows and their differences alone, coloured as `console_table` does it."""
+    head, *body = table_cells(rows)
+    shown = [1, *(place for place, name in enumerate(head) if name.startswith("minus "))]
+    colours = {1: "green", 0: "", -1: "red"}
+    lines = [
+        [Text(cells[place], colours[sides(row, head)[place]]) for place in shown]
+        for row, cells in zip(rows, body, strict=True)
+    ]
+    baselines = [*enumerate(rows[0].differences, start=1)]
+    return MethodTable(
+        title,
+        [row.rule for row in rows],
+        [row.note for row in rows],
+        [head[place] for place in shown],
+        lines,
+        baselines,
+    )
 
 
 def console_overall(overall: Sequence[Overall], title: str) -> MethodTable:
