@@ -93,7 +93,7 @@ class MethodTable:
         table = Table(title=Text(title) if title else None, box=box.SIMPLE_HEAD, pad_edge=False)
         names = [label.plain.partition("\n")[0] for label in labels]
         numbered = names != list(self.names)
-        # rich narrows the widest columns that it may fold, whatever their least width: not this, where no note is longer.
+        # rich narrows the widest column that it may fold below its least width: not this one, where no note is longer.
         longest = max(len(line) for label in labels for line in label.plain.splitlines())
         least = max(map(len, names))
         table.add_column("#" if numbered else "rule", overflow="fold", min_width=least, no_wrap=longest <= least)
@@ -113,9 +113,19 @@ class MethodTable:
 
 def console_table(rows: Sequence[Row], title: str = "") -> MethodTable:
     """The rows; on a terminal green is better than the baseline, red worse."""
-    head, *body = table_cells(rows)
     left_out = ("rule", "note", *TEST_COLUMNS[2 if len(rows[0].differences) == 1 else 1 :])
-    shown = [place for place, name in enumerate(head) if name not in left_out]
+    return _of_rows(rows, title, [name for name in table_cells(rows)[0] if name not in left_out])
+
+
+def console_differences(rows: Sequence[Row], title: str = "") -> MethodTable:
+    """The means of the rows and their differences alone."""
+    _, mean, *others = table_cells(rows)[0]
+    return _of_rows(rows, title, [mean, *(name for name in others if name.startswith("minus "))])
+
+
+def _of_rows(rows: Sequence[Row], title: str, columns: Sequence[str]) -> MethodTable:
+    head, *body = table_cells(rows)
+    shown = [place for place, name in enumerate(head) if name in columns]
     colours = {1: "green", 0: "", -1: "red"}
     lines = [
         [Text(cells[place], colours[sides(row, head)[place]]) for place in shown]
@@ -125,26 +135,6 @@ def console_table(rows: Sequence[Row], title: str = "") -> MethodTable:
     baselines = [*zip(starts, rows[0].differences, strict=True)]
     names, notes = [row.rule for row in rows], [row.note for row in rows]
     return MethodTable(title, names, notes, [head[place] for place in shown], lines, baselines)
-
-
-def console_differences(rows: Sequence[Row], title: str = "") -> MethodTable:
-    """The means of the rows and their differences alone, coloured as `console_table` does it."""
-    head, *body = table_cells(rows)
-    shown = [1, *(place for place, name in enumerate(head) if name.startswith("minus "))]
-    colours = {1: "green", 0: "", -1: "red"}
-    lines = [
-        [Text(cells[place], colours[sides(row, head)[place]]) for place in shown]
-        for row, cells in zip(rows, body, strict=True)
-    ]
-    baselines = [*enumerate(rows[0].differences, start=1)]
-    return MethodTable(
-        title,
-        [row.rule for row in rows],
-        [row.note for row in rows],
-        [head[place] for place in shown],
-        lines,
-        baselines,
-    )
 
 
 def console_overall(overall: Sequence[Overall], title: str) -> MethodTable:
