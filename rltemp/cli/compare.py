@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rltemp.cli.console import say, show, show_next
+from rltemp.cli.console import next_command, say, show, show_next
 from rltemp.data.problem import Problem
-from rltemp.experiments.check import rows_of, run_check
+from rltemp.experiments.check import NONE, rows_of, run_check
 from rltemp.experiments.compare import OnProgress
 from rltemp.experiments.grid import Overall
 from rltemp.experiments.measures import LOSS
@@ -58,7 +59,16 @@ def check(options: CheckOptions) -> None:
         show(console_differences(rows, f"{task['name']}: {result['seeds']} students {task['student']} a rule"))
         say(f"On {result['samples']} validation samples, never on test data; intervals are over students alone.")
         say(f"Verdict: {result['verdict']}")
-    show_next(out)
+        following = _after_a_check(options, result["use"], result["seeds_needed"])
+    show_next(out, *following)
+
+
+def _after_a_check(options: CheckOptions, use: str | None, seeds: int | None) -> list[str]:
+    """What to type next: the same with more students, or a training under the rule to use."""
+    task, out = options.task_words(), options.folder()
+    if seeds is not None:
+        return [f"rltemp check {task} {shlex.join(['--rule', options.rule, '--seeds', str(seeds), '--out', str(out)])}"]
+    return [] if use in (None, NONE) else [next_command("distill", task, out, "--rule", use)]
 
 
 def _show(options: ComparisonOptions, result: dict[str, Any]) -> None:

@@ -65,6 +65,7 @@ def run_check(options: CheckOptions, progress: ShowProgress) -> dict[str, Any]:
         "files": found.files,
         "use": judged.use,
         "verdict": judged.line,
+        "seeds_needed": judged.seeds,
     }
     return options.finish(result, started)
 
@@ -109,10 +110,12 @@ class Verdict:
     Args:
         use: The rule; `none` is not to distil, and None says that the students are too few to tell.
         line: The same in words, with the numbers that it rests on.
+        seeds: How many students for each rule would tell, where these are too few.
     """
 
     use: str | None
     line: str
+    seeds: int | None = None
 
 
 class Gain(NamedTuple):
@@ -162,7 +165,7 @@ def verdict(rows: Sequence[Row], rule: str) -> Verdict:
     both = f"{rule} gains {over_none[rule].words(quantity)} over no teacher, and {between}, the best simple rule"
     if ahead.low > -quantity.matters:
         return Verdict(rule, f"use it. {both}.")
-    return Verdict(None, f"{_too_few(rows[0], ahead)} {both}.")
+    return _too_few(rows[0], ahead, both)
 
 
 def _without_help(over_none: Mapping[str, Gain], row: Row) -> Verdict:
@@ -174,13 +177,14 @@ def _without_help(over_none: Mapping[str, Gain], row: Row) -> Verdict:
     said = f"{best}, the best rule, gains {over_none[best].words(quantity)} over no teacher"
     if all(one.high < quantity.matters for one in over_none.values()):
         return Verdict(NONE, f"do not distil. {said}, and none can gain {_matters(quantity)}.")
-    return Verdict(None, f"{_too_few(row, over_none[best])} {said}.")
+    return _too_few(row, over_none[best], said)
 
 
-def _too_few(row: Row, undecided: Gain) -> str:
-    """How many students would do."""
-    needed = max(2 * row.n, seeds_needed(undecided.deviation, row.quantity.matters))
-    return f"{row.n} students are too few to tell; --seeds {needed} would show {_matters(row.quantity)}."
+def _too_few(row: Row, undecided: Gain, said: str) -> Verdict:
+    """Where the interval of a gain holds both what matters and nothing."""
+    seeds = max(2 * row.n, seeds_needed(undecided.deviation, row.quantity.matters))
+    would = f"--seeds {seeds} would show {_matters(row.quantity)}"
+    return Verdict(None, f"{row.n} students are too few to tell; {would}. {said}.", seeds)
 
 
 def _matters(quantity: Quantity) -> str:

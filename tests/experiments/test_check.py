@@ -53,11 +53,12 @@ def test_the_verdict_of_clear_differences(mild: float, plain: float, policy: flo
     assert found.line.startswith(start)
 
 
-def test_few_students_that_differ_much_are_too_few_and_told_how_many_would_do() -> None:
+def test_too_few_students_are_told_how_many_would_do() -> None:
     found = judged(8, 0.04, none=0.9, mild=0.9, plain=0.9, policy=0.92)
     assert found.use is None
-    needed = int(found.line.partition("8 students are too few to tell; --seeds ")[2].partition(" ")[0])
-    assert judged(needed, 0.04, none=0.9, mild=0.9, plain=0.9, policy=0.92).use == "policy"
+    assert found.seeds is not None
+    assert found.line.startswith(f"8 students are too few to tell; --seeds {found.seeds} would show 0.5 points.")
+    assert judged(found.seeds, 0.04, none=0.9, mild=0.9, plain=0.9, policy=0.92).use == "policy"
 
 
 def test_two_that_help_and_cannot_be_told_apart_are_said_to() -> None:
@@ -111,7 +112,7 @@ def test_students_are_doubled_while_the_time_allows(
     assert [row["n"] for row in result["arms"]] == [students] * 4
 
 
-def test_a_check_goes_on_with_more_students_and_is_shown_when_it_is_asked_again(tmp_path: Path) -> None:
+def test_a_check_goes_on_with_more_students_and_is_shown_again(tmp_path: Path) -> None:
     def checked(seeds: int) -> dict[str, object]:
         return rltemp.check(own_task(epochs=1), "fixed:2", tmp_path / "c", seeds=seeds)
 
