@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.device_reads import DeviceReads
 from support.policies import feature, policy_of, random_policy
 from support.processes import code
 from support.signals import drawn
@@ -182,6 +183,16 @@ def test_a_controller_counts_samples_outside_and_says_so(by_spread: str, caplog:
     assert "was guarded on 50.0 % of the samples" in said
     controller.temperatures(signals.student_logits, signals.teacher_logits, mask=mask)
     assert controller.guarded == pytest.approx((200 + 1) / (400 + 3))
+
+
+def test_nothing_waits_for_the_device_to_fade_or_to_count(by_spread: str) -> None:
+    controller, signals = Controller(by_spread), with_spread(0.5, 3.0)
+    labels, mask = torch.zeros(2, dtype=torch.long), torch.tensor([True, False])
+    with DeviceReads() as reads:
+        for _ in range(3):
+            controller.loss(signals.student_logits, signals.teacher_logits, labels)
+            controller.temperatures(signals.student_logits, signals.teacher_logits, mask=mask)
+    assert reads.places == []
 
 
 def test_a_transform_of_torch_is_not_counted_and_not_disturbed(by_spread: str) -> None:

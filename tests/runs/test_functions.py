@@ -19,6 +19,7 @@ import rltemp
 from rltemp import BadInputError
 from rltemp.experiments.options import CompareOptions
 from rltemp.integrations import Controller
+from rltemp.policy.policy_file import read_policy
 from rltemp.runs.functions import made
 from rltemp.runs.train_policy import TrainPolicyOptions
 
@@ -219,7 +220,8 @@ def test_a_policy_is_explained(policy: Path, tmp_path: Path) -> None:
 def test_a_policy_is_checked_against_its_reference_and_what_is_simple(policy: Path, tmp_path: Path) -> None:
     result = rltemp.check(own_task(), str(policy), tmp_path / "c", seeds=2)
     assert result == read(tmp_path / "c" / "result.json")
-    assert [row["rule"] for row in result["arms"]] == ["none", "fixed:1", "fixed:4", str(policy)]
+    reference = read_policy(policy).manifest.reference
+    assert [row["rule"] for row in result["arms"]] == ["none", "fixed:1", reference, "fixed:4", str(policy)]
     assert result["seeds"] == 2
 
 
