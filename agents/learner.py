@@ -67,7 +67,9 @@ class Learner:
 
     def __init__(self, layout: PolicyFile, config: LearnerConfig, keep_weights: bool = False) -> None:
         self.config = config
-        self.layout = layout.manifest
+        # What the runs show is learned from, wherever it lies: the file's own training no longer says what was seen.
+        features = tuple(one.model_copy(update={"low": None, "high": None}) for one in layout.manifest.features)
+        self.layout = layout.manifest.model_copy(update={"features": features})
         self._network = network_of(layout)
         if not keep_weights:
             inside, out = layout.manifest.layers[-1]

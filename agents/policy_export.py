@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rltemp.agents.network import SampleNetwork
 from rltemp.envs.episode import Decision
+from rltemp.policy.fading import Ranges
 from rltemp.policy.features import FEATURES
 from rltemp.policy.manifest import PolicyAction, PolicyFeature
 from rltemp.policy.policy_file import write_policy
@@ -21,6 +22,7 @@ def export_policy(
     weights: Tensor,
     decision: Decision,
     provenance: Mapping[str, str | int | float] | None = None,
+    ranges: Ranges | None = None,
 ) -> str:
     """Write the policy file of a network under given weights.
 
@@ -30,13 +32,18 @@ def export_policy(
         weights: Flat, `[P]`.
         decision: The reference, the features and the scale of the environment that it was trained in.
         provenance: How it was trained; at most 64 short entries.
+        ranges: What each feature was in training, of `seen_ranges`, beyond which the policy fades; None: it never does.
 
     Returns:
         The SHA-256 that names the policy.
     """
+    names = decision.features
+    seen: Sequence[tuple[float | None, float | None]] = ranges or [(None, None)] * len(names)
     features = [
-        PolicyFeature(name=name, version=FEATURES[name].version, unit=FEATURES[name].unit, mean=mean, std=std)
-        for name, mean, std in zip(decision.features, network.mean.tolist(), network.std.tolist(), strict=True)
+        PolicyFeature(
+            name=name, version=FEATURES[name].version, unit=FEATURES[name].unit, mean=mean, std=std, low=low, high=high
+        )
+        for name, mean, std, (low, high) in zip(names, network.mean.tolist(), network.std.tolist(), seen, strict=True)
     ]
     return write_policy(
         path,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rltemp.kd.signals import Signals, Temperatures
     from rltemp.kd.temperature_rule import TemperatureRule
     from rltemp.loading import load_method, load_rule
-    from rltemp.runs.functions import compare, distill, explain, study, train_policy
+    from rltemp.runs.functions import check, compare, distill, explain, study, train_policy
 
 __version__ = "0.2.0"
 
@@ -48,6 +48,7 @@ __all__ = [
     "Temperatures",
     "TrainingDivergedError",
     "TrainingStoppedError",
+    "check",
     "compare",
     "distill",
     "explain",
@@ -68,7 +69,7 @@ _HOMES = {
     "kd_loss": "kd.losses",
     "load_method": "loading",
     "load_rule": "loading",
-    **dict.fromkeys(("compare", "distill", "explain", "study", "train_policy"), "runs.functions"),
+    **dict.fromkeys(("check", "compare", "distill", "explain", "study", "train_policy"), "runs.functions"),
 }
 """The module of each public name that is no error."""
 

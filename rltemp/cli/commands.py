@@ -51,6 +51,12 @@ COMMANDS = {
         ("distill --task digits --rule universal", "distill --rule runs/p/policy.safetensors --seed 3 --out runs/d"),
         ("task", "rule", "seed", "student", "epochs", "out"),
     ),
+    "check": Command(
+        "compare:check",
+        "tell in a minute whether to use a policy on your task",
+        ("check --task my_task.py:make_task", "check --task wine --rule runs/p/policy.safetensors --seeds 64"),
+        ("task", "rule", "seeds", "epochs", "learning-rate", "workers", "out"),
+    ),
     "compare": Command(
         "compare:compare",
         "compare rules over many students, paired by seed",

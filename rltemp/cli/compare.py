@@ -1,19 +1,22 @@
-"""`rltemp compare`, `study` and `explain`: the commands that train many students, and what they print."""
+"""`rltemp compare`, `study`, `explain` and `check`: the commands that train many students, and what they print."""
 
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rltemp.cli.console import say, show, show_next
+from rltemp.cli.console import next_command, say, show, show_next
 from rltemp.data.problem import Problem
+from rltemp.experiments.check import NONE, rows_of, run_check
 from rltemp.experiments.compare import OnProgress
 from rltemp.experiments.grid import Overall
 from rltemp.experiments.measures import LOSS
 from rltemp.experiments.method_results import stored_rows
 from rltemp.experiments.options import (
+    CheckOptions,
     CompareOptions,
     ComparisonOptions,
     ExplainOptions,
@@ -24,7 +27,7 @@ from rltemp.io.progress import Bar, Progress
 from rltemp.io.run_folders import TIMING, read_json, showing
 from rltemp.report.comparison import page_name, run_comparison, run_study
 from rltemp.report.explain_page import importance_words, relation_words, run_explanation
-from rltemp.report.terminal_tables import console_overall, console_table
+from rltemp.report.terminal_tables import console_differences, console_overall, console_table
 from rltemp.runs.functions import found
 
 
@@ -46,6 +49,26 @@ def explain(options: ExplainOptions) -> None:
             say(line)
     say(f"Read {out / 'why.md'}, look at {out / 'why.png'}.")
     show_next(out)
+
+
+def check(options: CheckOptions) -> None:
+    """`rltemp check`."""
+    result, out = found(options, run_check, _students), options.folder()
+    with showing(out):
+        rows, task = rows_of(result), result["task"]
+        show(console_differences(rows, f"{task['name']}: {result['seeds']} students {task['student']} a rule"))
+        say(f"On {result['samples']} validation samples, never on test data; intervals are over students alone.")
+        say(f"Verdict: {result['verdict']}")
+        following = _after_a_check(options, result["use"], result["seeds_needed"])
+    show_next(out, *following)
+
+
+def _after_a_check(options: CheckOptions, use: str | None, seeds: int | None) -> list[str]:
+    """What to type next: the same with more students, or a training under the rule to use."""
+    task, out = options.task_words(), options.folder()
+    if seeds is not None:
+        return [f"rltemp check {task} {shlex.join(['--rule', options.rule, '--seeds', str(seeds), '--out', str(out)])}"]
+    return [] if use in (None, NONE) else [next_command("distill", task, out, "--rule", use)]
 
 
 def _show(options: ComparisonOptions, result: dict[str, Any]) -> None:
@@ -88,12 +111,24 @@ def _show_times(out: Path) -> None:
 
 @contextlib.contextmanager
 def _progress(problem: Problem, cache: ResultCache) -> Iterator[OnProgress]:
+    """A bar for all students of a problem, and a line for each rule."""
+    with _bar(problem, cache) as bar:
+        yield _reporter(bar)
+
+
+@contextlib.contextmanager
+def _students(problem: Problem, cache: ResultCache) -> Iterator[OnProgress]:
+    """A bar for all students of a problem alone."""
+    with _bar(problem, cache) as bar:
+        yield lambda rule, step, steps: bar(step, steps)
+
+
+def _bar(problem: Problem, cache: ResultCache) -> Progress:
     """A bar for all students of a problem; results that are cached already take no time."""
     bar = Progress(problem.task.name, problem.task.recipe.steps(len(problem.dataset.train)))
     before = cache.found
     bar.found = lambda: cache.found - before
-    with bar:
-        yield _reporter(bar)
+    return bar
 
 
 @contextlib.contextmanager

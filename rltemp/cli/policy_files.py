@@ -143,6 +143,7 @@ def _described(manifest: PolicyManifest) -> list[str]:
         f"{action.maximum:g}]{weight}{balanced}.",
         *(
             f"Feature {index}: {each.name} v{each.version} [{each.unit}], less {each.mean:g}, over {each.std:g}"
+            + ("" if each.low is None else f", seen from {each.low:g} to {each.high:g}")
             for index, each in enumerate(manifest.features)
         ),
         *(f"Provenance: {name} = {value}" for name, value in manifest.provenance.items()),

@@ -145,7 +145,7 @@ class Probe:
         if feature is not None:
             place = self.features.index(feature)
             seen[..., place] = _moved(signals, seen[..., place], place, across_run=feature == "progress")
-        return self.policy.scale.apply(signals, reference, self.policy.action_of(seen))
+        return self.policy.moved(signals, reference, seen, self.policy.action_of(seen))
 
     def shuffled(self, feature: str) -> Method:
         """The policy's method, with one feature shuffled in all that it sees."""

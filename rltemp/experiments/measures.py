@@ -6,7 +6,7 @@ All of it is measured on test data, chooses nothing, and is computed in double p
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -61,10 +61,11 @@ class Quantity:
         name: In words.
         unit: Of its means.
         difference_unit: Of its differences.
-        measured: The name that results have for it on test data.
+        measured: The name that results have for it.
         scale: From what a result holds to what is shown.
         digits: After the point.
         better: 1 where more is better, -1 where less is.
+        matters: The least difference that is worth a choice, as it is shown.
         keys: Of its mean, its standard error and its differences in `result.json`.
     """
 
@@ -75,6 +76,7 @@ class Quantity:
     scale: float
     digits: int
     better: int
+    matters: float
     keys: tuple[str, str, str]
 
     @property
@@ -91,6 +93,7 @@ ACCURACY = Quantity(
     scale=100.0,
     digits=2,
     better=1,
+    matters=0.5,
     keys=("accuracy_percent", "standard_error_percent", "differences_points"),
 )
 LOSS = Quantity(
@@ -101,8 +104,16 @@ LOSS = Quantity(
     scale=1.0,
     digits=4,
     better=-1,
+    matters=0.01,
     keys=("loss_nats", "loss_standard_error_nats", "loss_differences_nats"),
 )
+
+
+ON_VALIDATION = {
+    ACCURACY.name: replace(ACCURACY, name="validation accuracy", measured="validation_accuracy"),
+    LOSS.name: replace(LOSS, name="validation loss", measured=VALIDATION_LOSS),
+}
+"""The same on validation data, by the name of what is measured on test data."""
 
 
 def quantity_of(problem: Problem) -> Quantity:

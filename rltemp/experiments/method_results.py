@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rltemp.errors import BadInputError
-from rltemp.experiments.measures import ACCURACY, MEASURES, VALIDATION_LOSS, Quantity
+from rltemp.experiments.measures import ACCURACY, MEASURES, ON_VALIDATION, Quantity
 from rltemp.experiments.recorder import TemperatureTrace
 from rltemp.experiments.statistics import (
     Paired,
@@ -40,7 +40,7 @@ class MethodResult:
         note: What has to be said of it.
         seeds: Of the students, where they are known.
         diverged: How many students' numbers are not finite at the end.
-        guarded: The fraction of the samples for which a guard stood in for the rule's formula.
+        guarded: The fraction of the samples for which a guard stood in for the rule's formula, or a policy faded.
         alternatives: From how many it was chosen on validation data; 1 where it was not.
         degraded: Whether some were trained by more fallbacks than a rule's result may have.
         versions: Each set of versions that some were trained with, in words.
@@ -71,18 +71,15 @@ class MethodResult:
                 raise BadInputError(f"method {self.rule!r} needs one {name} a seed, {shapes[0]}; got {np.shape(row)}")
 
     def of(self, quantity: Quantity) -> NDArray[np.float64]:
-        """A quantity of every student on test data, `[n]`; nan where a student has none."""
-        if quantity is ACCURACY:
-            return np.asarray(self.test_accuracy, dtype=np.float64)
-        return self._measured(quantity.measured)
+        """A quantity of every student, `[n]`; nan where a student has none."""
+        accuracies = {"test_accuracy": self.test_accuracy, "validation_accuracy": self.validation_accuracy}
+        nothing = np.full(len(self.test_accuracy), math.nan)
+        return np.asarray({**self.measures, **accuracies}.get(quantity.measured, nothing), dtype=np.float64)
 
     def chosen_by(self, quantity: Quantity) -> float:
         """How good it is on validation data by a quantity: more is better."""
-        mean = float((self.validation_accuracy if quantity is ACCURACY else self._measured(VALIDATION_LOSS)).mean())
+        mean = float(self.of(ON_VALIDATION[quantity.name]).mean())
         return quantity.better * mean if math.isfinite(mean) else -math.inf
-
-    def _measured(self, name: str) -> NDArray[np.float64]:
-        return np.asarray(self.measures.get(name, np.full(len(self.test_accuracy), math.nan)), dtype=np.float64)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from rltemp.data.task import Task
 from rltemp.errors import BadInputError
 from rltemp.experiments.result_cache import CELLS, ResultCache
 from rltemp.io.command_words import at_least
-from rltemp.io.run_folders import CONFIG, as_stored, changes, read_json, reopen_run
+from rltemp.io.run_folders import CONFIG, as_stored, changes, in_a_name, read_json, reopen_run
 from rltemp.training.identity import refuse_other_files
 from rltemp.training.options import OF_THE_TASK, TaskOptions, configuration
 
@@ -170,6 +170,63 @@ class StudyOptions(ComparisonOptions):
             return self.against
         both = self.only != ("closed-form",)
         return [*self.rules, *(f"matched:{policy}" for policy in self.rules if both)]
+
+
+LEAST_CHECKED = 8
+"""Students for each rule of a check, where no number is given: fewer say next to nothing."""
+
+
+@dataclass(frozen=True)
+class CheckOptions(TaskOptions):
+    """Tell whether a policy is worth using on your task: about a minute of students, with it and with what is simple.
+
+    Students are measured on validation data, never on test data. Compared are no teacher, fixed:1, the reference of the
+    policy, plain distillation at T = 4 and the policy.
+    """
+
+    rule: str = "universal"
+    """The policy, or another rule, that is judged."""
+    seeds: int | None = None
+    """Students for each rule; by default as many as a minute trains, 8 to 128."""
+    workers: int = 1
+    """Processes that train, each with --threads; as many as there are cores."""
+
+    command = "check"
+
+    def folder(self) -> Path:
+        """The run's folder; by default every rule has one of its own."""
+        return self.out or Path(f"{super().folder()}-{in_a_name(self.rule)}")
+
+    def check(self) -> None:
+        """Refuse numbers that cannot be.
+
+        Raises:
+            BadInputError: With the option.
+        """
+        at_least(2, seeds=self.seeds)
+        at_least(1, workers=self.workers)
+        if self.seeds is not None and self.seeds > SELECTION_SEED:
+            raise BadInputError(f"--seeds must be at most {SELECTION_SEED}; got {self.seeds}")
+
+    def look(self) -> tuple[Path, dict[str, Any] | None]:
+        """As for every run; nothing is shown of a check with another number of students."""
+        return (self.folder(), None) if self._of_others() else super().look()
+
+    def open(self) -> dict[str, Any] | None:
+        """As for every run; a check with another number of students goes on with those that are there."""
+        if self._of_others():
+            reopen_run(self.folder(), self.command, configuration(self))
+        result = super().open()
+        if result is not None:
+            refuse_other_files(result, [self.rule], self.folder())
+        return result
+
+    def _of_others(self) -> bool:
+        """Whether the folder holds this check but for the number of students."""
+        if not (self.folder() / CONFIG).is_file():
+            return False
+        found, wanted = read_json(self.folder() / CONFIG), as_stored({"command": self.command, **configuration(self)})
+        return found != wanted and not changes({**found, "seeds": None}, {**wanted, "seeds": None})
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ class CachedResult(_Strict):
         validation_accuracy: Likewise.
         measures: By name, likewise; None where a student has none.
         diverged: How many students' numbers are not finite.
-        guarded: For how many samples a rule's guard stood in for its formula.
+        guarded: For how many samples a rule's guard stood in for its formula, or a policy faded.
         answered: How many samples the rule answered.
         degraded: Whether the rule was not what trained the students: too many answers were a fallback's.
         trace: Temperatures, where the picture shows this stack's.

@@ -19,7 +19,8 @@ from rltemp.experiments.measures import MEASURES, VALIDATION_LOSS, Selection, ac
 from rltemp.experiments.method_results import MethodResult
 from rltemp.experiments.recorder import Recorder
 from rltemp.experiments.result_cache import MOST_STUDENTS, CachedResult, in_words
-from rltemp.kd.method import GuardCount, Objective
+from rltemp.kd.guard_count import GuardCount
+from rltemp.kd.method import Objective
 from rltemp.loading import load_method
 from rltemp.training.distill import Distillation
 from rltemp.training.steps import Step, plain_step

@@ -20,9 +20,11 @@ from torch import Tensor
 
 from rltemp.errors import BadInputError
 from rltemp.io.files import atomic_write
-from rltemp.kd.checks import check_shape, check_temperatures, positive
+from rltemp.kd.checks import check_shape, positive
+from rltemp.kd.guard_count import GuardCount
 from rltemp.kd.losses import kd_loss
-from rltemp.kd.method import Method, Objective, watch
+from rltemp.kd.method import Method, Objective, refuse_unlawful, watch
+from rltemp.kd.rowwise import is_transformed
 from rltemp.kd.signals import Signals, Temperatures
 from rltemp.kd.temperature_rule import RuleFunction, TemperatureRule, as_rule
 from rltemp.loading import load_method, with_teacher
@@ -77,6 +79,7 @@ class Controller:
             rule = as_rule(method)
             method = Method(rule.name, rule)
         self.method = with_teacher(method, "a controller")
+        self._guards = GuardCount()
 
     def __repr__(self) -> str:
         return f"Controller({self.method!r})"
@@ -93,7 +96,11 @@ class Controller:
 
         Cross-entropy with the labels, warm-up and a second divergence are in it, where the method has them.
         """
-        return self.method.loss(self.signals(student_logits, teacher_logits, labels, progress, mask))
+        loss, found = self.method.step_loss(self.signals(student_logits, teacher_logits, labels, progress, mask))
+        if not is_transformed():
+            refuse_unlawful(self.method, found)
+            self._guards(found, mask, self.method.name)
+        return loss
 
     def kd(
         self,
@@ -123,6 +130,15 @@ class Controller:
         return self._temperatures(self.signals(student_logits, teacher_logits, labels, progress, mask))
 
     __call__ = temperatures
+
+    @property
+    def guarded(self) -> float:
+        """The share of samples so far, 0..1, that were outside what a policy has seen (`rltemp.policy.fading`).
+
+        Of a formula: where its guard stood in. A large share is logged, after the 100th call, the 1,000th and so on.
+        To read it waits for the device. What torch.compile or torch.func has transformed is not counted.
+        """
+        return self._guards.share
 
     def runs(self, count: int, per_seed: int = 2, first_seed: int = 0) -> Iterator[int]:
         """Begin runs one after another, and give the seed of each, which comes `per_seed` times in a row.
@@ -215,11 +231,11 @@ class Controller:
         return Signals(student_logits, teacher_logits.detach(), labels, progress, mask)
 
     def _temperatures(self, signals: Signals) -> Temperatures:
-        rule = self.method.rule
-        found = rule(replace(signals, student_logits=signals.student_logits.detach())).detach()
+        found = self.method.rule(replace(signals, student_logits=signals.student_logits.detach())).detach()
         check_shape(found, signals.shape, self.method.name)
-        if not rule.checked and not torch.compiler.is_compiling():  # a compiled step reads no value
-            check_temperatures(found, self.method.name, rule.bounds)
+        if not is_transformed():
+            refuse_unlawful(self.method, found)
+            self._guards(found, signals.mask, self.method.name)
         return Temperatures(found.student.float(), found.teacher.float(), found.weight.float(), found.guarded)
 
 

@@ -240,25 +240,6 @@ def watch(objective: AnyObjective, on_temperatures: Callable[[Temperatures], Non
     return replace(objective, rule=WrappedRule(objective.rule, told))
 
 
-@dataclass
-class GuardCount:
-    """Counts the samples for which a rule's guard stood in for its formula."""
-
-    samples: int = 0
-    _guarded: int | Tensor = 0
-
-    def __call__(self, temperatures: Temperatures) -> None:
-        """Count a step's."""
-        self.samples += temperatures.weight.numel()
-        if temperatures.guarded is not None:
-            self._guarded = self._guarded + temperatures.guarded.sum()  # on its device: no step waits for it
-
-    @property
-    def guarded(self) -> int:
-        """How many samples so far."""
-        return int(self._guarded)
-
-
 def uniform(signals: Signals, temperature: float) -> Temperatures:
     """One temperature for all samples and both networks, and its square as weight."""
     same = signals.full(temperature)

@@ -50,6 +50,11 @@ class Formula:
         return self.value(*inputs)
 
 
+def is_transformed() -> bool:
+    """Whether torch.compile or a transform of torch.func follows this call: no value can be read then, or kept."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
 def rowwise(function: Callable[..., Any], *inputs: Tensor) -> Any:
     """Return function(*inputs), one number a sample, in blocks of samples where they are many.
 
@@ -63,7 +68,7 @@ def rowwise(function: Callable[..., Any], *inputs: Tensor) -> Any:
     Returns:
         `[...]`, or a tuple of them, as the function does.
     """
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if is_transformed():
         return function(*inputs)  # torch.compile and torch.func make their own of the plain formula
     needed = [value.requires_grad for value in inputs]
     if True not in needed or not torch.is_grad_enabled():

@@ -180,7 +180,7 @@ class Temperatures:
         student: Of the student's logits, above 0.
         teacher: Of the teacher's logits, above 0.
         weight: Of the sample's divergence, 0 or more.
-        guarded: Where a safe value stands in for what the formula gives, bool; None from rules without a guard.
+        guarded: Where a safe value stands in for a formula's, or a policy fades, bool; None from rules without a guard.
 
     Raises:
         BadInputError: Where one is no tensor, or shapes differ. A `[B, 1]` beside a `[B]` would broadcast to `[B, B]`

@@ -13,12 +13,20 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from rltemp.errors import ArtifactRefusedError
 from rltemp.io.strict_json import parse
 
-FORMAT_VERSION = "1.1"
+FORMAT_VERSION = "1.2"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Width = Annotated[int, Field(ge=1, le=1024)]
@@ -34,13 +42,32 @@ class _Strict(BaseModel):
 
 
 class PolicyFeature(_Strict):
-    """One entry of the observation; the policy sees `(value - mean) / std`, mean and std in `unit`."""
+    """One entry of the observation; the policy sees `(value - mean) / std`, mean and std in `unit`.
+
+    `low` and `high`, in `unit` too, are the range seen in training, beyond which the policy fades
+    (`rltemp.policy.fading`); they came with format 1.2. A feature has both or none, and fades nothing without.
+    """
 
     name: str = Field(pattern=r"^[a-z0-9_]+$", max_length=64)
     version: int = Field(ge=1, le=10**6)
     unit: str = Field(max_length=32)
     mean: float = Field(ge=-1e6, le=1e6)
     std: float = Field(ge=1e-6, le=1e6)  # in float32 a smaller one would divide to inf or nan
+    low: float | None = Field(default=None, ge=-1e6, le=1e6)
+    high: float | None = Field(default=None, ge=-1e6, le=1e6)
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> PolicyFeature:
+        if (self.low is None) != (self.high is None):
+            raise ValueError(f"low {self.low} and high {self.high} must both be there, or none")
+        if self.low is not None and self.high is not None and self.high - self.low < 1e-6:
+            raise ValueError(f"low {self.low} must be below high {self.high}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a range as before there were any: files of then have hashes of this."""
+        return {name: value for name, value in dump(self).items() if value is not None}
 
 
 class PolicyAction(_Strict):

@@ -15,7 +15,8 @@ from rltemp.kd.method import Method
 from rltemp.kd.signals import Signals, Temperatures
 from rltemp.kd.temperature_rule import TemperatureRule
 from rltemp.policy.actions import ActionScale
-from rltemp.policy.features import FEATURES, featurize
+from rltemp.policy.fading import fade
+from rltemp.policy.features import FEATURES, LIMIT, featurize
 from rltemp.policy.manifest import PolicyManifest
 from rltemp.policy.policy_file import PolicyFile, forward, read_policy
 from rltemp.rules.published_methods import reference_method
@@ -33,6 +34,9 @@ class Policy(TemperatureRule):
         name: For messages.
 
     The temperatures are constants of the graph but for what the reference rule lets through, as in training.
+
+    A sample whose features lie outside the ranges of the policy file gets less of its action, and far outside the
+    reference exactly (`rltemp.policy.fading`). Such samples count as `guarded`.
     """
 
     name = "policy"
@@ -46,6 +50,10 @@ class Policy(TemperatureRule):
         self._weights = dict(weights)
         self._mean = torch.tensor([feature.mean for feature in manifest.features])
         self._std = torch.tensor([feature.std for feature in manifest.features])
+        self.fades = any(feature.low is not None for feature in manifest.features)
+        # No feature leaves the limits, so that one without a range has these.
+        self._low = torch.tensor([-LIMIT if one.low is None else one.low for one in manifest.features])
+        self._high = torch.tensor([LIMIT if one.high is None else one.high for one in manifest.features])
         # The features look at each sample alone, gradient matching heeds the mask, and the scale keeps to its bounds.
         self.per_sample, self.checked = self.reference.rule.per_sample, self.reference.rule.checked
         self.pure = self.reference.rule.pure
@@ -82,21 +90,46 @@ class Policy(TemperatureRule):
 
     def answer(self, signals: Signals) -> Temperatures:
         """Temperatures `[...]` for signals of any leading shape."""
-        return self.scale.apply(signals, self.reference.rule(signals), self.action(signals))
+        features = self.featurize(signals)
+        return self.moved(signals, self.reference.rule(signals), features, self.action_of(features))
 
-    def action(self, signals: Signals) -> Tensor:
-        """The network's answer `[..., 2]` or `[..., 3]`: student, teacher, weight, before clipping."""
-        return self.action_of(featurize(signals, self._names))
+    def featurize(self, signals: Signals) -> Tensor:
+        """What the policy sees, `[..., F]`, in the manifest's order."""
+        return featurize(signals, self._names)
+
+    def moved(self, signals: Signals, reference: Temperatures, features: Tensor, action: Tensor) -> Temperatures:
+        """The reference's answer `[...]`, moved by the `action_of` these features; samples that fade are guarded."""
+        found = self.scale.apply(signals, reference, action)
+        if not self.fades:
+            return found
+        kept = self._kept(features)
+        outside, weight = kept < 1, found.weight
+        if self.scale.balanced:  # which scales the weights of the whole batch: a sample far outside keeps its own
+            weight = torch.where(outside, reference.weight + kept * (weight - reference.weight), weight)
+        return replace(found, weight=weight, guarded=outside if found.guarded is None else found.guarded | outside)
 
     @torch.no_grad()
     def action_of(self, features: Tensor) -> Tensor:
-        """The network's answer to features `[..., F]`, in the manifest's order, as `featurize` computes them."""
-        if self._mean.device != features.device:
-            self._move(features.device)
+        """The network's answer `[..., A]` to `features`: student, teacher and, where there is one, weight.
+
+        It is not clipped yet, but where a sample lies outside the ranges: there it is, and less of it is left.
+        """
+        self._move(features.device)
         kind = features.device.type
         with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
-            return forward(self._weights, self.manifest.activation, (features - self._mean) / self._std)
+            action = forward(self._weights, self.manifest.activation, (features - self._mean) / self._std)
+        if not self.fades:
+            return action
+        kept = self._kept(features).unsqueeze(-1)
+        return torch.where(kept < 1, kept * action.clamp(-1.0, 1.0), action)
+
+    def _kept(self, features: Tensor) -> Tensor:
+        self._move(features.device)
+        return fade(features, self._low, self._high)
 
     def _move(self, device: torch.device) -> None:
+        if self._mean.device == device:
+            return
         self._weights = {name: value.to(device) for name, value in self._weights.items()}
         self._mean, self._std = self._mean.to(device), self._std.to(device)
+        self._low, self._high = self._low.to(device), self._high.to(device)

@@ -6,6 +6,7 @@ differences are spread over as many tables as they need, and a legend below says
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -92,11 +93,14 @@ class MethodTable:
         table = Table(title=Text(title) if title else None, box=box.SIMPLE_HEAD, pad_edge=False)
         names = [label.plain.partition("\n")[0] for label in labels]
         numbered = names != list(self.names)
-        table.add_column("#" if numbered else "rule", overflow="fold", min_width=max(map(len, names)))
+        # rich narrows the widest column that it may fold below its least width: not this one, where no note is longer.
+        longest = max(len(line) for label in labels for line in label.plain.splitlines())
+        least = max(map(len, names))
+        table.add_column("#" if numbered else "rule", overflow="fold", min_width=least, no_wrap=longest <= least)
         for place in columns:
             words = [word for line in self.body for word in _narrow(line[place]).split()]
             table.add_column(
-                Text(head[place].replace(" (", "\n(").replace("could ", "could\n")),
+                Text(re.sub(r" (?=\()|(?<=^could) |(?<=^validation) ", "\n", head[place])),  # a number's is not wrapped
                 justify="right",
                 overflow="fold",
                 min_width=max(map(len, words), default=None),
@@ -109,9 +113,19 @@ class MethodTable:
 
 def console_table(rows: Sequence[Row], title: str = "") -> MethodTable:
     """The rows; on a terminal green is better than the baseline, red worse."""
-    head, *body = table_cells(rows)
     left_out = ("rule", "note", *TEST_COLUMNS[2 if len(rows[0].differences) == 1 else 1 :])
-    shown = [place for place, name in enumerate(head) if name not in left_out]
+    return _of_rows(rows, title, [name for name in table_cells(rows)[0] if name not in left_out])
+
+
+def console_differences(rows: Sequence[Row], title: str = "") -> MethodTable:
+    """The means of the rows and their differences alone."""
+    _, mean, *others = table_cells(rows)[0]
+    return _of_rows(rows, title, [mean, *(name for name in others if name.startswith("minus "))])
+
+
+def _of_rows(rows: Sequence[Row], title: str, columns: Sequence[str]) -> MethodTable:
+    head, *body = table_cells(rows)
+    shown = [place for place, name in enumerate(head) if name in columns]
     colours = {1: "green", 0: "", -1: "red"}
     lines = [
         [Text(cells[place], colours[sides(row, head)[place]]) for place in shown]

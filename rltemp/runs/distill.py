@@ -18,6 +18,7 @@ from rltemp.experiments.measures import loss
 from rltemp.io.command_words import at_least
 from rltemp.io.progress import Bar
 from rltemp.io.run_folders import in_a_name
+from rltemp.kd.guard_count import warn_of_much
 from rltemp.kd.method import Objective
 from rltemp.kd.names import shareable
 from rltemp.loading import load_method
@@ -109,6 +110,7 @@ class DistillOptions(TaskOptions):
         if not team.first:
             return None
         found = {**self._saved(problem, student), **run.counts(), **problem.teacher_mark, **run.mark()}
+        warn_of_much(self.rule, found["guarded_fraction"])
         return self.finish(found, started, resumed_at=checkpoints.resumed_at, **run.timing())
 
     def _take_part(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The entrance from Python: `rltemp.train_policy`, `distill`, `compare`, `study` and `explain`.
+"""The entrance from Python: `rltemp.train_policy`, `distill`, `check`, `compare`, `study` and `explain`.
 
 Each does what the command of its name does, with the same options by the same names (`batch_size` for --batch-size) and
 the same files, and prints nothing. Progress is logged by `logging`, under `rltemp`.
@@ -19,8 +19,9 @@ from rltemp.data.problem import Problem
 from rltemp.data.task import Task
 from rltemp.data.tasks import load_task
 from rltemp.errors import BadInputError
+from rltemp.experiments.check import run_check
 from rltemp.experiments.compare import OnProgress
-from rltemp.experiments.options import CompareOptions, ExplainOptions, StudyOptions
+from rltemp.experiments.options import CheckOptions, CompareOptions, ExplainOptions, StudyOptions
 from rltemp.experiments.result_cache import ResultCache
 from rltemp.io.command_words import with_home
 from rltemp.io.locks import released_at_end
@@ -69,6 +70,25 @@ def distill(task: Task | str = "digits", rule: str = "universal", out: Folder = 
         BadInputError: Where an option or the task cannot be used.
     """
     return _run(made(DistillOptions, task=task, rule=rule, out=out, **options))
+
+
+def check(task: Task | str, rule: str = "universal", out: Folder = None, **options: Any) -> dict[str, Any]:
+    """Tell in about a minute whether a policy is worth using on a task, by students measured on validation data.
+
+    Args:
+        task: Of `Task.of`, or a name.
+        rule: The policy, or another rule, as `rltemp.load_method` reads it.
+        out: The run's folder; by default runs/check-TASK-RULE.
+        **options: Of `rltemp check`, as in `seeds=64, learning_rate=0.1`.
+
+    Returns:
+        The result: `verdict`, a line, and `use`, the rule to use (`none`: do not distil; None: too few students to
+        tell), with the table behind it under `arms`.
+
+    Raises:
+        BadInputError: Where an option, the rule or the task cannot be used.
+    """
+    return found(made(CheckOptions, task=task, rule=rule, out=out, **options), run_check, _silent)
 
 
 def compare(task: Task | str, rules: Sequence[str], out: Folder = None, **options: Any) -> dict[str, Any]:

@@ -144,8 +144,9 @@ class PolicyModel:
 
     def _of_logits(self, signals: Signals, outputs: Sequence[str] | None) -> Inference:
         if signals.shape.numel():
-            action, reference = self._policy.action(signals), self._policy.reference.rule(signals)
-            found = self._policy.scale.apply(signals, reference, action)
+            features = self._policy.featurize(signals)
+            action = self._policy.action_of(features)
+            found = self._policy.moved(signals, self._policy.reference.rule(signals), features, action)
         else:
             action, found = torch.zeros(*signals.shape, self.manifest.action.size), _no_temperatures(signals)
         return _inference(found, outputs, action)

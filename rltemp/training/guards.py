@@ -45,7 +45,7 @@ class Counts:
     Attributes:
         answered_steps: Steps that had temperatures.
         samples: Temperatures of these.
-        guarded: How many of them a rule's own guard gave, in place of its formula.
+        guarded: How many of them a rule's own guard gave, in place of its formula, or a policy gave that fades.
         skipped_steps: Passed over because of numbers that are not finite.
         overflowed_steps: Passed over because a float16 gradient overflowed, which lowers the loss scale: no fault.
         empty_steps: Passed over because there was no sample in the batch.

@@ -34,7 +34,9 @@ TAGS: dict[str, str] = {
     },
     "temperature/teacher": "histogram of the batch's teacher temperatures (no unit, above 0)",
     "temperature/student": "histogram of the batch's student temperatures (no unit, above 0)",
-    "temperature/guarded": "samples of the batch where a rule's guard stood in for its formula (fraction, 0 to 1)",
+    "temperature/guarded": (
+        "samples of the batch where a rule's guard stood in for its formula, or a policy faded (fraction, 0 to 1)"
+    ),
     "student/train_accuracy": "accuracy on the batch's samples, before the step (fraction, 0 to 1)",
     "student/validation_accuracy": "accuracy on the validation part, once an epoch (fraction, 0 to 1)",
     "student/validation_loss": "cross-entropy on the validation part, once an epoch (nats a sample)",

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from support.data import table
+from support.policies import random_policy
 from support.processes import until
 from support.reports import EXPLORATION, draws, judged, layout, records, report, state_of
 from torch import Tensor
@@ -23,7 +24,7 @@ from rltemp.agents.learner import FinishedRun, Learner, log_probability, network
 from rltemp.agents.network import group_advantages
 from rltemp.agents.reports import ConflictError, Ledger, Receipt, Record, Report, parts
 from rltemp.errors import ArtifactRefusedError, BadInputError
-from rltemp.policy.policy_file import check_policy
+from rltemp.policy.policy_file import check_policy, read_policy
 
 FEW = LearnerConfig(students_per_update=16)
 
@@ -65,6 +66,12 @@ def test_what_a_group_shares_teaches_nothing() -> None:
     alone = group_advantages(np.array([0.1, 0.2, 0.5, 0.3], np.float32), groups)
     moved = group_advantages(np.array([0.1 + 9, 0.2 + 9, 0.5, 0.3], np.float32), groups)
     np.testing.assert_allclose(alone, moved, rtol=1e-4)
+
+
+def test_a_learner_does_not_keep_to_what_the_first_policy_has_seen(tmp_path: Path) -> None:
+    first = read_policy(random_policy(tmp_path / "p.safetensors", seen=(-1.0, 1.0)))
+    assert "low" in first.manifest.features[0].model_dump()
+    assert all("low" not in one.model_dump() for one in Learner(first, FEW).layout.features)
 
 
 def test_the_first_step_goes_towards_the_better_draw_by_the_learning_rate() -> None:

@@ -25,7 +25,7 @@ def refused(words: tuple[object, ...], capsys: pytest.CaptureFixture[str]) -> st
     return said
 
 
-@pytest.mark.parametrize("command", ["train-teacher", "distill", "train-policy", "compare"])
+@pytest.mark.parametrize("command", ["train-teacher", "distill", "train-policy", "check", "compare"])
 def test_a_folder_that_cannot_be_made(command: str, cache: Path, tmp_path: Path, capsys) -> None:
     (tmp_path / "file").touch()
     said = refused((command, "--task", "iris", "--out", tmp_path / "file" / "runs" / "x"), capsys)
@@ -39,6 +39,10 @@ def test_a_folder_that_cannot_be_made(command: str, cache: Path, tmp_path: Path,
         (("train-policy", "--reference", "fixd:4"), "did you mean 'fixed'"),
         (("train-policy", "--workers", 1000), "--workers must be 1 to"),
         (("distill", "--batch-size", 1000000), "give --batch-size"),
+        (("check", "--rule", "fixd:4"), "did you mean 'fixed'"),
+        (("check", "--rule", "none"), "check judges one rule with a teacher, as in universal or dtkd; got 'none'"),
+        (("check", "--rule", "dtkd:1|2"), "check judges one rule"),
+        (("check", "--seeds", 1), "--seeds must be"),
         (("compare", "--against", "fixd:4"), "did you mean 'fixed:4'"),
         (("compare", "--rules", "universal:kd_weight=3"), "the policy universal takes no options"),
     ],
@@ -49,7 +53,7 @@ def test_an_option_that_cannot_be(words: tuple[object, ...], said: str, cache: P
     assert [*Path().iterdir()] == []
 
 
-@pytest.mark.parametrize("command", ["train-teacher", "distill", "train-policy", "compare"])
+@pytest.mark.parametrize("command", ["train-teacher", "distill", "train-policy", "check", "compare"])
 def test_a_cache_that_cannot_be_made(command: str, cache: Path, capsys) -> None:
     cache.touch()
     assert "Set RLTEMP_CACHE to another folder" in refused((command, "--task", "iris"), capsys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 
@@ -64,6 +65,28 @@ def test_the_lines_of_a_policys_training_work(
     first = following(capsys.readouterr().out)
     assert typed(typed(first, capsys), capsys) == []
     assert typed(first, capsys)  # once more: what is finished is shown
+
+
+@pytest.mark.parametrize(
+    ("verdict", "line"),
+    [
+        ({"use": "fixed:1", "seeds_needed": None}, ["distill", "--rule", "fixed:1"]),
+        ({"use": None, "seeds_needed": 3}, ["check", "--rule", "fixed:2", "--seeds", "3"]),
+        ({"use": "none", "seeds_needed": None}, []),
+    ],
+)
+def test_the_line_of_a_check_does_what_its_verdict_says(
+    verdict: dict[str, object], line: list[str], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("check", *TOY, "--rule", "fixed:2", "--seeds", 2, "--out", here / "c")
+    assert code(*words) == 0
+    stored = here / "c" / "result.json"
+    stored.write_text(json.dumps({**json.loads(stored.read_text()), **verdict}))
+    capsys.readouterr()
+    assert code(*words) == 0
+    found = following(capsys.readouterr().out)
+    assert [[one for one in words if one in line] for words in found] == [line] * bool(line)
+    typed(found, capsys)
 
 
 def test_an_imported_policys_line_is_quoted(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from rltemp import Signals, Temperatures
 from rltemp.experiments.recorder import Recorder
-from rltemp.kd.method import GuardCount, watch
+from rltemp.kd.guard_count import GuardCount
+from rltemp.kd.method import watch
 from rltemp.loading import load_method
 
 MASK = torch.tensor([[1, 1, 0, 1, 0, 1], [0, 0, 0, 0, 1, 0]], dtype=torch.bool)

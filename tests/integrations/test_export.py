@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.hosts import blocks
+from support.policies import random_policy
 from support.processes import code
 from torch import Tensor
 
@@ -62,8 +63,10 @@ except ImportError:
 
 
 @needs_onnx
-@pytest.mark.parametrize("name", ["universal", "dtkd"])
+@pytest.mark.parametrize("name", ["universal", "dtkd", "fading"])
 def test_onnx_runtime_has_the_rules_numbers_in_a_process_without_rltemp(name: str, tmp_path: Path) -> None:
+    if name == "fading":
+        name = str(random_policy(tmp_path / "p.safetensors", 8, seen=(-1.0, 1.0), balanced=True))
     write(name, tmp_path / "policy.onnx", "onnx")
     torch.save(cases(), tmp_path / "cases.pt")
     program = f"""{WITHOUT_RLTEMP}import torch

@@ -116,7 +116,7 @@ def test_the_action_is_the_network_on_normalised_features(tmp_path: Path) -> Non
     weights = policy._weights
     hidden = torch.tanh(observation @ weights["0.weight"].T + weights["0.bias"])
     expected = hidden @ weights["1.weight"].T + weights["1.bias"]
-    torch.testing.assert_close(policy.action(signals), expected)
+    torch.testing.assert_close(policy.action_of(policy.featurize(signals)), expected)
 
 
 def test_a_policy_that_needs_labels_says_so_where_there_are_none(tmp_path: Path) -> None:

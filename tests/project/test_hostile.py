@@ -31,7 +31,7 @@ from rltemp.models.weight_files import load_weights
 from rltemp.training.options import configuration
 
 TOY = ("--task", "toy", "--epochs", "1")
-TRAINING = ("distill", "compare", "study", "explain", "train-policy", "train-teacher")
+TRAINING = ("distill", "check", "compare", "study", "explain", "train-policy", "train-teacher")
 SECONDS = 5
 MEBIBYTES = 256  # torch and its friends are loaded on the way; the policy reader alone has a bound of its own
 
@@ -83,6 +83,7 @@ POLICY_DOORS: dict[str, Door] = {
     "load_method": lambda file, out: rltemp.load_method(f"matched:{file}"),
     "a pinned rule": lambda file, out: rltemp.load_rule(f"{file}@sha256:{64 * '0'}"),
     "distill --rule": command("distill", *TOY, "--rule", "FILE", "--out", "OUT"),
+    "check --rule": command("check", *TOY, "--rule", "FILE", "--out", "OUT"),
     "compare --rules": command("compare", *TOY, "--rules", "fixed:4", "FILE", "--out", "OUT"),
     "study --rules": command("study", *TOY, "--rules", "FILE", "--out", "OUT"),
     "explain --rules": command("explain", *TOY, "--rules", "FILE", "--out", "OUT"),
@@ -95,7 +96,7 @@ OTHER_DOORS: dict[str, Door] = {
     "distill --teacher-weights": command("distill", "--task", "iris", "--teacher-weights", "FILE", "--out", "OUT"),
     **{f"{name} --config": command(name, "--config", "FILE", "--out", "OUT") for name in (*TRAINING, "demo")},
     "distill with this configuration there": run_folder("config.json", ("distill", "--task", "toy")),
-    **{f"{name} with this result there": run_folder("result.json", (name, "--task", "toy")) for name in TRAINING[:4]},
+    **{f"{name} with this result there": run_folder("result.json", (name, "--task", "toy")) for name in TRAINING[:5]},
     "imagefolder": as_picture,
 }
 DOORS = {**POLICY_DOORS, **OTHER_DOORS}

@@ -40,6 +40,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
     "of-logits": {"reference": "dtkd:reference=2", "features": ("student_margin", "student_loss")},
     "full": {"reference": "fixed:2", "balanced": True, "weight_ratio": 2.0},
+    "fading": {"balanced": True, "weight_ratio": 2.0, "gain": 2.0, "seen": (-1.0, 1.0)},
 }
 
 
@@ -95,7 +96,8 @@ def signals(*shape: int, seed: int = 0, **fields: Any) -> Signals:
 
 
 def values(found: Temperatures) -> Tensor:
-    return torch.stack([found.student, found.teacher, found.weight]).detach()
+    guarded = torch.zeros_like(found.weight) if found.guarded is None else found.guarded
+    return torch.stack([found.student, found.teacher, found.weight, guarded]).detach()
 
 
 def gradient(rule: Callable[[Signals], Temperatures], given: Signals) -> Tensor:

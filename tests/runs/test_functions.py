@@ -19,6 +19,7 @@ import rltemp
 from rltemp import BadInputError
 from rltemp.experiments.options import CompareOptions
 from rltemp.integrations import Controller
+from rltemp.policy.policy_file import read_policy
 from rltemp.runs.functions import made
 from rltemp.runs.train_policy import TrainPolicyOptions
 
@@ -216,13 +217,21 @@ def test_a_policy_is_explained(policy: Path, tmp_path: Path) -> None:
     assert "student_margin" in (tmp_path / "e" / "why.md").read_text()
 
 
+def test_a_policy_is_checked_against_its_reference_and_what_is_simple(policy: Path, tmp_path: Path) -> None:
+    result = rltemp.check(own_task(), str(policy), tmp_path / "c", seeds=2)
+    assert result == read(tmp_path / "c" / "result.json")
+    reference = read_policy(policy).manifest.reference
+    assert [row["rule"] for row in result["arms"]] == ["none", "fixed:1", reference, "fixed:4", str(policy)]
+    assert result["seeds"] == 2
+
+
 def test_a_policy_is_studied(policy: Path, tmp_path: Path) -> None:
     result = rltemp.study(own_task(epochs=1), [str(policy)], tmp_path / "s", seeds=2, only=("controls",), html=False)
     assert str(policy) in {row["rule"] for row in result["arms"]}
     assert len(result["arms"]) > 2
 
 
-@pytest.mark.parametrize("function", ["train_policy", "distill", "compare", "study", "explain"])
+@pytest.mark.parametrize("function", ["train_policy", "distill", "check", "compare", "study", "explain"])
 def test_an_unknown_option_is_answered_with_the_closest(function: str, tmp_path: Path) -> None:
     rules = {"compare": [["none"]], "study": [["none"]], "explain": ["universal"]}.get(function, [])
     with pytest.raises(BadInputError, match="unknown option 'batch_sise': did you mean 'batch_size'"):
@@ -247,7 +256,7 @@ def test_options_reach_the_part_that_they_are_of() -> None:
         ({"student": lambda seed: {}["key"]}, "raised KeyError: 'key'"),
     ],
 )
-@pytest.mark.parametrize("function", ["train_policy", "distill", "compare"])
+@pytest.mark.parametrize("function", ["train_policy", "distill", "check", "compare"])
 def test_bad_input_is_refused_and_leaves_nothing(function: str, options: Any, message: str, tmp_path: Path) -> None:
     task, rules = own_task(**options), [["none"]] if function == "compare" else []
     with pytest.raises(BadInputError) as caught:
@@ -275,6 +284,7 @@ def test_every_command_takes_a_task_of_a_file(mine: str, tmp_path: Path, capsys)
     rules = ("none", "fixed:2", "p/policy.safetensors")
     assert code("compare", *task, "--rules", *rules, "--seeds", 2, "--no-html", "--out", "c") == 0
     assert [row["rule"] for row in read(tmp_path / "c" / "result.json")["arms"]] == list(rules)
+    assert code("check", *task, "--rule", rules[2], "--seeds", 2, "--out", "v") == 0
     assert code("explain", *task, "--rules", rules[2], "--seeds", 2, "--importance-seeds", 0, "--out", "e") == 0
     assert code("distill", *task, "--rule", rules[2], "--out", "d") == 0
     assert capsys.readouterr().err.count("rltemp: ") == 0

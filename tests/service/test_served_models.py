@@ -98,6 +98,17 @@ def test_features_are_answered_as_in_process(tmp_path, reference, hidden, activa
     assert answer.clamped == int((raw.abs() > 1).sum()) > 0
 
 
+def test_a_policy_fades_at_the_service_as_in_process(tmp_path: Path) -> None:
+    model = policy_model(tmp_path, 8, gain=3.0, seen=(-1.0, 1.0), balanced=True)
+    inputs = arrays(64)
+    expected = Policy.load(tmp_path / "p.safetensors")(signals(inputs))
+    assert expected.guarded is not None
+    assert 0 < int(expected.guarded.sum()) < 64
+    answer = model.infer(inputs, None).outputs
+    for field, name in zip(("student", "teacher", "weight"), TEMPERATURES, strict=True):
+        np.testing.assert_allclose(answer[name], getattr(expected, field).numpy(), rtol=1e-5, atol=1e-6)
+
+
 def test_weights_from_features_lack_the_balance_that_logits_give() -> None:
     model = REPOSITORY.find("universal")
     assert isinstance(model, PolicyModel)

@@ -50,16 +50,22 @@ def random_policy(
     features: tuple[str, ...] = DEFAULT_FEATURES,
     seed: int = 0,
     gain: float = 1.0,
+    seen: tuple[float, float] | None = None,
     **action: Any,
 ) -> Path:
-    """Write a policy of random weights with hidden layers so wide; a large gain drives actions out of [-1, 1]."""
+    """Write a policy of random weights with hidden layers so wide; a large gain drives actions out of [-1, 1].
+
+    With `seen`, the range of every feature, it fades beyond.
+    """
     generator = torch.Generator().manual_seed(seed)
     outputs = 3 if action.get("weight_ratio", 1.0) > 1 else 2
     weights = {}
     for index, (inside, out) in enumerate(pairwise((len(features), *hidden, outputs))):
         weights[f"{index}.weight"] = gain * torch.randn(out, inside, generator=generator) / inside**0.5
         weights[f"{index}.bias"] = gain * torch.randn(out, generator=generator) / 4
-    return policy_of(path, weights, [feature(name, 0.1, 0.7) for name in features], reference, activation, **action)
+    ranges = {} if seen is None else dict(zip(("low", "high"), seen, strict=True))
+    listed = [feature(name, 0.1, 0.7).model_copy(update=ranges) for name in features]
+    return policy_of(path, weights, listed, reference, activation, **action)
 
 
 def sloped_policy(path: Path, slope: float) -> Path:
