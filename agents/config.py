@@ -215,14 +215,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # The shipped policy, with --task variety.
     "universal": {
-        "reference": "fixed:2,teacher=4",
+        "reference": "fixed:temperature=2,teacher=4,ce_weight=1,kd_weight=0.25",
         "features": UNIVERSAL_FEATURES,
         "ratio": 4.0,
         "weight_ratio": 16.0,
         "students": 256,
         "tasks": 8,
         "advantage": "rank",
-        "updates": 300,
+        "updates": 240,
         "learning_rate": 0.01,
         "averaging": 0.95,
         "validate_every": 30,

@@ -40,6 +40,7 @@ from rltemp.envs.vector import DistillVecEnv
 from rltemp.io.progress import Bar
 from rltemp.kd.names import shareable
 from rltemp.policy.actions import ActionScale
+from rltemp.policy.fading import seen_ranges
 from rltemp.policy.features import featurize
 from rltemp.rules.published_methods import reference_method
 from rltemp.training.checkpoints import FOLDER as CHECKPOINTS
@@ -110,7 +111,8 @@ def _train(
         trial = TaskTrial(problem, count, decision, step)
     worth = judged(trial, workers)  # before the environment: what both need then reaches the workers once
     env = make_env(problem, config, workers, step)
-    model = make_model(env, config)
+    observations = observed(env, config.seed)
+    model = make_model(env, config, observations)
     network, weights = controller(model)
     selection = SelectionCallback(worth, config, network, weights)
     steps, bar = config.updates * model.n_steps * env.num_envs, Bar("policy")
@@ -136,7 +138,8 @@ def _train(
     options = {name: str(value) for name, value in asdict(config).items()}
     told: dict[str, str] = {"compiled": "yes" if is_compiled(step) else "no", **checkpoints.mark()}
     provenance: dict[str, str | int | float] = {**_described(problem), **options, **found, **told}
-    sha256 = export_policy(out / POLICY_FILE, network, selection.kept, env.decision, provenance)
+    ranges = seen_ranges(observations, config.features)
+    sha256 = export_policy(out / POLICY_FILE, network, selection.kept, env.decision, provenance, ranges)
     return {
         "policy": POLICY_FILE,
         "sha256": sha256,
@@ -185,11 +188,11 @@ def _described(problem: Problem | Variety) -> dict[str, str]:
     return {"task": shareable(problem.task.name), "teacher": problem.task.teacher, "student": problem.task.student}
 
 
-def make_model(env: DistillVecEnv, config: PolicyConfig) -> PPO:
-    """SB3's PPO as the configured agent."""
+def make_model(env: DistillVecEnv, config: PolicyConfig, observations: Tensor | None = None) -> PPO:
+    """SB3's PPO as the configured agent; observations `[N, F]` are what it normalises by, by default `observed`."""
     mean, std = torch.zeros(len(config.features)), torch.ones(len(config.features))
     if config.normalise:
-        mean, std = observation_statistics(env, config.seed)
+        mean, std = observation_statistics(observed(env, config.seed) if observations is None else observations)
     network = partial(
         SampleNetwork, mean, std, config.hidden, config.activation, config.shared, env.decision.scale.size
     )
@@ -242,24 +245,28 @@ def controller(model: PPO) -> tuple[SampleNetwork, Callable[[], Tensor]]:
     return env.network, lambda: actor_weights(policy)
 
 
-def observation_statistics(env: DistillVecEnv, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Centre and scale `[F]` of the observations of some tasks' runs under the reference rule.
+def observed(env: DistillVecEnv, seed: int = 0) -> Tensor:
+    """Observations `[N, F]` of some tasks' runs under the reference rule."""
+    count = len(env.decision.features)
+    network = SampleNetwork(torch.zeros(count), torch.ones(count), actions=env.decision.scale.size)
+    runs, generator = replace(env.runs, looks=LOOKS), np.random.default_rng(seed)
+    idle, found = network.weights.detach().zero_().expand(env.students, -1), list[Tensor]()
+    for _ in range(-(-STATISTICS_TASKS // tasks) if (tasks := env.runs.tasks) > 1 else 1):
+        for stretch in runs.play(runs.draw(generator), 0, network, idle):
+            found += [
+                featurize(look.signals.samples(), env.decision.features).flatten(0, -2)
+                for look in stretch.looks.values()
+            ]
+    return torch.cat(found).cpu()
+
+
+def observation_statistics(observations: Tensor) -> tuple[Tensor, Tensor]:
+    """Centre and scale `[F]` of observations `[N, F]`.
 
     They are the median and half of the distance between the quantiles of 0.16 and 0.84: those of a normal distribution
     are its mean and standard deviation, and a student that has collapsed does not stretch them.
     """
-    count = len(env.decision.features)
-    network = SampleNetwork(torch.zeros(count), torch.ones(count), actions=env.decision.scale.size)
-    runs, generator = replace(env.runs, looks=LOOKS), np.random.default_rng(seed)
-    idle, observations = network.weights.detach().zero_().expand(env.students, -1), list[Tensor]()
-    for _ in range(-(-STATISTICS_TASKS // tasks) if (tasks := env.runs.tasks) > 1 else 1):
-        for stretch in runs.play(runs.draw(generator), 0, network, idle):
-            observations += [
-                featurize(look.signals.samples(), env.decision.features).flatten(0, -2)
-                for look in stretch.looks.values()
-            ]
-    every = torch.cat(observations)
-    low, middle, high = torch.from_numpy(np.quantile(every.numpy(), (0.16, 0.5, 0.84), axis=0)).float()
+    low, middle, high = torch.from_numpy(np.quantile(observations.numpy(), (0.16, 0.5, 0.84), axis=0)).float()
     # A feature that never moves is divided by one, not by nothing.
     scale = (high - low) / 2
     return middle, torch.where(scale < 1e-3, torch.ones_like(scale), scale)

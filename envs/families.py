@@ -19,7 +19,7 @@ from rltemp.training.steps import train
 
 TRAIN, PROBE = 1000, 500
 """Samples of a data set, at most. All pools are of one size, so that one compiled step serves all families of C."""
-TEACHER_EPOCHS = 5, 20, 40, 60
+TEACHER_EPOCHS = 3, 10, 20, 40, 60
 """Of a family's teachers: some stop early, others go on for longer than is good for them."""
 MISLABELLED = 0.0, 0.0, 0.0, 0.1, 0.3
 """Shares of wrong training labels, of which a data set draws one."""

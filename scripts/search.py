@@ -27,7 +27,7 @@ from rltemp.agents.config import PolicyConfig, PolicyShape
 from rltemp.agents.network import SampleNetwork
 from rltemp.agents.policy_export import export_policy
 from rltemp.agents.selection import potentials
-from rltemp.agents.train import POLICY_FILE, make_env, observation_statistics
+from rltemp.agents.train import POLICY_FILE, make_env, observation_statistics, observed
 from rltemp.cli.console import complain, messages_shown, next_command, say, show_next
 from rltemp.data.dataset import Split
 from rltemp.data.problem import Problem, predict
@@ -161,7 +161,7 @@ def first_network(problem: Problem, config: SearchConfig) -> tuple[SampleNetwork
     env = make_env(problem, config.policy())
     mean, std = torch.zeros(len(config.features)), torch.ones(len(config.features))
     if config.normalise:
-        mean, std = observation_statistics(env)
+        mean, std = observation_statistics(observed(env))
     actions = env.decision.scale.size
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)

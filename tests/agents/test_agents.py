@@ -17,7 +17,7 @@ from torch import Tensor
 from rltemp import Signals, load_method
 from rltemp.agents.network import RunBuffer, RunPPO, SampleNetwork
 from rltemp.agents.selection import SelectionCallback
-from rltemp.agents.train import PolicyConfig, make_env, make_model, observation_statistics, train_policy
+from rltemp.agents.train import PolicyConfig, make_env, make_model, observation_statistics, observed, train_policy
 from rltemp.data.problem import Problem, predict
 from rltemp.data.toy import toy_posterior_logits
 from rltemp.envs import rewards
@@ -149,7 +149,7 @@ def test_an_update_moves_the_policy_only_when_rewards_differ(short: Problem) -> 
 
 def test_observations_are_normalised_by_a_run_under_the_reference(short: Problem) -> None:
     env = make_env(short, QUICK)
-    mean, std = observation_statistics(env)
+    mean, std = observation_statistics(observed(env))
     progress = np.arange(20) / 20 * 2 - 1
     assert mean[0].item() == pytest.approx(progress.mean(), abs=1e-5)
     assert std[0].item() == pytest.approx(progress.std(), rel=1e-2)

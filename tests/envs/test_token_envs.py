@@ -11,7 +11,7 @@ from support.tokens import LENGTH, token_problem
 
 from rltemp import load_method
 from rltemp.agents.config import PolicyConfig
-from rltemp.agents.train import observation_statistics, train_policy
+from rltemp.agents.train import observation_statistics, observed, train_policy
 from rltemp.data.problem import Problem
 from rltemp.envs.distill_env import DistillEnv
 from rltemp.envs.vector import DistillVecEnv
@@ -71,7 +71,7 @@ def test_what_a_network_says_of_padding_and_actions_there_change_nothing(tokens:
 
 def test_the_statistics_of_observations_are_those_of_the_samples(tokens: Problem) -> None:
     env = DistillVecEnv(tokens, students=2)
-    mean, _ = observation_statistics(env)
+    mean, _ = observation_statistics(observed(env))
     observations, action = [env.reset()], np.zeros((env.num_envs, 2), np.float32)
     masks = [env.episode.seen.mask.ravel()]
     for _ in range(env.episode.steps - 1):
