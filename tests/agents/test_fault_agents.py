@@ -218,7 +218,7 @@ class Greedy(DistillVecEnv):
 
     def play(self, network: torch.nn.Module, weights: Tensor) -> Iterator[Stretch]:
         for stretch in super().play(network, weights):
-            yield replace(stretch, reward=-stretch.look.loss.mean(-1).numpy())
+            yield replace(stretch, reward=-stretch.looks[0].loss.mean(-1).numpy())
 
 
 FAST = PolicyConfig(

@@ -81,10 +81,10 @@ def test_a_played_run_has_the_rewards_and_the_students_of_a_stepped_one(short: P
 
 def test_a_look_is_at_the_last_step_of_its_stretch(short: Problem) -> None:
     stretches = [*DistillVecEnv(short, STUDENTS, reward_interval=5).play(*drawn_network())]
-    assert [stretch.look.signals.progress for stretch in stretches] == [0.2, 0.45, 0.7, 0.95]
+    assert [stretch.looks[0].signals.progress for stretch in stretches] == [0.2, 0.45, 0.7, 0.95]
     for stretch in stretches:
-        assert not stretch.look.signals.student_logits.requires_grad
-        assert stretch.look.temperatures.student.shape == stretch.look.loss.shape == (STUDENTS, 50)
+        assert not stretch.looks[0].signals.student_logits.requires_grad
+        assert stretch.looks[0].temperatures.student.shape == stretch.looks[0].loss.shape == (STUDENTS, 50)
 
 
 def test_a_student_whose_numbers_break_stays_so_and_stops_nobody(short: Problem) -> None:
@@ -148,7 +148,7 @@ def test_a_compiled_step_plays_the_run_that_a_plain_one_plays(short: Problem) ->
         network, weights = drawn_network(actions=3, seed=seed)
         for mine, theirs in zip(compiled.play(network, weights), plain.play(network, weights), strict=True):
             np.testing.assert_allclose(mine.reward, theirs.reward, atol=1e-5)
-            torch.testing.assert_close(mine.look.temperatures.student, theirs.look.temperatures.student)
+            torch.testing.assert_close(mine.looks[0].temperatures.student, theirs.looks[0].temperatures.student)
     step = compiled.runs.step
     assert len(step._graphs) == 1, "runs and draws share a graph"
     assert None not in step._graphs.values()

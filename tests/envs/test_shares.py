@@ -55,9 +55,9 @@ def assert_same_runs(mine: list[Stretch], theirs: list[Stretch]) -> None:
         assert one.steps == other.steps
         for name in ("reward", "potential", "lost"):
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
-        assert_same(one.look.signals, other.look.signals)
-        assert_same(one.look.temperatures, other.look.temperatures)
-        assert torch.equal(one.look.loss, other.look.loss)
+        assert_same(one.looks[0].signals, other.looks[0].signals)
+        assert_same(one.looks[0].temperatures, other.looks[0].temperatures)
+        assert torch.equal(one.looks[0].loss, other.looks[0].loss)
 
 
 def test_every_look_of_two_runs_is_the_same(short: Problem, two: Workers) -> None:
@@ -90,7 +90,7 @@ def test_a_state_of_either_is_restored_by_the_other(short: Problem, two: Workers
 
 
 def test_tasks_of_a_variety_are_drawn_alike(two: Workers) -> None:
-    alone, shared = pair(Variety(3, 2, (("digits", 3), ("formula", 4))), two, reward_interval=100)
+    alone, shared = pair(Variety(("digits:3", "formula:4"), seed=3, size=2), two, tasks=2, looks=3)
     for _ in range(2):
         assert_same_runs(played(alone), played(shared))
 

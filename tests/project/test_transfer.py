@@ -1,4 +1,4 @@
-"""The table of tasks that no policy saw: what it says is in its results, and it is the one in the documentation."""
+"""The tables of tasks that no policy saw: what they say is in their results, and they stand in the documentation."""
 
 from __future__ import annotations
 
@@ -17,52 +17,71 @@ ROOT = Path(__file__).parents[2]
 TRANSFER = runpy.run_path(str(ROOT / "scripts" / "transfer.py"))
 
 
-def result(task: str, rule: str, *test: float) -> dict[str, Any]:
-    return {
-        "task": task,
-        "rule": rule,
-        "test": list(test),
-        "teachers": [90.0, 91.0, 92.0],
-        "machine": "m",
-        "torch": "t",
-    }
+def result(task: str, factor: float, rule: str, *test: float, unit: str = "points") -> dict[str, Any]:
+    shared = {"rate": 0.1 * factor, "unit": unit, "splits": 1, "machine": "m", "torch": "t"}
+    return {"task": task, "factor": factor, "rule": rule, "test": list(test), **shared}
 
 
-def test_a_mean_over_tasks_pairs_the_students_of_each() -> None:
-    accuracy = {
-        ("a", "universal"): np.array([50.0, 60.0]),
-        ("a", "fixed:4"): np.array([49.0, 58.0]),
-        ("b", "universal"): np.array([90.0, 80.0]),
-        ("b", "fixed:4"): np.array([91.0, 82.0]),
+RESULTS = [
+    *(result("a", 1.0, rule, *test) for rule, test in (("none", (50, 52)), ("fixed:4", (51, 52)), ("ttm", (99, 99)))),
+    result("a", 1.0, "universal", 53, 54),
+    *(result("b", 3.0, rule, *test) for rule, test in (("none", (80, 82)), ("fixed:4", (70, 70)))),
+    result("b", 3.0, "universal", 79, 82),
+    *(result("c", 1.0, rule, *test, unit="nats") for rule, test in (("none", (-2.1, -2.2)), ("fixed:4", (-2.3, -2.4)))),
+    result("c", 1.0, "universal", -2.12, -2.22, unit="nats"),
+]
+
+
+def test_a_difference_over_cells_pairs_the_students_of_each() -> None:
+    cells = [("a", 1.0), ("b", 3.0)]
+    found = {
+        (cells[0], "universal"): np.array([50.0, 60.0]),
+        (cells[0], "fixed:4"): np.array([49.0, 58.0]),
+        (cells[1], "universal"): np.array([90.0, 80.0]),
+        (cells[1], "fixed:4"): np.array([91.0, 82.0]),
     }
     # student 0: +1 and -1, student 1: +2 and -2
-    assert TRANSFER["over"](accuracy, ["a", "b"], "universal", "fixed:4").mean == pytest.approx(0.0)
-    assert TRANSFER["over"](accuracy, ["a"], "universal", "fixed:4").mean == pytest.approx(1.5)
+    assert TRANSFER["difference"](found, cells, "universal", "fixed:4").mean == pytest.approx(0.0)
+    assert TRANSFER["difference"](found, cells[:1], "universal", "fixed:4").mean == pytest.approx(1.5)
 
 
-def test_the_page_ranks_rules_that_have_every_task_and_names_the_splits() -> None:
-    results = [
-        result("a", "fixed:4", 50, 52),
-        result("b", "fixed:4", 80, 82),
-        result("a", "universal", 53, 54),
-        result("b", "universal", 81, 84),
-        result("a", "ttm", 99, 99),
-    ]
-    lines = [line for line in TRANSFER["page"](results).splitlines() if line.startswith("| ") and "---" not in line]
-    assert [line.split(" | ")[0] for line in lines[:4]] == ["| rule", "| universal", "| fixed:4", "| task"]
-    assert "| 53.50 | 82.50 | 68.00 | +2.00" in lines[1]
-    assert lines[4].startswith("| a | 3 | 51.00 | +2.50 [")
+def test_the_page_marks_harm_in_each_unit_and_ranks_rules_that_have_every_cell() -> None:
+    page = TRANSFER["page"](RESULTS)
+    lines = [line for line in page.splitlines() if line.startswith("| ") and "---" not in line]
+    a, b, c = lines[1:4]
+    assert a.startswith("| a | x 1 | 51.00 | 51.50 | 53.50 | +2.50 [")
+    assert "harm" not in a
+    assert "| -0.50 [" in b
+    assert "harm" not in b  # half a point is allowed
+    assert "| harm |" in c  # 0.02 nats are not
+    assert "Harm in 1 of 3 cells." in page
+    ranked = [line.split(" | ")[0] for line in lines[5:]]
+    assert ranked == ["| universal", "| none", "| fixed:4"]  # ttm lacks a cell
 
 
-def test_a_student_of_a_split_is_the_one_that_the_split_alone_would_have() -> None:
+def test_students_of_several_splits_are_those_that_each_split_alone_would_have() -> None:
     problems = [prepare(load_task("iris", split_seed=split, teacher_epochs=2, epochs=3)) for split in (1, 2)]
-    together = TRANSFER["train_on_splits"](problems, "wttm", [7, 8, 9])
-    alone = [train_method(problems[split], "wttm", [seed], 1) for split, seed in ((0, 7), (1, 8), (0, 9))]
-    assert together["test"].tolist() == pytest.approx([float(one.test_accuracy[0]) for one in alone])
-    assert together["validation"].tolist() == pytest.approx([float(one.validation_accuracy[0]) for one in alone])
+    together = TRANSFER["train_students"](problems, "wttm", range(7, 11), "never")
+    alone = [train_method(problems[split], "wttm", [seed], 1) for split, seed in ((0, 7), (0, 8), (1, 9), (1, 10))]
+    wanted = [100 * float(one.test_accuracy[0]) for one in alone]
+    assert together["test"] == pytest.approx(wanted, abs=1e-3)
+    assert together["unit"] == "points"
 
 
-def test_the_page_in_the_documentation_is_that_of_the_results() -> None:
-    results = TRANSFER["read"](ROOT / "docs" / "results" / "transfer.jsonl")
-    assert (ROOT / "docs" / "results" / "transfer.md").read_text("utf-8") == TRANSFER["page"](results)
-    assert {len(one["test"]) for one in results} == {64}
+def test_a_results_file_is_added_to_and_nothing_in_it_is_trained_again(tmp_path: Path) -> None:
+    cells = tmp_path / "cells.jsonl"
+    asked = ["train", "--tasks", "iris", "--rules", "fixed:1", "--against", "--seeds", "2", "--cells", str(cells)]
+    TRANSFER["main"]([*asked, "--factors", "1"])
+    first = cells.read_text()
+    assert [line.count('"task": "iris"') for line in first.splitlines()] == [1, 1, 1]
+    TRANSFER["main"]([*asked, "--factors", "1", "3"])
+    assert cells.read_text().startswith(first)
+    rates = {one["rate"] / one["factor"] for one in TRANSFER["read"](cells)}
+    assert len(rates) == 1
+    TRANSFER["main"](["write", str(tmp_path / "page.md"), str(cells)])
+    assert "Harm in" in (tmp_path / "page.md").read_text()
+
+
+def test_the_documentation_has_the_page_of_its_results() -> None:
+    found = TRANSFER["read"](ROOT / "docs" / "results" / "transfer.jsonl")
+    assert TRANSFER["page"](found) == (ROOT / "docs" / "results" / "transfer.md").read_text("utf-8")
