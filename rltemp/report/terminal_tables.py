@@ -96,7 +96,7 @@ class MethodTable:
         for place in columns:
             words = [word for line in self.body for word in _narrow(line[place]).split()]
             table.add_column(
-                Text(head[place].replace(" (", "\n(").replace("could ", "could\n")),
+                Text(head[place].replace(" (", "\n(").replace("visible ", "visible\n")),
                 justify="right",
                 overflow="fold",
                 min_width=max(map(len, words), default=None),
