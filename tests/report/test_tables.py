@@ -121,7 +121,8 @@ def test_the_markdown_table_is_this_one() -> None:
     # Differences of 1 and 2: standard error 1/2; t of one degree of freedom at 2.5 % / 2 is 25.45, and a noncentral
     # t of shift 32.64 exceeds it in 80 % of cases: 32.64 / 2.
     assert markdown_table(table_rows(RESULTS, ["fixed:4"])) == (
-        "| rule | accuracy (%) | s.e. | n | minus fixed:4 (points) | p (Holm) | visible from | seeds to see 0.1 | note |\n"
+        "| rule | accuracy (%) | s.e. | n | minus fixed:4 (points) | p (Holm) | visible from | seeds to see 0.1 "
+        "| note |\n"
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |\n"
         "| `fixed:4` | 92.00 | 2.00 | 2 | - | - | - | - |  |\n"
         "| `dtkd:reference=4,warmup=0.1` | 93.50 | 2.50 | 2 | **+1.50 [+1.00, +2.00]** | 1.000 | 16.32 | 478 "
