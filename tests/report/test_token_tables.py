@@ -19,7 +19,7 @@ from rltemp.data.tasks import load_task
 from rltemp.experiments import statistics as stats
 from rltemp.experiments.measures import LOSS
 from rltemp.experiments.method_results import MethodResult, Row, ranked, stored_rows, table_rows
-from rltemp.report.hparams import METRICS, measured
+from rltemp.report.hparams import LOSSES, measured
 from rltemp.report.html_page import write_page
 from rltemp.report.markdown import Section, write_report
 from rltemp.report.plots import picture
@@ -127,9 +127,7 @@ def test_the_csv_ends_with_both_losses(tmp_path: Path) -> None:
 
 def test_tensorboards_session_of_a_method_has_its_loss() -> None:
     found = measured(losses()[1], "fixed:2")
-    assert found == pytest.approx(
-        dict(zip([name for name in METRICS if "loss" in name], (1.99, 0.09, -0.11, -0.12, -0.10), strict=True))
-    )
+    assert found == pytest.approx(dict(zip(LOSSES, (1.99, 0.09, -0.11, -0.12, -0.10), strict=True)))
 
 
 def test_a_result_without_losses_is_shown_as_it_was() -> None:
