@@ -66,6 +66,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if path.suffix != ".pth" and not path.name.startswith(("rltemp", "__editable__")):
             (libraries / path.name).symlink_to(path)
     (site / "libraries.pth").write_text(str(libraries))
+    (folder / "pyrightconfig.json").write_text('{"typeCheckingMode": "standard"}')
     (folder / "good.py").write_text(GOOD)
     (folder / "bad.py").write_text(BAD)
     return folder
