@@ -34,7 +34,7 @@ class CollapseCallback(StatefulCallback):
       potential of the policy's students falls, each with a clear trend. The reward is then not what is wanted.
 
     Stop raises; fallback ends the training, and the reference rule is what is exported; warn goes on. The console has
-    the line at the first alarm, TensorBoard `alarm/at_bounds` and `alarm/collapsed` at every update.
+    the line at the first alarm, TensorBoard `warning/at_bounds` and `warning/collapsed` at every update.
 
     Args:
         run: Keeps temperatures of each run; like `selection` it stands before this one in the list of callbacks.
@@ -74,8 +74,8 @@ class CollapseCallback(StatefulCallback):
         near = [at_bounds(t.student, limits) & at_bounds(t.teacher, limits) for t in self.run.temperatures]
         share = float(torch.cat([one.flatten() for one in near]).double().mean()) if near else 0.0
         self.at_bounds = [*self.at_bounds, share][-self.config.collapse_updates :]
-        self.logger.record("alarm/at_bounds", self.at_bounds[-1])
-        self.logger.record("alarm/collapsed", float(bool(self.collapse)))
+        self.logger.record("warning/at_bounds", self.at_bounds[-1])
+        self.logger.record("warning/collapsed", float(bool(self.collapse)))
         if len(self.at_bounds) == self.config.collapse_updates and min(self.at_bounds) > AT_BOUND:
             self._alarm(
                 f"{100 * self.at_bounds[-1]:.1f} % of the samples are within {100 * NEAR_BOUND:g} % of the bounds "
@@ -103,7 +103,7 @@ class CollapseCallback(StatefulCallback):
         if self.collapse:
             return
         self.collapse = f"{what} (update {self.selection.update})"
-        self.logger.record("alarm/collapsed", 1.0)
+        self.logger.record("warning/collapsed", 1.0)
         line = f"the policy has collapsed: {self.collapse}. {self._curves()}"
         if self.config.on_collapse == "stop":
             self.logger.dump(self.num_timesteps)

@@ -73,7 +73,7 @@ class RunCallback(BaseCallback):
             "time/step_ms": 1000 * seconds / self.steps,
         }
         if isinstance(buffer, CalibratedBuffer):
-            values["calibration/explained"] = buffer.model.explained
+            values["reward/explained"] = buffer.model.explained
         for name in self._scalars[0] if self._scalars else ():
             values[name] = float(np.mean([scalars[name] for scalars in self._scalars]))
         if self.temperatures:

@@ -14,7 +14,7 @@ from rltemp.agents.report_client import ReportClient
 from rltemp.agents.reports import FATES
 from rltemp.kd.method import Objective
 from rltemp.training.checkpoints import Checkpoints, State
-from rltemp.training.tensorboard import Tracker
+from rltemp.training.tensorboard import ONLINE_LAYOUT, Tracker
 
 START_SECONDS, RUN_SECONDS, END_SECONDS = 2.0, 0.25, 2.0
 """How long the first run waits for the service, each further one, and the process at its end for what was not carried
@@ -52,7 +52,7 @@ class RunSeries:
         saved: State = checkpoints.resume() or {"rows": [], "student": {}, "events": 0}
         self.rows: list[Row] = saved["rows"]
         self.student: dict[str, Tensor] = saved["student"]
-        self.tracker = Tracker(out, saved["events"])
+        self.tracker = Tracker(out, saved["events"], ONLINE_LAYOUT)
         self._seconds = 0.0
 
     def train(self, seed: int, count: int, on_run: Callable[[int, int], None]) -> nn.Module:

@@ -15,6 +15,11 @@ class RltempError(BaseException):
 
     It is no `Exception` by itself, because one of its errors, `InterruptedRunError`, must not be one.
 
+        try:
+            rltemp.compare("digits", rules)
+        except rltemp.RltempError as error:
+            sys.exit(error.exit_code)
+
     Attributes:
         exit_code: With which the command line ends.
     """
@@ -23,25 +28,55 @@ class RltempError(BaseException):
 
 
 class BadInputError(RltempError, ValueError):
-    """A value, name or file that the user gave cannot be used as it is."""
+    """A value, name or file that the user gave cannot be used as it is.
+
+    >>> from rltemp import load_rule
+    >>> load_rule("dtdk")
+    Traceback (most recent call last):
+    rltemp.errors.BadInputError: unknown rule 'dtdk': did you mean 'dtkd'? Known: ...
+    """
 
     exit_code = 2
 
 
 class ArtifactRefusedError(BadInputError):
-    """A policy, weight or checkpoint file failed one of the checks that run before it is used."""
+    """A policy, weight or checkpoint file failed one of the checks that run before it is used.
+
+        try:
+            controller = rltemp.Controller(downloaded)
+        except rltemp.ArtifactRefusedError as error:
+            print(error)  # which check, and the way out
+
+    Nothing of such a file is run.
+    """
 
     exit_code = 3
 
 
 class TrainingStoppedError(RltempError, RuntimeError):
-    """A training run cannot go on, and stopped with its last checkpoint in place."""
+    """A training run cannot go on, and stopped with its last checkpoint in place.
+
+        try:
+            rltemp.train_policy("digits", out="runs/p", on_collapse="stop")
+        except rltemp.TrainingStoppedError as error:
+            print(error)
+
+    The text says why, and what to do.
+    """
 
     exit_code = 4
 
 
 class TrainingDivergedError(TrainingStoppedError):
-    """A training run produced numbers that are not finite and was stopped."""
+    """A training run produced numbers that are not finite and was stopped.
+
+        try:
+            rltemp.distill("digits", out="runs/d", learning_rate=1e6)
+        except rltemp.TrainingDivergedError:
+            rltemp.distill("digits", out="runs/d2", learning_rate=0.02)
+
+    Runs of several students go on without those that diverge.
+    """
 
 
 class ExchangeFailedError(RltempError, RuntimeError):
@@ -60,6 +95,9 @@ class InterruptedRunError(RltempError, KeyboardInterrupt):
     """A signal asked the process to stop; the exit code is 128 + the signal's number.
 
     A `KeyboardInterrupt`, so that code that catches every `Exception` does not take it for a failure of its own.
+
+    >>> InterruptedRunError(signal.SIGTERM, "step 7 is saved")
+    InterruptedRunError('stopped by SIGTERM: step 7 is saved')
 
     Args:
         number: The signal.

@@ -13,8 +13,8 @@ from pathlib import Path
 from rltemp.errors import BadInputError
 from rltemp.io.own_code import import_attribute, is_own
 from rltemp.kd.method import Method, Objective
-from rltemp.kd.names import call_with_options, lookup, split_spec
-from rltemp.kd.temperature_rule import TemperatureRule, as_rule
+from rltemp.kd.names import call_with_options, lookup, spelled, split_spec
+from rltemp.kd.temperature_rule import FunctionRule, TemperatureRule, as_rule
 from rltemp.rules.controls import WRAPPERS
 from rltemp.rules.published_methods import METHODS
 
@@ -27,7 +27,7 @@ SHIPPED = {"universal": _POLICIES / "universal.safetensors", "universal@1": _POL
 `universal@1` the policy that had this name in version 0.2.0."""
 
 
-def load_method(spec: str) -> Objective:
+def load_method(spec: str | Path) -> Objective:
     """Build the method that `spec` names.
 
     Args:
@@ -35,7 +35,7 @@ def load_method(spec: str) -> Objective:
             policy file or the name of a shipped one (`universal`), which bring the objective that they were trained
             with, pinned as in `policy.safetensors@sha256:9f86d0...` where no other file will do; `module:attribute`, a
             `Method` or a rule (at plain distillation's coefficients); or any of these after `matched:` or the name of
-            a control (`rltemp.rules.controls`).
+            a control (`rltemp.rules.controls`). A path may be a `Path`.
 
     Raises:
         BadInputError: For a name nobody knows, with the closest match, and for an option that cannot be.
@@ -46,6 +46,7 @@ def load_method(spec: str) -> Objective:
     >>> load_method("none")
     NoTeacher(name='none', ce_weight=1.0)
     """
+    spec = spelled(spec, "method")
     name, options = split_spec(spec)
     if name in METHODS:
         return replace(call_with_options(METHODS[name], options, spec), name=spec)
@@ -68,7 +69,7 @@ def load_method(spec: str) -> Objective:
     raise BadInputError(f"{spec!r} needs a method behind it, as in {name}:dtkd")
 
 
-def load_rule(spec: str) -> TemperatureRule:
+def load_rule(spec: str | Path) -> TemperatureRule:
     """Build the temperature rule that `spec` names: the rule of `load_method(spec)`, without its coefficients.
 
     A mask among the signals is kept: T = 1 and weight 0 stand where there is no sample.
@@ -78,8 +79,11 @@ def load_rule(spec: str) -> TemperatureRule:
     >>> signals = Signals(torch.tensor([[2.0, 1.0, 0.5, -1.0]]), torch.tensor([[4.0, 1.0, 0.0, -1.0]]))
     >>> load_rule("dtkd:reference=4")(signals).teacher
     tensor([5.3333])
+    >>> load_rule("fixed:4")
+    <temperature rule fixed:4>
     """
-    return with_teacher(load_method(spec), "a temperature rule").rule
+    method = with_teacher(load_method(spec), "a temperature rule")
+    return replace(method.rule, name=method.name) if isinstance(method.rule, FunctionRule) else method.rule
 
 
 def with_teacher(objective: Objective, needed_by: str) -> Method:

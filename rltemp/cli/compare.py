@@ -25,7 +25,7 @@ from rltemp.experiments.options import (
 from rltemp.experiments.result_cache import ResultCache
 from rltemp.io.progress import Bar, Progress
 from rltemp.io.run_folders import TIMING, read_json, showing
-from rltemp.report.comparison import page_name, run_comparison, run_study
+from rltemp.report.comparison import PAGE, run_comparison, run_study
 from rltemp.report.explain_page import importance_words, relation_words, run_explanation
 from rltemp.report.terminal_tables import console_differences, console_overall, console_table
 from rltemp.runs.functions import found
@@ -88,14 +88,17 @@ def show_comparison(result: Mapping[str, Any], out: Path) -> None:
             if rows:
                 show(console_table(rows, title))
         say(f"The teacher has {100 * point['teacher_accuracy']:.2f} % test accuracy.")
+        for line in point.get("verdict", ()):
+            say(line)
     if "points" in result:
         title = f"Over all {len(points)}: interquartile means"
         show(console_overall([Overall.from_json(one) for one in result["overall"]], title))
-    for line in (*result.get("warnings", ()), *result.get("verdict", ())):
+        for line in result.get("verdict", ()):
+            say(line)
+    for line in result.get("warnings", ()):
         say(line)
     _show_times(out)
-    first = points[0]["picture"]
-    page = out / page_name(first)
+    first, page = points[0]["picture"], out / PAGE
     say(f"Read {out / 'report.md'}, look at {out / first}." + f" Open {page} in a browser." * page.exists())
     show_next(out)
 

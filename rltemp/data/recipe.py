@@ -23,7 +23,7 @@ FEWEST_STEPS, SMALLEST_BATCH = 8, 8
 _SAID_ALWAYS = ("epochs", "batch_size", "learning_rate", "momentum", "weight_decay", "schedule", "precision")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Recipe:
     """How one network is trained: by which optimizer, and with which learning rate at which point of the run.
 
@@ -73,6 +73,9 @@ class Recipe:
         for name in ("momentum", "weight_decay"):
             if getattr(self, name) and name not in brought and default(self.optimizer, name) is None:
                 raise BadInputError(f"recipe: optimizer {name_of(self.optimizer)} takes no {name}; leave it out")
+
+    def __repr__(self) -> str:
+        return f"Recipe({', '.join(f'{name}={value!r}' for name, value in self.described().items())})"
 
     def _check_numbers(self) -> None:
         for name in ("epochs", "batch_size", "learning_rate"):

@@ -69,6 +69,9 @@ class Task:
 
     Raises:
         BadInputError: For a metric that nobody knows.
+
+    >>> Task.of(student="mlp:6", teacher="mlp:128", train="digits", epochs=10).recipe.epochs
+    10
     """
 
     name: str

@@ -201,7 +201,7 @@ class Overall:
 def overall(
     found: Sequence[Comparison], rules: Sequence[str], against: Sequence[str], allow_mixed: bool = False
 ) -> list[Overall]:
-    """Sum every rule up over the points of a grid.
+    """Sum every rule up over the points of a grid; the best mean comes first.
 
     Args:
         found: What was compared, one a point.
@@ -217,7 +217,7 @@ def overall(
         accuracy = _middle([100 * one.of(rule).test_accuracy for one in found])
         marked = marks((unlike(*pair) for of_base in pairs.values() for pair in of_base), allow_mixed)
         summary.append(Overall(rule, accuracy, differences, marked))
-    return summary
+    return sorted(summary, key=lambda one: -one.accuracy[0] if math.isfinite(one.accuracy[0]) else math.inf)
 
 
 def _middle(rows: Sequence[NDArray[np.float64]]) -> Interval:

@@ -243,6 +243,11 @@ def side(pair: Paired) -> int:
     return int(pair.low > 0) - int(pair.high < 0)
 
 
+def ranked(rows: Iterable[Row]) -> list[Row]:
+    """The rows, the best mean first; those without one come last."""
+    return sorted(rows, key=lambda row: -row.quantity.better * row.mean if math.isfinite(row.mean) else math.inf)
+
+
 def seeds(rows: Sequence[Row]) -> str:
     """How many seeds each method has, in words: `n = 32 seeds`, `n = 16 to 32 seeds`."""
     least, most = min(row.n for row in rows), max(row.n for row in rows)
@@ -255,7 +260,7 @@ def short(name: str, most: int = 30) -> str:
 
 
 def stored_rows(point: Mapping[str, Any], seeds: int, quantity: Quantity = ACCURACY) -> list[Row]:
-    """The rows of a point as `result.json` holds it; none, where it does not hold the quantity.
+    """The rows of a point as `result.json` holds it, ranked; none, where it does not hold the quantity.
 
     Results of before have no `n` and had one row a seed.
     """
@@ -267,4 +272,4 @@ def stored_rows(point: Mapping[str, Any], seeds: int, quantity: Quantity = ACCUR
         pairs = {name: stored_pair(pair) for name, pair in differences.items()}
         n, note = one.get("n", seeds), one["note"]
         rows.append(Row(one["rule"], number(mean), number(error), pairs, n, note, quantity=quantity))
-    return rows
+    return ranked(rows)

@@ -154,6 +154,15 @@ def holm(values: Sequence[float]) -> list[float]:
     return found
 
 
+def smallest_p(n: int) -> float:
+    """The least p value that the permutation test of `n` pairs can give.
+
+    >>> smallest_p(4)
+    0.125
+    """
+    return max(2.0 ** (1 - n), 2 / (RESAMPLES + 1))
+
+
 def detectable(deviation: float, n: int, tests: int = 1) -> float:
     """The least true difference that a paired t test of `n` pairs shows with a power of 80 %.
 

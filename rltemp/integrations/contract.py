@@ -73,7 +73,7 @@ class Controller:
             raise BadInputError(f"a controller without learn= has no options; got {', '.join(options)}")
         if isinstance(method, Controller):
             method = method.method
-        elif isinstance(method, str):
+        elif isinstance(method, (str, Path)):
             method = load_method(method)
         if not isinstance(method, Objective):
             rule = as_rule(method)
@@ -228,7 +228,8 @@ class Controller:
         mask: Tensor | None = None,
     ) -> Signals:
         """The arguments of a call as `rltemp.Signals`, with the teacher's graph cut."""
-        return Signals(student_logits, teacher_logits.detach(), labels, progress, mask)
+        teacher = teacher_logits.detach() if isinstance(teacher_logits, Tensor) else teacher_logits  # which is refused
+        return Signals(student_logits, teacher, labels, progress, mask)
 
     def _temperatures(self, signals: Signals) -> Temperatures:
         found = self.method.rule(replace(signals, student_logits=signals.student_logits.detach())).detach()
@@ -239,7 +240,7 @@ class Controller:
         return Temperatures(found.student.float(), found.teacher.float(), found.weight.float(), found.guarded)
 
 
-MethodLike = str | Objective | TemperatureRule | RuleFunction | Controller
+MethodLike = str | Path | Objective | TemperatureRule | RuleFunction | Controller
 """What a controller is made from."""
 
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import multiprocessing
+import os
 import socket
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -136,14 +139,16 @@ class RayPool(WorkerPool):
 
     def __init__(self, address: str, gpus: float = 0) -> None:
         self._ray = import_library("ray", "--ray", extra="ray")
+        where = address
         try:
-            host, colon, port = address.removeprefix("ray://").rpartition(":")
+            where = _found(address)
+            host, colon, port = where.removeprefix("ray://").rpartition(":")
             if colon and port.isdecimal():  # Ray itself tries for minutes, and then ends the process
                 socket.create_connection((host, int(port)), timeout=SECONDS).close()
             with kept_handlers():  # Ray has one of its own for SIGTERM, which would leave without a word
                 self._ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         except (OSError, OverflowError, RuntimeError, ValueError) as error:
-            raise BadInputError(f"--ray {address}: no Ray cluster can be reached there ({error})") from error
+            raise BadInputError(f"--ray {address}: no Ray cluster can be reached there ({where}: {error})") from error
         settings = {"num_cpus": torch.get_num_threads(), "num_gpus": gpus}
         self._done = self._ray.remote(**settings, max_retries=RETRIES)(_done_on_node)
         self._shipped: tuple[Work, Any] | None = None
@@ -158,6 +163,14 @@ class RayPool(WorkerPool):
     def close(self) -> None:
         """Leave the cluster, which ends what it does for this process."""
         self._ray.shutdown()
+
+
+def _found(address: str) -> str:
+    """Where Ray looks: for `auto` what RAY_ADDRESS says, or what `ray start` left on this machine, if anything."""
+    if address != "auto":
+        return address
+    left = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray" / "ray_current_cluster"
+    return os.environ.get("RAY_ADDRESS") or (left.read_text("utf-8").strip() if left.is_file() else address)
 
 
 def open_pool(workers: int, ray: str | None, gpus: float) -> contextlib.AbstractContextManager[WorkerPool | None]:

@@ -27,7 +27,8 @@ def kd_loss(signals: Signals, temperatures: Temperatures, divergence: Divergence
         `[...]`, float32, not averaged; 0 where the mask has no sample.
 
     Raises:
-        BadInputError: Where there is not one temperature for each sample: none is broadcast.
+        BadInputError: Where these are no signals and temperatures, or not one temperature for each sample: none is
+            broadcast.
 
     >>> import torch
     >>> from rltemp import Signals, Temperatures
@@ -36,6 +37,9 @@ def kd_loss(signals: Signals, temperatures: Temperatures, divergence: Divergence
     >>> round(kd_loss(signals, Temperatures(four, four, four * four)).item(), 4)
     0.5883
     """
+    if not isinstance(signals, Signals) or not isinstance(temperatures, Temperatures):
+        got = f"{type(signals).__name__} and {type(temperatures).__name__}"
+        raise BadInputError(f"kd_loss needs rltemp.Signals and rltemp.Temperatures; got {got}")
     # A single number is no mistake of shape: it serves all samples.
     if temperatures.student.dim() and temperatures.student.shape != signals.shape:
         check_shape(temperatures, signals.shape, "a temperature rule")
@@ -49,6 +53,18 @@ def kd_loss(signals: Signals, temperatures: Temperatures, divergence: Divergence
     teacher = bounded(teacher) / temperatures.teacher.unsqueeze(-1)
     with signals.labels_named():
         return temperatures.weight * divergence(student, teacher, signals.labels)
+
+
+def batch_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean of a batch's values `[..., M]` over the samples that the mask leaves, `[...]`; 0 over none.
+
+    >>> import torch
+    >>> batch_mean(torch.tensor([1.0, 5.0, torch.nan]), torch.tensor([True, True, False]))
+    tensor(3.)
+    """
+    if mask is None:
+        return values.mean(-1)
+    return values.masked_fill(~mask, 0.0).sum(-1) / mask.sum(-1).clamp(min=1)
 
 
 def cross_entropy(signals: Signals, label_smoothing: float = 0.0) -> Tensor:

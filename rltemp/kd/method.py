@@ -81,6 +81,11 @@ class Method:
         matched: Scale the divergences, step by step, so that their gradient on the student's logits is on average as
             long as that of plain distillation (T = 4, kd_weight 0.9) on the same logits; warm-up has no effect then.
         label_smoothing: Of the cross-entropy, 0 <= share < 1; a run sets its recipe's.
+
+    >>> def warm(signals):
+    ...     return Temperatures(*(signals.full(value) for value in (2.0, 4.0, 8.0)))
+    >>> Method("warm", warm, ce_weight=0.5, kd_weight=0.5)
+    Method('warm', <temperature rule warm>, ce_weight=0.5, kd_weight=0.5)
     """
 
     name: str

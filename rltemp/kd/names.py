@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, TypeVar
 
 from rltemp.errors import BadInputError
@@ -29,6 +30,17 @@ def lookup(table: Mapping[str, Entry], name: str, kind: str) -> Entry:
     close = get_close_matches(str(name), table, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     raise BadInputError(f"unknown {kind} {name!r}: {hint}Known: {', '.join(sorted(table))}")
+
+
+def spelled(name: str | Path, what: str) -> str:
+    """Return a name as it is, and a path, such as that of a policy file, as a name.
+
+    >>> spelled(Path("policy.safetensors"), "rule")
+    'policy.safetensors'
+    """
+    if not isinstance(name, (str, Path)):
+        raise BadInputError(f"a {what} is given by its name, or by the path of its file; got {name!r:.80}")
+    return str(name)
 
 
 def split_spec(spec: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from rltemp.errors import BadInputError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Signals:
     """What a distillation step can see of its samples before it chooses their temperatures.
 
@@ -36,7 +36,10 @@ class Signals:
         safe: What stands in the places that the mask leaves out has been made harmless; see `made_safe`.
 
     Raises:
-        BadInputError: Where shapes disagree; the message names the fields and both shapes.
+        BadInputError: Where one is no tensor, or shapes disagree; the message names the fields and both shapes.
+
+    >>> Signals(torch.zeros(8, 10), torch.zeros(8, 10), labels=torch.arange(8), progress=0.5)
+    Signals(8 samples of 10 classes, labels, progress=0.5)
     """
 
     student_logits: Tensor
@@ -45,9 +48,12 @@ class Signals:
     progress: float | Tensor = math.nan
     mask: Tensor | None = None
     stacked: bool = False
-    safe: bool = field(default=False, repr=False)
+    safe: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("student_logits", "teacher_logits", "labels", "mask"):
+            if not isinstance(value := getattr(self, name), Tensor) and (value is not None or name.endswith("logits")):
+                raise BadInputError(f"{name} must be a tensor; got {type(value).__name__}")
         student, teacher = self.student_logits.shape, self.teacher_logits.shape
         if len(student) < 1 or student != teacher:
             raise BadInputError(
@@ -72,6 +78,11 @@ class Signals:
             object.__setattr__(self, "progress", self.progress.clamp(0.0, 1.0))
         elif not (0.0 <= self.progress <= 1.0 or math.isnan(self.progress)):
             raise BadInputError(f"progress must be between 0 and 1; got {self.progress}")
+
+    def __repr__(self) -> str:
+        known = "".join(f"{name}, " for name in ("labels", "mask") if getattr(self, name) is not None)
+        size = f"{' x '.join(map(str, self.shape)) or 1} samples of {self.num_classes} classes"
+        return f"Signals({size}, {known}progress={self.progress})"
 
     @property
     def shape(self) -> torch.Size:
@@ -185,6 +196,9 @@ class Temperatures:
     Raises:
         BadInputError: Where one is no tensor, or shapes differ. A `[B, 1]` beside a `[B]` would broadcast to `[B, B]`
             and average away which weight belongs to which sample; it is refused by name.
+
+    >>> Temperatures(torch.tensor([4.0]), torch.tensor([2.0]), torch.tensor([8.0]))
+    Temperatures(student=tensor([4.]), teacher=tensor([2.]), weight=tensor([8.]), guarded=None)
     """
 
     student: Tensor
@@ -193,8 +207,8 @@ class Temperatures:
     guarded: Tensor | None = None
 
     def __post_init__(self) -> None:
-        fields = {"student": self.student, "teacher": self.teacher, "weight": self.weight, "guarded": self.guarded}
-        given: dict[str, Any] = {key: one for key, one in fields.items() if key != "guarded" or one is not None}
+        given: dict[str, Any] = {"student": self.student, "teacher": self.teacher, "weight": self.weight}
+        given |= {} if self.guarded is None else {"guarded": self.guarded}
         kinds = [name for name, value in given.items() if not isinstance(value, Tensor)]
         if kinds or any(value.shape != self.student.shape for value in given.values()):
             got = {name: type(one).__name__ if name in kinds else tuple(one.shape) for name, one in given.items()}
@@ -257,21 +271,7 @@ def bounded(values: Tensor) -> Tensor:
     tensor([ 2.5000e+00, -1.0000e+12,         nan])
     """
     exact = full_precision(values)
-    return exact.clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT).add_(exact, alpha=0)
-
-
-_LARGEST_LOGIT = 1e12
-
-
-def batch_mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """The mean of a batch's values `[..., M]` over the samples that the mask leaves, `[...]`; 0 over none.
-
-    >>> batch_mean(torch.tensor([1.0, 5.0, torch.nan]), torch.tensor([True, True, False]))
-    tensor(3.)
-    """
-    if mask is None:
-        return values.mean(-1)
-    return values.masked_fill(~mask, 0.0).sum(-1) / mask.sum(-1).clamp(min=1)
+    return exact.clamp(-1e12, 1e12).add_(exact, alpha=0)
 
 
 def scatter(values: Tensor, mask: Tensor, fill: float) -> Tensor:

@@ -24,6 +24,13 @@ RuleFunction = Callable[[Signals], Temperatures]
 class TemperatureRule:
     """Maps `Signals` to `Temperatures`; `answer` is what a rule defines, everything else has a default.
 
+        class Warm(rltemp.TemperatureRule):
+            per_sample = True
+
+            def answer(self, signals: rltemp.Signals) -> rltemp.Temperatures:
+                four = signals.full(4.0)
+                return rltemp.Temperatures(student=four, teacher=four, weight=four.square())
+
     A call takes signals with a mask too: the answer is T = 1, or the nearest bound, and weight 0 where the mask has no
     sample.
 
@@ -170,7 +177,7 @@ def as_rule(rule: TemperatureRule | RuleFunction) -> TemperatureRule:
     if isinstance(rule, TemperatureRule):
         return rule
     if not callable(rule):
-        raise BadInputError(f"a {type(rule).__name__} is no temperature rule; needed: a function of rltemp.Signals")
+        raise BadInputError(f"{rule!r:.80} is no temperature rule; needed: a function of rltemp.Signals")
     given = {name: bool(getattr(rule, name, False)) for name in ("per_sample", "uses_progress", "uses_labels")}
     limits = getattr(rule, "limits", None)
     return FunctionRule(rule, getattr(rule, "__name__", ""), **given, bounds=bounds_of(rule), limits=limits)

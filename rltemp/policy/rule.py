@@ -63,14 +63,14 @@ class Policy(TemperatureRule):
         self.limits = self.scale.minimum, self.scale.maximum
 
     @classmethod
-    def load(cls, path: Path, sha256: str | None = None) -> Policy:
+    def load(cls, path: str | Path, sha256: str | None = None) -> Policy:
         """Read a policy file, the one with this SHA-256 where one is given; nothing in it is executed.
 
         Raises:
             ArtifactRefusedError: Where it fails a check; the message names the check and the way out.
             BadInputError: Where there is no such file.
         """
-        return cls.of(read_policy(path, KNOWN_FEATURES, sha256), path.name)
+        return cls.of(read_policy(Path(path), KNOWN_FEATURES, sha256), Path(path).name)
 
     @classmethod
     def of(cls, file: PolicyFile, name: str) -> Policy:

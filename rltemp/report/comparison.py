@@ -32,18 +32,24 @@ from rltemp.experiments.options import CompareOptions, ComparisonOptions, StudyO
 from rltemp.experiments.result_cache import CELLS, ResultCache
 from rltemp.experiments.showcase import Showcase
 from rltemp.experiments.students import step_times
-from rltemp.experiments.study import check_study, controls, plan, verdict
+from rltemp.experiments.study import check_study, controls, plan
+from rltemp.experiments.study import verdict as study_verdict
 from rltemp.io.pool import open_pool
+from rltemp.kd.names import split_spec
 from rltemp.loading import is_policy
 from rltemp.report.drawing import save_png
 from rltemp.report.hparams import write_sessions
-from rltemp.report.html_page import SHOWN, write_page
+from rltemp.report.html_page import SHOWN, write_index, write_page
 from rltemp.report.markdown import Section, write_report
 from rltemp.report.plots import picture
 from rltemp.report.tables import write_csv
+from rltemp.report.verdict import overall_verdict, standing, verdict
 from rltemp.training.options import command_line, configuration
 
 log = logging.getLogger(__name__)
+
+PAGE = "report.html"
+"""What to open in a browser: the page of a comparison, or the index of a grid's pages."""
 
 Point = tuple[Problem, Comparison]
 """A point of a grid, and what was found there."""
@@ -65,7 +71,7 @@ def run_comparison(options: CompareOptions, progress: ShowProgress) -> dict[str,
     problems = [options.problem(task, data[task.name]) for task in tasks]
     options.open()
     started = time.monotonic()
-    points = train_points(options, problems, options.rules, list(filter(is_policy, options.rules)), progress)
+    points = train_points(options, problems, options.rules, progress)
     return finish(options, points, started)
 
 
@@ -77,9 +83,9 @@ def run_study(options: StudyOptions, progress: ShowProgress) -> dict[str, Any]:
     options.open()
     started = time.monotonic()
     made = controls(problem, options) if "controls" in options.only else {}
-    points = train_points(options, [problem], names, options.rules, progress, made)
+    points = train_points(options, [problem], names, progress, made)
     ((_, found),) = points
-    lines = verdict(found, options.rules, options.only, options.selection_seeds, options.allow_mixed)
+    lines = study_verdict(found, options.rules, options.only, options.selection_seeds, options.allow_mixed)
     return finish(options, points, started, lines, made)
 
 
@@ -87,11 +93,11 @@ def finish(
     options: ComparisonOptions,
     points: Sequence[Point],
     started: float,
-    verdict: Sequence[str] = (),
+    further: Sequence[str] = (),
     made: Container[str] = (),
 ) -> dict[str, Any]:
     """Write all files and the result; with `--time` measure the step of every rule that is not `made`."""
-    result = write_comparison(options, points, verdict)
+    result = write_comparison(options, points, further)
     timing: dict[str, Any] = {}
     if options.time:
         timing["step_times"] = [
@@ -113,7 +119,6 @@ def train_points(
     options: ComparisonOptions,
     problems: Sequence[Problem],
     rules: Sequence[str],
-    policies: Sequence[str],
     progress: ShowProgress,
     made: Mapping[str, Made] | None = None,
 ) -> list[Point]:
@@ -123,7 +128,6 @@ def train_points(
         options: Of the command.
         problems: The points.
         rules: What is compared.
-        policies: Of those, the rules that the page shows first after the baselines.
         progress: Shows how far it is.
         made: The rules that no name stands for.
     """
@@ -142,7 +146,7 @@ def train_points(
                     made=made,
                     cache=cache,
                     pool=pool,
-                    shown=shown(options, rules, policies),
+                    shown=rules if options.html else (),
                 )
             points.append((problem, found))
     if cache.found:
@@ -152,9 +156,12 @@ def train_points(
     return points
 
 
-def shown(options: ComparisonOptions, rules: Iterable[str], policies: Iterable[str]) -> list[str]:
-    """The rules whose students the page shows: baselines, then policies, then the others."""
-    return list(dict.fromkeys([*options.baselines(), *policies, *rules]))[: SHOWN if options.html else 0]
+def shown(section: Section, policies: Iterable[str]) -> list[str]:
+    """The methods whose students the page shows: baselines, the best constant, policies, the best of the others."""
+    best_first = [row.rule for row in section.tables[0]]
+    constants = [rule for rule in best_first if split_spec(rule)[0] == "fixed"]
+    named = [*section.rows[0].differences, *constants[:1], *policies, *best_first]
+    return list(dict.fromkeys(named))[:SHOWN]
 
 
 def open_cache(options: ComparisonOptions) -> ResultCache:
@@ -166,37 +173,47 @@ def open_cache(options: ComparisonOptions) -> ResultCache:
 
 
 def write_comparison(
-    options: ComparisonOptions, points: Sequence[Point], verdict: Sequence[str] = ()
+    options: ComparisonOptions, points: Sequence[Point], further: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Write `results.csv`, `report.md`, TensorBoard's sessions, a picture and a page a point, and return the result.
 
     Args:
         options: Of the command; its baselines, as they were written.
         points: What was compared: one problem, or those of a grid.
-        verdict: What follows from the numbers, a line each.
+        further: What follows from the numbers beside the verdict, a line each.
     """
     out, several, command = options.folder(), len(points) > 1, command_line(options)
-    sections = [_section(options, *point, number) for number, point in enumerate(points, start=several)]
+    sections = [_section(options, *point, number, further) for number, point in enumerate(points, start=several)]
     names = list(dict.fromkeys(name for _, found in points for name in found.names))
     summary = (
         overall([found for _, found in points], names, options.baselines(), options.allow_mixed) if several else []
     )
+    together = overall_verdict([_standing(found, options) for _, found in points]) if several else ""
     warnings = tuning_warnings(found.results for _, found in points)
     seeds = options.reported_seeds()
     write_csv(out / "results.csv", [(problem.task, found.results) for problem, found in points], seeds)
-    write_report(out, sections, overall=summary, command=command, warnings=warnings, verdict=verdict)
+    write_report(out, sections, overall=summary, command=command, warnings=warnings, summary=together)
     for section, (_, found) in zip(sections, points, strict=True):
-        save_png(out / section.picture, picture(section.tables[0], section.baseline, found.trace, section.title))
-        if options.html:
-            showcases = {rule: one for rule, path in found.showcases.items() if (one := Showcase.read(path))}
-            page, settings = out / page_name(section.picture), configuration(options)
-            write_page(page, section, showcases, configuration=settings, command=command, verdict=verdict)
-        number = section.picture.removeprefix("picture").removesuffix(".png")
-        write_sessions(out / f"tensorboard{number}", section, len(found.results[0].seeds))
+        _write_point(options, section, found, command)
+    if several and options.html:
+        write_index(out / PAGE, {page_name(one.picture): one for one in sections}, summary, together, command)
     results = [_result(found, section, options) for (_, found), section in zip(points, sections, strict=True)]
     result: dict[str, Any] = {"seeds": list(seeds), "files": points[0][1].files, "warnings": warnings}
-    result |= {"points": results, "overall": [one.as_json() for one in summary]} if several else results[0]
-    return result | ({"verdict": list(verdict)} if verdict else {})
+    whole = {"points": results, "overall": [one.as_json() for one in summary], "verdict": [together]}
+    return result | (whole if several else results[0])
+
+
+def _write_point(options: ComparisonOptions, section: Section, found: Comparison, command: str) -> None:
+    """The picture, the page and TensorBoard's sessions of one point."""
+    out, number = options.folder(), section.picture.removeprefix("picture").removesuffix(".png")
+    save_png(out / section.picture, picture(section.tables[0], section.baseline, found.trace, section.title))
+    write_sessions(out / f"tensorboard{number}", section, len(found.results[0].seeds))
+    if options.html:
+        names = shown(section, (found.names[rule] for rule in filter(is_policy, options.rules)))
+        paths = {rule: found.showcases[rule] for rule in names if rule in found.showcases}
+        showcases = {rule: one for rule, path in paths.items() if (one := Showcase.read(path))}
+        settings = configuration(options)
+        write_page(out / page_name(section.picture), section, showcases, configuration=settings, command=command)
 
 
 def page_name(drawn: str) -> str:
@@ -204,14 +221,23 @@ def page_name(drawn: str) -> str:
     return drawn.replace("picture", "report").replace(".png", ".html")
 
 
-def _section(options: ComparisonOptions, problem: Problem, found: Comparison, number: int) -> Section:
+def _standing(found: Comparison, options: ComparisonOptions) -> dict[str, str]:
+    """How every rule, as it was written, stands to the best."""
+    reported = standing(found.results, found.quantity, options.allow_mixed)
+    return {rule: reported[name] for rule, name in found.names.items()}
+
+
+def _section(
+    options: ComparisonOptions, problem: Problem, found: Comparison, number: int, further: Sequence[str]
+) -> Section:
     against = list(dict.fromkeys(found.names.get(name, name) for name in options.baselines()))
     rows = table_rows(found.results, against, options.allow_mixed)
     losses = (
         [] if found.quantity is ACCURACY else table_rows(found.results, against, options.allow_mixed, found.quantity)
     )
     drawn = f"picture-{number}.png" if number else "picture.png"
-    return Section(problem.task, problem.teacher_accuracy, rows, drawn, losses)
+    lines = [*verdict(found.results, found.quantity, options.allow_mixed), *further]
+    return Section(problem.task, problem.teacher_accuracy, rows, drawn, losses, lines)
 
 
 def tuning_warnings(points: Iterable[Collection[MethodResult]]) -> list[str]:
@@ -250,4 +276,5 @@ def _result(found: Comparison, section: Section, options: ComparisonOptions) -> 
         "compiled": found.compiled,
         "arms": methods,
         "picture": section.picture,
+        "verdict": list(section.verdict),
     }

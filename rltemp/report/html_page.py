@@ -1,7 +1,7 @@
 """The page of a comparison: `report.html`, one file that needs no other and asks nothing of any network.
 
 `rltemp.report.plots` draws the figures, `templates/report.html` holds the words and the layout; here both meet. Clock
-times stand in one section; the rest is the same whenever it is made.
+times stand in one section; the rest is the same whenever it is made. A grid has a page a point, and an index of them.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from rltemp.experiments.grid import Overall
 from rltemp.experiments.method_results import Row, seeds, short
 from rltemp.experiments.showcase import Showcase
 from rltemp.experiments.statistics import points
@@ -23,7 +24,7 @@ from rltemp.report import plots
 from rltemp.report.drawing import binned, svg
 from rltemp.report.markdown import Section
 from rltemp.report.rendering import write_template
-from rltemp.report.tables import sides, table_cells
+from rltemp.report.tables import by_baseline, overall_cells, sides, table_cells
 
 SHOWN = 8
 """Methods whose student is shown: a figure takes so many curves, and no more."""
@@ -52,6 +53,14 @@ class Picture:
     source: str
 
 
+class Table(NamedTuple):
+    """A table as the page holds it: every line has its cells, and 1 or -1 for each that says better or worse."""
+
+    caption: str
+    head: Sequence[str]
+    body: Sequence[tuple[Sequence[str], Sequence[int]]]
+
+
 def write_page(
     path: Path,
     section: Section,
@@ -59,17 +68,15 @@ def write_page(
     *,
     configuration: Mapping[str, Any],
     command: str,
-    verdict: Sequence[str] = (),
 ) -> None:
     """Write the page.
 
     Args:
         path: Of the file.
-        section: What was compared, with one baseline at least.
+        section: What was compared, with one baseline at least, and the verdict, which comes first.
         showcases: Of the methods that have one, by name; the most important first.
         configuration: The command's options by name.
         command: The command line that gives these results again.
-        verdict: What follows from the numbers, a line each.
 
     Raises:
         BadInputError: Where the file cannot be written.
@@ -84,9 +91,10 @@ def write_page(
         task=section.task,
         teacher_accuracy=100 * section.teacher_accuracy,
         seeds=seeds(rows),
-        tables=[_table(found) for found in section.tables],
+        tables=[_table(of_one) for found in section.tables for of_one in by_baseline(found)],
         methods=len(rows),
-        verdict=verdict,
+        losses=bool(section.losses),
+        verdict=section.verdict,
         pictures={key: list(found) for key, found in _pictures(section, shown, [*showcases][:EMBEDDED]).items()},
         among="" if len(shown) == len(rows) else f" Shown are {len(shown)} of {len(rows)} methods.",
         embedded=EMBEDDED,
@@ -95,10 +103,31 @@ def write_page(
     )
 
 
-def _table(rows: Sequence[Row]) -> tuple[str, list[str], list[tuple[list[str], list[int]]]]:
-    """The quantity's name, the head, and every line with what `sides` says of it."""
-    head, *body = table_cells(rows)
-    return rows[0].quantity.name, head, [(cells, sides(row, head)) for row, cells in zip(rows, body, strict=True)]
+def write_index(
+    path: Path, pages: Mapping[str, Section], overall: Sequence[Overall], verdict: str, command: str
+) -> None:
+    """Write the index of a grid's pages.
+
+    Args:
+        path: Of the file.
+        pages: The points, by the names of their pages, which lie beside it.
+        overall: The methods over all points.
+        verdict: What follows from all points together.
+        command: The command line that gives these results again.
+
+    Raises:
+        BadInputError: Where the file cannot be written.
+    """
+    head, *body = overall_cells(overall)
+    table = Table("Interquartile means over all points", head, [(cells, [0] * len(head)) for cells in body])
+    write_template(path, "index.html", table=table, pages=pages, verdict=verdict, command=command)
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    """The differences to one baseline."""
+    (baseline,), (head, *body) = rows[0].differences, table_cells(rows)
+    lines = [(cells, sides(row, head)) for row, cells in zip(rows, body, strict=True)]
+    return Table(f"{rows[0].quantity.name.capitalize()}, compared with {short(baseline, 60)}", head, lines)
 
 
 def _pictures(section: Section, shown: Mapping[str, Showcase], embedded: Sequence[str]) -> dict[str, Iterator[Picture]]:

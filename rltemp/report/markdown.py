@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rltemp.data.task import Task
 from rltemp.experiments.grid import Overall, point_name
-from rltemp.experiments.method_results import Row, seeds
+from rltemp.experiments.method_results import Row, ranked, seeds
 from rltemp.report.rendering import write_template
 from rltemp.report.tables import markdown_table, measures_table, overall_table
 
@@ -26,6 +26,7 @@ class Section:
         rows: From `table_rows`, of accuracies.
         picture: The picture's file name in the run's folder, or empty where none was drawn.
         losses: Of losses, likewise, where samples are tokens.
+        verdict: What follows from the numbers, a line each, the most important first.
     """
 
     task: Task
@@ -33,11 +34,12 @@ class Section:
     rows: Sequence[Row]
     picture: str = ""
     losses: Sequence[Row] = ()
+    verdict: Sequence[str] = ()
 
     @property
     def tables(self) -> list[Sequence[Row]]:
-        """The rows of each table, what people read first before the others."""
-        return [rows for rows in (self.losses, self.rows) if rows]
+        """The rows of each table, ranked; what people read first before the others."""
+        return [ranked(rows) for rows in (self.losses, self.rows) if rows]
 
     @property
     def baseline(self) -> str:
@@ -57,7 +59,7 @@ def write_report(
     command: str,
     overall: Sequence[Overall] = (),
     warnings: Sequence[str] = (),
-    verdict: Sequence[str] = (),
+    summary: str = "",
 ) -> Path:
     """Write `report.md`: what was compared, the tables, the pictures, how to reproduce it. Return its path.
 
@@ -67,7 +69,7 @@ def write_report(
         command: The command line that gives these results again.
         overall: The methods over all points, where there are several.
         warnings: What a reader must not miss, a line each.
-        verdict: What follows from the numbers, a line each.
+        summary: What follows from all points together, where there are several.
     """
     return write_template(
         folder / "report.md",
@@ -81,5 +83,5 @@ def write_report(
         few=min(row.n for one in sections for row in one.rows) < FEW_SEEDS,
         command=command,
         warnings=warnings,
-        verdict=verdict,
+        summary=summary,
     )

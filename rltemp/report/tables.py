@@ -10,6 +10,7 @@ import csv
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rltemp.data.task import Task
@@ -24,7 +25,7 @@ CSV_COLUMNS = (
     *("task", "teacher", "student", "rule", "seed", "test_accuracy", "validation_accuracy"),
     *(*MEASURES, *LOSSES),
 )
-TEST_COLUMNS = ("p (Holm)", "could show", "seeds for 0.1")
+TEST_COLUMNS = ("p (Holm)", "visible from", "seeds to see 0.1")
 """Columns behind each difference, the last for accuracy alone; the console shows the first two, of several differences
 the first."""
 
@@ -69,6 +70,11 @@ def table_cells(rows: Sequence[Row]) -> list[list[str]]:
             line += (found + ["-"] * len(tests))[: 1 + len(tests)]
         table.append(line + [row.note] * notes)
     return table
+
+
+def by_baseline(rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows once for every baseline, each time with the differences to that one alone."""
+    return [[replace(row, differences={name: row.differences[name]}) for row in rows] for name in rows[0].differences]
 
 
 def sides(row: Row, head: Sequence[str]) -> list[int]:

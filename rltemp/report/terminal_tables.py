@@ -100,7 +100,9 @@ class MethodTable:
         for place in columns:
             words = [word for line in self.body for word in _narrow(line[place]).split()]
             table.add_column(
-                Text(re.sub(r" (?=\()|(?<=^could) |(?<=^validation) ", "\n", head[place])),  # a number's is not wrapped
+                Text(
+                    re.sub(r" (?=\()|(?<=^visible) |(?<=^validation) ", "\n", head[place])
+                ),  # a number's is not wrapped
                 justify="right",
                 overflow="fold",
                 min_width=max(map(len, words), default=None),

@@ -35,10 +35,15 @@ from rltemp.training.options import flat
 
 Options = TypeVar("Options")
 Folder = str | Path | None
+Rule = str | Path
+"""As `rltemp.load_method` reads it."""
 
 
 def train_policy(task: Task | str = "digits", out: Folder = None, **options: Any) -> dict[str, Any]:
     """Learn a temperature policy for a task by reinforcement learning: `policy.safetensors` in the run's folder.
+
+        result = rltemp.train_policy("digits", out="runs/p", updates=100, workers=2)
+        controller = rltemp.Controller("runs/p/policy.safetensors")
 
     Args:
         task: Of `Task.of`, or a name.
@@ -54,8 +59,13 @@ def train_policy(task: Task | str = "digits", out: Folder = None, **options: Any
     return _run(made(TrainPolicyOptions, task=task, out=out, **options))
 
 
-def distill(task: Task | str = "digits", rule: str = "universal", out: Folder = None, **options: Any) -> dict[str, Any]:
+def distill(
+    task: Task | str = "digits", rule: Rule = "universal", out: Folder = None, **options: Any
+) -> dict[str, Any]:
     """Train one student under a rule or a policy file: `student.safetensors` in the run's folder.
+
+        result = rltemp.distill("digits", "dtkd", seed=3)
+        print(result["test_accuracy"])
 
     Args:
         task: Of `Task.of`, or a name.
@@ -72,8 +82,11 @@ def distill(task: Task | str = "digits", rule: str = "universal", out: Folder = 
     return _run(made(DistillOptions, task=task, rule=rule, out=out, **options))
 
 
-def check(task: Task | str, rule: str = "universal", out: Folder = None, **options: Any) -> dict[str, Any]:
+def check(task: Task | str, rule: Rule = "universal", out: Folder = None, **options: Any) -> dict[str, Any]:
     """Tell in about a minute whether a policy is worth using on a task, by students measured on validation data.
+
+        result = rltemp.check("wine")
+        print(result["verdict"])  # use it, use another rule, or do not distil
 
     Args:
         task: Of `Task.of`, or a name.
@@ -91,12 +104,16 @@ def check(task: Task | str, rule: str = "universal", out: Folder = None, **optio
     return found(made(CheckOptions, task=task, rule=rule, out=out, **options), run_check, _silent)
 
 
-def compare(task: Task | str, rules: Sequence[str], out: Folder = None, **options: Any) -> dict[str, Any]:
+def compare(task: Task | str, rules: Rule | Sequence[Rule], out: Folder = None, **options: Any) -> dict[str, Any]:
     """Train students under several rules, paired by seed, and report the differences.
+
+        result = rltemp.compare("digits", ["fixed:4", "dtkd", "universal"], out="runs/c", seeds=32)
+        print(result["verdict"][0])  # and open runs/c/report.html
 
     Args:
         task: Of `Task.of`, or a name.
-        rules: As `rltemp.load_method` reads them; `fixed:1|2|4` reports what is best on validation data.
+        rules: One or several, as `rltemp.load_method` reads them; of `fixed:1|2|4` the best on validation data is
+            reported.
         out: The run's folder; by default runs/compare-TASK.
         **options: Of `rltemp compare`, as in `seeds=64`.
 
@@ -106,16 +123,28 @@ def compare(task: Task | str, rules: Sequence[str], out: Folder = None, **option
     Raises:
         BadInputError: Where an option, a rule or the task cannot be used.
     """
-    return found(made(CompareOptions, task=task, rules=tuple(rules), out=out, **options), run_comparison, _silent)
+    return found(made(CompareOptions, task=task, rules=_several(rules), out=out, **options), run_comparison, _silent)
 
 
-def study(task: Task | str, policies: Sequence[str], out: Folder = None, **options: Any) -> dict[str, Any]:
-    """Compare policies with every method, tuned, and with controls; arguments as of `compare`."""
-    return found(made(StudyOptions, task=task, rules=tuple(policies), out=out, **options), run_study, _silent)
+def study(task: Task | str, policies: Rule | Sequence[Rule], out: Folder = None, **options: Any) -> dict[str, Any]:
+    """Compare policies with every method, tuned, and with controls.
+
+        result = rltemp.study("digits", "runs/p/policy.safetensors", seeds=128)
+        print(*result["verdict"], sep=" ")
+
+    Arguments, result and errors as of `compare`.
+    """
+    return found(made(StudyOptions, task=task, rules=_several(policies), out=out, **options), run_study, _silent)
 
 
-def explain(task: Task | str, policy: str, out: Folder = None, **options: Any) -> dict[str, Any]:
-    """Show why a policy sets the temperatures it sets; arguments as of `compare`."""
+def explain(task: Task | str, policy: Rule, out: Folder = None, **options: Any) -> dict[str, Any]:
+    """Show why a policy sets the temperatures it sets: `why.md` and `why.png` in the run's folder.
+
+        result = rltemp.explain("digits", "universal", seeds=16)
+        result["relations"]  # of a sample's difficulty with its temperatures
+
+    Arguments, result and errors as of `compare`.
+    """
     return found(made(ExplainOptions, task=task, rules=(policy,), out=out, **options), run_explanation, _silent)
 
 
@@ -128,7 +157,7 @@ def made(kind: type[Options], **values: Any) -> Options:
     default = kind()
     for name in values:
         lookup(flat(default), name, "option")
-    values = {name: with_home(value) for name, value in values.items()}
+    values = {name: _plain(with_home(value)) for name, value in values.items()}
     values["task"] = _with_own_parts(values)
     given: dict[str, Any] = {}
     for field in fields(default):  # type: ignore[arg-type]  # every kind is a dataclass
@@ -141,6 +170,18 @@ def made(kind: type[Options], **values: Any) -> Options:
         elif field.name in values:
             given |= _typed(kind, {field.name: values[field.name]})
     return kind(**given)
+
+
+def _several(rules: Rule | Sequence[Rule]) -> tuple[Rule, ...]:
+    """One rule, or several."""
+    return (rules,) if isinstance(rules, (str, Path)) else tuple(rules)
+
+
+def _plain(value: Any) -> Any:
+    """A path as its name, also inside a row of values; a field that is a path makes one of it again."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_plain, value))
+    return str(value) if isinstance(value, Path) else value
 
 
 def _with_own_parts(values: dict[str, Any]) -> Task | str:

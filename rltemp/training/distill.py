@@ -7,8 +7,7 @@ The loop (`rltemp.training.steps`), the environment and the comparison all drive
         signals = run.observe()            # the student's one forward: it serves the state and the loss
         run.update(method.loss(signals))   # one optimizer step
 
-`seeds=3` trains one student on batches `[B]`; `seeds=[3, 4, 5]` trains three as one stack on batches `[S, B]`, each
-with the weights, batches and augmentation that it would have alone.
+`seeds=3` trains one student on batches `[B]`, `seeds=[3, 4, 5]` a stack of three on `[S, B]`, each as if alone.
 """
 
 from __future__ import annotations
@@ -27,8 +26,9 @@ from rltemp.data.dataset import Batch, Split
 from rltemp.data.problem import Problem
 from rltemp.data.recipe import Recipe
 from rltemp.errors import BadInputError, of_this_run
+from rltemp.kd.losses import batch_mean
 from rltemp.kd.method import AnyObjective, Method, needs_labels
-from rltemp.kd.signals import Signals, batch_mean
+from rltemp.kd.signals import Signals
 from rltemp.models.nested import Inputs, mapped, taken
 from rltemp.models.random_numbers import drawing_from, random_stream
 from rltemp.models.stack import LoopedStudents, StackedStudents, logits_of, normalises_batches, put_back

@@ -15,6 +15,7 @@ from rltemp.data.dataset import Dataset
 from rltemp.data.problem import Part, Problem, evaluate
 from rltemp.data.sources import load_dataset
 from rltemp.data.task import Task
+from rltemp.data.tasks import load_task
 from rltemp.errors import BadInputError
 from rltemp.models.networks import build_model
 from rltemp.models.trial import answered
@@ -31,7 +32,7 @@ MOST_LOGITS = 2**28
 
 
 def prepare(
-    task: Task,
+    task: Task | str,
     *,
     device: str | torch.device = "cpu",
     root: Path | None = None,
@@ -43,7 +44,7 @@ def prepare(
     """Load a task's data, and its teacher, which is trained where it has to be.
 
     Args:
-        task: The description.
+        task: The description, or its name.
         device: Where the data and the networks go.
         root: Where data sets are downloaded to; see `rltemp.data.sources`.
         on_step: Told of the teacher's training steps.
@@ -55,6 +56,8 @@ def prepare(
         BadInputError: Where the data, the student or the teacher cannot be used, or do not go together.
         TrainingDivergedError: Where the teacher's training ends in numbers that are not finite.
     """
+    if not isinstance(task, Task):
+        task = load_task(task)
     problem = untaught(task, (dataset or load_data(task, root)).to(device))
     if task.own.student is not None and (reason := problem.alone):
         log.info(f"Students {task.student} are trained one by one: {reason}.")

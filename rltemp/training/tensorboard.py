@@ -6,8 +6,9 @@ little, so loops ask for them every few steps only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,10 +24,21 @@ _STATISTICS = {"mean": "mean over the batch"}
 _STATISTICS |= {"q05": "5 % quantile of the batch", "q50": "median of the batch", "q95": "95 % quantile of the batch"}
 
 TAGS: dict[str, str] = {
-    "kd/loss": "the whole objective, mean over the batch's samples, pictures or tokens (nats)",
-    "kd/cross_entropy": "cross-entropy of the student with the labels at T = 1 (nats a sample)",
-    "kd/divergence": "KL(teacher || student) at T = 1 (nats a sample)",
-    "kd/agreement": "samples where student and teacher predict the same class (fraction, 0 to 1)",
+    "reward/validation_gain": "the next, minus that of the reference's students: what the policy is worth (-1 to 1)",
+    "reward/validation_potential": "smooth accuracy of the policy's students on validation data (0 to 1)",
+    "reward/run_mean": "change of the potential over a run, mean over students (0 to 1 is the whole range)",
+    "reward/run_std": "the same, standard deviation over students (potential)",
+    "reward/probe_potential": "smooth accuracy on probe samples at a run's end, mean over students (0 to 1)",
+    "reward/explained": "variance of the rewards that the calibration's model explains (fraction, at most 1)",
+    "student/validation_accuracy": "accuracy on the validation part, once an epoch (fraction, 0 to 1)",
+    "student/validation_loss": "cross-entropy on the validation part, once an epoch (nats a sample)",
+    "student/train_accuracy": "accuracy on the batch's samples, before the step (fraction, 0 to 1)",
+    "student/loss": "the whole objective, mean over the batch's samples, pictures or tokens (nats)",
+    "student/cross_entropy": "cross-entropy of the student with the labels at T = 1 (nats a sample)",
+    "student/divergence": "KL(teacher || student) at T = 1 (nats a sample)",
+    "student/agreement": "samples where student and teacher predict the same class (fraction, 0 to 1)",
+    "student/learning_rate": "learning rate of the step",
+    "student/diverged": "students of the run whose numbers stopped being finite (count)",
     **{
         f"temperature/{network}_{name}": f"{network} temperature, {words} (no unit, above 0)"
         for network in ("teacher", "student")
@@ -37,30 +49,43 @@ TAGS: dict[str, str] = {
     "temperature/guarded": (
         "samples of the batch where a rule's guard stood in for its formula, or a policy faded (fraction, 0 to 1)"
     ),
-    "student/train_accuracy": "accuracy on the batch's samples, before the step (fraction, 0 to 1)",
-    "student/validation_accuracy": "accuracy on the validation part, once an epoch (fraction, 0 to 1)",
-    "student/validation_loss": "cross-entropy on the validation part, once an epoch (nats a sample)",
-    "student/learning_rate": "learning rate of the step",
-    "student/diverged": "students of the run whose numbers stopped being finite (count)",
-    "time/step_ms": "wall time of a training step, mean since the last entry (milliseconds)",
-    "reward/run_mean": "change of the potential over a run, mean over students (0 to 1 is the whole range)",
-    "reward/run_std": "the same, standard deviation over students (potential)",
-    "reward/probe_potential": "smooth accuracy on probe samples at a run's end, mean over students (0 to 1)",
-    "reward/validation_potential": "smooth accuracy of the policy's students on validation data (0 to 1)",
-    "reward/validation_gain": "the same minus that of the reference's students (smooth accuracy, -1 to 1)",
-    "alarm/at_bounds": "samples with both temperatures within 1 % of the policy's bounds (fraction, 0 to 1)",
-    "alarm/collapsed": "whether there has been an alarm about a collapsed policy (0 or 1)",
-    "controller/fallback_steps": "steps so far that a controller's answer was missing for (count)",
-    "controller/round_trip_ms": "the last answer of a controller, from question to answer (milliseconds)",
-    "controller/policy_version": "version of the policy that gave the last answer (number)",
-    "controller/open": "whether a controller is away (0 or 1)",
     "online/version": "version of the learned policy that a run's draws were around (count, from 1)",
     "online/improvement": "change of the potential over a run, mean over its students (0 to 1 is the whole range)",
     "online/validation_accuracy": "accuracy on the validation part after a run, mean over its students (fraction)",
     "online/waiting_records": "records that wait for the service at the end of a run (count)",
+    "controller/fallback_steps": "steps so far that a controller's answer was missing for (count)",
+    "controller/round_trip_ms": "the last answer of a controller, from question to answer (milliseconds)",
+    "controller/policy_version": "version of the policy that gave the last answer (number)",
+    "controller/open": "whether a controller is away (0 or 1)",
+    "time/step_ms": "wall time of a training step, mean since the last entry (milliseconds)",
     "time/run_seconds": "wall time of a run (seconds)",
-    "calibration/explained": "variance of the rewards that the calibration's model explains (fraction, at most 1)",
+    "warning/at_bounds": "samples with both temperatures within 1 % of the policy's bounds (fraction, 0 to 1)",
+    "warning/collapsed": "whether there has been an alarm about a collapsed policy (0 or 1)",
 }
+"""The tags, what matters most first. TensorBoard sorts them: rewards come before the rest, and warnings last."""
+
+Layout = Mapping[str, Mapping[str, tuple[str, Sequence[str]]]]
+"""Charts of TensorBoard's tab "Custom Scalars": by category and title a kind (`Multiline`, `Margin`) and its tags."""
+
+_STUDENT_CHARTS = {
+    "accuracy": ("Multiline", ("student/validation_accuracy", "student/train_accuracy")),
+    "loss and its parts": ("Multiline", ("student/loss", "student/cross_entropy", "student/divergence")),
+}
+_QUANTILES = {
+    f"{network}: median, 5 % to 95 %": ("Margin", [f"temperature/{network}_{name}" for name in ("q50", "q05", "q95")])
+    for network in ("student", "teacher")
+}
+_GAIN = {
+    "gain over the reference": ("Multiline", ("reward/validation_gain",)),
+    "potential": ("Multiline", ("reward/validation_potential", "reward/probe_potential")),
+}
+_RUNS = {
+    "accuracy": ("Multiline", ("online/validation_accuracy",)),
+    "improvement": ("Multiline", ("online/improvement",)),
+}
+POLICY_LAYOUT: Layout = {"Reward": _GAIN, "Temperatures": _QUANTILES}
+STUDENT_LAYOUT: Layout = {"Student": _STUDENT_CHARTS, "Temperatures": _QUANTILES}
+ONLINE_LAYOUT: Layout = {"Runs": _RUNS}
 
 
 def step_scalars(signals: Signals, loss: Tensor) -> dict[str, float]:
@@ -79,13 +104,13 @@ def step_scalars(signals: Signals, loss: Tensor) -> dict[str, float]:
     predicted = student.argmax(-1)
     divergence = F.kl_div(F.log_softmax(student, -1), F.log_softmax(teacher, -1), reduction="none", log_target=True)
     found = {
-        "kd/loss": loss.detach()[mask],
-        "kd/divergence": divergence.sum(-1),
-        "kd/agreement": (predicted == teacher.argmax(-1)).float(),
+        "student/loss": loss.detach()[mask],
+        "student/divergence": divergence.sum(-1),
+        "student/agreement": (predicted == teacher.argmax(-1)).float(),
     }
     if signals.labels is not None:
         labels = signals.labels[mask]
-        found["kd/cross_entropy"] = cross_entropy(Signals(student, teacher, labels))
+        found["student/cross_entropy"] = cross_entropy(Signals(student, teacher, labels))
         found["student/train_accuracy"] = predicted.eq(labels).float()
     return {tag: float(values.mean()) for tag, values in found.items() if values.numel()}
 
@@ -104,15 +129,16 @@ class Tracker:
     Args:
         folder: The run folder.
         size: Bytes of the events of an earlier part of this run, as `flush` gave them; later ones are cut off.
+        layout: Of its custom charts.
 
     >>> import tempfile
     >>> with Tracker(Path(tempfile.mkdtemp())) as tracker:
-    ...     tracker.scalars({"kd/los": 1.0}, step=0)
+    ...     tracker.scalars({"student/los": 1.0}, step=0)
     Traceback (most recent call last):
-    rltemp.errors.BadInputError: unknown tag 'kd/los': did you mean 'kd/loss'? Known: ...
+    rltemp.errors.BadInputError: unknown tag 'student/los': did you mean 'student/loss'? Known: ...
     """
 
-    def __init__(self, folder: Path, size: int = 0) -> None:
+    def __init__(self, folder: Path, size: int = 0, layout: Layout = POLICY_LAYOUT) -> None:
         # Here, because it takes a second that most commands need not wait for.
         from torch.utils.tensorboard import summary
 
@@ -120,6 +146,7 @@ class Tracker:
 
         self._make = summary
         self._events = EventFile(folder, size)
+        self._layout = None if size else layout
 
     def __enter__(self) -> Tracker:
         return self
@@ -139,13 +166,20 @@ class Tracker:
 
     def scalar(self, tag: str, value: float, step: int) -> None:
         """Write one number under any tag."""
-        self._events.add(self._make.scalar(tag, value), step)  # type: ignore[no-untyped-call]
+        self._add(self._make.scalar(tag, value), step)  # type: ignore[no-untyped-call]
 
     def histogram(self, tag: str, values: Tensor, step: int) -> None:
         """Write how numbers are spread, where they are finite: a histogram of anything else raises."""
         if bool(values.isfinite().all()):
             numbers = values.detach().float().cpu().numpy()
-            self._events.add(self._make.histogram(tag, numbers, BINS), step)  # type: ignore[no-untyped-call]
+            self._add(self._make.histogram(tag, numbers, BINS), step)  # type: ignore[no-untyped-call]
+
+    def _add(self, summary: Any, step: int) -> None:
+        """Append a summary; the layout goes before the first of a run, so that nothing is written of one without."""
+        if self._layout is not None:
+            self._events.add(self._make.custom_scalars(self._layout), 0)  # type: ignore[no-untyped-call]
+            self._layout = None
+        self._events.add(summary, step)
 
     def temperatures(self, temperatures: Temperatures, step: int) -> None:
         """Write `temperature_scalars` and both histograms; nothing of no sample."""

@@ -19,7 +19,7 @@ from rltemp.training.ddp import ALONE, Team
 from rltemp.training.distill import Distillation
 from rltemp.training.guards import DEGRADED, RunGuard
 from rltemp.training.steps import train
-from rltemp.training.tensorboard import Tracker, step_scalars, validation_scalars
+from rltemp.training.tensorboard import STUDENT_LAYOUT, Tracker, step_scalars, validation_scalars
 
 
 @runtime_checkable
@@ -83,7 +83,7 @@ class TrackedRun:
             self.guard.restore(saved["guard"])
             if self.controller is not None:
                 self.controller.restore(saved["controller"])
-        self.tracker = Tracker(out, saved["events"] if saved and team.first else 0)
+        self.tracker = Tracker(out, saved["events"] if saved and team.first else 0, STUDENT_LAYOUT)
         self._clock = 0.0, 0
 
     def train(self) -> nn.Module:

@@ -252,7 +252,7 @@ def test_a_reward_of_minus_the_training_loss_raises_the_alarm(short, tmp_path, m
     assert re.search(
         r"Reward -\d.*, -\d.*; validation potential 0\.\d{4}, the reference's 0\.\d{4}; training goes", said[0]
     )
-    collapsed, near = scalars(tmp_path, "alarm/collapsed"), scalars(tmp_path, "alarm/at_bounds")
+    collapsed, near = scalars(tmp_path, "warning/collapsed"), scalars(tmp_path, "warning/at_bounds")
     assert (collapsed[0], collapsed[-1]) == (0.0, 1.0)
     assert collapsed == sorted(collapsed)
     first = collapsed.index(1.0)
@@ -264,12 +264,12 @@ def test_on_collapse_stop_is_an_error_and_fallback_exports_the_reference(short, 
     with pytest.raises(TrainingDivergedError, match=r"the policy has collapsed: .*Reward -\d.*--on-collapse fallback"):
         train_policy(short, replace(FAST, on_collapse="stop"), tmp_path / "stop")
     assert not (tmp_path / "stop" / "policy.safetensors").exists()
-    assert scalars(tmp_path / "stop", "alarm/collapsed")[-1] == 1.0
+    assert scalars(tmp_path / "stop", "warning/collapsed")[-1] == 1.0
     found = train_policy(short, replace(FAST, on_collapse="fallback"), tmp_path / "fallback")
     assert (found["collapsed"], found["kept_update"]) == (True, 0)
     weights = read_policy(tmp_path / "fallback" / "policy.safetensors").weights
     assert not any(bool(value.any()) for value in weights.values())
-    assert len(scalars(tmp_path / "fallback", "alarm/collapsed")) < FAST.updates
+    assert len(scalars(tmp_path / "fallback", "warning/collapsed")) < FAST.updates
 
 
 def test_the_default_policy_raises_none(short: Problem, tmp_path: Path, capsys: Any) -> None:
@@ -277,7 +277,7 @@ def test_the_default_policy_raises_none(short: Problem, tmp_path: Path, capsys: 
     found = train_policy(short, config, tmp_path)
     assert (found["collapsed"], found["collapse"]) == (False, None)
     assert "alarm" not in capsys.readouterr().err
-    assert set(scalars(tmp_path, "alarm/collapsed")) == {0.0}
+    assert set(scalars(tmp_path, "warning/collapsed")) == {0.0}
 
 
 @pytest.mark.faults

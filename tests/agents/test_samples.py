@@ -240,8 +240,8 @@ def test_training_writes_known_tags_and_a_policy_that_loads_and_repeats(short: P
     assert (method.ce_weight, method.kd_weight) == (0.1, 0.9)
     found = events(tmp_path / "a" / "tensorboard")
     written = set(found.Tags()["scalars"])
-    assert "calibration/explained" in written
-    assert {tag for tag in written if tag.startswith(("calibration/", "reward/", "temperature/"))} <= set(TAGS)
+    assert "reward/explained" in written
+    assert {tag for tag in written if tag.startswith(("reward/", "temperature/"))} <= set(TAGS)
     assert -1 < found.Scalars("reward/run_mean")[0].value < 1
 
 

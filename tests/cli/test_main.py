@@ -99,7 +99,7 @@ def test_distill_writes_a_student_its_result_and_documented_tags(distilled: Path
     assert read(distilled / "config.json")["seed"] == 3
     tags = EventAccumulator(str(distilled)).Reload().Tags()
     written = set(tags["scalars"]) | set(tags["histograms"])
-    assert {"kd/loss", "temperature/teacher_q95", "student/validation_loss", "time/step_ms"} <= written
+    assert {"student/loss", "temperature/teacher_q95", "student/validation_loss", "time/step_ms"} <= written
     assert written <= set(TAGS)
 
 

@@ -34,7 +34,7 @@ RULES = ["fixed:4", "dtkd:1|2"]
 def test_the_middle_half_of_its_paired_differences_sums_up_a_rule():
     one = comparison([0.50, 0.60, 0.70, 0.80], [0.51, 0.62, 0.73, 0.84])
     two = comparison([0.1, 0.1, 0.1, 0.1], [0.15, 0.16, 0.17, 0.90], chosen="dtkd:2")
-    fixed, dtkd = overall([one, two], RULES, ["fixed:4"])
+    dtkd, fixed = overall([one, two], RULES, ["fixed:4"])  # the better one first
     # Differences 1, 2, 3, 4 and 5, 6, 7, 80: the middle half is 3, 4, 5, 6.
     assert dtkd.differences["fixed:4"][0] == pytest.approx(4.5)
     assert dtkd.differences["fixed:4"][1] < 4.5 < dtkd.differences["fixed:4"][2] < 80
@@ -44,10 +44,10 @@ def test_the_middle_half_of_its_paired_differences_sums_up_a_rule():
 
 def test_unlike_methods_at_a_point_leave_the_whole_without_a_difference():
     points = [comparison([0.5, 0.6], [0.6, 0.7]), comparison([0.5, 0.6], [0.6, 0.7], degraded=True)]
-    refused = overall(points, RULES, ["fixed:4"])[1]
+    refused = overall(points, RULES, ["fixed:4"])[0]
     assert all(map(math.isnan, refused.differences["fixed:4"]))
     assert refused.note == "not compared: dtkd:1 is degraded"
-    allowed = overall(points, RULES, ["fixed:4"], allow_mixed=True)[1]
+    allowed = overall(points, RULES, ["fixed:4"], allow_mixed=True)[0]
     assert allowed.differences["fixed:4"][0] == pytest.approx(10.0)
     assert allowed.note == "compared although dtkd:1 is degraded"
 

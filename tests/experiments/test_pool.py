@@ -118,6 +118,21 @@ def test_where_no_cluster_is_a_line_says_so(address: str, tmp_path: Path, capsys
     assert f"--ray {address}: no Ray cluster can be reached there" in error.splitlines()[-1]
 
 
+@pytest.mark.parametrize("left", ["the environment", "ray start"])
+def test_auto_is_refused_at_once_where_the_cluster_is_gone(left: str, tmp_path: Path, monkeypatch):
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'rltemp[ray]'")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    if left == "the environment":
+        monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    else:
+        (tmp_path / "ray").mkdir()
+        (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:1\n")
+    # Ray itself would try for minutes, and then end the process.
+    with pytest.raises(BadInputError, match=r"--ray auto: no Ray cluster can be reached there \(127\.0\.0\.1:1: "):
+        RayPool("auto")
+
+
 def pictures() -> Problem:
     """A problem of pictures, augmented, with a convolutional teacher in the memory order of convolutions."""
     generator = torch.Generator().manual_seed(0)

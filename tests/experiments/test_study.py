@@ -274,7 +274,8 @@ def test_a_study_writes_its_files_its_verdict_and_is_not_done_twice(tmp_path, ca
     result = json.loads((out / "result.json").read_text())
     assert all(line in said for line in result["verdict"])
     report = (out / "report.md").read_text()
-    assert "## Verdict" in report
+    assert f"**{result['verdict'][0]}**" in report
+    assert "4 seeds are too few to tell methods apart" in result["verdict"][1]
     assert "\n  - minus shuffled (its temperatures on other samples of the batch): " in report
     assert "from 4 values in all" in result["verdict"][-2]
     before = {path: path.read_bytes() for path in out.rglob("*.*")}

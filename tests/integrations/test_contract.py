@@ -132,6 +132,9 @@ def test_the_bounds_that_a_function_states_are_checked() -> None:
         ({"teacher_logits": torch.zeros(12, 9)}, r"student has 10 class outputs, teacher 9 \(shapes"),
         ({"mask": torch.ones(12)}, "mask has shape .* and type torch.float32; needed"),
         ({"mask": torch.ones(4, dtype=torch.bool)}, r"mask has shape \(4,\)"),
+        ({"student_logits": [[0.0] * 10] * 12}, "student_logits must be a tensor; got list"),
+        ({"teacher_logits": (torch.zeros(12, 10),)}, "teacher_logits must be a tensor; got tuple"),
+        ({"labels": [0] * 12}, "labels must be a tensor; got list"),
         ({"labels": torch.zeros(12, 10)}, r"labels have shape \(12, 10\), needed: \(12,\)"),
     ],
 )

@@ -14,8 +14,7 @@ from torch import Tensor
 from rltemp import Method, Signals, Temperatures, kd_loss, load_method, load_rule
 from rltemp.kd.checks import unlawful
 from rltemp.kd.divergences import DIVERGENCES
-from rltemp.kd.losses import cross_entropy
-from rltemp.kd.signals import batch_mean
+from rltemp.kd.losses import batch_mean, cross_entropy
 from rltemp.policy.features import FEATURES, featurize
 from rltemp.rules import RULES
 from rltemp.rules.controls import CONTROLS

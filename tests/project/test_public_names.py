@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
+import re
 import runpy
 import subprocess
 import sys
+import textwrap
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +32,22 @@ def test_importing_rltemp_imports_no_library() -> None:
 def test_every_public_name_is_there_and_listed(name: str) -> None:
     assert getattr(rltemp, name).__name__ == name or name == "TemperatureRule"
     assert name in dir(rltemp)
+
+
+@pytest.mark.parametrize("name", rltemp.__all__)
+def test_every_public_name_says_what_it_does_with_an_example(name: str) -> None:
+    text = inspect.getdoc(getattr(rltemp, name)) or ""
+    assert ">>> " in text or re.search(r"\n\n    \S", text.split("\nArgs:")[0]), name
+    assert not text.startswith(f"{name}("), "a dataclass without a docstring has its signature"
+
+
+@pytest.mark.parametrize("name", rltemp.__all__)
+def test_the_examples_that_are_no_doctests_can_be_read_by_python(name: str) -> None:
+    text = inspect.getdoc(getattr(rltemp, name)) or ""
+    blocks = re.findall(r"\n\n((?:    .*\n|\n)+)", text.split("\nArgs:")[0] + "\n")
+    for block in blocks:
+        if ">>>" not in block:
+            ast.parse(textwrap.dedent(block))
 
 
 def test_a_name_that_is_none_is_an_attribute_error() -> None:

@@ -1,4 +1,4 @@
-"""What the README says is what the code does: its tags, its commands, its code."""
+"""What the README says is what the code does: its commands, its code."""
 
 from __future__ import annotations
 
@@ -14,15 +14,9 @@ from support.source import ROOT
 import rltemp
 from rltemp.cli.commands import COMMANDS
 from rltemp.data.problem import Problem
-from rltemp.training.tensorboard import TAGS
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-
-
-def test_the_table_of_tags_is_the_table_in_the_code() -> None:
-    rows = re.findall(r"^\| `([a-z]+/[a-z0-9_]+)` \| (.+) \|$", README, re.MULTILINE)
-    assert dict(rows) == TAGS
 
 
 def test_the_six_lines_run_as_they_stand(digits: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

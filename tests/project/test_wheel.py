@@ -44,7 +44,8 @@ def test_every_module_is_in_it_once_under_the_name_it_is_imported_by(wheel: Path
     assert {
         "rltemp/py.typed",
         "rltemp/policies/universal.safetensors",
-        *(f"rltemp/report/templates/{name}" for name in ("report.html", "report.md", "why.md")),
+        *(f"rltemp/report/templates/{name}.html" for name in ("base", "index", "report", "table")),
+        *(f"rltemp/report/templates/{name}.md" for name in ("report", "why")),
         "rltemp/envs/vector.py",
         "rltemp/envs/distill_env.py",
     } <= set(names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from rltemp.errors import BadInputError
 from rltemp.experiments import statistics as stats
 from rltemp.experiments.grid import Overall
 from rltemp.experiments.measures import LOSSES, MEASURES
-from rltemp.experiments.method_results import MethodResult, table_rows
+from rltemp.experiments.method_results import MethodResult, ranked, table_rows
 from rltemp.experiments.statistics import holm
 from rltemp.report.markdown import Section, write_report
 from rltemp.report.plots import picture
@@ -120,7 +121,8 @@ def test_the_markdown_table_is_this_one() -> None:
     # Differences of 1 and 2: standard error 1/2; t of one degree of freedom at 2.5 % / 2 is 25.45, and a noncentral
     # t of shift 32.64 exceeds it in 80 % of cases: 32.64 / 2.
     assert markdown_table(table_rows(RESULTS, ["fixed:4"])) == (
-        "| rule | accuracy (%) | s.e. | n | minus fixed:4 (points) | p (Holm) | could show | seeds for 0.1 | note |\n"
+        "| rule | accuracy (%) | s.e. | n | minus fixed:4 (points) | p (Holm) | visible from | seeds to see 0.1 "
+        "| note |\n"
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |\n"
         "| `fixed:4` | 92.00 | 2.00 | 2 | - | - | - | - |  |\n"
         "| `dtkd:reference=4,warmup=0.1` | 93.50 | 2.50 | 2 | **+1.50 [+1.00, +2.00]** | 1.000 | 16.32 | 478 "
@@ -212,22 +214,30 @@ def test_p_values_are_corrected_for_the_methods_of_one_baseline() -> None:
     assert alone.detectable < pairs[1].detectable
 
 
-def report(folder: Path, *results: MethodResult, picture: str = "picture.png", times: int = 1, **more: Any) -> str:
-    section = Section(TASK, 0.975, table_rows(results or RESULTS, ["fixed:4"]), picture)
+def report(
+    folder: Path,
+    *results: MethodResult,
+    picture: str = "picture.png",
+    times: int = 1,
+    verdict: Sequence[str] = (),
+    **more: Any,
+) -> str:
+    section = Section(TASK, 0.975, table_rows(results or RESULTS, ["fixed:4"]), picture, verdict=verdict)
     path = write_report(folder, [section] * times, command="rltemp compare --task digits --seeds 2", **more)
     assert path == folder / "report.md"
     return path.read_text("utf-8")
 
 
 def test_the_report_says_what_was_compared_and_how_to_do_it_again(tmp_path: Path) -> None:
-    text = report(tmp_path, warnings=["Mind the gap."], verdict=["It is <so>.", "  Because."])
-    assert text.startswith("# digits: mlp teaches 64-8-10\n\n`64-8-10` students were taught on `digits` by 3 methods")
+    text = report(tmp_path, warnings=["Mind the gap."], verdict=["It is <so>.", "Few.", "  Because."])
+    taught = "`64-8-10` students were taught on `digits` by 3 methods"
+    verdict = "**It is <so>.**\n\n- Few.\n  - Because.\n\n"
+    assert text.startswith(f"# digits: mlp teaches 64-8-10\n\n{verdict}{taught}"), "the verdict comes first"
     assert "(n = 2 seeds each)" in text
     assert "97.50 % test accuracy" in text
-    assert markdown_table(table_rows(RESULTS, ["fixed:4"])) in text
+    assert markdown_table(ranked(table_rows(RESULTS, ["fixed:4"]))) in text
     assert "](picture.png)" in text
     assert "\n\nMind the gap.\n\n" in text
-    assert "## Verdict\n\n- It is <so>.\n  - Because.\n\n## Reproduce" in text
     assert "```\nrltemp compare --task digits --seeds 2\n```" in text
     assert f"numpy {np.__version__}" in text
     assert "![" not in report(tmp_path, picture="")
@@ -243,8 +253,9 @@ def test_the_report_of_a_grid_begins_with_the_table_over_all_its_points(tmp_path
         Overall("fixed:4", (91.0, 90.0, 92.0), {"fixed:4": (0.0, 0.0, 0.0)}),
         Overall("dtkd:1|2", (92.0, 91.0, 93.0), {"fixed:4": (1.0, 0.5, 1.5)}, "why"),
     ]
-    text = report(tmp_path, times=2, overall=over)
+    text = report(tmp_path, times=2, overall=over, summary="The best of all.")
+    assert text.startswith("# A grid of comparisons\n\n**The best of all.**\n\n## Over all 2")
     assert text.index("## Over all 2") < text.index("## digits: mlp teaches 64-8-10")
-    assert text.count(markdown_table(table_rows(RESULTS, ["fixed:4"]))) == 2
+    assert text.count(markdown_table(ranked(table_rows(RESULTS, ["fixed:4"])))) == 2
     assert "| `fixed:4` | 91.00 [90.00, 92.00] | - |  |\n" in text
     assert "| `dtkd:1\\|2` | 92.00 [91.00, 93.00] | +1.00 [+0.50, +1.50] | why |\n" in text

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from support.processes import code
 from rltemp.data.tasks import load_task
 from rltemp.experiments import statistics as stats
 from rltemp.experiments.measures import LOSS
-from rltemp.experiments.method_results import MethodResult, Row, stored_rows, table_rows
-from rltemp.report.hparams import METRICS, measured
+from rltemp.experiments.method_results import MethodResult, Row, ranked, stored_rows, table_rows
+from rltemp.report.hparams import LOSSES, measured
 from rltemp.report.html_page import write_page
 from rltemp.report.markdown import Section, write_report
 from rltemp.report.plots import picture
@@ -56,7 +57,7 @@ def section() -> Section:
 def test_the_table_of_losses_is_this_one() -> None:
     # Differences of -0.10 and -0.12: standard error 0.01, times 32.64 as for accuracies.
     assert markdown_table(losses()) == (
-        "| rule | loss (nats a token) | s.e. | n | minus fixed:2 (nats) | p (Holm) | could show |\n"
+        "| rule | loss (nats a token) | s.e. | n | minus fixed:2 (nats) | p (Holm) | visible from |\n"
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n"
         "| `fixed:2` | 2.1000 | 0.1000 | 2 | - | - | - |\n"
         "| `dtkd` | 1.9900 | 0.0900 | 2 | **-0.1100 [-0.1200, -0.1000]** | 1.000 | 0.3264 |\n"
@@ -94,14 +95,18 @@ def test_alternatives_of_tokens_are_judged_by_validation_loss() -> None:
 
 def test_the_report_and_the_page_have_the_losses_before_the_accuracies(tmp_path: Path) -> None:
     text = write_report(tmp_path, [section()], command="rltemp compare").read_text("utf-8")
-    first, second = (text.index(markdown_table(rows)) for rows in (losses(), table_rows(RESULTS, ["fixed:2"])))
+    ordered = map(ranked, (losses(), table_rows(RESULTS, ["fixed:2"])))
+    first, second = (text.index(markdown_table(rows)) for rows in ordered)
     assert first < second
     assert "- **loss**: the mean negative log-likelihood" in text
     write_page(tmp_path / "report.html", section(), {}, configuration={}, command="rltemp compare")
     page = (tmp_path / "report.html").read_text("utf-8")
-    assert page.count("<table>\n<thead>") == 2
-    assert '<td class="better">-0.1100 [-0.1200, -0.1000]</td>' in page
-    assert '<td class="worse">+0.1500 [+0.1000, +0.2000]</td>' in page
+    assert re.findall("<caption>(.*)</caption>", page) == [
+        "Loss, compared with fixed:2",
+        "Accuracy, compared with fixed:2",
+    ]
+    assert 'class="better">-0.1100 [-0.1200, -0.1000]</td>' in page
+    assert 'class="worse">+0.1500 [+0.1000, +0.2000]</td>' in page
     assert "Test loss minus that of fixed:2, in nats, with 95 % intervals." in page
     plain = Section(TASK, 0.5, table_rows(RESULTS, ["fixed:2"]))
     assert "nats a token" not in write_report(tmp_path, [plain], command="").read_text("utf-8")
@@ -122,9 +127,7 @@ def test_the_csv_ends_with_both_losses(tmp_path: Path) -> None:
 
 def test_tensorboards_session_of_a_method_has_its_loss() -> None:
     found = measured(losses()[1], "fixed:2")
-    assert found == pytest.approx(
-        dict(zip([name for name in METRICS if "loss" in name], (1.99, 0.09, -0.11, -0.12, -0.10), strict=True))
-    )
+    assert found == pytest.approx(dict(zip(LOSSES, (1.99, 0.09, -0.11, -0.12, -0.10), strict=True)))
 
 
 def test_a_result_without_losses_is_shown_as_it_was() -> None:
@@ -132,10 +135,10 @@ def test_a_result_without_losses_is_shown_as_it_was() -> None:
     arms = [{"rule": row.rule, **row.as_json(), "n": row.n, "note": row.note} for row in rows]
     stored = json.loads(json.dumps({"arms": arms}))
     assert stored_rows(stored, 2, LOSS) == []
-    assert markdown_table(stored_rows(stored, 2)) == markdown_table(rows)
+    assert markdown_table(stored_rows(stored, 2)) == markdown_table(ranked(rows))
     for arm, loss in zip(arms, losses(), strict=True):
         arm |= loss.as_json()
-    assert markdown_table(stored_rows({"arms": arms}, 2, LOSS)) == markdown_table(losses())
+    assert markdown_table(stored_rows({"arms": arms}, 2, LOSS)) == markdown_table(ranked(losses()))
 
 
 def test_a_comparison_of_tokens_shows_and_chooses_by_loss(

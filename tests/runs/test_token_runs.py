@@ -23,5 +23,5 @@ def test_a_run_on_padded_tokens_says_what_it_loses_a_token(rule: str, tmp_path: 
     events = EventAccumulator(str(tmp_path / "d")).Reload()
     last = events.Scalars("student/validation_loss")[-1].value
     assert last == pytest.approx(result["validation_loss"], rel=1e-5)
-    for tag, low in (("kd/cross_entropy", 0.5), ("kd/divergence", 0.0), ("temperature/teacher_q05", 0.3)):
+    for tag, low in (("student/cross_entropy", 0.5), ("student/divergence", 0.0), ("temperature/teacher_q05", 0.3)):
         assert all(low < event.value < 20 for event in events.Scalars(tag)), tag
