@@ -120,6 +120,8 @@ def test_cross_entropy_and_softened_distributions_are_the_notes(vector_a: Vector
 def test_the_squared_temperature_keeps_the_loss_at_its_limit(vector_a: Vector, vector_b: Vector) -> None:
     signals = batch(vector_a, vector_b)
     close(kd_loss(signals, RULES["fixed"](1e4)(signals)), [0.4609375, 1.01125], 1e-4)
+    apart = RULES["fixed"](2.0, teacher=4.0)(signals)
+    assert [float(values[0]) for values in (apart.student, apart.teacher, apart.weight)] == [2.0, 4.0, 8.0]
 
 
 # What follows from the formulas
