@@ -94,3 +94,14 @@ def test_the_search_finds_a_word_without_a_server(site: Path, browser: Any) -> N
         page.eval_on_selector_all(".md-search-result__item a", "all => all.map(a => a.href)")
     )
     page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_to_mend(site: Path, browser: Any, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is missing: rltemp[browser]").Axe()
+    page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme=scheme)
+    for name in ("index", "own-rule", "universal"):
+        page.goto((site / f"{name}.html").as_uri())
+        found = axe.run(page).response["violations"]
+        assert [(one["id"], one["nodes"][0]["html"]) for one in found] == [], name
+    page.close()
