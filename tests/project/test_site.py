@@ -89,7 +89,7 @@ def test_the_search_finds_a_word_without_a_server(site: Path, browser: Any) -> N
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.goto((site / "index.html").as_uri())
     page.fill(".md-search__input", "gradient matching")
-    page.wait_for_selector(".md-search-result__item a", state="attached", timeout=20_000)
+    page.wait_for_selector(".md-search-result__item a", state="attached", timeout=120_000)
     assert "glossary.html" in " ".join(
         page.eval_on_selector_all(".md-search-result__item a", "all => all.map(a => a.href)")
     )
