@@ -4,7 +4,7 @@ BIN := .venv/bin
 OLD := .venv-minimum
 JAX := .venv-jax
 
-.PHONY: install demo test minimum faults plugs bench variety
+.PHONY: install demo test docs minimum faults plugs bench variety
 
 install: .venv/installed
 
@@ -23,6 +23,10 @@ test: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not slow and not faults' -n 2 --dist loadfile
+
+# The pages of docs/ as a site in build/site; open build/site/index.html. A warning ends it, and it asks for no network.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # The same tests with the lowest versions that pyproject.toml declares, which warn of what has changed since.
 minimum: $(OLD)/installed

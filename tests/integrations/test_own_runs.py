@@ -10,22 +10,21 @@ import runpy
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from support import page_names
 from support.hosts import ROOT, run_block
 from support.processes import Process, finish, until
-from torch import Tensor, nn
+from torch import Tensor
 
 import rltemp
 from rltemp.agents.config import LearningOptions
 from rltemp.errors import ArtifactRefusedError, BadInputError, TrainingStoppedError
 from rltemp.integrations.own_runs import OWN_DEFAULTS
 from rltemp.loading import load_method
-from rltemp.policy.policy_file import read_policy
 
 FEW = {"students_per_update": 8, "exploration": 0.2}
 CLASSES, BATCH = 5, 32
@@ -286,33 +285,11 @@ def test_a_second_process_on_a_folder_is_refused_in_one_line(tmp_path: Path) -> 
 # The page
 
 
-def names_of_the_page() -> dict[str, Any]:
-    """What its reader has."""
-    inputs, labels = torch.randn(64, 8, generator=torch.Generator().manual_seed(0)), torch.arange(64) % CLASSES
-    torch.manual_seed(0)
-    teacher = nn.Linear(8, CLASSES)
-
-    def batches(seed: int) -> list[tuple[Tensor, Tensor]]:
-        chosen = torch.randint(64, (3, 16), generator=torch.Generator().manual_seed(seed))
-        return [(inputs[index], labels[index]) for index in chosen]
-
-    def accuracy(student: nn.Module) -> float:
-        return float((student(inputs).argmax(-1) == teacher(inputs).argmax(-1)).float().mean())
-
-    make_student = partial(nn.Linear, 8, CLASSES)
-    return {"make_student": make_student, "teacher": teacher, "batches": batches, "accuracy": accuracy, "STEPS": 3}
-
-
-def test_the_loop_of_the_page_trains_a_policy_that_a_controller_reads(tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_loop_that_is_run_again_has_nothing_to_do(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
-    first = run_block(PAGE, **names_of_the_page())
-    assert first["controller"].counts["reported"] == 64
-    assert read_policy("policy.safetensors").manifest.provenance["runs_learned_from"] == 64
-    found = run_block(PAGE, number=1, rltemp=rltemp)["controller"]
-    student, teacher, labels = logits(0, BATCH)
-    assert found.loss(student, teacher, labels, 0.5).shape == (BATCH,)
-    again = run_block(PAGE, **names_of_the_page())
-    assert again["controller"].counts["reported"] == 0, "all runs are done"
+    names = page_names.loop(tmp_path)
+    assert run_block(PAGE, **names)["controller"].counts["reported"] == 64
+    assert run_block(PAGE, **names)["controller"].counts["reported"] == 0
 
 
 def test_the_page_lists_the_options_with_their_defaults() -> None:
@@ -358,12 +335,6 @@ def test_a_loop_trains_the_policy_of_a_service(service: Any, tmp_path: Path) -> 
     assert (tmp_path / "saved.safetensors").read_bytes() == service.request("GET", path)[2]
     assert controller._runs.learner.counts == {"accepted": 32, "known": 0, "stale": 0}
     assert controller.counts == {"reported": 32, "forgotten": 0, "fallback": 0}
-
-
-def test_the_loop_of_the_page_trains_the_policy_of_a_service(service: Any) -> None:
-    url = ("http://127.0.0.1:8000", service.url)
-    controller = run_block(PAGE, url, number=2, rltemp=rltemp, trained=cooled)["controller"]
-    assert controller._runs.learner.counts["accepted"] == 64
 
 
 def test_a_service_that_is_away_stops_no_loop_and_is_counted(service: Any, caplog: Any) -> None:

@@ -1,88 +1,85 @@
-"""What the README says is what the code does: its commands, its code."""
+"""What the README and the reference pages say is what the code does: tags, commands, names, pictures."""
 
 from __future__ import annotations
 
+import hashlib
 import re
-import shlex
-import sys
-from pathlib import Path
+import runpy
 
 import pytest
-import torch
 from support.source import ROOT
 
 import rltemp
 from rltemp.cli.commands import COMMANDS
-from rltemp.data.problem import Problem
+from rltemp.loading import SHIPPED
+from rltemp.policy.policy_file import read_policy
+from rltemp.rules.controls import CONTROLS
+from rltemp.rules.published_methods import METHODS
+from rltemp.training.tensorboard import TAGS
 
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-
-
-def test_the_six_lines_run_as_they_stand(digits: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rltemp.agents.train import PolicyConfig, train_policy
-
-    folder = tmp_path / "runs/demo/policy"
-    config = PolicyConfig(updates=1, students=2, replicas=2, validation_students=1)
-    train_policy(digits, config, folder)
-    monkeypatch.chdir(tmp_path)
-    names = {
-        "student_logits": torch.randn(5, 10, requires_grad=True),
-        "teacher_logits": torch.randn(5, 10),
-        "labels": torch.arange(5),
-        "progress": 0.5,
-    }
-    exec(compile(BLOCKS[0], "README.md", "exec"), names)
-    names["loss"].backward()
-    assert names["student_logits"].grad.abs().sum() > 0
+README = (ROOT / "README.md").read_text("utf-8")
 
 
-def test_the_method_of_the_readme_counts_the_samples_of_the_mask_alone() -> None:
-    logits = torch.randn(2, 3, 10)
-    names = {
-        "rltemp": rltemp,
-        "student_logits": (1.1 * logits).requires_grad_(),
-        "teacher_logits": logits,
-        "labels": torch.zeros(2, 3, dtype=torch.long),
-        "progress": 0.5,
-        "mask": torch.tensor([[True, True, False], [True, False, False]]),
-    }
-    exec(compile(BLOCKS[1], "README.md", "exec"), names)
-    names["loss"].backward()
-    assert ((names["student_logits"].grad != 0).any(-1) == names["mask"]).all()
+def page(name: str) -> str:
+    return (ROOT / "docs" / name).read_text("utf-8")
 
 
-def test_the_rule_of_the_readme_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "my_rules.py").write_text(BLOCKS[2])
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "my_rules", raising=False)
-    rule = rltemp.load_rule("my_rules:softer_where_unsure")
-    certain, unsure = torch.tensor([[50.0, 0.0]]), torch.zeros(1, 2)
-    assert rule(rltemp.Signals(certain, certain)).teacher.item() == pytest.approx(2.0)
-    assert rule(rltemp.Signals(unsure, unsure)).teacher.item() == pytest.approx(4.0)
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 120
+    assert len(README.split()) <= 1200
 
 
-def test_the_environment_of_the_readme_runs() -> None:
-    names: dict[str, object] = {}
-    exec(compile(BLOCKS[3], "README.md", "exec"), names)
-    assert names["observation"].shape == (50, 8)
-    assert names["terminated"] is False
-    assert names["truncated"] is False
+def test_what_the_readme_and_contributing_link_to_is_there() -> None:
+    for name in ("README.md", "CONTRIBUTING.md"):
+        text = (ROOT / name).read_text("utf-8")
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+            assert (ROOT / link).is_file(), link
 
 
-def test_every_command_of_the_readme_exists_and_every_command_is_in_it() -> None:
-    lines = re.findall(r"^    (rltemp [a-z-]+.*)$", README, re.MULTILINE)
-    words = [shlex.split(line, comments=True)[1:3] for line in lines]
-    named = {" ".join(two) if " ".join(two) in COMMANDS else two[0] for two in words}
-    assert named == set(COMMANDS)
+def test_the_test_command_of_the_readme_is_the_one_that_the_checks_run() -> None:
+    assert "```bash\nmake test\n```" in README
+    assert (ROOT / ".ci" / "run").read_text("utf-8").splitlines()[-1] == "make test"
 
 
-def test_the_make_targets_that_the_readme_names_exist() -> None:
-    makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"make ([a-z]+)", README):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+def test_the_picture_is_the_one_that_its_script_draws() -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "how_it_works.py"))
+    assert script["PICTURE"].read_text("utf-8") == script["drawing"]()
 
 
-def test_the_picture_of_the_readme_is_there() -> None:
-    for picture in re.findall(r"!\[.*?\]\((.*?)\)", README):
-        assert (ROOT / picture).is_file()
+def test_the_table_of_tags_is_the_table_in_the_code() -> None:
+    rows = re.findall(r"^\| `([a-z]+/[a-z0-9_]+)` \| (.+) \|$", page("tensorboard.md"), re.MULTILINE)
+    assert dict(rows) == TAGS
+
+
+def test_the_table_of_commands_is_the_one_of_the_code() -> None:
+    rows = re.findall(r"^\| `rltemp ([a-z -]+)` \| (.+) \|$", page("reference/command-line.md"), re.MULTILINE)
+    assert [name for name, _ in rows] == [*COMMANDS]
+    assert all(text.startswith(COMMANDS[name].purpose) for name, text in rows)
+
+
+def test_the_page_of_names_has_every_method_and_control() -> None:
+    text = page("names.md")
+    missing = [name for name in METHODS if f"`{name}`" not in text] + [
+        name for name in CONTROLS if f"`{name}:`" not in text
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("name", rltemp.__all__)
+def test_the_reference_has_every_public_name(name: str) -> None:
+    text = page("reference/python.md")
+    assert re.search(rf"^::: rltemp\.\S+\.{name}$", text, re.MULTILINE) or name.endswith("Error")
+    assert "::: rltemp.errors\n" in text
+
+
+def test_the_model_card_is_of_the_file_that_is_shipped() -> None:
+    policy, card = read_policy(SHIPPED["universal"]), page("universal.md")
+    made, action = policy.manifest.provenance, policy.manifest.action
+    sizes = [len(policy.manifest.features), action.size]
+    assert f"from {sizes[0]} features to {sizes[1]} numbers: {sizes[1] * (sizes[0] + 1)} weights" in card
+    assert f"temperatures x {action.ratio:g}^a, within [{action.minimum:g}, {action.maximum:g}]" in card
+    assert f"the sample's weight x {action.weight_ratio:g}^a" in card
+    assert f"`{policy.manifest.reference}`" in card
+    assert f"{made['updates']} updates of {made['students']} students, seed {made['seed']}" in card
+    assert f"rltemp {policy.manifest.created_with['rltemp']}" in card
+    assert hashlib.sha256(SHIPPED["universal"].read_bytes()).hexdigest() in card

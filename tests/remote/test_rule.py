@@ -176,16 +176,6 @@ def test_a_new_version_takes_effect_between_steps_and_is_counted(own_service, re
     assert not torch.allclose(now, before)
 
 
-def test_the_three_lines_of_the_manual_train_under_the_service(service: Served) -> None:
-    manual = (Path(__file__).parents[2] / "docs" / "service.md").read_text("utf-8")
-    section = manual.split("## From a training run")[1]
-    lines = section.split("```python\n")[1].split("```")[0].replace("http://127.0.0.1:8000", service.url)
-    names: dict[str, Any] = {"signals": signals(6, 4)}
-    exec(compile(lines, "service.md", "exec"), names)
-    torch.testing.assert_close(names["loss"], load_method("universal").loss(names["signals"]).mean())
-    assert names["method"].rule.counts()["steps"] == 1
-
-
 def test_every_answer_is_whole_while_versions_change(own_service: str, repository: Repository, tmp_path: Path) -> None:
     """Policies around other references, by other features of one number: no step mixes two."""
     files = [

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.processes import code
+from support.results import QUICK
 
 from rltemp.data.task import Task
 from rltemp.data.tasks import load_task
@@ -27,8 +29,6 @@ from rltemp.report.comparison import shown
 from rltemp.report.html_page import leaves, write_index, write_page
 from rltemp.report.markdown import Section
 from rltemp.report.plots import arranged
-from tests.support.processes import code
-from tests.support.results import QUICK
 
 DIGITS = load_task("digits")
 HOSTILE = "<script>alert(1)</script>\"'&$x_$"
