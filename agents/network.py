@@ -214,13 +214,9 @@ class RunBuffer(RolloutBuffer):
 
 
 class RunPPO(PPO):
-    """SB3's PPO on a `DistillVecEnv` whose runs are played: a rollout is one run of all students.
+    """SB3's PPO on a `DistillVecEnv` whose runs are played: a rollout is one run of all students."""
 
-    Attributes:
-        ranked: As in `RunBuffer.fill`.
-    """
-
-    ranked = False
+    ranked = False  # as in `RunBuffer.fill`
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -265,9 +261,8 @@ def mirrored_draws(
 def group_advantages(returns: NDArray[np.float32], groups: NDArray[np.int64]) -> NDArray[np.float32]:
     """Each run's return less the mean return of the others of its group, in units of the standard deviation of all.
 
-    To leave a run out of its own baseline keeps the gradient unbiased in a group of any size. The difference is
-    n / (n - 1) times that to the mean of the whole group of n. So where all groups are of one size, as in
-    `train-policy`, both baselines give the same advantages: the scale is divided out.
+    To leave a run out of its own baseline keeps the gradient unbiased in a group of any size n: the difference is
+    n / (n - 1) times that to the mean of the whole group.
 
     >>> found = group_advantages(np.array([3, 1, 5, 2, 2], np.float32), np.array([0, 0, 1, 1, 1]))
     >>> [round(value, 3) for value in found.tolist()]
@@ -276,9 +271,6 @@ def group_advantages(returns: NDArray[np.float32], groups: NDArray[np.int64]) ->
     Args:
         returns: `[N]`.
         groups: The number of each run's group, from 0, `[N]`; every group has two runs or more.
-
-    Returns:
-        `[N]`.
     """
     size = np.bincount(groups)
     if size.min() < 2:
@@ -296,13 +288,8 @@ def ranks(returns: NDArray[np.float32], groups: NDArray[np.int64]) -> NDArray[np
 
     What a point is worth differs from task to task, and a student that collapses would outweigh all others.
 
-    >>> found = ranks(np.array([3, 1, 5, 2, 2], np.float32), np.array([0, 0, 1, 1, 1]))
-    >>> found.tolist()
+    >>> ranks(np.array([3, 1, 5, 2, 2], np.float32), np.array([0, 0, 1, 1, 1])).tolist()
     [1.0, -1.0, 1.0, -0.5, -0.5]
-
-    Args:
-        returns: `[N]`.
-        groups: As in `group_advantages`.
     """
     found = np.zeros(len(returns), np.float32)
     for group in range(int(groups.max()) + 1):
