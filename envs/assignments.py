@@ -21,6 +21,8 @@ class TaskSource(Protocol):
     """A typical one."""
     steps: int
     """Of a typical run."""
+    alike: bool
+    """Whether the steps of all runs have one shape: runs of any other source are played, not stepped."""
 
     def draw(self, generator: np.random.Generator, groups: int) -> Assignment:
         """Draw the task of the next run, and the samples of each of its groups."""
@@ -47,6 +49,7 @@ class OneTask:
         self.problem = problem
         self.redraw = redraw
         self.vary = vary
+        self.alike = True
         self.steps = problem.task.recipe.steps(len(problem.dataset.train))
         self._pool = problem.dataset.train.and_then(problem.dataset.probe)
         self._logits = None

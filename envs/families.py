@@ -12,7 +12,7 @@ from rltemp.data.dataset import Dataset, Split
 from rltemp.data.problem import Problem
 from rltemp.data.recipe import Recipe
 from rltemp.data.task import Metric, Task
-from rltemp.envs.sources import WIDTH, load_source
+from rltemp.envs.small_sources import WIDTH, load_source
 from rltemp.rules.published_methods import none
 from rltemp.training.distill import Distillation
 from rltemp.training.steps import train
@@ -51,7 +51,7 @@ class Family:
         """Draw the data sets, and train their teachers as one stack.
 
         Args:
-            source: A name that `rltemp.envs.sources.load_source` knows.
+            source: A name that `rltemp.envs.small_sources.load_source` knows.
             size: D, how many data sets.
             seed: Determines all of them.
 

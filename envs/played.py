@@ -23,7 +23,7 @@ from rltemp.errors import BadInputError
 from rltemp.kd.method import Method
 from rltemp.kd.signals import Signals, Temperatures
 from rltemp.kd.temperature_rule import TemperatureRule
-from rltemp.policy.features import FEATURES, featurize
+from rltemp.policy.features import featurize
 from rltemp.training.distill import Distillation
 from rltemp.training.steps import Step, Taken, plain_step, shielded
 
@@ -75,7 +75,7 @@ class NetworkRule(TemperatureRule):
         reference, names = self.decision.method.rule, self.decision.features
         self.pure = reference.pure and not reference.tensors
         self.uses_progress = "progress" in names or reference.uses_progress
-        self.uses_labels = any(FEATURES[name].uses_labels for name in names) or reference.uses_labels
+        self.uses_labels = reference.uses_labels
 
     def answer(self, signals: Signals) -> Temperatures:
         """Temperatures `[S, B]`, constants of the graph but for what the reference lets through."""

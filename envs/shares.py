@@ -47,6 +47,11 @@ class RunDraws:
     tasks: int = 1
     looks: int = LOOKS
 
+    @property
+    def stepped(self) -> bool:
+        """Whether runs can be stepped: all students of all of them take steps of one shape."""
+        return self.tasks == 1 and self.source.alike
+
     def draw(self, generator: np.random.Generator) -> Drawn:
         """Draw the next run."""
         groups, drawn = self.students // self.tasks // self.replicas, []
@@ -59,10 +64,10 @@ class RunDraws:
         """Begin run `number`, from 0, which is stepped.
 
         Raises:
-            BadInputError: Where its students have several tasks, which take no steps in common.
+            BadInputError: Where tasks differ, so that their students take no steps in common.
         """
-        if self.tasks > 1:
-            raise BadInputError(f"a run of {self.tasks} tasks is played, not stepped: give tasks=1")
+        if not self.stepped:
+            raise BadInputError("runs of tasks that differ are played, not stepped: give one task, and tasks=1")
         ((seeds, given),) = drawn
         return Episode(self._fresh(seeds, given, number), self.decision, given.probe, self.reward_interval)
 

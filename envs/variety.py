@@ -106,7 +106,7 @@ class Variety:
     """A distribution of tasks.
 
     Args:
-        sources: Of the data, a family each; see `rltemp.envs.sources`.
+        sources: Of the data, a family each; see `rltemp.envs.small_sources`.
         seed: Determines the data sets and their teachers.
         size: Data sets in each family.
 
@@ -120,6 +120,7 @@ class Variety:
         self.families = [made[source] for source in sources]
         self.problem = self.families[0].problem
         self.steps = round(math.sqrt(STEPS[0] * STEPS[1]))
+        self.alike = False
 
     @property
     def shapes(self) -> int:

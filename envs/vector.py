@@ -131,7 +131,7 @@ class DistillVecEnv(VecEnv):
         self._reset_options()
         self._begin()
         self.reset_infos = [{} for _ in range(self.num_envs)]
-        if self.runs.tasks > 1:  # played, so that nobody acts on what is seen
+        if not self.runs.stepped:  # played, so that nobody acts on what is seen
             return np.zeros((self.num_envs, len(self.decision.features)), np.float32)
         return self._observation()
 

@@ -28,7 +28,7 @@ from rltemp.compiling.mode import CompileMode, step_for
 from rltemp.data.problem import Problem
 from rltemp.data.task import Task
 from rltemp.data.tasks import load_task
-from rltemp.envs.sources import load_source
+from rltemp.envs.small_sources import load_source
 from rltemp.experiments.statistics import Paired, paired_difference, points
 from rltemp.experiments.students import chunks, train_method
 from rltemp.io.files import atomic_write

@@ -17,7 +17,6 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from rltemp.errors import BadInputError
 from rltemp.kd.method import PLAIN_TEMPERATURE
 from rltemp.kd.names import lookup
 from rltemp.kd.rowwise import rowwise
@@ -73,19 +72,19 @@ def agreement(s: Statistics) -> Tensor:
 
 
 def loss(s: Statistics, network: int) -> Tensor:
-    """log(1 + cross-entropy with the label), minus 1; needs labels."""
+    """log(1 + cross-entropy with the label), minus 1."""
     return _cross_entropy(s, network).log1p() - 1
 
 
 def relative_loss(s: Statistics, network: int) -> Tensor:
-    """Cross-entropy with the label over that of a uniform prediction, log C, minus 1; needs labels."""
+    """Cross-entropy with the label over that of a uniform prediction, log C, minus 1."""
     return _cross_entropy(s, network) / s.log_classes - 1
 
 
 def gradient_ratio(s: Statistics) -> Tensor:
     """Natural logarithm of the gradient norm of plain distillation (T = 4) over that of cross-entropy, halved.
 
-    Both on the student's logits, plus 0.05 each, so that a sample that is learned counts little; needs labels.
+    Both on the student's logits, plus 0.05 each, so that a sample that is learned counts little.
     """
     softened = (s.below / PLAIN_TEMPERATURE).softmax(-1)
     plain = torch.linalg.vector_norm(softened[0] - softened[1], dim=-1) * PLAIN_TEMPERATURE
@@ -103,9 +102,9 @@ def class_count(s: Statistics) -> Tensor:
 
 
 def _cross_entropy(s: Statistics, network: int) -> Tensor:
-    if s.labels is None:
-        raise BadInputError("this policy's features need labels; the signals carry none")
-    return s.log_totals[network] - s.below[network].gather(-1, s.labels.unsqueeze(-1)).squeeze(-1)
+    """Of the label; where there are no labels the teacher's choice stands in."""
+    label = s.largest[1][1] if s.labels is None else s.labels.unsqueeze(-1)
+    return s.log_totals[network] - s.below[network].gather(-1, label).squeeze(-1)
 
 
 def top_probability(s: Statistics, network: int) -> Tensor:
@@ -136,8 +135,8 @@ def featurize(signals: Signals, names: Sequence[str]) -> Tensor:
         `[..., F]`, float32, no graph, within [-LIMIT, LIMIT]; 0 where the mask has no sample.
 
     Raises:
-        BadInputError: Where a feature needs labels or the progress and the signals carry none, where a label is no
-            class, or where a name is unknown.
+        BadInputError: Where a feature needs the progress and the signals carry none, where a label is no class, or
+            where a name is unknown.
     """
     wanted = [lookup(FEATURES, name, "feature") for name in names]
     computes = list(dict.fromkeys(feature.compute for feature in wanted))
@@ -172,12 +171,11 @@ Over = Literal["sample", "batch", "deviation"]
 
 @dataclass(frozen=True)
 class Feature:
-    """An entry of the feature table: how to compute it, its unit, the version of its definition, if it needs labels."""
+    """An entry of the feature table: how to compute it, its unit, the version of its definition, over what."""
 
     compute: Callable[[Statistics], Tensor]
     unit: str
     version: int = 1
-    uses_labels: bool = False
     over: Over = "sample"
 
 
@@ -192,14 +190,14 @@ _OF_SAMPLES: dict[str, Feature] = {
     "teacher_entropy": Feature(partial(entropy, network=1), "fraction of log C"),
     "divergence": Feature(divergence, "log nats"),
     "agreement": Feature(agreement, "deviations"),
-    "student_loss": Feature(partial(loss, network=0), "log nats", uses_labels=True),
-    "teacher_loss": Feature(partial(loss, network=1), "log nats", uses_labels=True),
+    "student_loss": Feature(partial(loss, network=0), "log nats"),
+    "teacher_loss": Feature(partial(loss, network=1), "log nats"),
     "student_top_probability": Feature(partial(top_probability, network=0), "probability"),
     "teacher_top_probability": Feature(partial(top_probability, network=1), "probability"),
     "student_probability_margin": Feature(student_probability_margin, "probability"),
-    "student_relative_loss": Feature(partial(relative_loss, network=0), "fraction of log C", uses_labels=True),
-    "teacher_relative_loss": Feature(partial(relative_loss, network=1), "fraction of log C", uses_labels=True),
-    "gradient_ratio": Feature(gradient_ratio, "log ratio", uses_labels=True),
+    "student_relative_loss": Feature(partial(relative_loss, network=0), "fraction of log C"),
+    "teacher_relative_loss": Feature(partial(relative_loss, network=1), "fraction of log C"),
+    "gradient_ratio": Feature(gradient_ratio, "log ratio"),
     "class_count": Feature(class_count, "log classes"),
 }
 

@@ -58,7 +58,7 @@ class Policy(TemperatureRule):
         self.per_sample, self.checked = self.reference.rule.per_sample, self.reference.rule.checked
         self.pure = self.reference.rule.pure
         self.uses_progress = "progress" in self._names or self.reference.rule.uses_progress
-        self.uses_labels = any(FEATURES[name].uses_labels for name in self._names) or self.reference.rule.uses_labels
+        self.uses_labels = self.reference.rule.uses_labels
         # Where the reference lies beyond one of them, the policy may go as far as that.
         self.limits = self.scale.minimum, self.scale.maximum
 

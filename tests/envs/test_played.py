@@ -115,7 +115,7 @@ def test_a_teachers_nan_is_named_though_no_feature_shows_it(short: Problem) -> N
     decision = Decision.make("fixed:4", ("progress",))
     named = r"non-finite teacher logits: 1 of 100 samples \(first sample \d+ of student \d\) at step \d+"
     with pytest.raises(TrainingDivergedError, match=named):
-        [*play(run, decision, torch.arange(10).expand(2, -1), 5, network, weights[:2])]
+        [*play(run, decision, torch.arange(10).expand(2, -1), [5], network, weights[:2])]
 
 
 def test_a_network_rule_holds_other_weights_and_leaves_its_own(short: Problem) -> None:

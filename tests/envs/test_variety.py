@@ -17,7 +17,7 @@ from rltemp.agents.train import make_env, train_policy
 from rltemp.data.problem import Problem
 from rltemp.envs.episode import Decision
 from rltemp.envs.families import Family
-from rltemp.envs.sources import SOURCES, WIDTH, load_source
+from rltemp.envs.small_sources import SOURCES, WIDTH, load_source
 from rltemp.envs.variety import RATES, SELECTION, STEPS, STUDENTS, TRAINING, Variety
 from rltemp.policy.rule import Policy
 from rltemp.runs.train_policy import TrainPolicyOptions
@@ -130,7 +130,7 @@ def test_digits_that_are_reported_on_are_in_no_family(digits: Problem) -> None:
 def test_a_run_of_several_tasks_gives_each_its_own_students(variety: Variety) -> None:
     config = PolicyConfig(reference="fixed:4", students=8, replicas=2, tasks=4, seed=1, looks=2)
     env = make_env(variety, config)
-    network = SampleNetwork(torch.zeros(8), torch.ones(8))
+    network = SampleNetwork(torch.zeros(8), torch.ones(8), actions=3)
     stretches = [*env.play(network, mirrored_draws(network.weights.detach(), 0.1, 8))]
     assert len(stretches) == 2
     assert [*stretches[0].looks] == [0, 1, 2, 3]
@@ -138,18 +138,15 @@ def test_a_run_of_several_tasks_gives_each_its_own_students(variety: Variety) ->
     assert env.finished is not None
     assert env.finished.potential.shape == (8,)
     assert not env.reset().any()
-    with pytest.raises(BadInputError, match="a run of 4 tasks is played, not stepped: give tasks=1"):
+    with pytest.raises(BadInputError, match="runs of tasks that differ are played, not stepped"):
         env.step(env.action_space.sample()[None].repeat(env.num_envs, 0))
 
 
 def test_the_environment_meets_another_task_in_every_run(variety: Variety) -> None:
-    config = PolicyConfig(reference="fixed:4", students=4, replicas=2, seed=1)
-    env = make_env(variety, config)
-    tasks = set()
-    for _ in range(6):
-        env.reset()
-        tasks.add((env.episode.run.problem.task.student, env.episode.run.recipe.learning_rate))
-    assert len(tasks) == 6
+    env = make_env(variety, PolicyConfig(reference="fixed:4", students=4, replicas=2, seed=1))
+    generator = np.random.default_rng(0)
+    tasks = [env.runs.draw(generator)[0][1].problem.task for _ in range(6)]
+    assert len({(task.student, task.recipe.learning_rate) for task in tasks}) == 6
 
 
 def test_a_worse_method_is_worth_less_on_a_variety_and_the_trial_repeats(variety: Variety) -> None:

@@ -15,7 +15,7 @@ from support.signals import drawn
 from torch import Tensor
 
 from rltemp import BadInputError, Signals
-from rltemp.policy.features import DEFAULT_FEATURES, FEATURES, LIMIT, RLKD_FEATURES, featurize
+from rltemp.policy.features import FEATURES, LIMIT, RLKD_FEATURES, featurize
 
 Vector = tuple[Tensor, Tensor, Tensor]
 
@@ -171,11 +171,12 @@ def test_constant_logits_are_uniform_and_without_a_margin(classes: int) -> None:
     assert uncertain == pytest.approx(1.0, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["student_loss", "batch_teacher_loss", "deviation_gradient_ratio"])
-def test_a_feature_that_needs_labels_says_so_and_defaults_need_none(name: str) -> None:
-    with pytest.raises(BadInputError, match="features need labels"):
-        featurize(Signals(torch.zeros(2, 3), torch.zeros(2, 3), progress=0.5), ["progress", name])
-    assert featurize(Signals(torch.randn(2, 3), torch.randn(2, 3), progress=0.5), DEFAULT_FEATURES).shape == (2, 8)
+@pytest.mark.parametrize("name", ["student_loss", "batch_teacher_relative_loss", "deviation_gradient_ratio"])
+def test_without_labels_the_teachers_choice_stands_in(name: str) -> None:
+    signals = drawn((6,), 10)
+    chosen = replace(signals, labels=signals.teacher_logits.argmax(-1))
+    assert torch.equal(featurize(replace(signals, labels=None), [name]), featurize(chosen, [name]))
+    assert not torch.equal(featurize(signals, [name]), featurize(chosen, [name]))
 
 
 def test_an_unknown_feature_is_answered_with_the_closest() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -119,12 +120,13 @@ def test_the_action_is_the_network_on_normalised_features(tmp_path: Path) -> Non
     torch.testing.assert_close(policy.action_of(policy.featurize(signals)), expected)
 
 
-def test_a_policy_that_needs_labels_says_so_where_there_are_none(tmp_path: Path) -> None:
+def test_a_policy_that_sees_labels_takes_the_teachers_choice_without(tmp_path: Path) -> None:
     weights = {"0.weight": torch.ones(2, 1), "0.bias": torch.zeros(2)}
     rule = rltemp.load_rule(str(policy_of(tmp_path / "p.safetensors", weights, (feature("student_loss"),))))
-    assert rule(drawn((3,), 10)).student.shape == (3,)
-    with pytest.raises(BadInputError, match="features need labels"):
-        rule(Signals(torch.zeros(3, 4), torch.zeros(3, 4)))
+    signals = drawn((3,), 10)
+    chosen = replace(signals, labels=signals.teacher_logits.argmax(-1))
+    assert torch.equal(rule(replace(signals, labels=None)).student, rule(chosen).student)
+    assert not torch.equal(rule(signals).student, rule(chosen).student)
 
 
 def test_a_feature_of_another_version_is_refused(tmp_path: Path) -> None:
