@@ -1,9 +1,8 @@
 """The controller: a method in a training loop of somebody else's; and what the integrations of hosts share.
 
 Shapes: classes are the last axis, C; `...` is any leading shape: `[B]` of images, `[B, T]` of tokens, `[B, A]` of
-proposals. Everything runs on the logits' device. Nothing waits for it under the rules of this project that look at each
-sample alone; a rule of your own has its temperatures checked, which reads one number, and one that compares samples
-gathers those of a mask.
+proposals. Everything runs on the logits' device, which nothing waits for under the rules of this project that look at
+each sample alone. A rule of your own has its temperatures checked; one that compares samples gathers those of a mask.
 """
 
 from __future__ import annotations
