@@ -89,8 +89,12 @@ class PolicyConfig(UpdateConfig, PolicyShape):
     """How many of them share initial weights, samples and batches; divides students."""
     tasks: int = 1
     """How many tasks the students of an update have, each as many of them; replicas x tasks divide students."""
-    advantage: Literal["difference", "rank"] = "difference"
-    """How a run is judged within its group: by the difference of its return to the others', or by its rank alone."""
+    advantage: Literal["difference", "clipped", "rank"] = "difference"
+    """How a run is judged within its group: by the difference of its return to the others', by that of at most 1, or by
+    its rank alone."""
+    start_from: str | None = None
+    """Begin as this policy, a file or a shipped one, and not as the reference; features, network and action must be
+    those of the options."""
     updates: int = 80
     """PPO updates."""
     learning_rate_end: float = 0.1
@@ -133,7 +137,7 @@ class PolicyConfig(UpdateConfig, PolicyShape):
             positive(self.max_gradient, "train-policy", "max_gradient")
         lookup(dict.fromkeys(("run", "sample")), self.agent, "agent")
         lookup(dict.fromkeys(("warn", "stop", "fallback")), self.on_collapse, "on_collapse")
-        lookup(dict.fromkeys(("difference", "rank")), self.advantage, "advantage")
+        lookup(dict.fromkeys(("difference", "clipped", "rank")), self.advantage, "advantage")
         lookup(dict.fromkeys(("tanh", "relu")), self.activation, "activation")
         if not 0 <= self.seed < 2**63:
             raise BadInputError(f"train-policy: seed must be 0 to 2^63 - 1; got {self.seed}")
@@ -142,8 +146,8 @@ class PolicyConfig(UpdateConfig, PolicyShape):
                 "train-policy: replicas must be at least 2, so that runs can be compared (agent sample: 1), and "
                 f"replicas x tasks divide students; got {self.replicas} x {self.tasks} and {self.students}"
             )
-        if self.agent == "sample" and (self.tasks > 1 or self.advantage == "rank"):
-            raise BadInputError("agent sample has one task an update and no ranks: leave tasks and advantage out")
+        if self.agent == "sample" and (self.tasks > 1 or self.advantage != "difference" or self.start_from):
+            raise BadInputError("agent sample has no use for tasks, advantage or start_from: leave them out")
         # With agent run a whole run is one decision: there is nothing in it to discount or to share out.
         for name, idle in (("discount", 1), ("gae_lambda", 1), ("calibration", False)):
             if self.agent == "run" and getattr(self, name) != idle:

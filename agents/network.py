@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Generator, Hashable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -18,7 +19,6 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -27,9 +27,14 @@ from stable_baselines3.common.type_aliases import RolloutBufferSamples, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
+from rltemp.envs.advantages import Judge, group_advantages
+from rltemp.envs.episode import LOOKS
 from rltemp.envs.vector import DistillVecEnv
+from rltemp.policy.features import featurize
 from rltemp.policy.policy_file import ACTIVATIONS
 
+STATISTICS_TASKS = 96
+"""Tasks of a variety whose observations a policy's features are centred and scaled by."""
 KINDS = ("weight", "bias")
 """Of a layer's tensors, in the order of the flat weights."""
 
@@ -180,7 +185,7 @@ class RunBuffer(RolloutBuffer):
         log_probs: Tensor,
         rewards: NDArray[np.float32],
         groups: NDArray[np.int64],
-        ranked: bool = False,
+        judge: Judge | None = None,
     ) -> None:
         """Hold these runs and no others.
 
@@ -189,10 +194,9 @@ class RunBuffer(RolloutBuffer):
             log_probs: Of the draws, `[N]`.
             rewards: Of every look, `[L, N]`; their sum is a run's return, for whose advantage see `group_advantages`.
             groups: The number of each run's group, from 0, `[N]`.
-            ranked: Whether a run counts by its rank within its group alone.
+            judge: From returns and groups to advantages, `[N]`; by default `group_advantages`.
         """
-        advantages = ranks if ranked else group_advantages
-        self._hold(drawn, log_probs, rewards, advantages(rewards.sum(0), groups))
+        self._hold(drawn, log_probs, rewards, (judge or group_advantages)(rewards.sum(0), groups))
 
     def _hold(
         self, drawn: Tensor, log_probs: Tensor, rewards: NDArray[np.float32], advantages: NDArray[np.float32]
@@ -216,7 +220,7 @@ class RunBuffer(RolloutBuffer):
 class RunPPO(PPO):
     """SB3's PPO on a `DistillVecEnv` whose runs are played: a rollout is one run of all students."""
 
-    ranked = False  # as in `RunBuffer.fill`
+    judge: Judge | None = None  # as in `RunBuffer.fill`
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -243,7 +247,7 @@ class RunPPO(PPO):
         # Runs differ in length where their tasks do: every one counts as a typical one.
         self.num_timesteps += n_rollout_steps * env.num_envs
         groups = np.arange(env.students) // env.replicas
-        rollout_buffer.fill(drawn, log_probs, np.stack(rewards), groups, self.ranked)
+        rollout_buffer.fill(drawn, log_probs, np.stack(rewards), groups, self.judge)
         ended = [{"episode": {"r": float(value), "l": n_rollout_steps}} for value in rollout_buffer.returns]
         self._update_info_buffer(ended)
         callback.on_rollout_end()
@@ -258,41 +262,28 @@ def mirrored_draws(
     return mean + torch.stack([half, -half], 1).flatten(0, 1)[:count]
 
 
-def group_advantages(returns: NDArray[np.float32], groups: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Each run's return less the mean return of the others of its group, in units of the standard deviation of all.
+def observed(env: DistillVecEnv, seed: int = 0) -> Tensor:
+    """Observations `[N, F]` of some tasks' runs under the reference rule."""
+    count = len(env.decision.features)
+    network = SampleNetwork(torch.zeros(count), torch.ones(count), actions=env.decision.scale.size)
+    runs, generator = replace(env.runs, looks=LOOKS), np.random.default_rng(seed)
+    idle, found = network.weights.detach().zero_().expand(env.students, -1), list[Tensor]()
+    for _ in range(-(-STATISTICS_TASKS // tasks) if (tasks := env.runs.tasks) > 1 else 1):
+        for stretch in runs.play(runs.draw(generator), 0, network, idle):
+            found += [
+                featurize(look.signals.samples(), env.decision.features).flatten(0, -2)
+                for look in stretch.looks.values()
+            ]
+    return torch.cat(found).cpu()
 
-    To leave a run out of its own baseline keeps the gradient unbiased in a group of any size n: the difference is
-    n / (n - 1) times that to the mean of the whole group.
 
-    >>> found = group_advantages(np.array([3, 1, 5, 2, 2], np.float32), np.array([0, 0, 1, 1, 1]))
-    >>> [round(value, 3) for value in found.tolist()]
-    [0.964, -0.964, 1.447, -0.723, -0.723]
+def observation_statistics(observations: Tensor) -> tuple[Tensor, Tensor]:
+    """Centre and scale `[F]` of observations `[N, F]`.
 
-    Args:
-        returns: `[N]`.
-        groups: The number of each run's group, from 0, `[N]`; every group has two runs or more.
+    They are the median and half of the distance between the quantiles of 0.16 and 0.84: those of a normal distribution
+    are its mean and standard deviation, and a student that has collapsed does not stretch them.
     """
-    size = np.bincount(groups)
-    if size.min() < 2:
-        raise ValueError("a run without another of its group cannot be judged")
-    mean = np.array([returns[groups == group].mean() for group in range(len(size))])
-    left_out = size / (size - 1)
-    # Relative to the largest: exactly 1 where all groups are of one size.
-    centred = (returns - mean[groups]) * (left_out / left_out.max()).astype(np.float32)[groups]
-    advantages: NDArray[np.float32] = centred / max(float(centred.std()), 1e-8)
-    return advantages
-
-
-def ranks(returns: NDArray[np.float32], groups: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Each run's rank within its group, from -1 (the lowest return) to 1; equal returns share the mean of their ranks.
-
-    What a point is worth differs from task to task, and a student that collapses would outweigh all others.
-
-    >>> ranks(np.array([3, 1, 5, 2, 2], np.float32), np.array([0, 0, 1, 1, 1])).tolist()
-    [1.0, -1.0, 1.0, -0.5, -0.5]
-    """
-    found = np.zeros(len(returns), np.float32)
-    for group in range(int(groups.max()) + 1):
-        own = groups == group
-        found[own] = (2 * rankdata(returns[own]) - own.sum() - 1) / (own.sum() - 1)
-    return found
+    low, middle, high = torch.from_numpy(np.quantile(observations.numpy(), (0.16, 0.5, 0.84), axis=0)).float()
+    # A feature that never moves is divided by one, not by nothing.
+    scale = (high - low) / 2
+    return middle, torch.where(scale < 1e-3, torch.ones_like(scale), scale)

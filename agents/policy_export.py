@@ -1,4 +1,4 @@
-"""From trained weights to a policy file: what leaves the trainer is numbers and their meaning, never a pickle."""
+"""Policy files: what leaves the trainer, and what a training may begin from, is numbers and their meaning."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from pathlib import Path
 
 from torch import Tensor
 
+from rltemp.agents.config import PolicyConfig
 from rltemp.agents.network import SampleNetwork
 from rltemp.envs.episode import Decision
+from rltemp.envs.vector import DistillVecEnv
+from rltemp.errors import BadInputError
+from rltemp.loading import named_policy
 from rltemp.policy.fading import Ranges
 from rltemp.policy.features import FEATURES
 from rltemp.policy.manifest import PolicyAction, PolicyFeature
-from rltemp.policy.policy_file import write_policy
+from rltemp.policy.policy_file import PolicyFile, read_policy, write_policy
+from rltemp.policy.rule import KNOWN_FEATURES
 
 
 def export_policy(
@@ -54,3 +59,25 @@ def export_policy(
         reference=decision.method.name,
         provenance=provenance,
     )
+
+
+def starting_policy(env: DistillVecEnv, config: PolicyConfig, name: str) -> PolicyFile:
+    """The policy that a training begins as.
+
+    Raises:
+        BadInputError: Where it sees or does something else than the options say.
+    """
+    path, sha256 = named_policy(name)
+    file = read_policy(path, KNOWN_FEATURES, sha256)
+    manifest, scale = file.manifest, env.decision.scale
+    theirs = {
+        "features": tuple(feature.name for feature in manifest.features),
+        "reference": manifest.reference,
+        "hidden": tuple(out for _, out in manifest.layers[:-1]),
+        **manifest.action.model_dump(exclude={"mapping"}),
+    }
+    ours = {"features": config.features, "reference": config.reference, "hidden": config.hidden, **asdict(scale)}
+    if config.shared or (differing := [option for option in ours if ours[option] != theirs[option]]):
+        told = "; ".join(f"{option} {theirs[option]} there, {ours[option]} here" for option in differing)
+        raise BadInputError(f"--start-from {name}: {told}. Give the options that it was trained with, or its --preset")
+    return file

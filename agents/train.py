@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import CallbackList
@@ -26,14 +25,23 @@ from torch import Tensor
 from rltemp.agents.alarms import CollapseCallback
 from rltemp.agents.callbacks import RunCallback
 from rltemp.agents.config import PolicyConfig
-from rltemp.agents.network import RunBuffer, RunPolicy, RunPPO, SampleNetwork
-from rltemp.agents.policy_export import export_policy
+from rltemp.agents.network import (
+    KINDS,
+    RunBuffer,
+    RunPolicy,
+    RunPPO,
+    SampleNetwork,
+    observation_statistics,
+    observed,
+)
+from rltemp.agents.policy_export import export_policy, starting_policy
 from rltemp.agents.resume import Agent, CheckpointCallback, EventWriter, Resumable
 from rltemp.agents.samples import SampleEnv, actor_weights, sample_model
 from rltemp.agents.selection import SelectionCallback, TaskTrial, Trial, VarietyTrial, judged
 from rltemp.compiling.mode import is_compiled
 from rltemp.data.problem import Problem
-from rltemp.envs.episode import LOOKS, Decision
+from rltemp.envs.advantages import ADVANTAGES
+from rltemp.envs.episode import Decision
 from rltemp.envs.shares import Workers, open_workers
 from rltemp.envs.variety import SELECTION, Variety
 from rltemp.envs.vector import DistillVecEnv
@@ -41,7 +49,6 @@ from rltemp.io.progress import Bar
 from rltemp.kd.names import shareable
 from rltemp.policy.actions import ActionScale
 from rltemp.policy.fading import seen_ranges
-from rltemp.policy.features import featurize
 from rltemp.rules.published_methods import reference_method
 from rltemp.training.checkpoints import FOLDER as CHECKPOINTS
 from rltemp.training.checkpoints import Checkpoints
@@ -49,8 +56,6 @@ from rltemp.training.steps import Step, plain_step
 from rltemp.training.tensorboard import Tracker
 
 POLICY_FILE = "policy.safetensors"
-STATISTICS_TASKS = 32
-"""Tasks of a variety whose observations a policy's features are centred and scaled by."""
 CHECKPOINTING: dict[str, Any] = {"unit": "update", "share": 0}
 """Of a policy's training: rollouts take longer than saving, and what comes between two saves is lost."""
 
@@ -191,7 +196,10 @@ def _described(problem: Problem | Variety) -> dict[str, str]:
 def make_model(env: DistillVecEnv, config: PolicyConfig, observations: Tensor | None = None) -> PPO:
     """SB3's PPO as the configured agent; observations `[N, F]` are what it normalises by, by default `observed`."""
     mean, std = torch.zeros(len(config.features)), torch.ones(len(config.features))
-    if config.normalise:
+    start = None if config.start_from is None else starting_policy(env, config, config.start_from)
+    if start is not None:
+        mean, std = torch.tensor([[one.mean, one.std] for one in start.manifest.features]).T
+    elif config.normalise:
         mean, std = observation_statistics(observed(env, config.seed) if observations is None else observations)
     network = partial(
         SampleNetwork, mean, std, config.hidden, config.activation, config.shared, env.decision.scale.size
@@ -207,7 +215,12 @@ def make_model(env: DistillVecEnv, config: PolicyConfig, observations: Tensor | 
         "seed": config.seed,
         "device": "cpu",
     }
-    return (sample_model if config.agent == "sample" else run_model)(env, network, config, common)
+    model = (sample_model if config.agent == "sample" else run_model)(env, network, config, common)
+    if start is not None:
+        assert isinstance(model.policy, RunPolicy)  # agent sample takes no `start_from`
+        parts = [start.weights[f"{layer}.{kind}"] for layer in range(len(start.manifest.layers)) for kind in KINDS]
+        model.policy.network.weights.data.copy_(torch.cat([part.flatten() for part in parts]))
+    return model
 
 
 def run_model(
@@ -230,7 +243,7 @@ def run_model(
         },
         **common,
     )
-    model.ranked = config.advantage == "rank"
+    model.judge = ADVANTAGES[config.advantage]
     return model
 
 
@@ -243,33 +256,6 @@ def controller(model: PPO) -> tuple[SampleNetwork, Callable[[], Tensor]]:
     env = model.get_env()
     assert isinstance(env, SampleEnv)  # `make_model` builds no other
     return env.network, lambda: actor_weights(policy)
-
-
-def observed(env: DistillVecEnv, seed: int = 0) -> Tensor:
-    """Observations `[N, F]` of some tasks' runs under the reference rule."""
-    count = len(env.decision.features)
-    network = SampleNetwork(torch.zeros(count), torch.ones(count), actions=env.decision.scale.size)
-    runs, generator = replace(env.runs, looks=LOOKS), np.random.default_rng(seed)
-    idle, found = network.weights.detach().zero_().expand(env.students, -1), list[Tensor]()
-    for _ in range(-(-STATISTICS_TASKS // tasks) if (tasks := env.runs.tasks) > 1 else 1):
-        for stretch in runs.play(runs.draw(generator), 0, network, idle):
-            found += [
-                featurize(look.signals.samples(), env.decision.features).flatten(0, -2)
-                for look in stretch.looks.values()
-            ]
-    return torch.cat(found).cpu()
-
-
-def observation_statistics(observations: Tensor) -> tuple[Tensor, Tensor]:
-    """Centre and scale `[F]` of observations `[N, F]`.
-
-    They are the median and half of the distance between the quantiles of 0.16 and 0.84: those of a normal distribution
-    are its mean and standard deviation, and a student that has collapsed does not stretch them.
-    """
-    low, middle, high = torch.from_numpy(np.quantile(observations.numpy(), (0.16, 0.5, 0.84), axis=0)).float()
-    # A feature that never moves is divided by one, not by nothing.
-    scale = (high - low) / 2
-    return middle, torch.where(scale < 1e-3, torch.ones_like(scale), scale)
 
 
 def _linear(rate: float, end: float) -> Callable[[float], float]:

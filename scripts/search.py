@@ -24,10 +24,10 @@ import tyro
 from torch import Tensor
 
 from rltemp.agents.config import PolicyConfig, PolicyShape
-from rltemp.agents.network import SampleNetwork
+from rltemp.agents.network import SampleNetwork, observation_statistics, observed
 from rltemp.agents.policy_export import export_policy
 from rltemp.agents.selection import potentials
-from rltemp.agents.train import POLICY_FILE, make_env, observation_statistics, observed
+from rltemp.agents.train import POLICY_FILE, make_env
 from rltemp.cli.console import complain, messages_shown, next_command, say, show_next
 from rltemp.data.dataset import Split
 from rltemp.data.problem import Problem, predict

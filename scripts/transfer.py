@@ -78,7 +78,8 @@ HEAD = """# Tasks of families that the shipped policy never saw
 {n} students for each task, factor and rule. The learning rate is the one at which plain distillation (T = 4) validates
 best, times a third, one and three. Accuracy is in points; of `characters` minus the loss in nats. Differences are
 paired by student, with 95 % intervals (BCa bootstrap). A cell is *harm* where the policy is below no teacher or plain
-distillation by more than 0.5 points (0.01 nats). Machine: {machine}, torch {torch}.
+distillation by more than 0.5 points (0.01 nats). *Faded* are the samples, in percent, that the policy left to its
+reference because they were outside what it had seen. Machine: {machine}, torch {torch}.
 
     python scripts/transfer.py train --rules {policies} --cells docs/results/transfer.jsonl
     python scripts/transfer.py write docs/results/transfer.md docs/results/transfer.jsonl
@@ -150,15 +151,18 @@ def at_rate(problems: Sequence[Problem], rate: float) -> list[Problem]:
 def train_students(problems: Sequence[Problem], rule: str, seeds: range, mode: CompileMode) -> dict[str, Any]:
     """Train a student for every seed by a rule, on one split after another; scores as `Score` has them."""
     parts, scores = chunks(seeds, -(-len(seeds) // len(problems))), dict[str, list[float]]()
+    faded = list[float]()
     for problem, own in zip(problems, parts, strict=False):
         each = [own] if isinstance(own, int) else own
         stack = min(len(each), problem.stack_size)
         result = train_method(problem, rule, each, stack, step=step_for(mode, problem.device))
+        faded.append(result.guarded)
         for split in ("test", "validation"):
             accuracy = 100 * getattr(result, f"{split}_accuracy")
             values = -result.measures[f"{split}_loss"] if problem.tokens else accuracy
             scores.setdefault(split, []).extend(round(float(value), 5) for value in values)
-    return {**scores, "unit": "nats" if problems[0].tokens else "points", "splits": len(problems)}
+    told = {"unit": "nats" if problems[0].tokens else "points", "splits": len(problems)}
+    return {**scores, **told, "guarded": round(float(np.mean(faded)), 4)}
 
 
 def read(file: Path) -> list[dict[str, Any]]:
@@ -173,19 +177,20 @@ def page(results: list[dict[str, Any]]) -> str:
     rules = list(dict.fromkeys(rule for _, rule in found))
     policy = "universal" if "universal" in rules else rules[0]
     start = HEAD.format(
-        n=len(results[0]["test"]),
+        n=" or ".join(str(count) for count in sorted({len(one["test"]) for one in results}, reverse=True)),
         machine=" and ".join(sorted({one["machine"] for one in results})),
         torch=results[0]["torch"],
         policies=" ".join(rule for rule in rules if rule not in (*METHODS, PLAIN)),
     )
-    return start + harm(found, units, policy) + "\n" + ranking(found, [*units], rules, policy)
+    faded = {(one["task"], one["factor"]): one.get("guarded", 0.0) for one in results if one["rule"] == policy}
+    return start + harm(found, units, faded, policy) + "\n" + ranking(found, [*units], rules, policy)
 
 
 Cell = tuple[str, float]
 Found = dict[tuple[Cell, str], Score]
 
 
-def harm(found: Found, units: dict[Cell, str], policy: str) -> str:
+def harm(found: Found, units: dict[Cell, str], faded: dict[Cell, float], policy: str) -> str:
     """The policy against no teacher and plain distillation, cell by cell."""
     lines, harmed = [], 0
     for (task, factor), unit in units.items():
@@ -193,8 +198,9 @@ def harm(found: Found, units: dict[Cell, str], policy: str) -> str:
         bad = min(pair.mean for pair in against) < -HARM[unit]
         harmed += bad
         means = [f"{found[(task, factor), rule].mean():.2f}" for rule in (NOBODY, PLAIN, policy)]
-        lines.append([task, f"x {factor:.2g}", *means, *map(points, against), "harm" if bad else ""])
-    head = ["task", "rate", "no teacher", PLAIN, policy, "minus no teacher", f"minus {PLAIN}", ""]
+        share = f"{100 * faded.get((task, factor), 0.0):.1f}"
+        lines.append([task, f"x {factor:.2g}", *means, *map(points, against), share, "harm" if bad else ""])
+    head = ["task", "rate", "no teacher", PLAIN, policy, "minus no teacher", f"minus {PLAIN}", "faded", ""]
     return markdown(head, lines) + f"\nHarm in {harmed} of {len(lines)} cells.\n"
 
 

@@ -15,9 +15,9 @@ from support.processes import events
 from torch import Tensor
 
 from rltemp import Signals, load_method
-from rltemp.agents.network import RunBuffer, RunPPO, SampleNetwork
+from rltemp.agents.network import RunBuffer, RunPPO, SampleNetwork, observation_statistics, observed
 from rltemp.agents.selection import SelectionCallback
-from rltemp.agents.train import PolicyConfig, make_env, make_model, observation_statistics, observed, train_policy
+from rltemp.agents.train import PolicyConfig, make_env, make_model, train_policy
 from rltemp.data.problem import Problem, predict
 from rltemp.data.toy import toy_posterior_logits
 from rltemp.envs import rewards

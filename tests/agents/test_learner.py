@@ -21,8 +21,8 @@ from torch import Tensor
 
 from rltemp.agents.config import LearnerConfig
 from rltemp.agents.learner import FinishedRun, Learner, log_probability, network_of
-from rltemp.agents.network import group_advantages
 from rltemp.agents.reports import ConflictError, Ledger, Receipt, Record, Report, parts
+from rltemp.envs.advantages import group_advantages
 from rltemp.errors import ArtifactRefusedError, BadInputError
 from rltemp.policy.policy_file import check_policy, read_policy
 

@@ -11,7 +11,8 @@ from support.tokens import LENGTH, token_problem
 
 from rltemp import load_method
 from rltemp.agents.config import PolicyConfig
-from rltemp.agents.train import observation_statistics, observed, train_policy
+from rltemp.agents.network import observation_statistics, observed
+from rltemp.agents.train import train_policy
 from rltemp.data.problem import Problem
 from rltemp.envs.distill_env import DistillEnv
 from rltemp.envs.vector import DistillVecEnv
