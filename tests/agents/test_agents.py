@@ -17,10 +17,11 @@ from torch import Tensor
 from rltemp import Signals, load_method
 from rltemp.agents.network import RunBuffer, RunPPO, SampleNetwork, observation_statistics, observed
 from rltemp.agents.selection import SelectionCallback
-from rltemp.agents.train import PolicyConfig, make_env, make_model, train_policy
+from rltemp.agents.train import PolicyConfig, controller, make_env, make_model, train_policy
 from rltemp.data.problem import Problem, predict
 from rltemp.data.toy import toy_posterior_logits
 from rltemp.envs import rewards
+from rltemp.envs.advantages import ADVANTAGES
 from rltemp.envs.played import Stretch
 from rltemp.envs.vector import DistillVecEnv
 from rltemp.errors import BadInputError
@@ -228,3 +229,32 @@ def test_the_policy_that_is_kept_is_the_one_that_does_best_on_validation(
     written = read_policy(tmp_path / "policy.safetensors").weights
     flat = torch.cat([written["0.weight"].flatten(), written["0.bias"]])
     assert torch.equal(flat, seen[kept])
+
+
+def test_a_training_begins_as_the_policy_that_it_starts_from(short: Problem, tmp_path: Path) -> None:
+    first = train_policy(short, QUICK, tmp_path / "first")
+    file = read_policy(tmp_path / "first" / first["policy"])
+    config = replace(QUICK, start_from=str(tmp_path / "first" / first["policy"]), seed=5)
+    network = controller(make_model(make_env(short, config), config))[0]
+    found = network.tensors(network.weights)
+    assert found.keys() == file.weights.keys()
+    assert all(torch.equal(found[name], file.weights[name]) for name in found)
+    assert network.mean.tolist() == [feature.mean for feature in file.manifest.features]
+
+
+def test_a_training_does_not_begin_as_a_policy_of_other_options(short: Problem) -> None:
+    config = replace(QUICK, start_from="universal@1", reference="fixed:4")
+    with pytest.raises(BadInputError, match=r"--start-from universal@1: .*reference ttm.* there, fixed:4 here"):
+        make_model(make_env(short, config), config, torch.zeros(4, 8))
+
+
+def test_clipped_advantages_and_ranks_are_centred_within_each_group() -> None:
+    returns = np.array([0.1, 0.3, -6.0, 0.2, 5.0, 4.0], np.float32)
+    groups = np.array([0, 0, 0, 0, 1, 1])
+    for judge in ADVANTAGES.values():
+        found = judge(returns, groups)
+        assert found[groups == 0].sum() == pytest.approx(0, abs=1e-5)
+        assert found[groups == 1].sum() == pytest.approx(0, abs=1e-5)
+        assert np.array_equal(found.argsort()[:1], [2])
+    plain, clipped = ADVANTAGES["difference"](returns, groups), ADVANTAGES["clipped"](returns, groups)
+    assert abs(clipped[4] / clipped[2]) > 3 * abs(plain[4] / plain[2])
