@@ -60,12 +60,21 @@ TASKS: dict[str, tuple[Callable[[int], Task], int]] = {
     "mammographic": (partial(of_keel, "mammographic"), 8),
     "texture, mlp:8": (partial(of_keel, "texture", student="mlp:8", epochs=5), 2),
     "marketing": (partial(of_keel, "marketing", epochs=5), 2),
+    "saheart": (partial(of_keel, "saheart", epochs=40), 8),
+    "monk-2": (partial(of_keel, "monk-2", epochs=60), 8),
+    "magic": (partial(of_keel, "magic", epochs=5), 2),
+    "ring, mlp:8": (partial(of_keel, "ring", student="mlp:8", epochs=5), 2),
     "chess, mlp:8x8": (partial(of_keel, "chess", student="mlp:8x8", epochs=10), 2),
     "synthetic:classes=20": (partial(of_sklearn, "synthetic:classes=20"), 4),
     "digits, cnn:8x16": (partial(of_sklearn, "digits", student="cnn:8x16"), 1),
     "characters": (partial(of_sklearn, "characters"), 1),
 }
 """By name: how the task of a split is made, and in how many splits it is tried."""
+LOOKED_AT = [
+    *["wine", "iris", "breast_cancer", "tae", "sonar", "hayes-roth", "mammographic", "marketing"],
+    "texture, mlp:8",
+]
+"""Tasks whose results were seen while the second edition's reference was chosen. Nobody saw those of the others."""
 RATES = 0.0017, 0.005, 0.015, 0.05, 0.15, 0.5
 FACTORS = 1 / 3, 1.0, 3.0
 PLAIN, NOBODY = "fixed:4", "none"
@@ -201,7 +210,9 @@ def harm(found: Found, units: dict[Cell, str], faded: dict[Cell, float], policy:
         share = f"{100 * faded.get((task, factor), 0.0):.1f}"
         lines.append([task, f"x {factor:.2g}", *means, *map(points, against), share, "harm" if bad else ""])
     head = ["task", "rate", "no teacher", PLAIN, policy, "minus no teacher", f"minus {PLAIN}", "faded", ""]
-    return markdown(head, lines) + f"\nHarm in {harmed} of {len(lines)} cells.\n"
+    fresh = [line for line in lines if line[0] not in LOOKED_AT]
+    said = f"Harm in {harmed} of {len(lines)} cells, in {sum(line[-1] == 'harm' for line in fresh)} of {len(fresh)} of"
+    return markdown(head, lines) + f"\n{said} tasks whose results nobody had seen before the policy was final.\n"
 
 
 def ranking(found: Found, cells: list[Cell], rules: list[str], policy: str) -> str:

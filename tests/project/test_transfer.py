@@ -54,7 +54,7 @@ def test_the_page_marks_harm_and_ranks_rules_that_have_every_cell() -> None:
     assert "| -0.50 [" in b
     assert "harm" not in b  # half a point is allowed
     assert c.endswith("| 0.0 | harm |")  # 0.02 nats are not
-    assert "Harm in 1 of 3 cells." in page
+    assert "Harm in 1 of 3 cells, in 1 of 3 of tasks whose results nobody had seen" in page
     ranked = [line.split(" | ")[0] for line in lines[5:]]
     assert ranked == ["| universal", "| none", "| fixed:4"]  # ttm lacks a cell
 
