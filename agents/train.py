@@ -162,6 +162,8 @@ def make_env(
 ) -> DistillVecEnv:
     """The environment that a configuration trains in."""
     decision = decision_of(config)
+    one = problem.problem if isinstance(problem, Variety) else problem
+    steps = one.task.recipe.steps(len(one.dataset.train))
     return DistillVecEnv(
         problem,
         config.students,
@@ -170,6 +172,8 @@ def make_env(
         features=decision.features,
         scale=decision.scale,
         redraw=config.redraw,
+        # Where SB3 takes every step, looks are after so many; a run that is played has its own share of steps.
+        reward_interval=max(1, steps // config.looks) if config.agent == "sample" else None,
         looks=config.looks,
         mixup_runs=math.ceil(config.mixup * config.updates),
         seed=config.seed,

@@ -79,8 +79,5 @@ def varied(recipe: Recipe, generator: np.random.Generator) -> Recipe:
     """A recipe around this one: half of them have its own schedule, the others any."""
     rate, length = (factor ** generator.uniform(-1, 1) for factor in (RATE_FACTOR, LENGTH_FACTOR))
     schedule = str(generator.choice(SCHEDULES)) if generator.random() < 0.5 else recipe.schedule
-    other = recipe.changed(schedule=schedule, epochs=max(1, round(recipe.epochs * length)))
-    try:
-        return other.changed(learning_rate=recipe.learning_rate * rate)
-    except BadInputError:  # the optimizer brings a learning rate of its own
-        return other
+    epochs = max(1, round(recipe.epochs * length))
+    return recipe.changed(learning_rate=recipe.learning_rate * rate, schedule=schedule, epochs=epochs)

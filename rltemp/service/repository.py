@@ -21,7 +21,7 @@ KEPT = 4
 MAX_RULES = 128
 """Rules that are kept built."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 # As a policy file names its reference: no text that could name a module.
 _SPEC = re.compile(r"[a-z0-9_]+(:[a-z0-9_.+=,-]*)?")
 _MAX_SPEC = 200
@@ -123,7 +123,9 @@ def check_name(name: str) -> str:
         BadInputError: Where it cannot be.
     """
     if not _NAME.fullmatch(name):
-        raise BadInputError(f"a model's name is 1 to 64 letters, digits and ._-, a letter or digit first; got {name!r}")
+        raise BadInputError(
+            f"a model's name is 1 to 64 letters, digits and ._@-, a letter or digit first; got {name!r}"
+        )
     if name in METHODS:
         raise BadInputError(f"{name!r} is a closed-form rule's name; give the policy another")
     return name

@@ -233,6 +233,7 @@ FAST = PolicyConfig(
     updates=14,
     validate_every=7,
     validation_students=4,
+    vary=False,
 )
 
 
@@ -284,7 +285,7 @@ def test_the_default_policy_raises_none(short: Problem, tmp_path: Path, capsys: 
 def test_a_reward_that_rises_while_students_get_worse_raises_the_alarm(tmp_path, monkeypatch, capsys):
     """Case 20: the default policy is too bounded to reach a bound quickly, and is found out by its students."""
     monkeypatch.setattr(agent, "DistillVecEnv", Greedy)
-    config = PolicyConfig(updates=30, students=32, validate_every=5, validation_students=16)
+    config = PolicyConfig(updates=30, students=32, validate_every=5, validation_students=16, vary=False)
     found = train_policy(prepare(load_task("digits", epochs=2)), config, tmp_path)
     assert found["collapsed"] is True
     assert "the reward rises and the validation potential falls" in found["collapse"]

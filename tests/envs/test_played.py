@@ -138,7 +138,8 @@ def test_a_network_rule_says_what_its_features_and_its_reference_use() -> None:
     plain = NetworkRule(network, weights, Decision.make("fixed:4", ("student_margin",)))
     assert (plain.uses_progress, plain.uses_labels) == (False, False)
     assert NetworkRule(network, weights, Decision.make("fixed:4", DEFAULT_FEATURES)).uses_progress
-    assert NetworkRule(network, weights, Decision.make("fixed:4", ("student_loss",))).uses_labels
+    # A feature of the labels needs none: the teacher's choice stands in.
+    assert not NetworkRule(network, weights, Decision.make("fixed:4", ("student_loss",))).uses_labels
 
 
 def test_a_compiled_step_plays_the_run_that_a_plain_one_plays(short: Problem) -> None:

@@ -49,7 +49,7 @@ def test_spaces_and_shapes(short: Problem) -> None:
 
 
 def test_replicas_must_divide_the_students(short: Problem) -> None:
-    with pytest.raises(BadInputError, match="replicas must divide students; got 2 and 3"):
+    with pytest.raises(BadInputError, match="replicas x tasks must divide students; got 2 x 1 and 3"):
         DistillVecEnv(short, students=3, replicas=2)
 
 
