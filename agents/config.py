@@ -189,7 +189,7 @@ class LearnerConfig(UpdateConfig):
 class LearningOptions(LearnerConfig):
     """How a policy is learned; with --learn."""
 
-    start: str = "universal"
+    start: str = "universal@1"
     """A policy file, or a shipped policy: the learned one has its features, their normalisation and its network."""
     reference: str = "fixed:4"
     """The method that the learned policy moves around, and its version 1."""

@@ -19,7 +19,7 @@ EXPLORATION = 0.1
 
 def layout() -> PolicyFile:
     """That of the shipped policy: 8 features, a linear network of 27 weights."""
-    return read_policy(SHIPPED["universal"])
+    return read_policy(SHIPPED["universal@1"])
 
 
 def draws(mean: Tensor, count: int, seed: int, exploration: float = EXPLORATION) -> Tensor:
