@@ -8,7 +8,6 @@ unit variance, and labels `[N]`. To add a kind: write the function, enter it, an
 from __future__ import annotations
 
 import functools
-import importlib
 import importlib.util
 import inspect
 from collections import Counter
@@ -131,9 +130,9 @@ def _averaged(pictures: NDArray[Any]) -> NDArray[Any]:
 @functools.cache
 def _glyphs(count: int) -> Samples:
     """Pictures of so many letters, `[N, WIDTH]`, and which they are."""
-    folder = Path(importlib.import_module("matplotlib").get_data_path()) / "fonts" / "ttf"
+    folder = Path(import_library("matplotlib", "task 'variety'").get_data_path()) / "fonts" / "ttf"
     names = sorted(str(name) for name in folder.glob("DejaVu*.ttf") if "Display" not in name.name)
-    truetype = importlib.import_module("PIL.ImageFont").truetype
+    truetype = import_library("PIL.ImageFont", "task 'variety'").truetype
     styles = [truetype(name, size) for name in names for size in range(20, 27)]
     letters = [letter for letter in map(chr, range(33, 0x250)) if letter.isprintable() and letter != "\xad"]
     generator, labels = np.random.default_rng(count), np.repeat(np.arange(count), max(20, 6000 // count))
@@ -142,16 +141,16 @@ def _glyphs(count: int) -> Samples:
 
 
 def _drawn(letter: str, style: Any, generator: np.random.Generator) -> NDArray[np.float32]:
-    page = importlib.import_module("PIL.Image").new("L", (32, 32))
+    page = import_library("PIL.Image", "task 'variety'").new("L", (32, 32))
     place = tuple(16 + 2 * generator.standard_normal(2))
-    importlib.import_module("PIL.ImageDraw").Draw(page).text(place, letter, fill=255, font=style, anchor="mm")
+    import_library("PIL.ImageDraw", "task 'variety'").Draw(page).text(place, letter, fill=255, font=style, anchor="mm")
     return np.asarray(page.rotate(8 * generator.standard_normal(), resample=2), np.float32)
 
 
 @functools.cache
 def _codes(count: int) -> NDArray[np.int64]:
     """The text as numbers: 0 is the most frequent character, the last one stands for all that are rarer."""
-    letters = "\n".join(inspect.getsource(importlib.import_module(name)) for name in _MODULES.split())
+    letters = "\n".join(inspect.getsource(import_library(name, "task 'variety'")) for name in _MODULES.split())
     known = {letter: place for place, (letter, _) in enumerate(Counter(letters).most_common(count - 1))}
     return np.array([known.get(letter, count - 1) for letter in letters])
 

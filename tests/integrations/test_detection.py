@@ -114,14 +114,14 @@ def plain(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def universal(student: Tensor, teacher: Tensor) -> Tensor:
-    found = load_rule("universal")(Signals(student, teacher, progress=0.5))
+    found = load_rule("universal@1")(Signals(student, teacher, progress=0.5))
     return found.weight * kl(student, teacher, found.student, found.teacher)
 
 
 BY_HAND: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "dtkd:kd_weight=1,plain_kd_weight=0,warmup=0": dtkd,
     "fixed:4": lambda student, teacher: 0.9 * plain(student, teacher),
-    "universal": lambda student, teacher: 0.9 * universal(student, teacher),
+    "universal@1": lambda student, teacher: 0.9 * universal(student, teacher),
 }
 
 
@@ -148,7 +148,7 @@ def test_the_loss_is_the_methods_on_the_proposals_that_torchvision_sampled(metho
 def test_every_proposal_has_its_own_temperatures_and_gradient(networks: Pair) -> None:
     student, teacher = networks
     seen, kept = spied(student.roi_heads), class_logits(student)
-    distillation = DetectorDistillation(student, teacher, "detached:universal")
+    distillation = DetectorDistillation(student, teacher, "detached:universal@1")
     images, targets = batch()
     student(images, targets)["loss_kd"].backward()
     found = distillation.temperatures
@@ -229,7 +229,7 @@ def test_pictures_of_several_sizes_and_without_shapes_are_right(networks: Pair) 
     images[0] = F.interpolate(images[0][None], (96, 80))[0]
     targets[0] = targets[0] | {"boxes": targets[0]["boxes"] * 1.25}
     targets[1] = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
-    distillation = DetectorDistillation(student, teacher, "universal")
+    distillation = DetectorDistillation(student, teacher, "universal@1")
     losses = student(images=images, targets=targets)
     sum(losses.values()).backward()
     assert all(loss.isfinite() for loss in losses.values())
@@ -242,7 +242,7 @@ def test_half_precision_changes_no_more_than_its_rounding(networks: Pair) -> Non
     alike = copy.deepcopy(student)
     found = []
     for network, half in ((student, False), (alike, True)):
-        distillation = DetectorDistillation(network, teacher, "universal")
+        distillation = DetectorDistillation(network, teacher, "universal@1")
         torch.manual_seed(3)
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             found.append(network(*batch())["loss_kd"])
@@ -254,7 +254,7 @@ def test_half_precision_changes_no_more_than_its_rounding(networks: Pair) -> Non
 def test_a_batch_without_any_proposal_is_a_step_of_zero_and_not_of_nan(networks: Pair) -> None:
     student, teacher = networks
     student.rpn.score_thresh = 2.0  # no proposal is that sure, and no shape is there to be added
-    distillation = DetectorDistillation(student, teacher, "universal")
+    distillation = DetectorDistillation(student, teacher, "universal@1")
     empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
     losses = student(batch(2)[0], [empty, empty])
     sum(losses.values()).backward()

@@ -141,7 +141,7 @@ def test_the_refusal_of_an_archive_names_the_command_that_converts_it(archive: P
 
 
 def test_show_prints_the_manifest_and_a_pin_that_holds(capsys: pytest.CaptureFixture[str]) -> None:
-    assert code("policy", "show", "universal") == 0
+    assert code("policy", "show", "universal@1") == 0
     said = capsys.readouterr().out
     assert "passes every check" in said
     assert "Feature 2: teacher_margin v1" in said
@@ -152,7 +152,7 @@ def test_show_prints_the_manifest_and_a_pin_that_holds(capsys: pytest.CaptureFix
 
 def test_a_pinned_policy_is_that_file_or_refused(tmp_path: Path) -> None:
     file = tmp_path / "policy.safetensors"
-    file.write_bytes(SHIPPED["universal"].read_bytes())
+    file.write_bytes(SHIPPED["universal@1"].read_bytes())
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
     signals = f"{file}@sha256:{sha256}"
     assert load_method(signals).name == signals

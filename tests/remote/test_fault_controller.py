@@ -156,7 +156,7 @@ def test_a_step_that_is_not_answered_rests_the_service_for_a_hundred(service, na
         RawServer(well := relays(service.url)) as relay,
         contextlib.closing(RemoteRule(relay.url, "universal", **options)) as remote,  # type: ignore[arg-type]
     ):
-        policy, plain = answer(load_rule("universal")), answer(load_rule("ttm:ce_weight=0.1,kd_weight=0.9"))
+        policy, plain = answer(load_rule("universal")), answer(load_rule("fixed:temperature=2,teacher=4"))
         torch.testing.assert_close(answer(remote), policy)
         relay.behaviour = FAULTS[name]
         for _ in range(2 * REST):

@@ -161,19 +161,19 @@ def test_what_cannot_be_answered_is_refused_with_a_sentence(service, path, body,
 
 def test_metrics_move_with_what_is_asked(service: Served) -> None:
     infer(service, "dtkd", LOGITS)
-    infer(service, "universal", [FEATURES], outputs=[{"name": "action"}])
+    infer(service, "universal@1", [FEATURES], outputs=[{"name": "action"}])
     before = service.counts()
     nan = {**FEATURES, "data": [[0.0] * 6 + [float("nan"), float("inf")]]}
     for _ in range(3):
         infer(service, "dtkd", LOGITS)
-    infer(service, "universal", [nan])
-    infer(service, "universal", [{**FEATURES, "data": [[9.0] * 8]}])
+    infer(service, "universal@1", [nan])
+    infer(service, "universal@1", [{**FEATURES, "data": [[9.0] * 8]}])
     infer(service, "no-such-model-ever", LOGITS)
     infer(service, "fixed:4", [{**one, "shape": [2, 3, 2], "data": list(range(12))} for one in LOGITS])
     after = service.counts()
     moved = {name: after[name] - before.get(name, 0.0) for name in after if after[name] != before.get(name, 0.0)}
     assert moved['rltemp_requests_total{code="200",model="dtkd",route="infer"}'] == 3
-    assert moved['rltemp_requests_total{code="400",model="universal",route="infer"}'] == 1
+    assert moved['rltemp_requests_total{code="400",model="universal@1",route="infer"}'] == 1
     assert moved['rltemp_requests_total{code="404",model="other",route="infer"}'] == 1
     assert moved['rltemp_rejections_total{reason="non_finite"}'] == 1
     assert moved['rltemp_rejections_total{reason="unknown_model"}'] == 1
@@ -182,7 +182,7 @@ def test_metrics_move_with_what_is_asked(service: Served) -> None:
     assert moved['rltemp_samples_total{model="fixed"}'] == 6, "of every leading axis"
     assert moved['rltemp_infer_seconds_count{model="dtkd"}'] == 3
     assert 0 < moved['rltemp_infer_seconds_sum{model="dtkd"}'] < 3
-    assert moved['rltemp_clamped_actions_total{model="universal"}'] >= 1
+    assert moved['rltemp_clamped_actions_total{model="universal@1"}'] >= 1
     sha256 = read_policy(SHIPPED["universal"]).sha256
     assert after[f'rltemp_policy_info{{model="universal",sha256="{sha256}",version="1"}}'] == 1
     assert not [name for name in after if "no-such-model" in name], "a label that clients choose is without bound"
@@ -221,7 +221,7 @@ def test_an_answer_that_is_not_read_is_counted_and_leaves_no_traceback() -> None
     head = [("Content-Type", BYTES), ("Inference-Header-Content-Length", str(length))]
     service = Service(Repository(), limits=Limits(**limits))
     with serving_application(service, **limits) as served, served.connect(receive_bytes=4096) as client:
-        client.sendall(request("POST", "/v2/models/universal/infer", body, head))
+        client.sendall(request("POST", "/v2/models/universal@1/infer", body, head))
         until(lambda: served.counts().get('rltemp_rejections_total{reason="too_slow"}') == 1, 20)
         assert "Traceback" not in served.process.read("err")
 
@@ -235,7 +235,7 @@ def test_logs_are_json_and_hold_no_line_of_a_clients_own(service: Served) -> Non
     assert "\x1b" not in service.process.read("err")
     (start,) = events(service, "start")
     assert start["url"] == service.url
-    assert start["policies"] == {"universal": read_policy(SHIPPED["universal"]).sha256}
+    assert start["policies"] == {name: read_policy(path).sha256 for name, path in SHIPPED.items()}
     assert not events(service, "forged")
 
 

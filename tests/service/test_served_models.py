@@ -177,7 +177,7 @@ def test_a_missing_progress_is_refused_where_the_answer_uses_it(name: str, sampl
     ],
 )
 def test_features_that_cannot_be_answered_are_named(inputs: dict[str, Array], message: str) -> None:
-    assert message in refusal(REPOSITORY.find("universal"), inputs)
+    assert message in refusal(REPOSITORY.find("universal@1"), inputs)
 
 
 def test_logits_without_a_finite_answer_are_refused_with_the_sample() -> None:

@@ -128,7 +128,7 @@ def test_features_are_answered_with_what_moves_the_reference(client: Any, binary
 
 
 def test_no_samples_are_answered_with_none(client: Any) -> None:
-    found = client.infer("universal", tensors(True, features=("FP32", np.zeros((0, 8)))))
+    found = client.infer("universal", tensors(True, features=("FP32", np.zeros((0, 19)))))
     assert found.as_numpy("weight").shape == (0,)
 
 
