@@ -8,11 +8,13 @@ import torch
 from rltemp import Signals, load_method, load_rule
 from rltemp.cli.listings import Methods
 from rltemp.data.problem import Problem
+from rltemp.data.tasks import load_task
 from rltemp.experiments.compare import compare
 from rltemp.experiments.statistics import paired_difference
 from rltemp.loading import SHIPPED
 from rltemp.policy.features import FEATURES
 from rltemp.policy.rule import Policy
+from rltemp.training.preparation import prepare
 
 
 def test_a_shipped_policy_is_a_few_kilobytes_and_says_how_it_was_made() -> None:
@@ -49,6 +51,13 @@ def test_the_listing_of_methods_names_it(capsys: pytest.CaptureFixture[str]) -> 
     assert "shipped with the package: universal" in capsys.readouterr().out
 
 
-def test_its_students_are_better_than_plain_distillations(digits: Problem) -> None:
-    plain, policy = compare(digits, ["fixed:4", "universal"], range(9000, 9032)).results
-    assert paired_difference(policy.test_accuracy, plain.test_accuracy).low > 0
+def test_its_students_are_better_than_those_without_a_teacher(digits: Problem) -> None:
+    nobody, policy = compare(digits, ["none", "universal"], range(9000, 9032)).results
+    assert paired_difference(policy.test_accuracy, nobody.test_accuracy).low > 0
+
+
+def test_its_students_stand_a_rate_that_plain_distillation_does_not() -> None:
+    fast = prepare(load_task("iris", learning_rate=0.45))
+    nobody, plain, policy = compare(fast, ["none", "fixed:4", "universal"], range(9000, 9016)).results
+    assert policy.test_accuracy.mean() > nobody.test_accuracy.mean() - 0.05
+    assert policy.test_accuracy.mean() > plain.test_accuracy.mean() + 0.05

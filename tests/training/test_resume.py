@@ -45,7 +45,8 @@ def killed_twice(words: tuple[object, ...], cache: Path, checkpoints: Callable[[
         assert code == -signal.SIGKILL
         steps.append(resumed_at(out))
     code, out, err = finish(start(*words, cache=cache))
-    assert (code, err) == (0, "")
+    assert code == 0, err
+    assert all("was guarded on" in line for line in err.splitlines())
     steps.append(resumed_at(out))
     assert 0 == steps[0] < steps[1] < steps[2]
     return steps[2]
