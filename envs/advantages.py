@@ -45,7 +45,8 @@ def clipped_advantages(returns: NDArray[np.float32], groups: NDArray[np.int64]) 
 
     A student that collapses then counts for much, and does not outweigh all others.
 
-    >>> clipped_advantages(np.array([0, -6, 0.5, 0, 0, 0], np.float32), np.array([0, 0, 0, 1, 1, 1])).round(2).tolist()
+    >>> found = clipped_advantages(np.array([0, -6, 0.5, 0, 0, 0], np.float32), np.array([0, 0, 0, 1, 1, 1]))
+    >>> [round(value, 2) for value in found.tolist()]
     [0.38, -1.89, 1.51, 0.0, 0.0, 0.0]
     """
     middle = np.array([np.median(returns[groups == group]) for group in range(int(groups.max()) + 1)])

@@ -44,7 +44,7 @@ def facts(factory: Callable[..., Any] | None) -> dict[str, str]:
     """What a docstring says in its lines `Key: text`, each to the next key or the next empty line.
 
     >>> facts(RULES["fixed"])["Formula"]
-    'T_t = T_s = T, weight T^2.'
+    'T_t = T_s = T, weight T^2; or a T_t of its own, weight T_s T_t.'
     """
     text = inspect.getdoc(factory) if factory else None
     found = {match["key"]: " ".join(match["text"].split()) for match in _LINE.finditer(text or "")}
