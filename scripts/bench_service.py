@@ -138,7 +138,7 @@ class Client:
 
 def features(samples: int) -> tuple[bytes, int]:
     """The body of a request with features as bytes, and the length of its JSON."""
-    return request_body(features=np.random.default_rng(0).normal(size=(samples, 8)))
+    return request_body(features=np.random.default_rng(0).normal(size=(samples, 19)))
 
 
 def request_body(**arrays: np.ndarray[Any, Any]) -> tuple[bytes, int]:
