@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from rltemp.envs.advantages import ADVANTAGES
 from rltemp.errors import BadInputError
 from rltemp.kd.checks import fraction, positive
 from rltemp.kd.names import lookup
@@ -137,7 +138,7 @@ class PolicyConfig(UpdateConfig, PolicyShape):
             positive(self.max_gradient, "train-policy", "max_gradient")
         lookup(dict.fromkeys(("run", "sample")), self.agent, "agent")
         lookup(dict.fromkeys(("warn", "stop", "fallback")), self.on_collapse, "on_collapse")
-        lookup(dict.fromkeys(("difference", "clipped", "rank")), self.advantage, "advantage")
+        lookup(ADVANTAGES, self.advantage, "advantage")
         lookup(dict.fromkeys(("tanh", "relu")), self.activation, "activation")
         if not 0 <= self.seed < 2**63:
             raise BadInputError(f"train-policy: seed must be 0 to 2^63 - 1; got {self.seed}")

@@ -185,7 +185,7 @@ class RunBuffer(RolloutBuffer):
         log_probs: Tensor,
         rewards: NDArray[np.float32],
         groups: NDArray[np.int64],
-        judge: Judge | None = None,
+        judge: Judge = group_advantages,
     ) -> None:
         """Hold these runs and no others.
 
@@ -194,9 +194,9 @@ class RunBuffer(RolloutBuffer):
             log_probs: Of the draws, `[N]`.
             rewards: Of every look, `[L, N]`; their sum is a run's return, for whose advantage see `group_advantages`.
             groups: The number of each run's group, from 0, `[N]`.
-            judge: From returns and groups to advantages, `[N]`; by default `group_advantages`.
+            judge: From returns and groups to advantages, `[N]`.
         """
-        self._hold(drawn, log_probs, rewards, (judge or group_advantages)(rewards.sum(0), groups))
+        self._hold(drawn, log_probs, rewards, judge(rewards.sum(0), groups))
 
     def _hold(
         self, drawn: Tensor, log_probs: Tensor, rewards: NDArray[np.float32], advantages: NDArray[np.float32]
@@ -220,7 +220,7 @@ class RunBuffer(RolloutBuffer):
 class RunPPO(PPO):
     """SB3's PPO on a `DistillVecEnv` whose runs are played: a rollout is one run of all students."""
 
-    judge: Judge | None = None  # as in `RunBuffer.fill`
+    judge: Judge = staticmethod(group_advantages)  # as in `RunBuffer.fill`
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int

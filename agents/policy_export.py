@@ -11,7 +11,6 @@ from torch import Tensor
 from rltemp.agents.config import PolicyConfig
 from rltemp.agents.network import SampleNetwork
 from rltemp.envs.episode import Decision
-from rltemp.envs.vector import DistillVecEnv
 from rltemp.errors import BadInputError
 from rltemp.loading import named_policy
 from rltemp.policy.fading import Ranges
@@ -61,23 +60,30 @@ def export_policy(
     )
 
 
-def starting_policy(env: DistillVecEnv, config: PolicyConfig, name: str) -> PolicyFile:
-    """The policy that a training begins as.
+def starting_policy(config: PolicyConfig) -> PolicyFile | None:
+    """The policy that a training begins as; None where it begins as the reference.
 
     Raises:
-        BadInputError: Where it sees or does something else than the options say.
+        BadInputError: Where there is no such policy, or it sees or does something else than the options say.
+        ArtifactRefusedError: Where the file fails a check.
     """
-    path, sha256 = named_policy(name)
+    if config.start_from is None:
+        return None
+    path, sha256 = named_policy(config.start_from)
     file = read_policy(path, KNOWN_FEATURES, sha256)
-    manifest, scale = file.manifest, env.decision.scale
+    manifest = file.manifest
     theirs = {
         "features": tuple(feature.name for feature in manifest.features),
         "reference": manifest.reference,
         "hidden": tuple(out for _, out in manifest.layers[:-1]),
+        # Without a hidden layer nothing is activated.
+        "activation": manifest.activation if len(manifest.layers) > 1 else config.activation,
+        "shared": False,  # a file has a row of the last layer for every number of the action
         **manifest.action.model_dump(exclude={"mapping"}),
     }
-    ours = {"features": config.features, "reference": config.reference, "hidden": config.hidden, **asdict(scale)}
-    if config.shared or (differing := [option for option in ours if ours[option] != theirs[option]]):
-        told = "; ".join(f"{option} {theirs[option]} there, {ours[option]} here" for option in differing)
-        raise BadInputError(f"--start-from {name}: {told}. Give the options that it was trained with, or its --preset")
+    if differing := [option for option in theirs if getattr(config, option) != theirs[option]]:
+        told = "; ".join(f"{option} {theirs[option]} there, {getattr(config, option)} here" for option in differing)
+        raise BadInputError(
+            f"--start-from {config.start_from}: {told}. Give the options that it was trained with, or its --preset"
+        )
     return file

@@ -140,7 +140,7 @@ def _train(
         "validation_potential": selection.kept_potential,
         "reference_validation_potential": selection.reference_potential,
     }
-    options = {name: str(value) for name, value in asdict(config).items()}
+    options = {name: shareable(str(value)) for name, value in asdict(config).items()}
     told: dict[str, str] = {"compiled": "yes" if is_compiled(step) else "no", **checkpoints.mark()}
     provenance: dict[str, str | int | float] = {**_described(problem), **options, **found, **told}
     ranges = seen_ranges(observations, config.features)
@@ -162,8 +162,6 @@ def make_env(
 ) -> DistillVecEnv:
     """The environment that a configuration trains in."""
     decision = decision_of(config)
-    one = problem.problem if isinstance(problem, Variety) else problem
-    steps = one.task.recipe.steps(len(one.dataset.train))
     return DistillVecEnv(
         problem,
         config.students,
@@ -172,8 +170,6 @@ def make_env(
         features=decision.features,
         scale=decision.scale,
         redraw=config.redraw,
-        # Where SB3 takes every step, looks are after so many; a run that is played has its own share of steps.
-        reward_interval=max(1, steps // config.looks) if config.agent == "sample" else None,
         looks=config.looks,
         mixup_runs=math.ceil(config.mixup * config.updates),
         seed=config.seed,
@@ -200,8 +196,7 @@ def _described(problem: Problem | Variety) -> dict[str, str]:
 def make_model(env: DistillVecEnv, config: PolicyConfig, observations: Tensor | None = None) -> PPO:
     """SB3's PPO as the configured agent; observations `[N, F]` are what it normalises by, by default `observed`."""
     mean, std = torch.zeros(len(config.features)), torch.ones(len(config.features))
-    start = None if config.start_from is None else starting_policy(env, config, config.start_from)
-    if start is not None:
+    if (start := starting_policy(config)) is not None:
         mean, std = torch.tensor([[one.mean, one.std] for one in start.manifest.features]).T
     elif config.normalise:
         mean, std = observation_statistics(observed(env, config.seed) if observations is None else observations)

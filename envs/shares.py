@@ -69,7 +69,8 @@ class RunDraws:
         if not self.stepped:
             raise BadInputError("runs of tasks that differ are played, not stepped: give one task, and tasks=1")
         ((seeds, given),) = drawn
-        return Episode(self._fresh(seeds, given, number), self.decision, given.probe, self.reward_interval)
+        run = self._fresh(seeds, given, number)
+        return Episode(run, self.decision, given.probe, self.reward_interval or max(1, run.steps // self.looks))
 
     def play(
         self, drawn: Drawn, number: int, network: ActionNetwork, weights: Tensor, share: slice = ALL

@@ -62,15 +62,15 @@ class DistillVecEnv(VecEnv):
         features: Names of the observation's columns, in order.
         scale: What an action means.
         redraw: As in `rltemp.envs.assignments.OneTask`, where there is one task.
-        reward_interval: Steps from one look at the probe to the next, by default a twentieth of the run; rewards in
-            between are zero, their sum the same.
+        reward_interval: Steps from one look at the probe to the next, by default such that there are `looks`; rewards
+            in between are zero, their sum the same.
         mixup_runs: How many runs, from the first, mix samples of every batch (`rltemp.envs.mixup`).
         seed: Determines everything random.
         step: How a step of a run that is played is taken.
         workers: What the students of a run that is played are shared out over, by default nothing: this process trains
             them all.
         tasks: How many tasks the students of a run have, each as many of them; several are played, not stepped.
-        looks: How often a run that is played looks at its probe, unless `reward_interval` says it.
+        looks: How often a run looks at its probe, unless `reward_interval` says it.
         vary: As in `rltemp.envs.assignments.OneTask`, where there is one task.
 
     Attributes:

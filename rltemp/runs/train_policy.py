@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from rltemp.agents.config import PolicyConfig, preset
+from rltemp.agents.policy_export import starting_policy
 from rltemp.agents.train import CHECKPOINTING, train_policy
 from rltemp.compiling.mode import CompileMode, is_compiled, step_for
 from rltemp.data.problem import Problem
@@ -81,7 +82,10 @@ class TrainPolicyOptions(TaskOptions):
         self.policy.check_workers(self.workers, self.ray)
         if self.policy.agent == "sample" and self.compile == "always":
             raise BadInputError("--compile always: with --agent sample SB3 takes every step; leave one of them out")
+        if self.policy.agent == "sample" and self.task == VARIETY:
+            raise BadInputError(f"--agent sample takes steps of one shape; with --task {VARIETY} leave it out")
         reference_method(self.policy.reference)  # a teacher may take hours
+        starting_policy(self.policy)
         out, result = self.look()
         if result is not None:
             return result
@@ -100,8 +104,10 @@ class TrainPolicyOptions(TaskOptions):
         """How the students take their steps; with agent sample SB3 asks for each."""
         if self.policy.agent == "sample":
             return plain_step
-        one, shapes = (problem.problem, problem.shapes) if isinstance(problem, Variety) else (problem, 1)
-        steps = self.policy.updates * one.task.recipe.steps(len(one.dataset.train)) // shapes
+        if isinstance(problem, Variety):
+            one, steps = problem.problem, self.policy.updates * problem.steps // problem.shapes
+        else:
+            one, steps = problem, self.policy.updates * problem.task.recipe.steps(len(problem.dataset.train))
         return step_for(self.compile, one.device, steps * self.policy.students * one.batch_samples)
 
     def _variety(self) -> Variety:

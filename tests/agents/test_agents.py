@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from rltemp import Signals, load_method
 from rltemp.agents.network import RunBuffer, RunPPO, SampleNetwork, observation_statistics, observed
+from rltemp.agents.policy_export import starting_policy
 from rltemp.agents.selection import SelectionCallback
 from rltemp.agents.train import PolicyConfig, controller, make_env, make_model, train_policy
 from rltemp.data.problem import Problem, predict
@@ -242,10 +244,37 @@ def test_a_training_begins_as_the_policy_that_it_starts_from(short: Problem, tmp
     assert network.mean.tolist() == [feature.mean for feature in file.manifest.features]
 
 
-def test_a_training_does_not_begin_as_a_policy_of_other_options(short: Problem) -> None:
-    config = replace(QUICK, start_from="universal@1", reference="fixed:4")
-    with pytest.raises(BadInputError, match=r"--start-from universal@1: .*reference ttm.* there, fixed:4 here"):
-        make_model(make_env(short, config), config, torch.zeros(4, 8))
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"reference": "fixed:4"}, r"reference ttm.* there, fixed:4 here"),
+        ({"shared": True}, r"shared False there, True here"),
+        ({"hidden": (4,)}, r"hidden \(\) there, \(4,\) here"),
+        ({"features": ("progress",)}, r"features \('progress', 'student_margin'.* there, \('progress',\) here"),
+    ],
+)
+def test_a_training_does_not_begin_as_a_policy_of_other_options(options: dict[str, Any], told: str) -> None:
+    config = replace(QUICK, start_from="universal@1", weight_ratio=3.0)
+    assert starting_policy(config) is not None
+    with pytest.raises(BadInputError, match=rf"^--start-from universal@1: {told}"):
+        starting_policy(replace(config, **options))
+
+
+def test_a_hidden_layer_begins_with_its_own_activation_alone(short: Problem, tmp_path: Path) -> None:
+    config = replace(QUICK, hidden=(3,), activation="relu")
+    train_policy(short, config, tmp_path)
+    began = replace(config, start_from=str(tmp_path / "policy.safetensors"))
+    assert starting_policy(began) is not None
+    with pytest.raises(BadInputError, match="activation relu there, tanh here"):
+        starting_policy(replace(began, activation="tanh"))
+
+
+def test_what_a_policy_began_as_is_told_without_its_folder(short: Problem, tmp_path: Path) -> None:
+    train_policy(short, QUICK, tmp_path / "first")
+    config = replace(QUICK, start_from=str(tmp_path / "first" / "policy.safetensors"))
+    train_policy(short, config, tmp_path / "second")
+    made = read_policy(tmp_path / "second" / "policy.safetensors").manifest.provenance
+    assert made["start_from"] == "policy.safetensors"
 
 
 def test_clipped_advantages_and_ranks_are_centred_within_each_group() -> None:

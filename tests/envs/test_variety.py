@@ -20,7 +20,7 @@ from rltemp.envs.families import Family
 from rltemp.envs.small_sources import SOURCES, WIDTH, load_source
 from rltemp.envs.variety import RATES, SELECTION, STEPS, STUDENTS, TRAINING, Variety
 from rltemp.policy.rule import Policy
-from rltemp.runs.train_policy import TrainPolicyOptions
+from rltemp.runs.train_policy import PolicyOptions, TrainPolicyOptions
 
 SMALL = "digits:3", "formula:5"
 """Sources that need no package beside the project's own."""
@@ -176,4 +176,20 @@ def test_a_policy_trained_on_a_variety_is_written_and_names_it(
 def test_a_variety_refuses_the_options_of_one_task(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="--task variety draws every task's own student; leave --student out"):
         TrainPolicyOptions(task="variety", student="mlp:3", out=tmp_path / "p").run()
+    assert not (tmp_path / "p").exists()
+
+
+def test_an_agent_that_steps_refuses_a_variety_before_anything_is_made(tmp_path: Path) -> None:
+    policy = PolicyOptions(agent="sample", replicas=1)
+    with pytest.raises(
+        BadInputError, match="--agent sample takes steps of one shape; with --task variety leave it out"
+    ):
+        TrainPolicyOptions(task="variety", policy=policy, out=tmp_path / "p").run()
+    assert not (tmp_path / "p").exists()
+
+
+def test_a_policy_to_begin_as_is_looked_at_before_anything_is_made(tmp_path: Path) -> None:
+    policy = PolicyOptions(start_from=str(tmp_path / "none.safetensors"))
+    with pytest.raises(BadInputError, match=r"none\.safetensors"):
+        TrainPolicyOptions(task="digits", policy=policy, out=tmp_path / "p").run()
     assert not (tmp_path / "p").exists()
