@@ -146,14 +146,16 @@ def featurize(signals: Signals, names: Sequence[str]) -> Tensor:
 
     def columns(student: Tensor, teacher: Tensor, labels: Tensor | None = None) -> tuple[Tensor, ...]:
         statistics = Statistics(student, teacher, labels, signals.progress)
-        return tuple(compute(statistics).clamp(-LIMIT, LIMIT) for compute in computes)
+        return tuple(compute(statistics) for compute in computes)
 
     labels = [] if signals.labels is None else [signals.labels]
     with torch.no_grad(), signals.labels_named():
         values = rowwise(columns, signals.student_logits, signals.teacher_logits, *labels)
-        of_samples = dict(zip(computes, values, strict=True))
-        found = torch.stack([_over(feature.over, of_samples[feature.compute], signals) for feature in wanted], -1)
-        found = found.clamp_(-LIMIT, LIMIT)
+        found = torch.stack(values, -1).clamp_(-LIMIT, LIMIT)
+        if [feature.compute for feature in wanted] != computes or any(feature.over != "sample" for feature in wanted):
+            own = dict(zip(computes, found.unbind(-1), strict=True))
+            found = torch.stack([_over(feature.over, own[feature.compute], signals) for feature in wanted], -1)
+            found = found.clamp_(-LIMIT, LIMIT)
         return found if signals.mask is None else found.masked_fill_(~signals.mask.unsqueeze(-1), 0.0)
 
 
