@@ -5,20 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.browsers import chromium
 from support.source import ROOT
 
 from rltemp.cli.commands import COMMANDS
 from rltemp.rules import RULES
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FOUND = ".md-search-result__item a"
 """Links to what a search found."""
 
@@ -60,16 +58,7 @@ def _index(site: Path) -> str:
     return (site / "search" / "search_index.json").read_text("utf-8")
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is missing: rltemp[browser]")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed")
-    with playwright.sync_playwright() as driver:
-        sandbox = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=sandbox)
-        yield started
-        started.close()
+browser = pytest.fixture(scope="module")(chromium)
 
 
 @pytest.mark.parametrize("width", [1280, 390])

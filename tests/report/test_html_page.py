@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import base64
 import math
-import os
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.browsers import chromium
 from support.processes import code
 from support.results import QUICK
 
@@ -247,21 +246,7 @@ def test_the_arrangement_keeps_groups_apart_and_is_the_same_again():
 
 
 # A real browser. The container's own user may be root, which Chromium's sandbox refuses.
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is missing: pip install 'rltemp[browser]'"
-    )
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed")
-    with playwright.sync_playwright() as driver:
-        sandbox = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=sandbox)
-        yield started
-        started.close()
+browser = pytest.fixture(scope="module")(chromium)
 
 
 @pytest.fixture(scope="module")
