@@ -23,8 +23,8 @@ PIN = "@sha256:"
 
 _POLICIES = Path(__file__).parent / "policies"
 SHIPPED = {"universal": _POLICIES / "universal.safetensors", "universal@1": _POLICIES / "universal-1.safetensors"}
-"""Policies that come with the package. `universal` is `rltemp train-policy --task variety --preset universal`,
-`universal@1` the policy that had this name in version 0.2.0."""
+"""Policies that come with the package. docs/universal.md says how `universal` was made; `universal@1` had this name
+before it."""
 
 
 def load_method(spec: str | Path) -> Objective:
