@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -182,7 +182,7 @@ def make_env(
 
 def decision_of(config: PolicyConfig) -> Decision:
     """What an action means to a policy of this configuration."""
-    scale = ActionScale(config.ratio, config.minimum, config.maximum, config.weight_ratio, config.balanced)
+    scale = ActionScale(**{one.name: getattr(config, one.name) for one in fields(ActionScale)})
     return Decision.make(reference_method(config.reference), config.features, scale)
 
 

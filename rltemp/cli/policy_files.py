@@ -13,8 +13,9 @@ from pydantic import ValidationError
 
 from rltemp.cli.console import say
 from rltemp.errors import BadInputError, one_line
-from rltemp.integrations.export import OUTPUTS, SUFFIXES, write
+from rltemp.integrations.export import SUFFIXES, write
 from rltemp.kd.names import lookup
+from rltemp.kd.signals import OUTPUTS
 from rltemp.loading import PIN, imports_code, named_policy
 from rltemp.policy.features import DEFAULT_FEATURES, FEATURES
 from rltemp.policy.manifest import PolicyAction, PolicyFeature, PolicyManifest, describe
@@ -73,13 +74,15 @@ class PolicyImport(RunOptions):
     """Highest temperature."""
     weight_ratio: float = 1.0
     """How far an action of 1 moves a sample's weight, as a factor; above 1 the action has a third number."""
+    label_ratio: float = 1.0
+    """How far the same action lowers the weight of the sample's label, as a factor."""
 
     def run(self) -> None:
         """Write the policy file."""
         if self.out.exists():
             raise BadInputError(f"{self.out} exists and is not overwritten; choose another --out")
         reference_method(self.reference)
-        bounds = {name: getattr(self, name) for name in ("ratio", "minimum", "maximum", "weight_ratio")}
+        bounds = {name: getattr(self, name) for name in ("ratio", "minimum", "maximum", "weight_ratio", "label_ratio")}
         try:
             features, action = self._features(), PolicyAction(**bounds)
         except ValidationError as error:
@@ -135,6 +138,7 @@ def _described(manifest: PolicyManifest) -> list[str]:
     widths = [manifest.layers[0][0], *(out for _, out in manifest.layers)]
     made = ", ".join(f"{name} {version}" for name, version in manifest.created_with.items())
     weight = f", its weight by {action.weight_ratio:g}^a" if action.size == 3 else ""
+    weight += f", its label's by {action.label_ratio:g}^-a" if action.label_ratio > 1 else ""
     balanced = ", the weights balanced to the gradient of plain distillation" if action.balanced else ""
     return [
         f"Format {manifest.format_version}, made with {made}.",

@@ -7,6 +7,7 @@ each sample alone. A rule of your own has its temperatures checked; one that com
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from collections.abc import Iterator
@@ -31,6 +32,8 @@ from rltemp.rules.curriculum import LearnedRule
 
 if TYPE_CHECKING:
     from rltemp.integrations.own_runs import OwnRuns
+
+log = logging.getLogger(__name__)
 
 
 class Controller:
@@ -236,7 +239,7 @@ class Controller:
         if not is_transformed():
             refuse_unlawful(self.method, found)
             self._guards(found, signals.mask, self.method.name)
-        return Temperatures(found.student.float(), found.teacher.float(), found.weight.float(), found.guarded)
+        return found.each(lambda values, _: values if values.dtype == torch.bool else values.float())
 
 
 MethodLike = str | Path | Objective | TemperatureRule | RuleFunction | Controller
@@ -281,8 +284,7 @@ class RecordingController(Controller):
         """The last temperatures of the samples that the call's mask kept; waits for the device."""
         if (last := self.last) is None or mask is None or last.student.shape != mask.shape:
             return last  # a rule that compares samples has seen those of the mask alone
-        guarded = None if last.guarded is None else last.guarded[mask]
-        return Temperatures(last.student[mask], last.teacher[mask], last.weight[mask], guarded)
+        return last.of_samples(mask)
 
 
 def soft_part(method: Method) -> tuple[Method, float]:
@@ -293,6 +295,8 @@ def soft_part(method: Method) -> tuple[Method, float]:
     Raises:
         BadInputError: For a method with two phases, which a sum of two losses cannot express.
     """
+    if method.rule.weighs_labels:
+        log.warning("%s weighs labels, too; this host adds their loss itself, so that it does not here", method.name)
     if method.switch is not None:
         raise BadInputError(f"{method.name!r} has two phases, and this host adds two losses: take another method")
     unit = 1.0 if method.matched else method.kd_weight or 1.0

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from rltemp.errors import BadInputError
 from rltemp.integrations.contract import Controller, MethodLike
 from rltemp.io.files import atomic_write
+from rltemp.kd.signals import OUTPUTS
 
 Format = Literal["torch", "onnx"]
 SUFFIXES: dict[Format, str] = {"torch": ".pt2", "onnx": ".onnx"}
-OUTPUTS = ("student_temperature", "teacher_temperature", "weight")
 TOLERANCE = 1e-5
 _TRACED, _TRIED = (6, 20), ((1, 20), (33, 7))
 """Shapes of the logits that a program is traced with, and those that it is compared with the rule on."""
@@ -43,10 +43,10 @@ class TemperatureModule(nn.Module):
 
     def forward(
         self, student_logits: Tensor, teacher_logits: Tensor, progress: Tensor, labels: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The two temperatures and the weight, `[B]` each, of logits `[B, C]`, a `progress` `[]` and labels `[B]`."""
+    ) -> tuple[Tensor, ...]:
+        """The two temperatures and the two weights, `[B]` each, of logits `[B, C]`, `progress` `[]`, labels `[B]`."""
         found = self.controller.temperatures(student_logits, teacher_logits, labels, progress)
-        return found.student.clone(), found.teacher.clone(), found.weight.clone()  # one tensor an output
+        return tuple(one.clone() for one in found.outputs().values())  # one tensor an output
 
     def inputs(self, shape: tuple[int, int], progress: float) -> tuple[Tensor, ...]:
         """Random inputs, with labels where the rule needs them."""

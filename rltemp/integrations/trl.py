@@ -104,8 +104,7 @@ class DistillationTrainerMixin(HostLossTrainer):
             self.watched(kept[c]).temperatures(student(c), teacher(c), tokens[c], self.progress, kept[c])
             for c in chunks
         ]
-        fields = ([each.student for each in found], [each.teacher for each in found], [each.weight for each in found])
-        return Temperatures(*(torch.cat(field) for field in fields))
+        return Temperatures.joined(found)
 
 
 class GKDTrainerMixin(HostLossTrainer):

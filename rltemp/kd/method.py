@@ -79,7 +79,8 @@ class Method:
         switch: Fraction of the run that sees the divergences alone; what follows sees the labels alone
             (Annealing-KD's two phases). None: both all the time.
         matched: Scale the divergences, step by step, so that their gradient on the student's logits is on average as
-            long as that of plain distillation (T = 4, kd_weight 0.9) on the same logits; warm-up has no effect then.
+            long as that of plain distillation (T = 4, kd_weight 0.9) on the same logits; warm-up has no effect then,
+            and label weights have none.
         label_smoothing: Of the cross-entropy, 0 <= share < 1; a run sets its recipe's.
 
     >>> def warm(signals):
@@ -159,7 +160,10 @@ class Method:
         found = self._divergences(signals, soft) if isinstance(soft, Tensor) or soft else None
         if isinstance(hard, Tensor) or hard:
             own = hard * cross_entropy(signals, self.label_smoothing)
-            return StepLoss(own, None) if found is None else found._replace(loss=own + found.loss)
+            if found is None:
+                return StepLoss(own, None)
+            weight = None if found.temperatures is None or self.matched else found.temperatures.label_weight
+            return found._replace(loss=(own if weight is None else weight * own) + found.loss)
         # A warm-up's first step without labels: zero, with a graph to go back through.
         return found or StepLoss(0.0 * full_precision(signals.student_logits).sum(-1), None)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -180,18 +180,22 @@ class Signals:
         return Signals(self.student_logits[self.mask], self.teacher_logits[self.mask], labels, self.progress)
 
 
+OUTPUTS = ("student_temperature", "teacher_temperature", "weight", "label_weight")
+
+
 @dataclass(frozen=True)
 class Temperatures:
     """A rule's answer: two temperatures and a weight for every sample, each of shape `[...]`.
 
     Every published rule is a choice of exactly these three: `fixed` answers (T, T, T^2), DTKD (T_s, T_t, T_s T_t).
-    The weight multiplies the sample's divergence.
+    The weight multiplies the sample's divergence. A policy may answer a fourth, for the sample's label.
 
     Args:
         student: Of the student's logits, above 0.
         teacher: Of the teacher's logits, above 0.
         weight: Of the sample's divergence, 0 or more.
         guarded: Where a safe value stands in for a formula's, or a policy fades, bool; None from rules without a guard.
+        label_weight: Of the sample's cross-entropy with its label, 0 or more, where the method has one; None: 1.
 
     Raises:
         BadInputError: Where one is no tensor, or shapes differ. A `[B, 1]` beside a `[B]` would broadcast to `[B, B]`
@@ -205,47 +209,64 @@ class Temperatures:
     teacher: Tensor
     weight: Tensor
     guarded: Tensor | None = None
+    label_weight: Tensor | None = None
 
     def __post_init__(self) -> None:
         given: dict[str, Any] = {"student": self.student, "teacher": self.teacher, "weight": self.weight}
-        given |= {} if self.guarded is None else {"guarded": self.guarded}
+        optional = {"guarded": self.guarded, "label_weight": self.label_weight}
+        given |= {name: value for name, value in optional.items() if value is not None}
         kinds = [name for name, value in given.items() if not isinstance(value, Tensor)]
         if kinds or any(value.shape != self.student.shape for value in given.values()):
             got = {name: type(one).__name__ if name in kinds else tuple(one.shape) for name, one in given.items()}
             raise BadInputError(f"temperatures need tensors of one shape, one value per sample; got {got}")
 
+    def outputs(self) -> dict[str, Tensor]:
+        """The four numbers of every sample by the names that programs of other makers know them by, `OUTPUTS`."""
+        label_weight = torch.ones_like(self.weight) if self.label_weight is None else self.label_weight
+        return dict(zip(OUTPUTS, (self.student, self.teacher, self.weight, label_weight), strict=True))
+
     def detach(self) -> Temperatures:
         """The same numbers as constants of the graph."""
-        return replace(self, student=self.student.detach(), teacher=self.teacher.detach(), weight=self.weight.detach())
+        return self.each(lambda values, _: values.detach())
 
     def within(self, mask: Tensor, elsewhere: float = 1.0) -> Temperatures:
         """The same where the mask is true; one temperature and weight 0 elsewhere, without a gradient."""
         out = ~mask
-        student, teacher = (values.masked_fill(out, elsewhere) for values in (self.student, self.teacher))
-        guarded = None if self.guarded is None else self.guarded & mask
-        return Temperatures(student, teacher, self.weight.masked_fill(out, 0.0), guarded)
+        return self.each(lambda values, fill: values.masked_fill(out, fill), elsewhere)
 
     def of_samples(self, mask: Tensor | None) -> Temperatures:
         """Those of the samples that the mask leaves, `[M]`; all, where there is none."""
-        if mask is None:
-            return self
-        guarded = None if self.guarded is None else self.guarded[mask]
-        return Temperatures(self.student[mask], self.teacher[mask], self.weight[mask], guarded)
+        return self if mask is None else self.each(lambda values, _: values[mask])
 
     def spread(self, mask: Tensor, elsewhere: float = 1.0) -> Temperatures:
         """`[M]` of them where the mask is true, one temperature and weight 0 elsewhere: `[...]`, with their graph."""
-        student, teacher = (scatter(values, mask, elsewhere) for values in (self.student, self.teacher))
-        guarded = None if self.guarded is None else scatter(self.guarded, mask, False)
-        return Temperatures(student, teacher, scatter(self.weight, mask, 0.0), guarded)
+        return self.each(lambda values, fill: scatter(values, mask, fill), elsewhere)
+
+    def each(self, change: Callable[[Tensor, float], Tensor], elsewhere: float = 1.0) -> Temperatures:
+        """Its fields that are there, changed one by one; `change` is told what each is where there is no sample."""
+
+        def of(values: Tensor | None, fill: float) -> Tensor | None:
+            return None if values is None else change(values, fill)
+
+        student, teacher = change(self.student, elsewhere), change(self.teacher, elsewhere)
+        weight, guarded, label_weight = change(self.weight, 0.0), of(self.guarded, False), of(self.label_weight, 1.0)
+        return Temperatures(student, teacher, weight, guarded, label_weight)
 
     @staticmethod
     def stack(each: Sequence[Temperatures]) -> Temperatures:
         """Temperatures `[...]` of several students as those of a stack, `[S, ...]`."""
-        student, teacher, weight = (
-            torch.stack([getattr(one, name) for one in each]) for name in ("student", "teacher", "weight")
-        )
-        guarded = [one.guarded for one in each if one.guarded is not None]
-        return Temperatures(student, teacher, weight, torch.stack(guarded) if len(guarded) == len(each) else None)
+        return Temperatures._of_all(each, torch.stack)
+
+    @staticmethod
+    def joined(each: Sequence[Temperatures]) -> Temperatures:
+        """Temperatures `[N, ...]` of several parts, one after the other."""
+        return Temperatures._of_all(each, torch.cat)
+
+    @staticmethod
+    def _of_all(each: Sequence[Temperatures], join: Callable[[list[Tensor]], Tensor]) -> Temperatures:
+        columns = {field.name: [getattr(one, field.name) for one in each] for field in fields(Temperatures)}
+        whole = {name: own for name, own in columns.items() if all(value is not None for value in own)}
+        return Temperatures(**{name: join(own) for name, own in whole.items()})
 
 
 Divergence = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]

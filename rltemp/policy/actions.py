@@ -29,6 +29,8 @@ class ActionScale:
         maximum: Highest temperature.
         weight_ratio: How far an action of 1 moves a sample's weight, as a factor: a third number of the action. At 1
             there is none.
+        label_ratio: How far an action that raises a sample's weight by `weight_ratio` lowers its label's weight, as a
+            factor: who trusts the teacher more trusts the label less. At 1 the label's weight stays.
         balanced: Match gradients: scale the weights of a batch so that its mean gradient norm is that of T = 4 for all,
             whatever the temperatures (`rltemp.kd.gradient_matching`); the third number of the action comes on top.
 
@@ -45,11 +47,17 @@ class ActionScale:
     maximum: float = 20.0
     weight_ratio: float = 1.0
     balanced: bool = False
+    label_ratio: float = 1.0
 
     def __post_init__(self) -> None:
         # The manifest of a policy file has the same bounds: what cannot be exported is not trained.
         if not 1 <= self.weight_ratio <= 1000:
             raise BadInputError(f"an action's weight_ratio must be at least 1, at most 1000; got {self.weight_ratio}")
+        if not 1 <= self.label_ratio <= 1000 or self.label_ratio > 1 == self.weight_ratio:
+            raise BadInputError(
+                "an action's label_ratio must be at least 1, at most 1000, and 1 where the weight_ratio is; "
+                f"got label_ratio {self.label_ratio}, weight_ratio {self.weight_ratio}"
+            )
         if not (1 < self.ratio <= 1000 and 0.01 <= self.minimum < self.maximum <= 1000):
             raise BadInputError(
                 "an action's ratio must be above 1, at most 1000, and 0.01 <= minimum < maximum <= 1000; "
@@ -85,6 +93,10 @@ class ActionScale:
         weight = reference.weight * factor[..., 0] * factor[..., 1]
         if self.balanced:
             weight = weight * matching_factor(signals, Temperatures(student, teacher, weight))
+        label_weight = reference.label_weight
         if self.size == 3:
             weight = weight * (steps[..., 2] * math.log(self.weight_ratio)).exp()
-        return Temperatures(student, teacher, weight, reference.guarded)
+            if self.label_ratio > 1:
+                lowered = (steps[..., 2] * -math.log(self.label_ratio)).exp()
+                label_weight = lowered if label_weight is None else label_weight * lowered
+        return Temperatures(student, teacher, weight, reference.guarded, label_weight)

@@ -26,7 +26,7 @@ from pydantic import (
 from rltemp.errors import ArtifactRefusedError
 from rltemp.io.strict_json import parse
 
-FORMAT_VERSION = "1.2"
+FORMAT_VERSION = "1.3"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Width = Annotated[int, Field(ge=1, le=1024)]
@@ -73,7 +73,8 @@ class PolicyFeature(_Strict):
 class PolicyAction(_Strict):
     """An action a in [-1, 1] means T = T_ref * exp(a * log(ratio)), clipped to [minimum, maximum].
 
-    `weight_ratio` (above 1: a third number of the action scales the weight) and `balanced` came with format 1.1; see
+    `weight_ratio` (above 1: a third number of the action scales the weight) and `balanced` came with format 1.1,
+    `label_ratio` (above 1: it scales the label's weight, too, the other way) with 1.3; see
     `rltemp.policy.actions.ActionScale`.
     """
 
@@ -83,6 +84,7 @@ class PolicyAction(_Strict):
     maximum: float = Field(le=1000)
     weight_ratio: float = Field(default=1.0, ge=1, le=1000)
     balanced: bool = False
+    label_ratio: float = Field(default=1.0, ge=1, le=1000)
 
     @property
     def size(self) -> int:
@@ -93,6 +95,8 @@ class PolicyAction(_Strict):
     def _ordered(self) -> PolicyAction:
         if self.minimum >= self.maximum:
             raise ValueError(f"minimum {self.minimum} must be below maximum {self.maximum}")
+        if self.label_ratio > 1 == self.weight_ratio:
+            raise ValueError(f"label_ratio {self.label_ratio} must be 1 where weight_ratio is")
         return self
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rltemp.errors import BadInputError
 from rltemp.kd.names import split_spec
-from rltemp.kd.signals import Signals, Temperatures
+from rltemp.kd.signals import OUTPUTS, Signals, Temperatures
 from rltemp.kd.temperature_rule import TemperatureRule
 from rltemp.policy.features import LIMIT
 from rltemp.policy.policy_file import check_policy
@@ -23,7 +23,6 @@ from rltemp.rules.published_methods import reference_method
 from rltemp.service.refusals import wrong_content, wrong_schema
 from rltemp.service.strict_values import Array, place
 
-TEMPERATURES = ("student_temperature", "teacher_temperature", "weight")
 """What is answered where nothing is asked for."""
 CONSTANT_REFERENCES = ("fixed", "ttm", "dkd")
 """Methods whose temperatures are the same for all samples and steps; a policy around another needs the logits."""
@@ -45,7 +44,7 @@ LOGITS = (
     _port("labels", -1, datatype="INT64"),
     _port("progress", 1),
 )
-ANSWERS = tuple(_port(name, -1) for name in TEMPERATURES)
+ANSWERS = tuple(_port(name, -1) for name in OUTPUTS)
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ class RuleModel:
 
         Args:
             inputs: As `LOGITS` has them.
-            outputs: Names; None for `TEMPERATURES`.
+            outputs: Names; None for `OUTPUTS`.
 
         Raises:
             Refusal: Where inputs or outputs are not the model's.
@@ -239,12 +238,9 @@ def _inference(found: Temperatures, outputs: Sequence[str] | None, action: Tenso
     Raises:
         Refusal: Where finite inputs have no finite answer (logits near the largest float), naming the first sample.
     """
-    arrays = {
-        name: value.float().numpy()
-        for name, value in zip(TEMPERATURES, (found.student, found.teacher, found.weight), strict=True)
-    }
+    arrays = {name: values.float().numpy() for name, values in found.outputs().items()}
     for name, values in arrays.items():
-        good = np.isfinite(values) & ((values >= 0) if name == "weight" else (values > 0))
+        good = np.isfinite(values) & ((values >= 0) if "weight" in name else (values > 0))
         if not good.all():
             index = int(np.argmin(good))
             message = f"{place('sample', index, values.shape)} has no {name} ({values.flat[index]:g})"
@@ -252,7 +248,7 @@ def _inference(found: Temperatures, outputs: Sequence[str] | None, action: Tenso
     clamped = 0
     if action is not None:
         arrays["action"], clamped = _clamped(action)
-    return Inference({name: arrays[name] for name in outputs or TEMPERATURES}, found.student.numel(), clamped)
+    return Inference({name: arrays[name] for name in outputs or OUTPUTS}, found.student.numel(), clamped)
 
 
 def _clamped(action: Tensor) -> tuple[Array, int]:

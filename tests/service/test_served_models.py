@@ -13,6 +13,7 @@ import torch
 from support.policies import random_policy
 
 from rltemp import ArtifactRefusedError, BadInputError, Signals, load_rule
+from rltemp.kd.signals import OUTPUTS
 from rltemp.loading import SHIPPED
 from rltemp.policy.features import featurize
 from rltemp.policy.policy_file import forward, read_policy
@@ -20,7 +21,7 @@ from rltemp.policy.rule import Policy
 from rltemp.rules.published_methods import reference_method
 from rltemp.service.refusals import Refusal
 from rltemp.service.repository import KEPT, Repository, rule_names
-from rltemp.service.served_models import CONSTANT_REFERENCES, TEMPERATURES, PolicyModel
+from rltemp.service.served_models import CONSTANT_REFERENCES, PolicyModel
 from rltemp.service.strict_values import Array
 
 REPOSITORY = Repository()
@@ -66,32 +67,32 @@ def test_logits_are_answered_as_in_process(name: str, shape: tuple[int, ...], dt
     inputs = arrays(*shape, dtype=dtype)
     found = REPOSITORY.find(name).infer(inputs, None).outputs
     expected = load_rule(name)(signals(inputs))
-    assert list(found) == list(TEMPERATURES)
-    for field, values in zip(("student", "teacher", "weight"), found.values(), strict=True):
-        assert values.dtype == np.float32
-        np.testing.assert_allclose(values, getattr(expected, field).float().numpy(), rtol=1e-6, atol=1e-6)
+    assert list(found) == list(OUTPUTS)
+    for output, values in expected.outputs().items():
+        assert found[output].dtype == np.float32
+        np.testing.assert_allclose(found[output], values.float().numpy(), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", [*rule_names(), "universal"])
 def test_no_samples_have_no_temperatures(name: str) -> None:
     for shape in ((0,), (2, 0)):
         found = REPOSITORY.find(name).infer(arrays(*shape), None).outputs
-        assert [values.shape for values in found.values()] == [shape] * 3
+        assert [values.shape for values in found.values()] == [shape] * 4
 
 
 @pytest.mark.parametrize("reference", ["fixed:4", "ttm", "dkd"])
 @pytest.mark.parametrize(("hidden", "activation"), [((), "tanh"), ((16,), "relu"), ((8, 8, 4), "tanh")])
-@pytest.mark.parametrize("action", [{}, {"weight_ratio": 3.0}])
+@pytest.mark.parametrize("action", [{}, {"weight_ratio": 3.0}, {"weight_ratio": 3.0, "label_ratio": 2.0}])
 def test_features_are_answered_as_in_process(tmp_path, reference, hidden, activation, action) -> None:
     model = policy_model(tmp_path, *hidden, reference=reference, activation=activation, gain=2.0, **action)
     inputs = arrays(64)
     seen = signals(inputs)
     names = [feature.name for feature in model.manifest.features]
     sent = {"features": featurize(seen, names).numpy()}
-    answer = model.infer(sent, (*TEMPERATURES, "action"))
+    answer = model.infer(sent, (*OUTPUTS, "action"))
     expected = Policy.load(tmp_path / "p.safetensors")(seen)
-    for field, name in zip(("student", "teacher", "weight"), TEMPERATURES, strict=True):
-        np.testing.assert_allclose(answer.outputs[name], getattr(expected, field).numpy(), rtol=1e-5, atol=1e-6)
+    for name, values in expected.outputs().items():
+        np.testing.assert_allclose(answer.outputs[name], values.numpy(), rtol=1e-5, atol=1e-6)
     file = read_policy(tmp_path / "p.safetensors")
     raw = forward(file.weights, file.manifest.activation, (torch.from_numpy(sent["features"]) - 0.1) / 0.7)
     np.testing.assert_allclose(answer.outputs["action"], raw.clamp(-1, 1).numpy(), rtol=1e-5, atol=1e-6)
@@ -105,8 +106,8 @@ def test_a_policy_fades_at_the_service_as_in_process(tmp_path: Path) -> None:
     assert expected.guarded is not None
     assert 0 < int(expected.guarded.sum()) < 64
     answer = model.infer(inputs, None).outputs
-    for field, name in zip(("student", "teacher", "weight"), TEMPERATURES, strict=True):
-        np.testing.assert_allclose(answer[name], getattr(expected, field).numpy(), rtol=1e-5, atol=1e-6)
+    for name, values in expected.outputs().items():
+        np.testing.assert_allclose(answer[name], values.numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_weights_from_features_lack_the_balance_that_logits_give() -> None:
@@ -116,7 +117,7 @@ def test_weights_from_features_lack_the_balance_that_logits_give() -> None:
     inputs = arrays(32)
     seen = signals(inputs)
     sent = {"features": featurize(seen, [feature.name for feature in model.manifest.features]).numpy()}
-    answer = model.infer(sent, (*TEMPERATURES, "action")).outputs
+    answer = model.infer(sent, (*OUTPUTS, "action")).outputs
     policy = Policy.of(read_policy(SHIPPED["universal"]), "universal")
     reference = policy.reference.rule
     action = torch.from_numpy(answer["action"])
