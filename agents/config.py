@@ -40,7 +40,7 @@ class PolicyShape:
     weight_ratio: float = 4.0
     """How far a third number of the action moves a sample's weight, as a factor; at 1 there is none."""
     label_ratio: float = 1.0
-    """How far a sample's label loses weight where its weight rises by `weight_ratio`, as a factor; at 1 it does not."""
+    """How far a sample's label loses weight where its own rises by `weight_ratio`, as a factor; at 1 it does not."""
     balanced: bool = True
     """Keep a batch's gradient as long as plain distillation's, whatever the temperatures; weights come on top."""
     shared: bool = False
@@ -222,11 +222,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # The shipped policy, with --task variety.
     "universal": {
-        "reference": "fixed:temperature=2,teacher=4,ce_weight=0.25,kd_weight=0.25",
+        "reference": "fixed:temperature=2,teacher=4,ce_weight=1,kd_weight=0.0625",
         "features": UNIVERSAL_FEATURES,
         "ratio": 4.0,
-        "weight_ratio": 16.0,
-        "label_ratio": 4.0,
+        "weight_ratio": 64.0,
+        "label_ratio": 16.0,
         "students": 256,
         "tasks": 8,
         "advantage": "rank",

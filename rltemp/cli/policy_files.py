@@ -138,7 +138,7 @@ def _described(manifest: PolicyManifest) -> list[str]:
     widths = [manifest.layers[0][0], *(out for _, out in manifest.layers)]
     made = ", ".join(f"{name} {version}" for name, version in manifest.created_with.items())
     weight = f", its weight by {action.weight_ratio:g}^a" if action.size == 3 else ""
-    weight += f", its label's by {action.label_ratio:g}^-a" if action.label_ratio > 1 else ""
+    weight += f", its label's by {action.label_ratio:g}^-a where a is above 0" if action.label_ratio > 1 else ""
     balanced = ", the weights balanced to the gradient of plain distillation" if action.balanced else ""
     return [
         f"Format {manifest.format_version}, made with {made}.",

@@ -30,7 +30,8 @@ class ActionScale:
         weight_ratio: How far an action of 1 moves a sample's weight, as a factor: a third number of the action. At 1
             there is none.
         label_ratio: How far an action that raises a sample's weight by `weight_ratio` lowers its label's weight, as a
-            factor: who trusts the teacher more trusts the label less. At 1 the label's weight stays.
+            factor: who trusts the teacher more trusts the label less. An action that lowers the sample's weight leaves
+            its label alone. At 1 all do.
         balanced: Match gradients: scale the weights of a batch so that its mean gradient norm is that of T = 4 for all,
             whatever the temperatures (`rltemp.kd.gradient_matching`); the third number of the action comes on top.
 
@@ -97,6 +98,6 @@ class ActionScale:
         if self.size == 3:
             weight = weight * (steps[..., 2] * math.log(self.weight_ratio)).exp()
             if self.label_ratio > 1:
-                lowered = (steps[..., 2] * -math.log(self.label_ratio)).exp()
+                lowered = (steps[..., 2].clamp(min=0.0) * -math.log(self.label_ratio)).exp()
                 label_weight = lowered if label_weight is None else label_weight * lowered
         return Temperatures(student, teacher, weight, reference.guarded, label_weight)

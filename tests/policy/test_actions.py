@@ -168,7 +168,7 @@ def test_the_third_number_takes_from_the_label_what_it_gives_the_teacher() -> No
     found = scale.apply(signals_of(3), reference_of(4.0, 3), action)
     assert found.label_weight is not None
     torch.testing.assert_close(found.weight, torch.tensor([1.0, 16.0, 64.0]))  # -2 is clipped to -1
-    torch.testing.assert_close(found.label_weight, torch.tensor([4.0, 1.0, 0.5]))
+    torch.testing.assert_close(found.label_weight, torch.tensor([1.0, 1.0, 0.5]))
     assert ActionScale(weight_ratio=16.0).apply(signals_of(3), reference_of(4.0, 3), action).label_weight is None
 
 
