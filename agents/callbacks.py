@@ -13,7 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from rltemp.agents.calibration import CalibratedBuffer
 from rltemp.envs.episode import Look
 from rltemp.envs.vector import DistillVecEnv
-from rltemp.kd.signals import Temperatures, temperature_scalars
+from rltemp.kd.temperatures import Temperatures, temperature_scalars
 from rltemp.training.tensorboard import step_scalars
 
 SAMPLES = 10

@@ -20,8 +20,9 @@ from rltemp.errors import BadInputError
 from rltemp.kd.checks import check_temperatures, unlawful
 from rltemp.kd.method import Method
 from rltemp.kd.names import lookup
-from rltemp.kd.signals import Signals, Temperatures
+from rltemp.kd.signals import Signals
 from rltemp.kd.temperature_rule import per_sample
+from rltemp.kd.temperatures import Temperatures
 from rltemp.loading import load_method, with_teacher
 from rltemp.policy.actions import ActionScale
 from rltemp.policy.features import DEFAULT_FEATURES, FEATURES, featurize

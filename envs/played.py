@@ -21,8 +21,9 @@ from rltemp.envs.finite import explain
 from rltemp.envs.probe import ProbeEvaluator
 from rltemp.errors import BadInputError
 from rltemp.kd.method import Method
-from rltemp.kd.signals import Signals, Temperatures
+from rltemp.kd.signals import Signals
 from rltemp.kd.temperature_rule import TemperatureRule
+from rltemp.kd.temperatures import Temperatures
 from rltemp.policy.features import featurize
 from rltemp.training.distill import Distillation
 from rltemp.training.steps import Step, Taken, plain_step, shielded

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from rltemp.integrations import Controller
     from rltemp.kd.losses import kd_loss
     from rltemp.kd.method import Method
-    from rltemp.kd.signals import Signals, Temperatures
+    from rltemp.kd.signals import Signals
     from rltemp.kd.temperature_rule import TemperatureRule
+    from rltemp.kd.temperatures import Temperatures
     from rltemp.loading import load_method, load_rule
     from rltemp.runs.functions import check, compare, distill, explain, study, train_policy
 
@@ -65,7 +66,7 @@ _HOMES = {
     "Signals": "kd.signals",
     "Task": "data.task",
     "TemperatureRule": "kd.temperature_rule",
-    "Temperatures": "kd.signals",
+    "Temperatures": "kd.temperatures",
     "kd_loss": "kd.losses",
     "load_method": "loading",
     "load_rule": "loading",

@@ -15,7 +15,7 @@ from rltemp.cli.console import say
 from rltemp.errors import BadInputError, one_line
 from rltemp.integrations.export import SUFFIXES, write
 from rltemp.kd.names import lookup
-from rltemp.kd.signals import OUTPUTS
+from rltemp.kd.temperatures import OUTPUTS
 from rltemp.loading import PIN, imports_code, named_policy
 from rltemp.policy.features import DEFAULT_FEATURES, FEATURES
 from rltemp.policy.manifest import PolicyAction, PolicyFeature, PolicyManifest, describe

@@ -15,7 +15,8 @@ from rltemp.kd.checks import unlawful
 from rltemp.kd.divergences import VECTOR_LANES
 from rltemp.kd.losses import batch_mean
 from rltemp.kd.method import Method, Objective
-from rltemp.kd.signals import Signals, Temperatures
+from rltemp.kd.signals import Signals
+from rltemp.kd.temperatures import Temperatures
 from rltemp.models.nested import Inputs, mapped, tensors
 from rltemp.models.stack import StackedStudents, logits_of
 from rltemp.training.distill import Distillation

@@ -19,7 +19,8 @@ from rltemp.compiling.own_parts import check_numbers, isolated
 from rltemp.compiling.program import ANSWERED, Program, gradient_name
 from rltemp.errors import CompilingFailedError
 from rltemp.kd.method import Method, Objective, refuse_unlawful
-from rltemp.kd.signals import Signals, Temperatures
+from rltemp.kd.signals import Signals
+from rltemp.kd.temperatures import Temperatures
 from rltemp.models.stack import LoopedStudents
 from rltemp.training.distill import Distillation
 from rltemp.training.steps import Taken, plain_step

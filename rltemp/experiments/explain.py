@@ -28,8 +28,9 @@ from rltemp.experiments.students import steps_of_a_run, train_method
 from rltemp.kd.divergences import log_softmax
 from rltemp.kd.losses import cross_entropy
 from rltemp.kd.method import Method
-from rltemp.kd.signals import Signals, Temperatures, full_precision
+from rltemp.kd.signals import Signals, full_precision
 from rltemp.kd.temperature_rule import per_batch
+from rltemp.kd.temperatures import Temperatures
 from rltemp.loading import is_policy, named_policy
 from rltemp.policy.features import featurize
 from rltemp.policy.policy_file import read_policy

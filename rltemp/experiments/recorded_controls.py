@@ -19,8 +19,9 @@ from rltemp.experiments.recorder import Recorder
 from rltemp.experiments.students import Maker
 from rltemp.kd.divergences import forward_kl
 from rltemp.kd.method import PLAIN_TEMPERATURE, Method, matched, uniform
-from rltemp.kd.signals import Signals, Temperatures, full_precision
+from rltemp.kd.signals import Signals, full_precision
 from rltemp.kd.temperature_rule import TemperatureRule, over_time, per_sample
+from rltemp.kd.temperatures import Temperatures
 from rltemp.loading import with_teacher
 from rltemp.models.nested import mapped
 from rltemp.models.stack import Students, logits_of

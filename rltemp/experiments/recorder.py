@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rltemp.errors import BadInputError
-from rltemp.kd.signals import Signals, Temperatures
+from rltemp.kd.signals import Signals
+from rltemp.kd.temperatures import Temperatures
 from rltemp.policy.features import featurize
 from rltemp.policy.rule import Policy
 from rltemp.training.distill import Distillation

@@ -22,7 +22,8 @@ from torch.nn import functional as F
 
 from rltemp.data.problem import Problem
 from rltemp.experiments.recorder import Recorder, teacher_margin
-from rltemp.kd.signals import Signals, Temperatures, full_precision
+from rltemp.kd.signals import Signals, full_precision
+from rltemp.kd.temperatures import Temperatures
 from rltemp.models.stack import Students, logits_of
 from rltemp.training.distill import Distillation
 

@@ -7,7 +7,6 @@ each sample alone. A rule of your own has its temperatures checked; one that com
 
 from __future__ import annotations
 
-import logging
 import math
 import warnings
 from collections.abc import Iterator
@@ -25,15 +24,14 @@ from rltemp.kd.guard_count import GuardCount
 from rltemp.kd.losses import kd_loss
 from rltemp.kd.method import Method, Objective, refuse_unlawful, watch
 from rltemp.kd.rowwise import is_transformed
-from rltemp.kd.signals import Signals, Temperatures
+from rltemp.kd.signals import Signals
 from rltemp.kd.temperature_rule import RuleFunction, TemperatureRule, as_rule
+from rltemp.kd.temperatures import Temperatures
 from rltemp.loading import load_method, with_teacher
 from rltemp.rules.curriculum import LearnedRule
 
 if TYPE_CHECKING:
     from rltemp.integrations.own_runs import OwnRuns
-
-log = logging.getLogger(__name__)
 
 
 class Controller:
@@ -285,20 +283,3 @@ class RecordingController(Controller):
         if (last := self.last) is None or mask is None or last.student.shape != mask.shape:
             return last  # a rule that compares samples has seen those of the mask alone
         return last.of_samples(mask)
-
-
-def soft_part(method: Method) -> tuple[Method, float]:
-    """A method's divergences without its cross-entropy, scaled to coefficient 1, and the method's own coefficient.
-
-    For hosts that add a soft loss and a cross-entropy themselves, each with a coefficient of the host.
-
-    Raises:
-        BadInputError: For a method with two phases, which a sum of two losses cannot express.
-    """
-    if method.rule.weighs_labels:
-        log.warning("%s weighs labels, too; this host adds their loss itself, so that it does not here", method.name)
-    if method.switch is not None:
-        raise BadInputError(f"{method.name!r} has two phases, and this host adds two losses: take another method")
-    unit = 1.0 if method.matched else method.kd_weight or 1.0
-    kd_weight, plain_kd_weight = method.kd_weight / unit, method.plain_kd_weight / unit
-    return replace(method, ce_weight=0.0, kd_weight=kd_weight, plain_kd_weight=plain_kd_weight), unit

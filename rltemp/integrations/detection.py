@@ -29,7 +29,7 @@ from rltemp.integrations.contract import Controller, MethodLike
 from rltemp.integrations.host_versions import tested_with
 from rltemp.kd.checks import not_negative
 from rltemp.kd.method import watch
-from rltemp.kd.signals import Temperatures
+from rltemp.kd.temperatures import Temperatures
 
 LOSS = "loss_kd"
 """The distillation loss in the detector's dict."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from rltemp.errors import BadInputError
 from rltemp.integrations.contract import Controller, MethodLike
 from rltemp.io.files import atomic_write
-from rltemp.kd.signals import OUTPUTS
+from rltemp.kd.temperatures import OUTPUTS
 
 Format = Literal["torch", "onnx"]
 SUFFIXES: dict[Format, str] = {"torch": ".pt2", "onnx": ".onnx"}

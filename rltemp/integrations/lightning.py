@@ -19,7 +19,7 @@ from rltemp.errors import BadInputError
 from rltemp.integrations.contract import RecordingController, mean_of
 from rltemp.integrations.host_versions import tested_with
 from rltemp.kd.method import Method
-from rltemp.kd.signals import temperature_scalars
+from rltemp.kd.temperatures import temperature_scalars
 
 TESTED = ">=2.5,<2.7"
 

@@ -26,8 +26,9 @@ from rltemp.errors import BadInputError
 from rltemp.integrations.folder_learner import FolderLearner, Run, name_of
 from rltemp.kd.method import Method
 from rltemp.kd.names import lookup
-from rltemp.kd.signals import Signals, Temperatures
+from rltemp.kd.signals import Signals
 from rltemp.kd.temperature_rule import TemperatureRule, WrappedRule, per_batch
+from rltemp.kd.temperatures import Temperatures
 from rltemp.loading import is_policy, load_method, with_teacher
 from rltemp.models.random_numbers import random_stream
 from rltemp.policy.features import LIMIT, featurize

@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
-from rltemp.integrations.contract import Controller, MethodLike, RecordingController, soft_part
+from rltemp.integrations.contract import Controller, MethodLike, RecordingController
 from rltemp.integrations.host_versions import tested_with
-from rltemp.kd.method import Method
+from rltemp.kd.method import Method, soft_part
 
 TESTED = ">=0.2.1,<0.3"
 

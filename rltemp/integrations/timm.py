@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from rltemp.errors import ArtifactRefusedError, BadInputError
-from rltemp.integrations.contract import Controller, MethodLike, RecordingController, soft_part
+from rltemp.integrations.contract import Controller, MethodLike, RecordingController
 from rltemp.integrations.host_versions import tested_with
+from rltemp.kd.method import soft_part
 
 TESTED = ">=1.0.28,<1.1"
 

@@ -12,7 +12,7 @@ from rltemp.errors import BadInputError
 from rltemp.integrations.contract import Controller, MethodLike, controller_of, mean_of
 from rltemp.integrations.host_versions import tested_with
 from rltemp.kd.method import watch
-from rltemp.kd.signals import Temperatures
+from rltemp.kd.temperatures import Temperatures
 
 IGNORED = -100
 """The label that marks no sample, in these trainers and in torch's cross-entropy."""

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from rltemp.errors import BadInputError
 from rltemp.integrations.trainers import IGNORED, HostLossTrainer
-from rltemp.kd.signals import Temperatures
+from rltemp.kd.temperatures import Temperatures
 
 _KERNEL = "ChunkedDivergenceFunction"
 """The host's autograd function of hidden rows, in the module of its trainer: one divergence a row."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rltemp.errors import BadInputError
-from rltemp.kd.signals import Temperatures
+from rltemp.kd.temperatures import Temperatures
 
 LARGEST = sys.float_info.max
 """An integer above it is finite and no float."""

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from rltemp.kd.method import PLAIN_TEMPERATURE
 from rltemp.kd.rowwise import paired, rowwise
-from rltemp.kd.signals import Signals, Temperatures, full_precision
+from rltemp.kd.signals import Signals, full_precision
+from rltemp.kd.temperatures import Temperatures
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from rltemp.kd.signals import Temperatures
+from rltemp.kd.temperatures import Temperatures
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from rltemp.errors import BadInputError
 from rltemp.kd.checks import check_shape
 from rltemp.kd.divergences import forward_kl, log_softmax, softened_kl
-from rltemp.kd.signals import Divergence, Signals, Temperatures, bounded, full_precision
+from rltemp.kd.signals import Divergence, Signals, bounded, full_precision
+from rltemp.kd.temperatures import Temperatures
 
 
 def kd_loss(signals: Signals, temperatures: Temperatures, divergence: Divergence = forward_kl) -> Tensor:

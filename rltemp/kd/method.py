@@ -10,6 +10,7 @@ usual ones), and `matched:NAME` is the method NAME with its gradient as long as 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeVar
@@ -17,11 +18,15 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from rltemp.errors import BadInputError
 from rltemp.kd.checks import check_shape, check_temperatures, fraction, not_negative, positive
 from rltemp.kd.divergences import forward_kl
 from rltemp.kd.losses import cross_entropy, kd_loss
-from rltemp.kd.signals import Divergence, Signals, Temperatures, full_precision
+from rltemp.kd.signals import Divergence, Signals, full_precision
 from rltemp.kd.temperature_rule import TemperatureRule, WrappedRule, as_rule
+from rltemp.kd.temperatures import Temperatures
+
+log = logging.getLogger(__name__)
 
 PLAIN_TEMPERATURE, PLAIN_CE_WEIGHT, PLAIN_KD_WEIGHT = 4.0, 0.1, 0.9
 """Plain distillation as CIFAR-100 recipes have it; what `matched:` matches."""
@@ -258,3 +263,20 @@ def uniform(signals: Signals, temperature: float) -> Temperatures:
 def matched(method: Method) -> Method:
     """Return the method with plain distillation's gradient length and its cross-entropy at 0.1."""
     return replace(method, matched=True, ce_weight=PLAIN_CE_WEIGHT, warmup=0.0, switch=None)
+
+
+def soft_part(method: Method) -> tuple[Method, float]:
+    """A method's divergences without its cross-entropy, scaled to coefficient 1, and the method's own coefficient.
+
+    For hosts that add a soft loss and a cross-entropy themselves, each with a coefficient of the host.
+
+    Raises:
+        BadInputError: For a method with two phases, which a sum of two losses cannot express.
+    """
+    if method.rule.weighs_labels:
+        log.warning("%s weighs labels, too; this host adds their loss itself, so that it does not here", method.name)
+    if method.switch is not None:
+        raise BadInputError(f"{method.name!r} has two phases, and this host adds two losses: take another method")
+    unit = 1.0 if method.matched else method.kd_weight or 1.0
+    kd_weight, plain_kd_weight = method.kd_weight / unit, method.plain_kd_weight / unit
+    return replace(method, ce_weight=0.0, kd_weight=kd_weight, plain_kd_weight=plain_kd_weight), unit

@@ -1,16 +1,15 @@
-"""What a training step sees, and what a temperature rule answers: the two types that everything here is made of.
+"""What a training step sees of its samples: with `rltemp.kd.temperatures` the types that everything here is made of.
 
 Shapes: C is the number of classes and always the last axis of logits; `...` is any leading shape, `[B]` for a batch,
-`[S, B]` for S students that are trained as one stack. Every field of `Temperatures` has exactly the leading shape.
+`[S, B]` for S students that are trained as one stack.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -180,95 +179,6 @@ class Signals:
         return Signals(self.student_logits[self.mask], self.teacher_logits[self.mask], labels, self.progress)
 
 
-OUTPUTS = ("student_temperature", "teacher_temperature", "weight", "label_weight")
-
-
-@dataclass(frozen=True)
-class Temperatures:
-    """A rule's answer: two temperatures and a weight for every sample, each of shape `[...]`.
-
-    Every published rule is a choice of exactly these three: `fixed` answers (T, T, T^2), DTKD (T_s, T_t, T_s T_t).
-    The weight multiplies the sample's divergence. A policy may answer a fourth, for the sample's label.
-
-    Args:
-        student: Of the student's logits, above 0.
-        teacher: Of the teacher's logits, above 0.
-        weight: Of the sample's divergence, 0 or more.
-        guarded: Where a safe value stands in for a formula's, or a policy fades, bool; None from rules without a guard.
-        label_weight: Of the sample's cross-entropy with its label, 0 or more, where the method has one; None: 1.
-
-    Raises:
-        BadInputError: Where one is no tensor, or shapes differ. A `[B, 1]` beside a `[B]` would broadcast to `[B, B]`
-            and average away which weight belongs to which sample; it is refused by name.
-
-    >>> Temperatures(torch.tensor([4.0]), torch.tensor([2.0]), torch.tensor([8.0]))
-    Temperatures(student=tensor([4.]), teacher=tensor([2.]), weight=tensor([8.]), guarded=None)
-    """
-
-    student: Tensor
-    teacher: Tensor
-    weight: Tensor
-    guarded: Tensor | None = None
-    label_weight: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        given: dict[str, Any] = {"student": self.student, "teacher": self.teacher, "weight": self.weight}
-        optional = {"guarded": self.guarded, "label_weight": self.label_weight}
-        given |= {name: value for name, value in optional.items() if value is not None}
-        kinds = [name for name, value in given.items() if not isinstance(value, Tensor)]
-        if kinds or any(value.shape != self.student.shape for value in given.values()):
-            got = {name: type(one).__name__ if name in kinds else tuple(one.shape) for name, one in given.items()}
-            raise BadInputError(f"temperatures need tensors of one shape, one value per sample; got {got}")
-
-    def outputs(self) -> dict[str, Tensor]:
-        """The four numbers of every sample by the names that programs of other makers know them by, `OUTPUTS`."""
-        label_weight = torch.ones_like(self.weight) if self.label_weight is None else self.label_weight
-        return dict(zip(OUTPUTS, (self.student, self.teacher, self.weight, label_weight), strict=True))
-
-    def detach(self) -> Temperatures:
-        """The same numbers as constants of the graph."""
-        return self.each(lambda values, _: values.detach())
-
-    def within(self, mask: Tensor, elsewhere: float = 1.0) -> Temperatures:
-        """The same where the mask is true; one temperature and weight 0 elsewhere, without a gradient."""
-        out = ~mask
-        return self.each(lambda values, fill: values.masked_fill(out, fill), elsewhere)
-
-    def of_samples(self, mask: Tensor | None) -> Temperatures:
-        """Those of the samples that the mask leaves, `[M]`; all, where there is none."""
-        return self if mask is None else self.each(lambda values, _: values[mask])
-
-    def spread(self, mask: Tensor, elsewhere: float = 1.0) -> Temperatures:
-        """`[M]` of them where the mask is true, one temperature and weight 0 elsewhere: `[...]`, with their graph."""
-        return self.each(lambda values, fill: scatter(values, mask, fill), elsewhere)
-
-    def each(self, change: Callable[[Tensor, float], Tensor], elsewhere: float = 1.0) -> Temperatures:
-        """Its fields that are there, changed one by one; `change` is told what each is where there is no sample."""
-
-        def of(values: Tensor | None, fill: float) -> Tensor | None:
-            return None if values is None else change(values, fill)
-
-        student, teacher = change(self.student, elsewhere), change(self.teacher, elsewhere)
-        weight, guarded, label_weight = change(self.weight, 0.0), of(self.guarded, False), of(self.label_weight, 1.0)
-        return Temperatures(student, teacher, weight, guarded, label_weight)
-
-    @staticmethod
-    def stack(each: Sequence[Temperatures]) -> Temperatures:
-        """Temperatures `[...]` of several students as those of a stack, `[S, ...]`."""
-        return Temperatures._of_all(each, torch.stack)
-
-    @staticmethod
-    def joined(each: Sequence[Temperatures]) -> Temperatures:
-        """Temperatures `[N, ...]` of several parts, one after the other."""
-        return Temperatures._of_all(each, torch.cat)
-
-    @staticmethod
-    def _of_all(each: Sequence[Temperatures], join: Callable[[list[Tensor]], Tensor]) -> Temperatures:
-        columns = {field.name: [getattr(one, field.name) for one in each] for field in fields(Temperatures)}
-        whole = {name: own for name, own in columns.items() if all(value is not None for value in own)}
-        return Temperatures(**{name: join(own) for name, own in whole.items()})
-
-
 Divergence = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 """Of softened logits of student and teacher, `[..., C]`, and labels: one value a sample, `[...]`. One that needs the
 labels has an attribute `uses_labels` that is true."""
@@ -293,29 +203,3 @@ def bounded(values: Tensor) -> Tensor:
     """
     exact = full_precision(values)
     return exact.clamp(-1e12, 1e12).add_(exact, alpha=0)
-
-
-def scatter(values: Tensor, mask: Tensor, fill: float) -> Tensor:
-    """Put `values`, `[M]`, where the mask is true, and `fill` elsewhere: `[...]`, with the graph of the values."""
-    return torch.full(mask.shape, fill, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
-
-
-NETWORKS = ("teacher", "student")
-QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
-
-
-def temperature_scalars(temperatures: Temperatures) -> dict[str, float]:
-    """Mean and quantiles over the batch of both networks' temperatures, and the fraction that a guard has set.
-
-    >>> found = temperature_scalars(Temperatures(torch.ones(3), torch.tensor([1.0, 2.0, 6.0]), torch.ones(3)))
-    >>> found["temperature/teacher_mean"], found["temperature/teacher_q50"]
-    (3.0, 2.0)
-    """
-    guarded = temperatures.guarded
-    found = {"temperature/guarded": 0.0 if guarded is None else float(guarded.float().mean())}
-    for network in NETWORKS:
-        values = getattr(temperatures, network).detach().float().flatten()
-        quantiles = values.quantile(torch.tensor(list(QUANTILES.values()), device=values.device)).tolist()
-        found[f"temperature/{network}_mean"] = float(values.mean())
-        found |= {f"temperature/{network}_{q}": v for q, v in zip(QUANTILES, quantiles, strict=True)}
-    return found

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from rltemp.errors import BadInputError
 from rltemp.kd.checks import Bounds, bounds_of
-from rltemp.kd.signals import Signals, Temperatures
+from rltemp.kd.signals import Signals
+from rltemp.kd.temperatures import Temperatures
 
 RuleFunction = Callable[[Signals], Temperatures]
 """What a user may write: any callable; its attributes that `TemperatureRule` has, `bounds` say, are read once."""

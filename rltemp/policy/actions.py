@@ -13,7 +13,8 @@ from torch import Tensor
 
 from rltemp.errors import BadInputError
 from rltemp.kd.gradient_matching import matching_factor
-from rltemp.kd.signals import Signals, Temperatures
+from rltemp.kd.signals import Signals
+from rltemp.kd.temperatures import Temperatures
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from rltemp.errors import ArtifactRefusedError, BadInputError, one_line
 from rltemp.kd.method import Method
-from rltemp.kd.signals import Signals, Temperatures
+from rltemp.kd.signals import Signals
 from rltemp.kd.temperature_rule import TemperatureRule
+from rltemp.kd.temperatures import Temperatures
 from rltemp.policy.actions import ActionScale
 from rltemp.policy.fading import fade
 from rltemp.policy.features import FEATURES, LIMIT, featurize

@@ -17,8 +17,9 @@ from typing import Any, Literal
 from rltemp.errors import BadInputError, ExchangeFailedError, TrainingStoppedError
 from rltemp.kd.checks import Bounds, positive
 from rltemp.kd.method import Method
-from rltemp.kd.signals import Signals, Temperatures
+from rltemp.kd.signals import Signals
 from rltemp.kd.temperature_rule import TemperatureRule
+from rltemp.kd.temperatures import Temperatures
 from rltemp.loading import load_method
 from rltemp.remote.http_client import HttpClient
 from rltemp.remote.poller import Poller, log

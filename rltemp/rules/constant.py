@@ -8,8 +8,9 @@ from rltemp.errors import BadInputError
 from rltemp.kd.checks import positive
 from rltemp.kd.divergences import log_softmax
 from rltemp.kd.rowwise import rowwise
-from rltemp.kd.signals import Signals, Temperatures, full_precision
+from rltemp.kd.signals import Signals, full_precision
 from rltemp.kd.temperature_rule import TemperatureRule, per_sample
+from rltemp.kd.temperatures import Temperatures
 
 
 def fixed(temperature: float = 4.0, teacher: float | None = None) -> TemperatureRule:

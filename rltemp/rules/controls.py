@@ -20,8 +20,9 @@ from torch import Tensor
 from rltemp.errors import BadInputError
 from rltemp.kd.losses import kd_loss
 from rltemp.kd.method import PLAIN_TEMPERATURE, Method, matched, uniform
-from rltemp.kd.signals import Divergence, Signals, Temperatures, full_precision
+from rltemp.kd.signals import Divergence, Signals, full_precision
 from rltemp.kd.temperature_rule import Ask, RuleFunction, TemperatureRule, WrappedRule
+from rltemp.kd.temperatures import Temperatures
 from rltemp.rules.curriculum import LearnedRule
 from rltemp.rules.difficulty import random
 

@@ -21,8 +21,9 @@ from torch.func import functional_call
 
 from rltemp.errors import BadInputError
 from rltemp.kd.checks import fraction, positive
-from rltemp.kd.signals import Signals, Temperatures, full_precision
+from rltemp.kd.signals import Signals, full_precision
 from rltemp.kd.temperature_rule import TemperatureRule, WrappedRule
+from rltemp.kd.temperatures import Temperatures
 
 HIDDEN = 32
 """Hidden units of the per-sample network."""

@@ -15,8 +15,9 @@ from torch.linalg import vector_norm
 from rltemp.errors import BadInputError
 from rltemp.kd.checks import below, fraction, positive, whole
 from rltemp.kd.rowwise import logsumexp, rowwise
-from rltemp.kd.signals import Signals, Temperatures, full_precision
+from rltemp.kd.signals import Signals, full_precision
 from rltemp.kd.temperature_rule import TemperatureRule, over_time, per_batch
+from rltemp.kd.temperatures import Temperatures
 
 _LEAST_DISTANCE = 1e-6
 """Distances below count as this: two equal distributions are as far apart as any other two equal ones."""

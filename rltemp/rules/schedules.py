@@ -9,8 +9,9 @@ from torch import Tensor
 
 from rltemp.errors import BadInputError
 from rltemp.kd.checks import fraction, positive, whole
-from rltemp.kd.signals import Signals, Temperatures
+from rltemp.kd.signals import Signals
 from rltemp.kd.temperature_rule import TemperatureRule, over_time
+from rltemp.kd.temperatures import Temperatures
 
 Progress = float | Tensor
 """A number, or a tensor of one that is never read."""

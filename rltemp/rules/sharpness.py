@@ -10,8 +10,9 @@ from torch import Tensor
 
 from rltemp.kd.checks import below, not_negative, positive, switch
 from rltemp.kd.rowwise import LARGEST, LOGSUMEXP, Formula, Slopes, rowwise
-from rltemp.kd.signals import Signals, Temperatures, bounded
+from rltemp.kd.signals import Signals, bounded
 from rltemp.kd.temperature_rule import TemperatureRule, per_sample
+from rltemp.kd.temperatures import Temperatures
 
 _HALVINGS = 26
 """Of the bisection: 2^-26 of its range is below what float32 resolves."""

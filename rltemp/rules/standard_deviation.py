@@ -13,8 +13,9 @@ from torch.linalg import vector_norm
 from rltemp.kd.checks import positive, switch
 from rltemp.kd.names import lookup
 from rltemp.kd.rowwise import Formula, Slopes, rowwise
-from rltemp.kd.signals import Signals, Temperatures, bounded
+from rltemp.kd.signals import Signals, bounded
 from rltemp.kd.temperature_rule import TemperatureRule, per_sample
+from rltemp.kd.temperatures import Temperatures
 
 LOWEST_DEVIATION = 0.01
 """Logits that deviate by less are taken to deviate by this much: a temperature then stays above zero, and a step in

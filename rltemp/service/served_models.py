@@ -14,8 +14,9 @@ from torch import Tensor
 
 from rltemp.errors import BadInputError
 from rltemp.kd.names import split_spec
-from rltemp.kd.signals import OUTPUTS, Signals, Temperatures
+from rltemp.kd.signals import Signals
 from rltemp.kd.temperature_rule import TemperatureRule
+from rltemp.kd.temperatures import OUTPUTS, Temperatures
 from rltemp.policy.features import LIMIT
 from rltemp.policy.policy_file import check_policy
 from rltemp.policy.rule import KNOWN_FEATURES, Policy

@@ -21,7 +21,8 @@ from torch import Tensor
 from rltemp.errors import BadInputError, TrainingDivergedError
 from rltemp.io.files import atomic_write
 from rltemp.kd.method import Method, Objective, StepLoss
-from rltemp.kd.signals import Signals, Temperatures
+from rltemp.kd.signals import Signals
+from rltemp.kd.temperatures import Temperatures
 from rltemp.training.distill import Distillation
 from rltemp.training.safe_temperatures import BoundWatch, doubts, mended
 from rltemp.training.steps import Taken

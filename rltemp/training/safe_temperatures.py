@@ -12,8 +12,8 @@ from torch import Tensor
 
 from rltemp.kd.checks import Bounds, fault, lawful, unlawful
 from rltemp.kd.method import PLAIN_TEMPERATURE, Method, Objective
-from rltemp.kd.signals import Temperatures
 from rltemp.kd.temperature_rule import per_sample
+from rltemp.kd.temperatures import Temperatures
 
 log = logging.getLogger(__name__)
 

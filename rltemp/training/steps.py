@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from rltemp.kd.method import Objective, refuse_unlawful
-from rltemp.kd.signals import Signals, Temperatures
+from rltemp.kd.signals import Signals
+from rltemp.kd.temperatures import Temperatures
 from rltemp.training.distill import Distillation
 
 

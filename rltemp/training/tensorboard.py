@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from rltemp.kd.losses import cross_entropy
 from rltemp.kd.names import lookup
-from rltemp.kd.signals import NETWORKS, Signals, Temperatures, temperature_scalars
+from rltemp.kd.signals import Signals
+from rltemp.kd.temperatures import NETWORKS, Temperatures, temperature_scalars
 
 BINS = 50
 

@@ -27,7 +27,7 @@ from rltemp.envs.advantages import ADVANTAGES
 from rltemp.envs.played import Stretch
 from rltemp.envs.vector import DistillVecEnv
 from rltemp.errors import BadInputError
-from rltemp.kd.signals import Temperatures
+from rltemp.kd.temperatures import Temperatures
 from rltemp.policy.actions import ActionScale
 from rltemp.policy.policy_file import read_policy
 from rltemp.training.distill import Distillation

@@ -22,7 +22,7 @@ from rltemp.agents.policy_export import export_policy
 from rltemp.agents.train import controller, make_env, make_model, train_policy
 from rltemp.data.problem import Problem
 from rltemp.envs.vector import DistillVecEnv
-from rltemp.kd.signals import Temperatures
+from rltemp.kd.temperatures import Temperatures
 from rltemp.policy.actions import ActionScale
 from rltemp.policy.features import RLKD_FEATURES, featurize
 from rltemp.training.tensorboard import TAGS

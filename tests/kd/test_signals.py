@@ -119,7 +119,7 @@ def test_progress_may_be_a_tensor_of_one_number_and_of_no_more() -> None:
         Signals(logits, logits, progress=torch.zeros(2))
 
 
-def test_label_weights_stay_with_their_samples_through_masks_stacks_and_parts() -> None:
+def test_label_weights_stay_with_their_samples_through_masks_and_stacks() -> None:
     weights = torch.tensor([1.0, 2.0, 3.0])
     whole, mask = Temperatures(weights, weights, weights, label_weight=weights), torch.tensor([True, False, True])
     kept = whole.of_samples(mask)

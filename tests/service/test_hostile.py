@@ -14,7 +14,7 @@ from support.hostile_requests import BINARIES, DTKD, TEXTS, TWO, binary, inputs,
 from support.services import Served, serving
 from support.wire import BYTES, JSON, Answer, request
 
-from rltemp.kd.signals import OUTPUTS
+from rltemp.kd.temperatures import OUTPUTS
 
 UNIVERSAL = "/v2/models/universal/infer"
 

@@ -13,7 +13,7 @@ import torch
 from support.policies import random_policy
 
 from rltemp import ArtifactRefusedError, BadInputError, Signals, load_rule
-from rltemp.kd.signals import OUTPUTS
+from rltemp.kd.temperatures import OUTPUTS
 from rltemp.loading import SHIPPED
 from rltemp.policy.features import featurize
 from rltemp.policy.policy_file import forward, read_policy

@@ -15,6 +15,7 @@ from support.services import Served, serving
 
 import rltemp
 from rltemp import Signals, load_rule
+from rltemp.kd.temperatures import OUTPUTS
 from rltemp.loading import SHIPPED
 from rltemp.policy.features import featurize
 from rltemp.policy.policy_file import read_policy
@@ -23,7 +24,6 @@ pytest.importorskip("fastapi", reason="needs rltemp[serve]")
 triton = pytest.importorskip("tritonclient.http", reason="needs tritonclient[http]")
 
 KINDS = {"FP16": np.float16, "FP32": np.float32, "FP64": np.float64, "INT32": np.int32, "INT64": np.int64}
-OUTPUTS = {"student_temperature": "student", "teacher_temperature": "teacher", "weight": "weight"}
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +93,8 @@ def test_logits_are_answered_as_in_process_in_bytes_and_in_json(client, model, s
     found = client.infer(model, inputs, outputs=wanted(answered, *OUTPUTS), request_id="a")
     arrays = (torch.from_numpy(array.astype(np.float32)) for array in (student, teacher))
     expected = load_rule(model)(Signals(*arrays, torch.from_numpy(labels), float(np.float32(0.4))))
-    for name, field in OUTPUTS.items():
-        np.testing.assert_allclose(found.as_numpy(name), getattr(expected, field).numpy(), rtol=1e-6)
+    for name, values in expected.outputs().items():
+        np.testing.assert_allclose(found.as_numpy(name), values.numpy(), rtol=1e-6)
     answer = found.get_response()
     assert (answer["model_name"], answer["model_version"], answer["id"]) == (model, "1", "a")
 
