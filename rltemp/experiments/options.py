@@ -15,7 +15,7 @@ from rltemp.data.task import Task
 from rltemp.errors import BadInputError
 from rltemp.experiments.result_cache import CELLS, ResultCache
 from rltemp.io.command_words import at_least
-from rltemp.io.run_folders import CONFIG, as_stored, changes, in_a_name, read_json, reopen_run
+from rltemp.io.run_folders import in_a_name, reopen_run, stored_but_for
 from rltemp.training.identity import refuse_other_files
 from rltemp.training.options import OF_THE_TASK, TaskOptions, configuration
 
@@ -64,15 +64,12 @@ class ComparisonOptions(TaskOptions):
 
     def grows(self) -> bool:
         """Whether the folder holds this comparison with fewer rules or seeds, finished or not."""
-        if not (self.folder() / CONFIG).is_file():
-            return False
-        found, wanted = read_json(self.folder() / CONFIG), as_stored({"command": self.command, **configuration(self)})
+        found = stored_but_for(self.folder(), self.command, configuration(self), GROWING)
         rules, seeds = found.get("rules"), found.get("seeds")
         if not isinstance(rules, list) or not isinstance(seeds, int):
             return False
-        before, now = ({name: one for name, one in each.items() if name not in GROWING} for each in (found, wanted))
         kept = {*rules} <= {*self.rules} and seeds <= self.seeds
-        return kept and (len(rules), seeds) != (len(self.rules), self.seeds) and not changes(before, now)
+        return kept and (len(rules), seeds) != (len(self.rules), self.seeds)
 
     def look(self) -> tuple[Path, dict[str, Any] | None]:
         """As for every run; nothing is shown of a comparison that is to grow."""
@@ -223,10 +220,7 @@ class CheckOptions(TaskOptions):
 
     def _of_others(self) -> bool:
         """Whether the folder holds this check but for the number of students."""
-        if not (self.folder() / CONFIG).is_file():
-            return False
-        found, wanted = read_json(self.folder() / CONFIG), as_stored({"command": self.command, **configuration(self)})
-        return found != wanted and not changes({**found, "seeds": None}, {**wanted, "seeds": None})
+        return bool(stored_but_for(self.folder(), self.command, configuration(self), ["seeds"]))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import platform
 import re
 import shutil
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,15 @@ def open_run(out: Path, command: str, config: Mapping[str, Any]) -> dict[str, An
     if not (out / RESULT).exists():
         hold(out)
     return read_json(out / RESULT) if (out / RESULT).exists() else None
+
+
+def stored_but_for(out: Path, command: str, config: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """The configuration that a folder holds, where it is this one but for the options of these names; {} elsewhere."""
+    if not (out / CONFIG).is_file():
+        return {}
+    found, wanted = read_json(out / CONFIG), as_stored({"command": command, **config})
+    before, now = ({name: one for name, one in each.items() if name not in names} for each in (found, wanted))
+    return {} if found == wanted or changes(before, now) else found
 
 
 def reopen_run(out: Path, command: str, config: Mapping[str, Any]) -> None:

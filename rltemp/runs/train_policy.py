@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -16,8 +17,9 @@ from rltemp.compiling.mode import CompileMode, is_compiled, step_for
 from rltemp.data.problem import Problem
 from rltemp.envs.variety import Variety
 from rltemp.errors import BadInputError
+from rltemp.io.run_folders import reopen_run, stored_but_for
 from rltemp.rules.published_methods import reference_method
-from rltemp.training.options import OF_THE_TASK, TaskOptions, flat
+from rltemp.training.options import OF_THE_TASK, TaskOptions, configuration, flat
 from rltemp.training.steps import Step, plain_step
 
 log = logging.getLogger(__name__)
@@ -72,6 +74,26 @@ class TrainPolicyOptions(TaskOptions):
         if "clip" in values and "policy_clip" not in values:
             values["policy_clip"] = values.pop("clip")
         return values
+
+    def goes_on(self) -> bool:
+        """Whether the folder holds this training with fewer updates, finished or not."""
+        found = stored_but_for(self.folder(), self.command, configuration(self), ["updates"])
+        before = found.get("updates")
+        return isinstance(before, int) and before < self.policy.updates and not self.fresh
+
+    def look(self) -> tuple[Path, dict[str, Any] | None]:
+        """As for every run; nothing is shown of a training that is to go on."""
+        return (self.folder(), None) if self.goes_on() else super().look()
+
+    def open(self) -> dict[str, Any] | None:
+        """As for every run, or a training goes on to more updates."""
+        if self.goes_on():
+            log.info(
+                f"{self.folder()} holds a part of this training: it goes on to {self.policy.updates} updates, and from "
+                "there on the learning rate is that of so many."
+            )
+            reopen_run(self.folder(), self.command, configuration(self))
+        return super().open()
 
     def run(self) -> dict[str, Any]:
         """Train the policy, or find it trained; the result.

@@ -134,6 +134,19 @@ def test_a_signal_in_the_middle_of_a_rollout_keeps_what_was_saved_before(tmp_pat
     assert "stopped by SIGTERM: saved at update 0. Go on with: rltemp train-policy" in err
 
 
+def test_a_finished_policy_goes_on_to_more_updates_as_if_asked_at_once(tmp_path: Path, cache: Path) -> None:
+    words, more = (*POLICY, "--learning-rate-end", 1), ("--updates", 4)
+    assert finish(start(*words, "--out", tmp_path / "whole", cache=cache))[0] == 0
+    assert finish(start(*words, *more, "--out", tmp_path / "run", cache=cache))[0] == 0
+    assert digests(tmp_path / "run") != digests(tmp_path / "whole")
+    code, _, err = finish(start(*words, "--out", tmp_path / "run", cache=cache))
+    assert (code, err) == (0, "")
+    assert digests(tmp_path / "run") == digests(tmp_path / "whole")
+    code, _, err = finish(start(*words, *more, "--out", tmp_path / "run", cache=cache))  # what is trained is kept
+    assert code == 2
+    assert "differs in: updates 6 -> 4" in err
+
+
 def test_a_teacher_that_is_killed_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     words = shlex.split("train-teacher --task digits --teacher-epochs 20")
     code, _, err = finish(start(*words, "--out", tmp_path / "whole", cache=tmp_path / "a"))
