@@ -254,7 +254,7 @@ def test_a_presets_options_come_before_the_lines_and_are_the_policys():
 
 def test_a_run_with_a_preset_is_repeated_by_its_configuration(tmp_path: Path):
     out = tmp_path / "p"
-    small = ("--updates", 1, "--students", 2, "--hidden", 4, "--validation-students", 1, "--passes", 1)
+    small = ("--updates", 1, "--students-per-update", 2, "--hidden", 4, "--validation-students", 1, "--passes", 1)
     assert code("train-policy", *TOY, "--preset", "rlkd", *small, "--out", out) == 0
     saved = parse("train-policy", ["--config", str(out)])
     assert (saved.preset, saved.policy.hidden, saved.policy.features) == ("rlkd", (4,), RLKD_FEATURES)

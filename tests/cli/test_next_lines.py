@@ -60,7 +60,7 @@ def test_every_line_of_the_demo_works(here: Path, capsys: pytest.CaptureFixture[
 def test_the_lines_of_a_policys_training_work(
     where: tuple[str, ...], here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = ("--updates", 1, "--students", 2, "--replicas", 2, "--validation-students", 1)
+    small = ("--updates", 1, "--students-per-update", 2, "--replicas", 2, "--validation-students", 1)
     assert code("train-policy", *TOY, *small, *where) == 0
     first = following(capsys.readouterr().out)
     assert typed(typed(first, capsys), capsys) == []
