@@ -274,7 +274,7 @@ def test_on_collapse_stop_is_an_error_and_fallback_exports_the_reference(short, 
 
 
 def test_the_default_policy_raises_none(short: Problem, tmp_path: Path, capsys: Any) -> None:
-    config = PolicyConfig(updates=7, students_per_update=16, replicas=8, validate_every=1, validation_students=16)
+    config = PolicyConfig(updates=7, students_per_update=16, replicas=8, validate_every=1, validation_students=4)
     found = train_policy(short, config, tmp_path)
     assert (found["collapsed"], found["collapse"]) == (False, None)
     assert "alarm" not in capsys.readouterr().err

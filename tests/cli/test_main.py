@@ -232,17 +232,6 @@ def test_a_signal_is_one_line_with_the_command_that_goes_on(monkeypatch, capsys,
     assert signal.getsignal(number) is before
 
 
-def test_the_demo_learns_a_policy_and_compares_it(tmp_path: Path, capsys):
-    words = ("--updates", 1, "--seeds", 2, "--out", tmp_path / "demo")
-    assert code("demo", *TOY, *words) == 0
-    rows = list(csv.DictReader((tmp_path / "demo" / "compare" / "results.csv").read_text().splitlines()))
-    assert str(tmp_path / "demo" / "policy" / "policy.safetensors") in {row["rule"] for row in rows}
-    assert {"none", "fixed:16"} < {row["rule"] for row in rows}
-    assert (tmp_path / "demo" / "student" / "student.safetensors").is_file()
-    saved = parse("train-policy", ["--config", str(tmp_path / "demo" / "policy")])
-    assert (saved.task, saved.policy.updates) == ("toy", 1)
-
-
 def test_a_presets_options_come_before_the_lines_and_are_the_policys():
     options = parse("train-policy", ["--updates", "3", "--preset", "rlkd", "--no-calibration"])
     assert (options.preset, options.policy.agent, options.policy.updates) == ("rlkd", "sample", 3)
