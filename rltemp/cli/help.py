@@ -112,13 +112,14 @@ def refuse_unknown(kind: type[Any], command: str, words: Sequence[str]) -> None:
     """Refuse a name that the command does not have.
 
     Raises:
-        BadInputError: With the closest name.
+        BadInputError: With the one that begins so, or the closest.
     """
     known = [flag for option in options_of(kind) for flag in option.flags if flag.startswith("--")]
     for word in words:
         name = word.partition("=")[0].replace("_", "-")
         if word.startswith("--") and name not in known:
-            close = get_close_matches(name, known, n=1)
+            begun = [flag for flag in known if flag.startswith(name)]
+            close = begun if len(begun) == 1 else get_close_matches(name, known, n=1)
             hint = f": did you mean {close[0]}?" if close else "."
             raise BadInputError(f"unknown option {name}{hint} `rltemp {command} --help-all` explains them all")
 

@@ -18,8 +18,8 @@ from rltemp.io.strict_json import parse
 Entry = TypeVar("Entry")
 
 
-def lookup(table: Mapping[str, Entry], name: str, kind: str) -> Entry:
-    """Return `table[name]`; a wrong name is answered with the known ones and the closest match.
+def lookup(table: Mapping[str, Entry], name: str, kind: str, known: str = "") -> Entry:
+    """Return `table[name]`; a wrong name is answered with the closest match, and the known ones or what is said of them.
 
     >>> lookup({"fixed": 1, "dtkd": 2}, "dtdk", "rule")
     Traceback (most recent call last):
@@ -29,7 +29,7 @@ def lookup(table: Mapping[str, Entry], name: str, kind: str) -> Entry:
         return table[name]
     close = get_close_matches(str(name), table, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    raise BadInputError(f"unknown {kind} {name!r}: {hint}Known: {', '.join(sorted(table))}")
+    raise BadInputError(f"unknown {kind} {name!r}: {hint}Known: {known or ', '.join(sorted(table))}")
 
 
 def spelled(name: str | Path, what: str) -> str:

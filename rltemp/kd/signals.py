@@ -24,7 +24,7 @@ class Signals:
     Args:
         student_logits: `[..., C]`, with the student's graph attached.
         teacher_logits: `[..., C]`, no graph.
-        labels: `[...]` integers in 0..C-1, or None where the loop has none (rules that need them say so).
+        labels: `[...]` integers of any type in 0..C-1, or None where the loop has none (rules that need them say so).
         progress: How much of the run is done, 0 (first step) to 1 (after the last): a number; or a tensor of one, which
             is kept within 0 and 1 and never read, so that no step waits for it and no compiled step is compiled anew.
             nan where the loop does not know it: whatever needs it says so.
@@ -64,6 +64,10 @@ class Signals:
             raise BadInputError(f"logits need at least 2 classes on their last axis; got shape {tuple(student)}")
         if self.labels is not None and self.labels.shape != student[:-1]:
             raise BadInputError(f"labels have shape {tuple(self.labels.shape)}, needed: {tuple(student[:-1])}")
+        if self.labels is not None and self.labels.dtype != torch.int64:
+            if self.labels.dtype not in (torch.uint8, torch.int8, torch.int16, torch.int32):
+                raise BadInputError(f"labels must be integers; got {self.labels.dtype}")
+            object.__setattr__(self, "labels", self.labels.long())
         if self.mask is not None and (self.mask.shape != student[:-1] or self.mask.dtype != torch.bool):
             raise BadInputError(
                 f"mask has shape {tuple(self.mask.shape)} and type {self.mask.dtype}; "

@@ -197,7 +197,8 @@ def _torchvision_builder(name: str) -> ModelBuilder:
         return model
 
     theirs: dict[str, ModelBuilder] = dict.fromkeys(models.list_models(module=models), build)
-    return lookup({**theirs, **MODELS}, name, "model")
+    known = f"{ours}, those of torchvision by name, and your own as FILE.py:NAME"
+    return lookup({**theirs, **MODELS}, name, "model", known)
 
 
 def _refuse_small_images(needed_by: str, image_shape: ImageShape) -> None:

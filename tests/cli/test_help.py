@@ -84,6 +84,21 @@ def test_a_mistake_is_the_same_plain_line_on_a_terminal() -> None:
     assert on_a_terminal("distill", "--epoch", "3") == (2, said)
 
 
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (("train-policy", "--students", "8"), "--students-per-update"),
+        (("train-policy", "--tasks=8"), "--tasks-per-update"),
+        (("distill", "--learning-rte", "1"), "--learning-rate"),
+    ],
+)
+def test_an_unknown_option_is_answered_with_the_one_that_is_meant(
+    words: tuple[str, ...], meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert code(*words) == 2
+    assert f": did you mean {meant}? " in capsys.readouterr().err
+
+
 def test_a_wrong_value_is_a_plain_line_on_a_terminal() -> None:
     number, said = on_a_terminal("distill", "--seed", "one")
     assert (number, said.count("\n"), "\x1b" in said) == (2, 1, False)

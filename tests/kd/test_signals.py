@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rltemp import BadInputError, Signals, Temperatures, load_rule
+from rltemp import BadInputError, Controller, Signals, Temperatures, load_rule
 
 
 @pytest.mark.parametrize("shape", [(), (5,), (3, 5), (2, 3, 5)])
@@ -73,6 +73,19 @@ def test_logits_that_do_not_belong_together_are_refused_with_both_shapes(
 def test_labels_of_another_shape_are_refused(labels: tuple[int, ...]) -> None:
     with pytest.raises(BadInputError, match=r"labels have shape .* needed: \(5,\)"):
         Signals(torch.zeros(5, 4), torch.zeros(5, 4), torch.zeros(labels, dtype=torch.long))
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_labels_are_integers_of_any_type(kind: torch.dtype) -> None:
+    logits, labels = torch.randn(2, 5, 4), torch.tensor([0, 3, 1, 2, 0])
+    expected = Controller("dtkd").loss(*logits, labels, 0.5)
+    assert torch.equal(Controller("dtkd").loss(*logits, labels.to(kind), 0.5), expected)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bool])
+def test_labels_that_are_no_integers_are_refused(kind: torch.dtype) -> None:
+    with pytest.raises(BadInputError, match=rf"^labels must be integers; got {kind}$"):
+        Signals(torch.zeros(5, 4), torch.zeros(5, 4), torch.zeros(5, dtype=kind))
 
 
 @pytest.mark.parametrize("progress", [-0.01, 1.01, float("inf")])
