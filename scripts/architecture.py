@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,13 +29,16 @@ def modules() -> dict[str, Path]:
     return dict(sorted(names.items()))
 
 
-def named(file: Path) -> Iterator[str]:
+@cache
+def named(file: Path) -> list[str]:
     """What a file imports, anywhere in it: modules, and names from modules as `module.name`."""
+    found = list[str]()
     for node in ast.walk(ast.parse(file.read_text("utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
 
 
 def module_graph() -> Graph:

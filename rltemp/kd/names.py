@@ -19,7 +19,7 @@ Entry = TypeVar("Entry")
 
 
 def lookup(table: Mapping[str, Entry], name: str, kind: str, known: str = "") -> Entry:
-    """Return `table[name]`; a wrong name is answered with the closest match, and the known ones or what is said of them.
+    """Return `table[name]`; a wrong name is answered with the closest match and the known ones, or what `known` says.
 
     >>> lookup({"fixed": 1, "dtkd": 2}, "dtdk", "rule")
     Traceback (most recent call last):

@@ -198,10 +198,14 @@ def test_each_large_library_stays_in_its_rooms() -> None:
     assert offences(others, "fastapi", "starlette", "uvicorn", "prometheus_client") == []
 
 
+MOST = {"agents": 16, "envs": 15}
+"""Modules of the packages that may have more than 14."""
+
+
 def test_packages_and_modules_are_small() -> None:
     for name, folder in PACKAGES.items():
         modules = [file for file in folder.glob("*.py") if file.name != "__init__.py"]
-        assert len(modules) <= (16 if name == "agents" else 14), f"{name} has {len(modules)} modules"
+        assert len(modules) <= MOST.get(name, 14), f"{name} has {len(modules)} modules"
     assert len([*ROOT.glob("rltemp/*.py")]) <= 6
     long = {
         f"{file.relative_to(ROOT)}": lines
