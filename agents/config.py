@@ -17,7 +17,8 @@ from rltemp.policy.rule import KNOWN_FEATURES
 from rltemp.rules.published_methods import reference_method
 
 ABOVE_ZERO = (
-    "students replicas tasks updates learning_rate_end looks validate_every validation_students collapse_updates"
+    "students_per_update replicas tasks_per_update updates learning_rate_end looks validate_every validation_students "
+    "collapse_updates"
 )
 
 
@@ -86,12 +87,12 @@ class PolicyConfig(UpdateConfig, PolicyShape):
     agent: Literal["run", "sample"] = "run"
     """What PPO takes for a decision: run (one draw of the policy's weights a run, credited with the run's return less
     its group's mean) or sample (each temperature, its own noise, a critic, and advantages along a student's steps)."""
-    students: int = 64
+    students_per_update: int = 64
     """Students trained side by side in one update."""
     replicas: int = 8
-    """How many of them share initial weights, samples and batches; divides students."""
-    tasks: int = 1
-    """How many tasks the students of an update have, each as many of them; replicas x tasks divide students."""
+    """How many of them share initial weights, samples and batches; divides students_per_update."""
+    tasks_per_update: int = 1
+    """How many tasks the students of an update have, each as many; replicas x tasks_per_update divide the students."""
     advantage: Literal["difference", "clipped", "rank"] = "difference"
     """How a run is judged within its group: by the difference of its return to the others', by that of at most 1, or by
     its rank alone."""
@@ -144,13 +145,16 @@ class PolicyConfig(UpdateConfig, PolicyShape):
         lookup(dict.fromkeys(("tanh", "relu")), self.activation, "activation")
         if not 0 <= self.seed < 2**63:
             raise BadInputError(f"train-policy: seed must be 0 to 2^63 - 1; got {self.seed}")
-        if self.students % (self.replicas * self.tasks) or (self.agent == "run" and self.replicas < 2):
+        if self.students_per_update % (self.replicas * self.tasks_per_update) or (
+            self.agent == "run" and self.replicas < 2
+        ):
             raise BadInputError(
                 "train-policy: replicas must be at least 2, so that runs can be compared (agent sample: 1), and "
-                f"replicas x tasks divide students; got {self.replicas} x {self.tasks} and {self.students}"
+                "replicas x tasks_per_update divide students_per_update; "
+                f"got {self.replicas} x {self.tasks_per_update} and {self.students_per_update}"
             )
-        if self.agent == "sample" and (self.tasks > 1 or self.advantage != "difference" or self.start_from):
-            raise BadInputError("agent sample has no use for tasks, advantage or start_from: leave them out")
+        if self.agent == "sample" and (self.tasks_per_update > 1 or self.advantage != "difference" or self.start_from):
+            raise BadInputError("agent sample has no use for tasks_per_update, advantage or start_from: leave them out")
         # With agent run a whole run is one decision: there is nothing in it to discount or to share out.
         for name, idle in (("discount", 1), ("gae_lambda", 1), ("calibration", False)):
             if self.agent == "run" and getattr(self, name) != idle:
@@ -161,7 +165,7 @@ class PolicyConfig(UpdateConfig, PolicyShape):
 
     def check_workers(self, workers: int, ray: str | None = None) -> None:
         """Refuse a number of worker processes that these students cannot be shared out over."""
-        most = min(self.students, self.validation_students)
+        most = min(self.students_per_update, self.validation_students)
         if not 1 <= workers <= most:
             raise BadInputError(f"every worker trains students: --workers must be 1 to {most}; got {workers}")
         if self.agent == "sample" and (workers > 1 or ray is not None):
@@ -174,7 +178,7 @@ class LearnerConfig(UpdateConfig):
 
     averaging: float = 0.8
     """Weight of the past in the running mean of the policy's weights, 0 to below 1."""
-    students_per_update: int = PolicyConfig.students
+    students_per_update: int = PolicyConfig.students_per_update
     """Finished runs that an update learns from, at least."""
     max_staleness: int = 2
     """How many versions a run's draw may be older than the newest; the versions that are kept."""
@@ -228,8 +232,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weight_ratio": 64.0,
         "label_ratio": 16.0,
         "exploration": 0.06,
-        "students": 256,
-        "tasks": 8,
+        "students_per_update": 256,
+        "tasks_per_update": 8,
         "advantage": "rank",
         "updates": 240,
         "learning_rate": 0.01,
@@ -254,7 +258,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "hidden": (256, 256),
         "activation": "relu",
         "agent": "sample",
-        "students": 8,
+        "students_per_update": 8,
         "replicas": 1,
         "updates": 30,
         "learning_rate": 1e-4,

@@ -150,7 +150,7 @@ def _train(
         "sha256": sha256,
         **found,
         "compiled": is_compiled(step),
-        "students_trained": config.updates * config.students,
+        "students_trained": config.updates * config.students_per_update,
         "collapsed": bool(alarms.collapse),
         "collapse": alarms.collapse or None,
         **checkpoints.mark(),
@@ -164,7 +164,7 @@ def make_env(
     decision = decision_of(config)
     return DistillVecEnv(
         problem,
-        config.students,
+        config.students_per_update,
         replicas=config.replicas,
         method=decision.method,
         features=decision.features,
@@ -175,7 +175,7 @@ def make_env(
         seed=config.seed,
         step=step,
         workers=workers,
-        tasks=config.tasks,
+        tasks=config.tasks_per_update,
         vary=config.vary and config.agent == "run",
     )
 

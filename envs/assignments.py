@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Protocol, get_args
+from typing import NoReturn, Protocol, get_args, runtime_checkable
 
 import numpy as np
 import torch
 
 from rltemp.data.problem import Problem
 from rltemp.data.recipe import Recipe, Schedule
+from rltemp.data.task import Task
 from rltemp.envs.variety import Assignment
 from rltemp.errors import BadInputError
+from rltemp.training.preparation import prepare
 
 
+@runtime_checkable
 class TaskSource(Protocol):
     """Where a run's task comes from."""
 
@@ -81,3 +84,27 @@ def varied(recipe: Recipe, generator: np.random.Generator) -> Recipe:
     schedule = str(generator.choice(SCHEDULES)) if generator.random() < 0.5 else recipe.schedule
     epochs = max(1, round(recipe.epochs * length))
     return recipe.changed(learning_rate=recipe.learning_rate * rate, schedule=schedule, epochs=epochs)
+
+
+def loaded(task: str | Task | Problem) -> Problem:
+    """The problem that a name, a description or a problem stands for; its teacher is trained where it has to be.
+
+    Raises:
+        BadInputError: For a name that nobody knows, and for anything else.
+    """
+    if isinstance(task, Problem):
+        return task
+    if isinstance(task, str | Task):
+        return prepare(task)
+    raise BadInputError(f"a task is given by its name, as a Task or as a Problem; got {task!r:.80}")
+
+
+class NoCopies:
+    """Refuses `copy` and `pickle` in one line, in place of an error from deep within torch."""
+
+    def __reduce__(self) -> NoReturn:
+        name = type(self).__name__
+        raise BadInputError(
+            f"a {name} cannot be copied or pickled: the run in it holds gradients, and rules that are functions. Make "
+            "another one, and reset it with the same seed"
+        )

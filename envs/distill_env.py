@@ -17,20 +17,19 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from rltemp.data.problem import Problem
-from rltemp.data.tasks import load_task
-from rltemp.envs.assignments import OneTask
+from rltemp.data.task import Task
+from rltemp.envs.assignments import NoCopies, OneTask, loaded
 from rltemp.envs.episode import FIRST_TRAINING_SEED, Decision, Episode, checked_actions
 from rltemp.kd.method import Method
 from rltemp.policy.actions import ActionScale
 from rltemp.policy.features import DEFAULT_FEATURES, LIMIT
-from rltemp.training.preparation import prepare
 
 Array = NDArray[np.float32]
 MEANS = "student_temperature_mean", "teacher_temperature_mean", "loss"
 """What `info` has of a step's batch."""
 
 
-class DistillEnv(gym.Env[Array, Array]):
+class DistillEnv(NoCopies, gym.Env[Array, Array]):
     """Choose the temperatures of every sample of every batch of one student's training.
 
     Observation: `Box(-10, 10, (B, F))`, the features of the batch's samples. Action: `Box(-1, 1, (B, A))`, for the
@@ -42,7 +41,7 @@ class DistillEnv(gym.Env[Array, Array]):
     `info` has `potential`, and after a step `loss` and the means of both temperatures over the batch.
 
     Args:
-        task: The name of a task, or one in memory.
+        task: The name of a task, a description, or one in memory.
         method: The reference, as a name or a `Method`.
         features: Names of the observation's columns, in order.
         scale: What an action means.
@@ -56,7 +55,7 @@ class DistillEnv(gym.Env[Array, Array]):
 
     def __init__(
         self,
-        task: str | Problem = "digits",
+        task: str | Task | Problem = "digits",
         *,
         method: str | Method = "fixed:4",
         features: Sequence[str] = DEFAULT_FEATURES,
@@ -66,7 +65,7 @@ class DistillEnv(gym.Env[Array, Array]):
         render_mode: str | None = None,
     ) -> None:
         self.decision = Decision.make(method, features, scale)
-        self.problem = prepare(load_task(task)) if isinstance(task, str) else task
+        self.problem = loaded(task)
         self.reward_interval = reward_interval
         self.render_mode = render_mode
         self.episode: Episode | None = None
@@ -74,6 +73,11 @@ class DistillEnv(gym.Env[Array, Array]):
         batch_size = self.problem.batch_samples
         self.observation_space = spaces.Box(-LIMIT, LIMIT, (batch_size, len(features)), np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (batch_size, self.decision.scale.size), np.float32)
+
+    def __repr__(self) -> str:
+        """The task, the student and the reference."""
+        task = self.problem.task
+        return f"<DistillEnv {task.name}: student {task.student}, reference {self.decision.method.name}>"
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Begin a run with a new student; `seed` determines all that is random from here on."""

@@ -23,7 +23,8 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 from torch import Tensor
 
 from rltemp.data.problem import Problem
-from rltemp.envs.assignments import OneTask, TaskSource
+from rltemp.data.task import Task
+from rltemp.envs.assignments import NoCopies, OneTask, TaskSource, loaded
 from rltemp.envs.episode import LOOKS, Decision, Episode, checked_actions
 from rltemp.envs.played import ActionNetwork, Stretch, joined
 from rltemp.envs.shares import RunDraws, Workers
@@ -44,7 +45,7 @@ class Outcome(NamedTuple):
     lost: NDArray[np.bool_]
 
 
-class DistillVecEnv(VecEnv):
+class DistillVecEnv(NoCopies, VecEnv):
     """S students x B samples as S * B sub-environments of one distillation step each.
 
     With tokens, B counts all places of the batch's sequences, those of the padding among them.
@@ -54,7 +55,7 @@ class DistillVecEnv(VecEnv):
     terminated; a fresh copy of the student joins the run in its place.
 
     Args:
-        problem: The task, loaded, or a source that draws one for every run.
+        problem: The task, by its name, described or loaded; or a source that draws one for every run.
         students: S, how many students a run trains.
         replicas: How many of them share a seed and its samples, side by side, so that they differ by their
             temperatures alone; divides S.
@@ -80,7 +81,7 @@ class DistillVecEnv(VecEnv):
 
     def __init__(
         self,
-        problem: Problem | TaskSource,
+        problem: str | Task | Problem | TaskSource,
         students: int = 32,
         *,
         replicas: int = 1,
@@ -97,7 +98,7 @@ class DistillVecEnv(VecEnv):
         looks: int = LOOKS,
         vary: bool = False,
     ) -> None:
-        source = OneTask(problem, redraw, vary) if isinstance(problem, Problem) else problem
+        source = problem if isinstance(problem, TaskSource) else OneTask(loaded(problem), redraw, vary)
         self.problem = source.problem
         if students < 1 or replicas < 1 or tasks < 1 or students % (replicas * tasks):
             raise BadInputError(f"replicas x tasks must divide students; got {replicas} x {tasks} and {students}")
@@ -122,6 +123,11 @@ class DistillVecEnv(VecEnv):
         # One shared empty info: building S * B dictionaries a step would cost as much as the step.
         self._nothing: list[dict[str, Any]] = [{}] * self.num_envs
         self._begin()
+
+    def __repr__(self) -> str:
+        """The task, the students and the reference."""
+        task, students = self.problem.task, f"{self.students} students of {self.batch_size} samples"
+        return f"<DistillVecEnv {task.name}: {students}, student {task.student}, reference {self.decision.method.name}>"
 
     def reset(self) -> NDArray[np.float32]:
         """Begin a new run with new students; seeds given by `seed` take effect here."""

@@ -125,11 +125,11 @@ def one_by_one(kind: Kind, rounds: int, jax: Path | None) -> None:
 
 def collection(rounds: int) -> None:
     """A stack's run over the same run with observations, a policy's actions and rewards, of one step and another."""
-    problem, config, method = prepare(load_task("digits")), PolicyConfig(students=64), load_method("fixed:4")
+    problem, config, method = prepare(load_task("digits")), PolicyConfig(), load_method("fixed:4")
     for name, make in STEPPERS.items():
         step = make()
         rollout = run_of_training(problem, config, None, step)
-        bare = functools.partial(trained, problem, list(range(config.students)), method, step)
+        bare = functools.partial(trained, problem, list(range(config.students_per_update)), method, step)
         found = [[timeit(side, number=1, timer=process_time) for side in (bare, rollout)] for _ in range(rounds + 1)]
         line(f"collection / bare stack, 64 students, {name}", [a / b for a, b in found[1:]], TARGETS[name])
 

@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--students", type=int, default=32, help="of one run")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    problem, config = small_pictures(), PolicyConfig(students=options.students)
+    problem, config = small_pictures(), PolicyConfig(students_per_update=options.students)
     with open_workers(WORKERS) as workers:
         alone, shared = run_of_training(problem, config, None), run_of_training(problem, config, workers)
         shared()  # the workers start

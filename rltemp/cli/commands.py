@@ -96,8 +96,8 @@ COMMANDS = {
     "policy import": Command(
         "policy_files:PolicyImport",
         "make a policy file of SB3's weights, safely",
-        ("policy import --arch 64,64 --out policy.safetensors model.zip",),
-        ("FILE", "arch", "activation", "features", "reference", "out"),
+        ("policy import --reference fixed:4 --out policy.safetensors model.zip",),
+        ("FILE", "features", "reference", "arch", "activation", "out"),
     ),
     "policy export": Command(
         "policy_files:PolicyExport",

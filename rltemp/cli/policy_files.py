@@ -19,9 +19,9 @@ from rltemp.kd.temperatures import OUTPUTS
 from rltemp.loading import PIN, imports_code, named_policy
 from rltemp.policy.features import DEFAULT_FEATURES, FEATURES
 from rltemp.policy.manifest import PolicyAction, PolicyFeature, PolicyManifest, describe
-from rltemp.policy.policy_file import write_policy
+from rltemp.policy.policy_file import ACTIVATIONS, write_policy
 from rltemp.policy.rule import Policy
-from rltemp.policy.sb3_archive import read_actor
+from rltemp.policy.sb3_archive import read_actor, read_architecture
 from rltemp.rules.published_methods import reference_method
 from rltemp.training.options import RunOptions
 
@@ -47,13 +47,13 @@ class PolicyShow(RunOptions):
 class PolicyImport(RunOptions):
     """Make a policy file of what Stable-Baselines3's PPO saved: the actor's weights are read, and no code runs.
 
-    The archive does not hold in a safe form what its numbers mean; the options below say it.
+    The archive does not hold in a safe form what its inputs and its actions mean; the options below say it.
     """
 
     file: tyro.conf.Positional[Path]
     """The archive that `model.save` wrote, of a model with MlpPolicy."""
-    arch: str
-    """Widths of the actor's hidden layers, as in 64,64, or none."""
+    arch: str | None = None
+    """Widths of the actor's hidden layers, as in 64,64, or none; by default those of the archive."""
     out: Path = Path("policy.safetensors")
     """The policy file to write."""
     features: tuple[str, ...] = DEFAULT_FEATURES
@@ -62,8 +62,8 @@ class PolicyImport(RunOptions):
     """What was taken off each feature before the model saw it (VecNormalize's mean); by default nothing."""
     std: tuple[float, ...] = ()
     """What each feature was divided by (the root of VecNormalize's variance); by default 1."""
-    activation: Literal["tanh", "relu"] = "tanh"
-    """Between layers."""
+    activation: Literal["tanh", "relu"] | None = None
+    """Between layers; by default what the archive says."""
     reference: str = "fixed:4"
     """The method that the policy moves around: the `method` of its environment."""
     ratio: float = 5.0
@@ -83,14 +83,17 @@ class PolicyImport(RunOptions):
             raise BadInputError(f"{self.out} exists and is not overwritten; choose another --out")
         reference_method(self.reference)
         bounds = {name: getattr(self, name) for name in ("ratio", "minimum", "maximum", "weight_ratio", "label_ratio")}
+        given = None if self.arch is None else _widths(self.arch)
         try:
             features, action = self._features(), PolicyAction(**bounds)
         except ValidationError as error:
             raise BadInputError(f"no policy file can hold these options: {describe(error)}") from None
+        built = read_architecture(self.file)
+        hidden = _widths(",".join(map(str, built.hidden)) or "none") if given is None else given
         write_policy(
             self.out,
-            weights=read_actor(self.file, [len(features), *_widths(self.arch), action.size]),
-            activation=self.activation,
+            weights=read_actor(self.file, [len(features), *hidden, action.size]),
+            activation=self._activation(built.activation),
             features=features,
             action=action,
             reference=self.reference,
@@ -98,6 +101,18 @@ class PolicyImport(RunOptions):
         )
         say(f"Wrote {self.out}, from the weights of {self.file} alone.")
         say(f"Next:  {shlex.join(['rltemp', 'policy', 'show', str(self.out)])}")
+
+    def _activation(self, found: str | None) -> str:
+        """The activation that the archive and the option agree on."""
+        if found is None and self.activation is None:
+            raise BadInputError(f"{self.file} does not say what is between its layers; give --activation tanh or relu")
+        if found is not None and found not in ACTIVATIONS:
+            raise BadInputError(
+                f"{self.file} has {found} between its layers; a policy file has {' or '.join(ACTIVATIONS)}"
+            )
+        if found is not None and self.activation not in (None, found):
+            raise BadInputError(f"{self.file} has {found} between its layers, not {self.activation}: leave it out")
+        return found or self.activation or ""
 
     def _features(self) -> list[PolicyFeature]:
         count = len(self.features)

@@ -48,7 +48,7 @@ def train_policy(task: Task | str = "digits", out: Folder = None, **options: Any
     Args:
         task: Of `Task.of`, or a name.
         out: The run's folder; by default runs/train-policy-TASK. An unfinished run in it goes on.
-        **options: Of `rltemp train-policy`, as in `updates=20, students=16, workers=2`.
+        **options: Of `rltemp train-policy`, as in `updates=20, students_per_update=16, workers=2`.
 
     Returns:
         The result, as in the folder's `result.json`.

@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 VARIETY = "variety"
 """Another task in every run of students (`rltemp.envs.variety`)."""
 
+FORMERLY = {"clip": "policy_clip", "students": "students_per_update", "tasks": "tasks_per_update"}
+"""Options of earlier configuration files under their names of today."""
+
 
 @dataclass(frozen=True)
 class PolicyOptions(PolicyConfig):
@@ -70,10 +73,9 @@ class TrainPolicyOptions(TaskOptions):
 
     @classmethod
     def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """The options of a configuration file; in one of version 0.2.0, `clip` is the policy's."""
-        if "clip" in values and "policy_clip" not in values:
-            values["policy_clip"] = values.pop("clip")
-        return values
+        """The options of a configuration file, some of which had other names in an earlier one."""
+        now = {old: name for old, name in FORMERLY.items() if name not in values}
+        return {now.get(name, name): value for name, value in values.items()}
 
     def goes_on(self) -> bool:
         """Whether the folder holds this training with fewer updates, finished or not."""
@@ -130,7 +132,7 @@ class TrainPolicyOptions(TaskOptions):
             one, steps = problem.problem, self.policy.updates * problem.steps // problem.shapes
         else:
             one, steps = problem, self.policy.updates * problem.task.recipe.steps(len(problem.dataset.train))
-        return step_for(self.compile, one.device, steps * self.policy.students * one.batch_samples)
+        return step_for(self.compile, one.device, steps * self.policy.students_per_update * one.batch_samples)
 
     def _variety(self) -> Variety:
         """Tasks drawn at random; their data and teachers are made here.

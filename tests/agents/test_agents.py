@@ -34,11 +34,11 @@ from rltemp.training.distill import Distillation
 from rltemp.training.steps import train
 from rltemp.training.tensorboard import TAGS
 
-QUICK = PolicyConfig(updates=2, students=4, replicas=2, validate_every=1, validation_students=2)
+QUICK = PolicyConfig(updates=2, students_per_update=4, replicas=2, validate_every=1, validation_students=2)
 TOY = PolicyConfig(
     reference="fixed:2,ce_weight=0,kd_weight=1",
     updates=25,
-    students=32,
+    students_per_update=32,
     learning_rate=0.03,
     exploration=0.15,
     validation_students=16,
@@ -70,6 +70,7 @@ def test_the_toy_is_learned_to_its_known_optimum(toy: Problem, tmp_path: Path) -
     assert learned_on_the_toy(toy, tmp_path) > bound - 0.015
 
 
+@pytest.mark.slow  # a control of the test above, as long as it
 def test_the_toy_is_not_learned_when_the_reward_has_the_wrong_sign(toy, tmp_path, monkeypatch):
     original = DistillVecEnv.play
 
@@ -81,6 +82,7 @@ def test_the_toy_is_not_learned_when_the_reward_has_the_wrong_sign(toy, tmp_path
     assert learned_on_the_toy(toy, tmp_path) < bayes_bound(toy) - 0.03
 
 
+@pytest.mark.slow
 def test_the_toy_is_not_learned_when_the_action_is_ignored(toy, tmp_path, monkeypatch):
     def ignoring(self: ActionScale, signals: Signals, reference: Temperatures, *_: object) -> Temperatures:
         return reference

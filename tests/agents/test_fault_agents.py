@@ -39,7 +39,7 @@ from rltemp.training.preparation import prepare
 
 pytestmark = pytest.mark.usefixtures("console")
 
-QUICK = PolicyConfig(updates=3, students=4, replicas=2, validate_every=1, validation_students=2)
+QUICK = PolicyConfig(updates=3, students_per_update=4, replicas=2, validate_every=1, validation_students=2)
 
 
 class Snapshot(BaseCallback):
@@ -226,7 +226,7 @@ FAST = PolicyConfig(
     ratio=10.0,
     balanced=False,
     weight_ratio=1.0,
-    students=16,
+    students_per_update=16,
     replicas=8,
     learning_rate=0.1,
     exploration=0.3,
@@ -274,7 +274,7 @@ def test_on_collapse_stop_is_an_error_and_fallback_exports_the_reference(short, 
 
 
 def test_the_default_policy_raises_none(short: Problem, tmp_path: Path, capsys: Any) -> None:
-    config = PolicyConfig(updates=7, students=16, replicas=8, validate_every=1, validation_students=16)
+    config = PolicyConfig(updates=7, students_per_update=16, replicas=8, validate_every=1, validation_students=4)
     found = train_policy(short, config, tmp_path)
     assert (found["collapsed"], found["collapse"]) == (False, None)
     assert "alarm" not in capsys.readouterr().err
@@ -285,7 +285,7 @@ def test_the_default_policy_raises_none(short: Problem, tmp_path: Path, capsys: 
 def test_a_reward_that_rises_while_students_get_worse_raises_the_alarm(tmp_path, monkeypatch, capsys):
     """Case 20: the default policy is too bounded to reach a bound quickly, and is found out by its students."""
     monkeypatch.setattr(agent, "DistillVecEnv", Greedy)
-    config = PolicyConfig(updates=30, students=32, validate_every=5, validation_students=16, vary=False)
+    config = PolicyConfig(updates=30, students_per_update=32, validate_every=5, validation_students=16, vary=False)
     found = train_policy(prepare(load_task("digits", epochs=2)), config, tmp_path)
     assert found["collapsed"] is True
     assert "the reward rises and the validation potential falls" in found["collapse"]

@@ -28,7 +28,7 @@ from rltemp.policy.features import RLKD_FEATURES, featurize
 from rltemp.training.tensorboard import TAGS
 
 RLKD = PolicyConfig(**preset("rlkd"))
-QUICK = replace(RLKD, updates=2, students=2, passes=1, hidden=(8,), validate_every=1, validation_students=2)
+QUICK = replace(RLKD, updates=2, students_per_update=2, passes=1, hidden=(8,), validate_every=1, validation_students=2)
 FIELDS = ("student", "teacher", "weight")
 
 
@@ -56,7 +56,7 @@ def test_a_preset_is_a_copy_and_a_wrong_name_is_answered_with_the_closest() -> N
 
 
 def test_actor_and_critic_are_networks_of_their_own_that_see_the_state(short: Problem) -> None:
-    config = replace(RLKD, students=2)
+    config = replace(RLKD, students_per_update=2)
     policy = make_model(make_env(short, config), config).policy
     assert type(policy) is ActorCriticPolicy
     for network, head in ((policy.mlp_extractor.policy_net, policy.action_net), (policy.mlp_extractor.value_net, None)):
@@ -192,7 +192,7 @@ def test_each_part_can_be_switched_off_alone(short: Problem) -> None:
     ("change", "message"),
     [
         ({"replicas": 1}, "replicas"),
-        ({"students": 10, "replicas": 4}, "divide students"),
+        ({"students_per_update": 10, "replicas": 4}, "divide students_per_update"),
         ({"updates": 0}, "updates"),
         ({"averaging": 1.0}, "averaging"),
         ({"calibration": True}, "calibration has no effect where a run is one decision"),
@@ -215,7 +215,7 @@ def test_options_that_cannot_learn_or_take_effect_are_refused(change: dict[str, 
     [{"shared": True}, {"mixup": 0.5}, {"normalise": False}, {"activation": "relu"}, {"reference": "fixed:4"}],
 )
 def test_the_agent_of_whole_runs_takes_the_parts_that_make_sense_to_it(short, tmp_path, change):
-    config = PolicyConfig(updates=2, students=4, replicas=2, hidden=(5,), validation_students=2, **change)  # type: ignore[arg-type]
+    config = PolicyConfig(updates=2, students_per_update=4, replicas=2, hidden=(5,), validation_students=2, **change)  # type: ignore[arg-type]
     env = make_env(short, config)
     model = make_model(env, config)
     with torch.no_grad():

@@ -19,11 +19,10 @@ from rltemp.agents.train import POLICY_FILE, train_policy
 from rltemp.data.problem import Problem
 from rltemp.errors import BadInputError
 
-QUICK = PolicyConfig(updates=2, students=32, replicas=2, validate_every=1, validation_students=32, looks=2)
-POLICY = shlex.split(
-    "train-policy --task toy --epochs 1 --updates 6 --students 32 --validation-students 32 --validate-every 2"
-)
-OWN = shlex.split("train-policy --task digits --epochs 1 --updates 1 --students 32 --validation-students 32")
+QUICK = PolicyConfig(updates=2, students_per_update=32, replicas=2, validate_every=1, validation_students=32, looks=2)
+STUDENTS = "--students-per-update 32 --validation-students 32"
+POLICY = shlex.split(f"train-policy --task toy --epochs 1 --updates 6 {STUDENTS} --validate-every 2")
+OWN = shlex.split(f"train-policy --task digits --epochs 1 --updates 1 {STUDENTS}")
 """Students of one's own cannot be stacked: 16 in each of two shares give the same bytes, as in `tests/envs`."""
 NETS = """\
 import torch
@@ -60,6 +59,14 @@ def workers_of(process: int) -> list[int]:
     return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, teacher_cache: Path) -> Path:
+    """A training in one process that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert finish(start(*POLICY, "--out", folder))[0] == 0
+    return folder
+
+
 def test_two_workers_train_the_policy_that_one_process_trains(short: Problem, tmp_path: Path) -> None:
     files = []
     for workers in (1, 2):
@@ -70,9 +77,8 @@ def test_two_workers_train_the_policy_that_one_process_trains(short: Problem, tm
     assert curves(tmp_path / "1") == curves(tmp_path / "2")
 
 
-def test_killed_and_resumed_with_workers_it_ends_with_the_same_bytes(tmp_path: Path, teacher_cache: Path) -> None:
-    whole, folder = tmp_path / "whole", tmp_path / "run"
-    assert finish(start(*POLICY, "--out", whole))[0] == 0
+def test_killed_and_resumed_with_workers_it_ends_with_the_same_bytes(tmp_path: Path, whole: Path) -> None:
+    folder = tmp_path / "run"
     words = (*POLICY, "--out", folder, "--workers", "2")
     process = start(*words)
     status, _, _ = kill_after_a_checkpoint(process, folder / "checkpoints", 0.1)
@@ -82,9 +88,8 @@ def test_killed_and_resumed_with_workers_it_ends_with_the_same_bytes(tmp_path: P
     assert curves(folder) == curves(whole)
 
 
-def test_with_a_worker_killed_it_ends_with_the_same_bytes(tmp_path: Path, teacher_cache: Path) -> None:
-    whole, folder = tmp_path / "whole", tmp_path / "run"
-    assert finish(start(*POLICY, "--out", whole))[0] == 0
+def test_with_a_worker_killed_it_ends_with_the_same_bytes(tmp_path: Path, whole: Path) -> None:
+    folder = tmp_path / "run"
     process = start(*POLICY, "--out", folder, "--workers", "2")
     until(lambda: [*folder.glob("checkpoints/*.ckpt")], 120)
     first, second = workers_of(process.pid)
@@ -97,9 +102,8 @@ def test_with_a_worker_killed_it_ends_with_the_same_bytes(tmp_path: Path, teache
 
 
 @pytest.mark.faults
-def test_a_cluster_that_loses_a_node_trains_the_same_bytes(nodes: Any, tmp_path: Path, teacher_cache: Path) -> None:
-    whole, folder = tmp_path / "whole", tmp_path / "run"
-    assert finish(start(*POLICY, "--out", whole))[0] == 0
+def test_a_cluster_that_loses_a_node_trains_the_same_bytes(nodes: Any, tmp_path: Path, whole: Path) -> None:
+    folder = tmp_path / "run"
     killer = Thread(target=lambda: (until(lambda: [*folder.glob("checkpoints/*.ckpt")], 300), lose(nodes)))
     killer.start()
     assert code(*POLICY, "--out", folder, "--workers", "2", "--ray", nodes.address) == 0

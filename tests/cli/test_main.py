@@ -232,17 +232,6 @@ def test_a_signal_is_one_line_with_the_command_that_goes_on(monkeypatch, capsys,
     assert signal.getsignal(number) is before
 
 
-def test_the_demo_learns_a_policy_and_compares_it(tmp_path: Path, capsys):
-    words = ("--updates", 1, "--seeds", 2, "--out", tmp_path / "demo")
-    assert code("demo", *TOY, *words) == 0
-    rows = list(csv.DictReader((tmp_path / "demo" / "compare" / "results.csv").read_text().splitlines()))
-    assert str(tmp_path / "demo" / "policy" / "policy.safetensors") in {row["rule"] for row in rows}
-    assert {"none", "fixed:16"} < {row["rule"] for row in rows}
-    assert (tmp_path / "demo" / "student" / "student.safetensors").is_file()
-    saved = parse("train-policy", ["--config", str(tmp_path / "demo" / "policy")])
-    assert (saved.task, saved.policy.updates) == ("toy", 1)
-
-
 def test_a_presets_options_come_before_the_lines_and_are_the_policys():
     options = parse("train-policy", ["--updates", "3", "--preset", "rlkd", "--no-calibration"])
     assert (options.preset, options.policy.agent, options.policy.updates) == ("rlkd", "sample", 3)
@@ -254,7 +243,7 @@ def test_a_presets_options_come_before_the_lines_and_are_the_policys():
 
 def test_a_run_with_a_preset_is_repeated_by_its_configuration(tmp_path: Path):
     out = tmp_path / "p"
-    small = ("--updates", 1, "--students", 2, "--hidden", 4, "--validation-students", 1, "--passes", 1)
+    small = ("--updates", 1, "--students-per-update", 2, "--hidden", 4, "--validation-students", 1, "--passes", 1)
     assert code("train-policy", *TOY, "--preset", "rlkd", *small, "--out", out) == 0
     saved = parse("train-policy", ["--config", str(out)])
     assert (saved.preset, saved.policy.hidden, saved.policy.features) == ("rlkd", (4,), RLKD_FEATURES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shlex
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 from support import hostile
 from support.processes import code
+
+from rltemp.cli.dispatch import parse
 
 TOY = ("--task", "toy", "--epochs", 1)
 
@@ -43,8 +46,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     return folder
 
 
-def test_every_line_of_the_demo_works(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_compares_a_policy_and_every_line_of_it_works(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert code("demo", *TOY, "--updates", 1, "--seeds", 2, "--out", here / "demo") == 0
+    rows = csv.DictReader((here / "demo" / "compare" / "results.csv").read_text().splitlines())
+    assert {"none", "fixed:16", str(here / "demo" / "policy" / "policy.safetensors")} < {row["rule"] for row in rows}
+    assert (here / "demo" / "student" / "student.safetensors").is_file()
+    saved = parse("train-policy", ["--config", str(here / "demo" / "policy")])
+    assert (saved.task, saved.policy.updates) == ("toy", 1)
     lines = following(capsys.readouterr().out)
     assert [line[:2] for line in lines] == [
         *(["rltemp", "distill"], ["tensorboard", "--logdir"], ["rltemp", "distill"], ["rltemp", "compare"]),
@@ -56,11 +64,11 @@ def test_every_line_of_the_demo_works(here: Path, capsys: pytest.CaptureFixture[
     assert typed(then, capsys) == []
 
 
-@pytest.mark.parametrize("where", [(), ("--out", "p/")])
+@pytest.mark.parametrize("where", [(), pytest.param(("--out", "p/"), marks=pytest.mark.slow)])
 def test_the_lines_of_a_policys_training_work(
     where: tuple[str, ...], here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = ("--updates", 1, "--students", 2, "--replicas", 2, "--validation-students", 1)
+    small = ("--updates", 1, "--students-per-update", 2, "--replicas", 2, "--validation-students", 1)
     assert code("train-policy", *TOY, *small, *where) == 0
     first = following(capsys.readouterr().out)
     assert typed(typed(first, capsys), capsys) == []

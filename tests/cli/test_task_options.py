@@ -89,12 +89,13 @@ def test_a_teachers_recipe_is_taken_and_makes_it_another_teacher(tmp_path: Path,
     assert len(list((tmp_path / "cache" / "teachers").glob("*.safetensors"))) == 2
 
 
-def test_a_policys_clip_has_a_name_of_its_own(tmp_path: Path) -> None:
+def test_a_policys_options_have_names_of_their_own(tmp_path: Path) -> None:
     options = parse("train-policy", ["--clip", "1.5", "--policy-clip", "0.1"])
     assert (options.clip, options.policy.clip) == (1.5, 0.1)
-    (tmp_path / "old.json").write_text('{"clip": 0.3}')  # as version 0.2.0 wrote it
+    (tmp_path / "old.json").write_text('{"clip": 0.3, "students": 16, "tasks": 2}')  # as earlier versions wrote it
     old = parse("train-policy", ["--config", str(tmp_path / "old.json")])
     assert (old.clip, old.policy.clip) == (None, 0.3)
+    assert (old.policy.students_per_update, old.policy.tasks_per_update) == (16, 2)
 
 
 # Small data
@@ -164,7 +165,7 @@ def test_what_cannot_be_is_one_line_before_anything_is_trained(words, message, t
 
 
 def test_a_policy_trains_one_by_one_where_the_optimizer_needs_that(tmp_path: Path) -> None:
-    words = ("--task", "toy", "--epochs", 1, "--optimizer", "adafactor", "--students", 2, "--replicas", 2)
+    words = ("--task", "toy", "--epochs", 1, "--optimizer", "adafactor", "--students-per-update", 2, "--replicas", 2)
     assert code("train-policy", *words, "--updates", 1, "--validation-students", 2, "--out", tmp_path / "p") == 0
     assert (tmp_path / "p" / "policy.safetensors").is_file()
 

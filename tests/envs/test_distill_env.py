@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from gymnasium.utils.env_checker import check_env
 from numpy.typing import NDArray
 from torch import nn
 
+import rltemp
 from rltemp import BadInputError, Signals, Temperatures, load_method
 from rltemp.data.problem import Problem
 from rltemp.envs.distill_env import DistillEnv
@@ -81,9 +81,13 @@ def test_gymnasium_makes_it_without_an_argument() -> None:
     assert gymnasium.spec("rltemp/Distill-v0").entry_point == "rltemp.envs.distill_env:DistillEnv"
 
 
-def test_gymnasium_finds_it_by_its_module() -> None:
-    code = "import gymnasium; gymnasium.make('rltemp.envs:rltemp/Distill-v0')"
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_gymnasium_finds_it_by_its_module(short: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rltemp, "envs", sys.modules["rltemp.envs"])  # as it is, once this is over
+    monkeypatch.delitem(sys.modules, "rltemp.envs")
+    monkeypatch.delitem(gymnasium.registry, "rltemp/Distill-v0")
+    with pytest.raises(gymnasium.error.UnregisteredEnv):
+        gymnasium.make("rltemp/Distill-v0", task=short)
+    assert isinstance(gymnasium.make("rltemp.envs:rltemp/Distill-v0", task=short).unwrapped, DistillEnv)
 
 
 def test_it_passes_the_checkers_of_gymnasium_and_sb3(short: Problem) -> None:

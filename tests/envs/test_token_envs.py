@@ -86,7 +86,7 @@ def test_the_statistics_of_observations_are_those_of_the_samples(tokens: Problem
 
 
 def test_a_policy_is_trained_on_padded_tokens(tokens: Problem, tmp_path: Path) -> None:
-    config = PolicyConfig(updates=2, students=4, replicas=2, validation_students=2)
+    config = PolicyConfig(updates=2, students_per_update=4, replicas=2, validation_students=2)
     found = train_policy(tokens, config, tmp_path)
     assert found["students_trained"] == 8
     method = load_method(str(tmp_path / "policy.safetensors"))

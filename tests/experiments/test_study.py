@@ -263,7 +263,7 @@ def test_the_verdict_on_tokens_goes_by_the_smaller_loss():
 def test_a_study_writes_its_files_its_verdict_and_is_not_done_twice(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("rltemp.experiments.study.CLOSED_FORM", ("none", "fixed:1|4", "atkd:kd_weight=2|9"))
     out = tmp_path / "s"
-    command = ("study", "--task", "digits", "--epochs", 2, "--rules", "dtkd:2", "--seeds", 4, "--selection-seeds", 2)
+    command = ("study", "--task", "toy", "--epochs", 1, "--rules", "dtkd:2", "--seeds", 4, "--selection-seeds", 2)
     assert code(*command, "--out", out) == 0
     said = capsys.readouterr().out
     rows = list(csv.DictReader((out / "results.csv").read_text().splitlines()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from rltemp.loading import SHIPPED
 from rltemp.policy.features import DEFAULT_FEATURES
 from rltemp.policy.policy_file import forward, read_policy
 from rltemp.policy.rule import KNOWN_FEATURES
-from rltemp.policy.sb3_archive import read_actor
+from rltemp.policy.sb3_archive import read_actor, read_architecture
 
 WIDTHS = (8, 64, 64, 2)
 
@@ -36,9 +37,12 @@ def archive(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("arch", "activation"), [("64,64", "tanh"), ("16", "relu"), ("none", "tanh")])
+@pytest.mark.parametrize(
+    ("arch", "activation", "said"),
+    [("64,64", "tanh", True), ("16", "relu", False), ("8,4", "tanh", False), ("none", "tanh", False)],
+)
 def test_an_imported_policy_acts_as_stable_baselines3_does(
-    arch: str, activation: str, toy: Problem, tmp_path: Path
+    arch: str, activation: str, said: bool, toy: Problem, tmp_path: Path
 ) -> None:
     env = DistillVecEnv(toy, students=2)
     hidden = [] if arch == "none" else [int(width) for width in arch.split(",")]
@@ -50,15 +54,15 @@ def test_an_imported_policy_acts_as_stable_baselines3_does(
         batch_size=100,
         n_epochs=1,
         learning_rate=0.01,
-        policy_kwargs={"net_arch": hidden, "activation_fn": functions[activation]},
+        policy_kwargs={"net_arch": {"pi": hidden, "vf": [9]}, "activation_fn": functions[activation]},
         device="cpu",
         seed=0,
     )
     model.learn(4 * env.num_envs)
     model.save(tmp_path / "model.zip")
     out = tmp_path / "policy.safetensors"
-    words = ("--arch", arch, "--activation", activation, "--out", out, "--reference", "fixed:3")
-    assert code("policy", "import", tmp_path / "model.zip", *words) == 0
+    words = ("--arch", arch, "--activation", activation) if said else ()
+    assert code("policy", "import", tmp_path / "model.zip", *words, "--out", out, "--reference", "fixed:3") == 0
     policy = read_policy(out, KNOWN_FEATURES)
     observation = np.random.default_rng(0).normal(0, 2, (500, len(DEFAULT_FEATURES))).astype(np.float32)
     theirs, _ = model.predict(observation, deterministic=True)
@@ -67,6 +71,36 @@ def test_an_imported_policy_acts_as_stable_baselines3_does(
     assert np.ptp(theirs) > 0.01
     assert load_method(str(out)).name == str(out)
     assert policy.manifest.reference == "fixed:3"
+
+
+def saved_with(activation: str) -> bytes:
+    """The readable part of what SB3 writes about a policy's options."""
+    return json.dumps({"policy_kwargs": {":type:": "<class 'dict'>", "activation_fn": activation}}).encode()
+
+
+RELU, ELU = (f"<class 'torch.nn.modules.activation.{name}'>" for name in ("ReLU", "ELU"))
+
+
+@pytest.mark.parametrize(
+    ("data", "words", "said"),
+    [
+        (saved_with(RELU), ("--activation", "tanh"), "has relu between its layers, not tanh: leave it out"),
+        (saved_with(ELU), (), "has elu between its layers; a policy file has tanh or relu"),
+        (saved_with("<class 'mine.Own'>"), (), "does not say what is between its layers; give --activation"),
+        (b"[" * 100_000, (), "does not say what is between its layers; give --activation"),
+        (b"\x80\x04 no pickle at all", (), "does not say what is between its layers; give --activation"),
+    ],
+)
+def test_an_activation_that_is_another_or_unknown_is_one_line(
+    data: bytes, words: tuple[str, ...], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive, out = tmp_path / "model.zip", tmp_path / "p.safetensors"
+    archive.write_bytes(hostile.sb3_archive(tmp_path / "MARKER", hostile.sb3_weights(*WIDTHS), data=data))
+    assert code("policy", "import", archive, *words, "--out", out) == 2
+    line = capsys.readouterr().err
+    assert said in line
+    assert line.count("\n") == 1
+    assert not out.exists()
 
 
 def test_normalisation_that_is_given_becomes_the_features_own(tmp_path: Path) -> None:
@@ -118,11 +152,12 @@ def test_what_does_not_fit_is_listed_as_expected_and_found(archive: Path, tmp_pa
         read_actor(archive, (8, 32, 2))
 
 
-def test_a_payload_in_data_is_never_looked_at(archive: Path, tmp_path: Path) -> None:
+def test_a_payload_in_data_is_never_followed(archive: Path, tmp_path: Path) -> None:
     """Case 2: the archive's `data` holds a pickle that SB3's own loader follows; here it may be anything."""
     for more in ({}, {"data": b"\x80\x04 no pickle at all", "pytorch_variables.pth": pickle.dumps([1])}):
         archive.write_bytes(hostile.sb3_archive(tmp_path / "MARKER", hostile.sb3_weights(*WIDTHS), **more))
         assert read_actor(archive, WIDTHS)["0.weight"].shape == (64, 8)
+        assert read_architecture(archive) == ([64, 64], None if more else "tanh")
     assert not (tmp_path / "MARKER").exists()
 
 

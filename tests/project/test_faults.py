@@ -24,7 +24,10 @@ pytestmark = pytest.mark.faults
 
 RUNS = {
     "distill --task digits --rule ctkd_instance --epochs 30 --teacher-epochs 2 --log-every 11": (".", 14),
-    "train-policy --task toy --epochs 1 --updates 8 --students 8 --validation-students 4": ("tensorboard", 6),
+    "train-policy --task toy --epochs 1 --updates 8 --students-per-update 8 --validation-students 4": (
+        "tensorboard",
+        6,
+    ),
 }
 """Commands, where their log is, and how many of the twenty runs each takes."""
 

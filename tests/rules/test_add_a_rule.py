@@ -40,8 +40,8 @@ def test_the_page_adds_a_rule_that_every_command_knows(tmp_path: Path) -> None:
         tmp_path, "-m", "pytest", "-q", "tests/test_certainty.py", "tests/rules/test_rules.py", "-k", "certainty"
     )
     assert int(re.findall(r"(\d+) passed", contract)[0]) > 10
-    shown = "from rltemp.cli.main import main; main(['rules'])"
-    assert "T = high - (high - low) max p" in python(tmp_path, "-c", shown)
     options = "'--task', 'toy', '--epochs', '1', '--device', 'cpu', '--out', 'run'"
-    distilled = f"from rltemp.cli.main import main; main(['distill', '--rule', 'certainty:low=1', {options}])"
-    assert "under certainty:low=1" in python(tmp_path, "-c", distilled)
+    distilled = f"main(['distill', '--rule', 'certainty:low=1', {options}])"
+    said = python(tmp_path, "-c", f"from rltemp.cli.main import main, run; run(['rules', 'certainty']); {distilled}")
+    assert "T = high - (high - low) max p" in said
+    assert "under certainty:low=1" in said

@@ -23,7 +23,7 @@ from rltemp.policy.policy_file import read_policy
 from rltemp.runs.functions import made
 from rltemp.runs.train_policy import TrainPolicyOptions
 
-POLICY: dict[str, Any] = {"students": 4, "replicas": 2, "updates": 1, "validation_students": 2}
+POLICY: dict[str, Any] = {"students_per_update": 4, "replicas": 2, "updates": 1, "validation_students": 2}
 FILE = """
 import torch
 from torch import nn

@@ -20,7 +20,7 @@ Stop = tuple[str, str]
 """A file, relative to the root, and the bare name of a function in it."""
 
 BATCH = ("distill", "--rule", "universal", "--task", "toy", "--epochs", "1")
-ACTION = ("train-policy", "--task", "toy", "--updates", "1", "--students", "2", "--replicas", "2")
+ACTION = ("train-policy", "--task", "toy", "--updates", "1", "--students-per-update", "2", "--replicas", "2")
 STARTS: dict[str, tuple[Sequence[str], Stop]] = {
     "batch": (BATCH, ("rltemp/training/distill.py", "observe")),
     "action": ((*ACTION, "--validation-students", "1"), ("envs/played.py", "_taken")),

@@ -9,7 +9,7 @@ from pathlib import Path
 COMPARE = ("compare", "--task", "toy", "--epochs", "2", "--rules", "none", "fixed:1|2", "dtkd", "universal")
 
 
-COMPARE_SIZE = ("--seeds", "12", "--selection-seeds", "4", "--stack", "2")
+COMPARE_SIZE = ("--seeds", "6", "--selection-seeds", "2", "--stack", "2")
 
 
 QUICK = ("compare", "--no-html", "--task", "toy", "--epochs", "1")

@@ -18,7 +18,7 @@ from rltemp.models.weight_files import save_weights
 
 DISTILL = shlex.split("distill --task digits --rule dtkd --epochs 20 --teacher-epochs 2 --log-every 23")
 POLICY = shlex.split(
-    "train-policy --task toy --epochs 1 --updates 6 --students 8 --validation-students 4 --validate-every 2"
+    "train-policy --task toy --epochs 1 --updates 6 --students-per-update 8 --validation-students 4 --validate-every 2"
 )
 
 
