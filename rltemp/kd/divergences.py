@@ -19,6 +19,7 @@ from rltemp.errors import BadInputError
 from rltemp.kd.checks import not_negative, switch
 from rltemp.kd.rowwise import Formula, Slopes, rowwise
 from rltemp.kd.signals import Divergence, bounded
+from rltemp.kd.token_divergences import multi, todi, top_k, veto
 
 VECTOR_LANES = 16
 """Float32 numbers in one AVX-512 register."""
@@ -227,4 +228,8 @@ DIVERGENCES: dict[str, Callable[..., Divergence]] = {
     "tckd": tckd,
     "nckd": nckd,
     "mse": mse,
+    "todi": todi,
+    "veto": veto,
+    "multi": multi,
+    "top_k": top_k,
 }

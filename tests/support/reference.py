@@ -247,6 +247,37 @@ def dkd(v: Row, u: Row, label: int, target: float = 1.0, non_target: float = 8.0
     return target * tckd(v, u, label) + non_target * nckd(v, u, label)
 
 
+def todi(v: Row, u: Row, label: int, held: Row) -> float:
+    shares = [p / (p + q) for p, q in zip(softmax(u), softmax(held), strict=True)]
+    pairs = zip(shares, softmax(u), softmax(v), strict=True)
+    return math.fsum(s * p * math.log(p / q) + (1 - s) * q * math.log(q / p) for s, p, q in pairs)
+
+
+def veto(v: Row, u: Row, label: int, held: Row, beta: float = 0.3) -> float:
+    product = [p * q**beta for p, q in zip(softmax(u), softmax(held), strict=True)]
+    return kl(v, [math.log(value) for value in product], label)
+
+
+def multi(v: Row, u: Row, label: int, lowest: float = 0.5, highest: float = 1.5, count: int = 5) -> float:
+    factors = [lowest + (highest - lowest) * step / (count - 1) for step in range(count)]
+    return math.fsum(f * f * kl([a / f for a in v], [b / f for b in u], label) for f in factors) / count
+
+
+def top_k(v: Row, u: Row, label: int, count: int = 64) -> float:
+    order = sorted(range(len(u)), key=lambda k: -u[k])
+
+    def buckets(row: Row) -> list[float]:
+        probabilities = softmax(row)
+        rest = [math.fsum(probabilities[k] for k in order[count:])] if len(row) > count else []
+        return [probabilities[k] for k in order[:count]] + rest
+
+    return math.fsum(p * math.log(p / q) for p, q in zip(buckets(u), buckets(v), strict=True))
+
+
+HOLDING = {todi, veto}
+"""Divergences in which the student takes part as a constant, too: `held`, its softened logits held still."""
+
+
 def loss(divergence: Callable[..., float], answer: Answer, v: Row, u: Row, label: int) -> float:
     """Weight times the divergence of the softened logits."""
     student, teacher, weight = answer
