@@ -36,9 +36,10 @@ def todi() -> Divergence:
 
 
 def veto(beta: float = 0.3) -> Divergence:
-    """Divergence from a target between teacher and student: the product of both distributions, the student's held still.
+    """Divergence from a target between teacher and student: the product of both distributions, one held still.
 
-    It is zero where q = p^(1 / (1 - beta)), not where q = p: a student that it trains gets sharper than its teacher.
+    The one held still is the student's. It is zero where q = p^(1 / (1 - beta)), not where q = p: a student that it
+    trains gets sharper than its teacher.
     The published beta falls to 0 over the run; a divergence knows no progress, so here it stays.
 
     Formula: KL(t || q), t = softmax(u / T_t + beta v / T_s), in which v is a constant; u, v the logits.

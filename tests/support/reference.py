@@ -170,6 +170,41 @@ def cswt(s: Step, minimum: float = 2.0, maximum: float = 6.0) -> list[Answer]:
     return alike([maximum - (maximum - minimum) * (cosine - low) / (high - low) for cosine in cosines])
 
 
+def cist(s: Step, ratio: float = 2.0) -> list[Answer]:
+    answers = []
+    for teacher, student in zip(s.u, s.held, strict=True):
+        own, other = (
+            max(row[k] - math.fsum(row) / len(row) for k in range(len(row))) / ratio for row in (student, teacher)
+        )
+        answers.append((own, other, own * other))
+    return answers
+
+
+def doubt(row: Row) -> float:
+    return -math.fsum(p * math.log(p) for p in softmax(row)) / math.log(len(row))
+
+
+def entropy(s: Step, sure: float = 2.0, unsure: float = 6.0) -> list[Answer]:
+    return alike([sure * (1 - doubt(row)) + unsure * doubt(row) for row in s.u])
+
+
+def entropy_gate(s: Step, lowest: float = 0.2, highest: float = 1.0, network: str = "teacher") -> list[Answer]:
+    rows = {"teacher": s.u, "student": s.held}[network]
+    return [(1.0, 1.0, float(lowest <= doubt(row) <= highest)) for row in rows]
+
+
+def tip(s: Step, share: float = 0.5) -> list[Answer]:
+    doubts = [doubt(row) for row in s.held]
+    distances = [kl(student, teacher, 0) for student, teacher in zip(s.held, s.u, strict=True)]
+
+    def ranged(values: Row) -> list[float]:
+        return [(value - min(values)) / (max(values) - min(values)) for value in values]
+
+    scores = [1 - (1 - h) * (1 - d) for h, d in zip(ranged(doubts), ranged(distances), strict=True)]
+    last = sorted(scores, reverse=True)[math.ceil(share * len(scores)) - 1]
+    return [(1.0, 1.0, float(score >= last)) for score in scores]
+
+
 def annealing(s: Step, maximum: int = 10, until: float = 10 / 13) -> list[Answer]:
     phase = min(1 + math.floor(maximum * s.progress / until), maximum) / maximum  # the paper's Phi
     return [(1.0, 1 / phase, 1.0)] * len(s.u)
