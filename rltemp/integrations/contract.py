@@ -52,8 +52,8 @@ class Controller:
             what learning begins as, by name: a policy or a closed-form method; at a service, what is learned there.
         learn: Learn a policy from the runs of this loop: a folder for the learner, or the URL of a service
             (`rltemp serve --learn`). Every run is then between `begin` and `report`.
-        align_classes: `"equal"` refuses networks of unlike numbers of classes; `"shorter"` compares the first classes of
-            both, for vocabularies of one tokenizer that are padded unlike.
+        align_classes: `"equal"` refuses networks of unlike numbers of classes; `"shorter"` compares the first classes
+            of both, for vocabularies of one tokenizer that are padded unlike.
         **options: Of the learner; docs/own-loop.md lists them.
 
     Attributes:

@@ -21,6 +21,7 @@ from rltemp.kd.checks import not_negative, switch
 from rltemp.kd.classes import ABSENT, bounded_logits, mean_over, without
 from rltemp.kd.rowwise import Formula, Slopes, rowwise
 from rltemp.kd.signals import Divergence
+from rltemp.kd.token_divergences import multi, todi, top_k, veto
 
 VECTOR_LANES = 16
 """Float32 numbers in one AVX-512 register."""
@@ -236,4 +237,8 @@ DIVERGENCES: dict[str, Callable[..., Divergence]] = {
     "tckd": tckd,
     "nckd": nckd,
     "mse": mse,
+    "todi": todi,
+    "veto": veto,
+    "multi": multi,
+    "top_k": top_k,
 }

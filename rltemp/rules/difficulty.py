@@ -28,6 +28,9 @@ _HASHED_CLASSES = 16
 def idts(reference: float = 1.0, strength: float = 0.5) -> TemperatureRule:
     """Lower the temperature where student and teacher are further apart than the batch's median sample.
 
+    The method `idts` takes the reverse divergence, as the source does where it gains: ROUGE-L 31.70 to 32.97 on five
+    sets of instructions, against 26.56 to 26.63 with the forward one. The source also leaves out the easier tokens.
+
     Formula: T = reference exp(-strength tanh(log(d / median d))), weight T^2; d the Hellinger distance of the two
     distributions at T = 1, the median the lower one of the batch.
     Source: the code beside Xie et al. (2025), https://arxiv.org/abs/2510.11615 (AdaKD), for tokens of language models.
