@@ -41,7 +41,7 @@ class PolicyShape:
     weight_ratio: float = 4.0
     """How far a third number of the action moves a sample's weight, as a factor; at 1 there is none."""
     label_ratio: float = 1.0
-    """How far a sample's label loses weight where its own rises by `weight_ratio`, as a factor; at 1 it does not."""
+    """How far a fourth number of the action moves the weight of a sample's label, as a factor; at 1 there is none."""
     balanced: bool = True
     """Keep a batch's gradient as long as plain distillation's, whatever the temperatures; weights come on top."""
     shared: bool = False
@@ -231,6 +231,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ratio": 4.0,
         "weight_ratio": 64.0,
         "label_ratio": 16.0,
+        "exploration": 0.06,
         "students_per_update": 256,
         "tasks_per_update": 8,
         "advantage": "rank",

@@ -43,8 +43,17 @@ FIELDS: dict[str, type] = {
 """Of a task, which options change."""
 PLAIN, DTKD = "fixed", "dtkd"
 MATCHED = "matched:"
-COLUMNS = [*METHODS, *(f"{MATCHED}{name}" for name in METHODS if name not in ("none", PLAIN))]
-"""Every method at published weights, then every one that has a soft term at matched weights."""
+VARIANTS = (
+    "idts:divergence=kl",
+    "entropy:sure=6,unsure=2",
+    "entropy_gate:lowest=0,highest=0.2",
+    *(f"{name}:start=1,end=8" for name in ("linear_schedule", "cosine_schedule", "step_schedule")),
+    *(f"{PLAIN}:divergence={name}" for name in ("reverse_kl", "todi", "veto", "multi")),
+)
+"""Methods with options of another sign or divergence."""
+NAMES = [*METHODS, *VARIANTS]
+COLUMNS = [*NAMES, *(f"{MATCHED}{name}" for name in NAMES if name not in ("none", PLAIN))]
+"""All at published weights, then every one that has a soft term at matched weights."""
 Results = list[dict[str, Any]]
 Accuracies = dict[str, dict[int, float]]
 """In percent, by method and seed."""
@@ -194,7 +203,7 @@ def section(setting: dict[str, Any], results: Results) -> str:
         f"torch {setting['torch']}.\n\n"
     )
     head = ["method", "n", "published", "- KD", "- DTKD", "n", "matched", "- KD", "- DTKD"]
-    return about + markdown(head, [table_row(name, accuracies) for name in METHODS if name in accuracies])
+    return about + markdown(head, [table_row(name, accuracies) for name in NAMES if name in accuracies])
 
 
 def table_row(name: str, accuracies: Accuracies) -> list[str]:

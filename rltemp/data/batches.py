@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from rltemp.data.dataset import Batch, Dataset, Split
+from rltemp.data.item_reader import PictureReader, Request
 from rltemp.errors import BadInputError
 from rltemp.kd.signals import Signals
 from rltemp.models.nested import Inputs, mapped
@@ -23,6 +25,7 @@ class Batches:
         seeds: One student's seed, or one for each of several.
         batch_size: B.
         subset: `[N]` or, for several, `[S, N]`: positions in `split` that each student may see; all by default.
+        rows: Of one student's batch, those whose inputs are wanted; all by default.
 
     Attributes:
         table: The samples as a network takes them, where all fit; see `Dataset.ready`.
@@ -38,12 +41,14 @@ class Batches:
         seeds: int | Sequence[int],
         batch_size: int,
         subset: Tensor | None = None,
+        rows: slice = slice(None),
     ) -> None:
         self.dataset = dataset
         self.split = split
         self.seeds = seeds
         self.batch_size = batch_size
         self.subset = subset
+        self.rows = rows
         self.table = dataset.ready(split)
         self.size = len(split) if subset is None else subset.shape[-1]
         self.an_epoch = self.size // batch_size
@@ -52,17 +57,26 @@ class Batches:
                 f"batch size {batch_size} is above the {self.size} training samples: "
                 "give a smaller batch size or more data"
             )
-        self._order: tuple[int, Tensor] | None = None
+        self._orders: dict[int, Tensor] = {}
+        self._ahead: tuple[int, Iterator[Tensor]] | None = None
+        self._latest: tuple[int, Tensor] | None = None
 
     def positions(self, step: int) -> Tensor:
         """Which samples of the split the batch of a step holds, `[B]` or `[S, B]`."""
         epoch, within = divmod(step, self.an_epoch)
-        if self._order is None or self._order[0] != epoch:
-            self._order = epoch, self._epoch_order(epoch)
-        return self._order[1][within]
+        if epoch not in self._orders:  # of two epochs at most: at the end of one, the next is read ahead
+            self._orders = {one: order for one, order in self._orders.items() if one == epoch - 1}
+            self._orders[epoch] = self._epoch_order(epoch)
+        return self._orders[epoch][within]
 
     def at(self, step: int, positions: Tensor) -> Batch:
         """The samples at positions `[B]` or `[S, B]`, as the student of each seed sees them in a step."""
+        if isinstance(self.split.inputs, PictureReader):
+            return self._read(step, positions)
+        batch = self._gathered(step, positions)
+        return batch if self.rows == slice(None) else batch._replace(inputs=mapped(self._own, batch.inputs))
+
+    def _gathered(self, step: int, positions: Tensor) -> Batch:
         if self.table is not None:
             return self.table.batch(positions)
         if not self.dataset.views_change:
@@ -74,6 +88,30 @@ class Batches:
             for seed, rows in zip(self.seeds, positions, strict=True)
         ]
         return Batch(*(_side_by_side([view[part] for view in views]) for part in range(len(Batch._fields))))
+
+    def _own(self, tensor: Tensor) -> Tensor:
+        # A share of the whole batch: what one picture draws depends on those before it.
+        return tensor[self.rows]
+
+    def _read(self, step: int, positions: Tensor) -> Batch:
+        """The batch of a step from files, of which those of the next steps are read ahead."""
+        if self._latest is None or self._latest[0] != step:
+            if self._ahead is None or self._ahead[0] != step:
+                self._ahead = step, self.split.inputs.ahead(map(self._request, itertools.count(step)))
+            self._latest = step, next(self._ahead[1])
+            self._ahead = step + 1, self._ahead[1]
+        found = self._latest[1]
+        shape = (len(found),) if isinstance(self.seeds, int) else positions.shape
+        inputs = self.dataset.normalise(found.view(*shape, *found.shape[1:]))
+        return Batch(inputs, *self.split.marks(positions))
+
+    def _request(self, step: int) -> Request:
+        """What asks for the pictures of a step, as each student sees them."""
+        positions, reader = self.positions(step), self.split.inputs
+        if isinstance(self.seeds, int):
+            return list(reader.request(positions, augmentation_generator(self.seeds, step)))[self.rows]
+        pairs = zip(self.seeds, positions, strict=True)
+        return [one for seed, rows in pairs for one in reader.request(rows, augmentation_generator(seed, step))]
 
     def _epoch_order(self, epoch: int) -> Tensor:
         """Batches of one epoch as positions in the split: `[steps, B]` or `[steps, S, B]`."""

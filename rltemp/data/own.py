@@ -61,7 +61,8 @@ def own_dataset(name: str, given: Mapping[str, Any], split_seed: int = 0, collat
         if (split.labels is None) != (train.labels is None):
             raise BadInputError(f"{part} and train: either both need labels or neither")
     mean, std = mean_and_std(train.inputs) if _pictures(train.inputs) else (None, None)
-    return Dataset(name, **splits, num_classes=0, mean=mean, std=std, augment=False, cut_at=cut_at)
+    probe, validation, test = (splits[part] for part in ("probe", "validation", "test"))
+    return Dataset(name, train, probe, validation, test, 0, mean, std, augment=False, cut_at=cut_at)
 
 
 def collected(source: Any, part: str, collate: Collate | None = None) -> Split:

@@ -130,9 +130,8 @@ def outputs(network: nn.Module, problem: Problem, split: Split, batch_size: int 
     """What a network answers on a split in eval mode: `[N, ..., C]`, or `[S, N, ..., C]` of several; float32."""
     network.eval()
     logits = []
-    for start in range(0, len(split), batch_size):
-        index = torch.arange(start, min(start + batch_size, len(split)), device=split.device)
-        inputs = problem.arranged(problem.dataset.batch(split, index).inputs)
+    for batch in problem.dataset.in_order(split, batch_size):
+        inputs = problem.arranged(batch)
         if isinstance(network, Students):
             inputs = mapped(lambda tensor: tensor.expand(network.size, *tensor.shape), inputs)
         logits.append(logits_of(network(inputs)).float())

@@ -34,7 +34,8 @@ class Recipe:
         momentum: Of an optimizer that takes one, 0 <= momentum < 1; None is 0.9 for `sgd`, else the optimizer's own.
         weight_decay: Of an optimizer that takes one, >= 0; None is the optimizer's own, 0 for `sgd`.
         schedule: What the rate does after the warm-up: `cosine` to zero, `linear` to zero, `step` (a tenth at 5/8, 6/8
-            and 7/8, as the CIFAR-100 recipes of the field do at epochs 150, 180 and 210 of 240), or `constant`.
+            and 7/8, as the CIFAR-100 recipes of the field do at epochs 150, 180 and 210 of 240; or at `milestones`), or
+            `constant`.
         precision: `bfloat16` and `float16` run the networks under autocast, float16 with a scaled loss and one student
             at a time; losses and temperatures stay float32.
         optimizer: A name of `torch.optim` in any case (`adamw`), a class or a partial of one, or a function from
@@ -44,6 +45,7 @@ class Recipe:
         accumulate: Batches whose mean gradient makes one optimizer step, >= 1; what is left at the end makes the last.
         ema: Decay of a running mean of the weights, 0 <= ema < 1, which is evaluated and saved in their place; 0: none.
         label_smoothing: Share of the label that the cross-entropy spreads over all classes, 0 <= share < 1.
+        milestones: Where `step` takes a tenth, as fractions of what follows the warm-up.
 
     Raises:
         BadInputError: Where a value cannot be, or the optimizer would ignore one.
@@ -62,6 +64,7 @@ class Recipe:
     accumulate: int = 1
     ema: float = 0.0
     label_smoothing: float = 0.0
+    milestones: tuple[float, ...] = (5 / 8, 6 / 8, 7 / 8)
 
     def __post_init__(self) -> None:
         optimizer, brought = unpacked(self.optimizer)
@@ -93,6 +96,8 @@ class Recipe:
         if self.clip is not None:
             positive(self.clip, "recipe", "clip")
         whole(self.accumulate, 1, "recipe", "accumulate")
+        if not all(isinstance(one, float) and 0 < one < 1 for one in self.milestones):
+            raise BadInputError(f"recipe: milestones must be fractions, between 0 and 1; got {self.milestones!r}")
 
     def changed(self, **options: Any) -> Recipe:
         """The recipe with other values.
@@ -162,7 +167,7 @@ class Recipe:
         if self.schedule == "cosine":
             return largest * 0.5 * (1 + math.cos(math.pi * done))
         if self.schedule == "step":
-            return largest * 0.1 ** sum(done >= milestone for milestone in (5 / 8, 6 / 8, 7 / 8))
+            return largest * 0.1 ** sum(done >= milestone for milestone in self.milestones)
         return largest * (1 - done) if self.schedule == "linear" else largest
 
     def _settings(self) -> dict[str, float | None]:

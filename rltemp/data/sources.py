@@ -18,20 +18,23 @@ import torch
 from rltemp.data.characters import characters
 from rltemp.data.dataset import Dataset, Split
 from rltemp.data.image_folder import image_folder
-from rltemp.data.splits import cut, rows_as_images, split_by_class, split_pool
+from rltemp.data.splits import adjusted, cut, rows_as_images, split_by_class, split_pool
 from rltemp.data.toy import NUM_CLASSES, toy_parts
 from rltemp.errors import BadInputError
 from rltemp.kd.checks import fraction, positive
 from rltemp.kd.names import call_with_options, lookup, split_spec
 from rltemp.models.random_numbers import random_stream
 from rltemp.optional_imports import import_library
+from rltemp.pictures.settings import AS_THEY_ARE, Pictures
 
 DatasetBuilder = Callable[[str, int, Path | None], Dataset]
 TABLE_SHARES = (0.15, 0.15, 0.2)
 """Of a table: probe, validation, test; the rest is for training."""
 
 
-def load_dataset(spec: str, split_seed: int = 0, root: Path | None = None) -> Dataset:
+def load_dataset(
+    spec: str, split_seed: int = 0, root: Path | None = None, pictures: Pictures = AS_THEY_ARE, workers: int = 0
+) -> Dataset:
     """Load the data set that `spec` names, on the CPU.
 
     Args:
@@ -40,6 +43,8 @@ def load_dataset(spec: str, split_seed: int = 0, root: Path | None = None) -> Da
         split_seed: Draws which samples are in which split, >= 0; CIFAR and folders come with a test split.
             `synthetic` and `toy` draw the samples themselves by it.
         root: Where downloads are kept; by default `$RLTEMP_DATA`, else `~/.cache/rltemp/data`.
+        pictures: How pictures reach a network.
+        workers: Processes that read pictures ahead, where they are read from files in the course of a run.
 
     Raises:
         BadInputError: Where the name is not known, or the data cannot be had or used.
@@ -48,7 +53,9 @@ def load_dataset(spec: str, split_seed: int = 0, root: Path | None = None) -> Da
     builder = lookup(DATASETS, name, "task")
     if option and name not in TAKE_AN_OPTION:
         raise BadInputError(f"task {name!r} takes no option; got {option!r}")
-    return builder(option, split_seed, root)
+    if builder is image_folder:
+        return image_folder(option, split_seed, root, pictures, workers)
+    return adjusted(builder(option, split_seed, root), pictures)
 
 
 def digits(option: str, split_seed: int, root: Path | None) -> Dataset:

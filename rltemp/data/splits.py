@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,19 +11,71 @@ import torch
 from torch import Tensor
 
 from rltemp.data.dataset import Dataset, Split
+from rltemp.errors import BadInputError
 from rltemp.models.random_numbers import random_stream
+from rltemp.pictures.settings import AS_THEY_ARE, Pictures
 
 POOL_SHARES = (0.05, 0.05)
 """Of a training pool: probe, validation; the rest is for training."""
+MEASURED = 500
+"""Pictures whose mean and deviation stand for those of all that are read from files."""
 
 
-def split_pool(name: str, pool: Split, test: Split, num_classes: int, split_seed: int) -> Dataset:
+def split_pool(
+    name: str,
+    pool: Split,
+    test: Split,
+    num_classes: int,
+    split_seed: int,
+    validation: Split | None = None,
+    pictures: Pictures = AS_THEY_ARE,
+) -> Dataset:
     """Make a data set of pictures from a training pool, of which probe and validation get 5 % each.
 
-    The shares are taken class by class, and are at least one sample; so a class needs 3 samples in the pool.
+    The shares are taken class by class, and are at least one sample; so a class needs 3 samples in the pool, or 2 where
+    the validation split is given.
     """
-    train, probe, validation = (pool.take(index) for index in split_by_class(pool.targets, split_seed, POOL_SHARES))
-    return Dataset(name, train, probe, validation, test, num_classes, *mean_and_std(train.inputs), augment=True)
+    shares = POOL_SHARES if validation is None else POOL_SHARES[:1]
+    train, probe, *rest = (pool.take(index) for index in split_by_class(pool.targets, split_seed, shares))
+    given = rest[0] if validation is None else validation
+    scale = pictures.scale or mean_and_std(some_pictures(train))
+    found = Dataset(name, train, probe, given, test, num_classes, *scale, augment=True)
+    return adjusted(found, replace(pictures, image_size=None, resize=None))
+
+
+def adjusted(dataset: Dataset, pictures: Pictures) -> Dataset:
+    """A data set whose pictures are in memory, changed and normalised otherwise.
+
+    Raises:
+        BadInputError: Where it holds no pictures, or they would have to be read again.
+    """
+    if pictures == AS_THEY_ARE:
+        return dataset
+    inputs, shape = dataset.train.inputs, dataset.image_shape
+    eight_bits = dataset.train.reads or (isinstance(inputs, Tensor) and inputs.dtype == torch.uint8)
+    if pictures.image_size is not None or not eight_bits:
+        raise BadInputError(
+            f"task {dataset.name}: image_size and resize are for imagefolder:PATH, augment and normalise for pictures "
+            "of 8 bits as well; leave them out"
+        )
+    if pictures.augment is not None:
+        dataset = replace(dataset, augment=bool(pictures.parts), augmentation=pictures.parts or dataset.augmentation)
+    if pictures.scale is None:
+        return dataset
+    if (channels := len(pictures.scale[0])) not in (1, shape[0]):
+        raise BadInputError(
+            f"pictures: normalise names {channels} channels; those of task {dataset.name} have {shape[0]}"
+        )
+    mean, std = (value.expand(shape[0]) for value in pictures.scale)
+    return replace(dataset, mean=mean, std=std)
+
+
+def some_pictures(split: Split) -> Tensor:
+    """All pictures of a split, `[N, C, H, W]`; of one that is read from files, up to `MEASURED` at even distances."""
+    found: Tensor = split.inputs
+    if split.reads:
+        found = split.batch(torch.arange(0, len(split), -(-len(split) // MEASURED))).inputs
+    return found
 
 
 def cut(name: str, samples: Split, index: Sequence[Tensor], num_classes: int) -> Dataset:

@@ -23,9 +23,11 @@ from rltemp.errors import BadInputError
 from rltemp.io.own_code import import_attribute, is_own, own_code
 from rltemp.kd.checks import whole
 from rltemp.kd.names import lookup, split_spec
+from rltemp.models.library_networks import saved_network
 from rltemp.models.networks import MODELS
 from rltemp.models.seeded_network import SeededNetwork, name_of, wants_seed
 from rltemp.models.weight_files import LOGITS_SUFFIXES, read_tensor
+from rltemp.pictures.settings import Pictures
 
 _STUDENT = Recipe(epochs=10, batch_size=64, learning_rate=0.05)
 _TEACHER = Recipe(epochs=40, batch_size=64, learning_rate=0.05, weight_decay=5e-4)
@@ -65,10 +67,14 @@ class Task:
         split_seed: Draws the four splits of the data.
         teacher_seed: Draws the teacher's initial weights and batches.
         teacher_weights: A file of weights for the teacher (safetensors or a torch file); without one it is trained.
+        image_size: Of the pictures in a folder, as `Pictures` has it; so are `resize`, `augment` and `normalise`.
+        resize: Likewise.
+        augment: Likewise; of any pictures of 8 bits.
+        normalise: Likewise.
         own: What no name stands for.
 
     Raises:
-        BadInputError: For a metric that nobody knows.
+        BadInputError: For a metric that nobody knows, or pictures that cannot be.
 
     >>> Task.of(student="mlp:6", teacher="mlp:128", train="digits", epochs=10).recipe.epochs
     10
@@ -83,11 +89,16 @@ class Task:
     split_seed: int = 0
     teacher_seed: int = 0
     teacher_weights: str | None = None
+    image_size: int | None = None
+    resize: int | None = None
+    augment: str | None = None
+    normalise: str | None = None
     own: Own = field(default=Own(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.metric is not None:
             lookup(dict.fromkeys(get_args(Metric)), self.metric, "metric")
+        _ = self.pictures  # which checks them
         for name in ("split_seed", "teacher_seed"):
             whole(getattr(self, name), 0, "task", name)
         for name, kind in {"name": str, "recipe": Recipe, "teacher_recipe": Recipe}.items():
@@ -149,10 +160,16 @@ class Task:
         task = cls(train if named else name, "", "", recipe, teacher_recipe, metric, own=Own(data))
         return with_options(task, {"student": student, "teacher": teacher, **options})
 
+    @property
+    def pictures(self) -> Pictures:
+        """How pictures reach the networks."""
+        return Pictures(**{one.name: getattr(self, one.name) for one in fields(Pictures)})
+
     def described(self) -> dict[str, Any]:
-        """What a result says of the task, as JSON holds it."""
+        """What a result says of the task, as JSON holds it; of pictures only what is not their task's own."""
         recipes = {"recipe": self.recipe.described(), "teacher_recipe": self.teacher_recipe.described()}
-        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "own"} | recipes
+        silent = {one.name for one in fields(Pictures) if getattr(self, one.name) is None} | {"own"}
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name not in silent} | recipes
 
 
 class _Once:
@@ -200,7 +217,9 @@ def with_options(task: Task, options: Mapping[str, Any]) -> Task:
 
 def _with_teacher(task: Task, teacher: Any) -> Task:
     """The task with another teacher; see `Task.of`."""
-    if isinstance(teacher, str) and is_own(teacher):
+    if isinstance(teacher, str) and teacher.startswith("hf:"):
+        name, teacher = teacher, saved_network(teacher.removeprefix("hf:"))
+    elif isinstance(teacher, str) and is_own(teacher):
         name, teacher = teacher, import_attribute(teacher)
     else:
         name = teacher if isinstance(teacher, str) else name_of(teacher)

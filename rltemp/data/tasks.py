@@ -5,7 +5,8 @@ Every field can be overridden, on the command line as in Python: `load_task("dig
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rltemp.data.recipe import Recipe
@@ -23,7 +24,7 @@ def load_task(spec: str | Task, **overrides: Any) -> Task:
             `characters`, `cifar10`, `cifar100`, `imagefolder:PATH`, or `my_task.py:make_task`, a function that returns
             a task; or a task.
         **overrides: Fields of `Task`, of its `Recipe` (`epochs=20`), or of its teacher's (`teacher_epochs=20`).
-            None keeps the task's own value.
+            None keeps the task's own value. `recipe="imagenet"` takes all that `RECIPES` has under that name first.
 
     Raises:
         BadInputError: For a name that nobody knows, or a function that raises or returns something else.
@@ -41,7 +42,12 @@ def load_task(spec: str | Task, **overrides: Any) -> Task:
             raise BadInputError(f"{spec} must return a task, as rltemp.Task.of makes it; got a {type(task).__name__}")
     else:
         task = replace(lookup(TASKS, split_spec(spec)[0], "task"), name=spec)
-    return with_options(task, overrides)
+    given = {key: value for key, value in overrides.items() if value is not None}
+    if isinstance(name := given.get("recipe"), str):
+        recipe = lookup(RECIPES, name, "recipe")
+        task = with_options(replace(task, recipe=recipe.student, teacher_recipe=recipe.teacher), recipe.options)
+        del given["recipe"]
+    return with_options(task, given)
 
 
 def _task(
@@ -79,3 +85,36 @@ TASKS: dict[str, Task] = {
         _task("imagefolder", "resnet20", "resnet8", _FOLDER, _FOLDER),
     )
 }
+
+
+@dataclass(frozen=True)
+class PublishedRecipe:
+    """Networks, pictures and training of a benchmark that is not a task by itself.
+
+    Args:
+        student: How the student is trained.
+        teacher: How the teacher is trained, where its weights are not given.
+        options: Networks and pictures, as `load_task` takes them.
+    """
+
+    student: Recipe
+    teacher: Recipe
+    options: Mapping[str, str | int]
+
+
+_IMAGENET = Recipe(
+    epochs=100, batch_size=256, learning_rate=0.1, weight_decay=1e-4, schedule="step", milestones=(0.3, 0.6, 0.9)
+)
+_LARGE_BATCHES = replace(_IMAGENET, batch_size=512, learning_rate=0.2)
+_PICTURES = {"image_size": 224, "resize": 256, "augment": "crop+mirror", "normalise": "imagenet"}
+_RESNETS: dict[str, Any] = {"teacher": "resnet34", "student": "resnet18", **_PICTURES}
+
+RECIPES: dict[str, PublishedRecipe] = {
+    "imagenet": PublishedRecipe(_IMAGENET, _IMAGENET, _RESNETS),
+    "imagenet-mdistiller": PublishedRecipe(_LARGE_BATCHES, _LARGE_BATCHES, _RESNETS),
+}
+"""What `--recipe` names, for a folder as ImageNet is: ResNet-34 to ResNet-18, 100 epochs, a tenth of the rate at
+epochs 30, 60 and 90. `imagenet` has batches of 256 and rate 0.1, as torchvision's reference has it for these networks;
+`imagenet-mdistiller` 512 and 0.2, as configs/imagenet of https://github.com/megvii-research/mdistiller, the code that
+DTKD's stands on (its own has settings of CIFAR-100 alone, and so has the code of WTTM). WTTM's constants for ImageNet
+are `wttm:pair=imagenet-resnet34-resnet18`."""

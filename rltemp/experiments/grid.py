@@ -138,7 +138,9 @@ def grid_tasks(options: CompareOptions) -> list[Task]:
 
 def grid_data(options: CompareOptions, tasks: Sequence[Task]) -> dict[str, Dataset]:
     """The data of every task of the grid, each loaded once, by the task's name."""
-    return {task.name: load_data(task, options.data_root).to(options.torch_device()) for task in tasks}
+    return {
+        task.name: load_data(task, options.data_root, options.data_workers).to(options.torch_device()) for task in tasks
+    }
 
 
 def check_grid(tasks: Sequence[Task], data: Mapping[str, Dataset], rules: Sequence[str], stack: int | None) -> None:

@@ -7,10 +7,12 @@ each sample alone. A rule of your own has its temperatures checked; one that com
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ from rltemp.kd.checks import check_shape, positive
 from rltemp.kd.guard_count import GuardCount
 from rltemp.kd.losses import kd_loss
 from rltemp.kd.method import Method, Objective, refuse_unlawful, watch
+from rltemp.kd.names import lookup
 from rltemp.kd.rowwise import is_transformed
 from rltemp.kd.signals import Signals
 from rltemp.kd.temperature_rule import RuleFunction, TemperatureRule, as_rule
@@ -32,6 +35,9 @@ from rltemp.rules.curriculum import LearnedRule
 
 if TYPE_CHECKING:
     from rltemp.integrations.own_runs import OwnRuns
+
+
+log = logging.getLogger(__name__)
 
 
 class Controller:
@@ -46,6 +52,8 @@ class Controller:
             what learning begins as, by name: a policy or a closed-form method; at a service, what is learned there.
         learn: Learn a policy from the runs of this loop: a folder for the learner, or the URL of a service
             (`rltemp serve --learn`). Every run is then between `begin` and `report`.
+        align_classes: `"equal"` refuses networks of unlike numbers of classes; `"shorter"` compares the first classes
+            of both, for vocabularies of one tokenizer that are padded unlike.
         **options: Of the learner; docs/own-loop.md lists them.
 
     Attributes:
@@ -62,7 +70,14 @@ class Controller:
 
     method: Method
 
-    def __init__(self, method: MethodLike = "universal", *, learn: str | Path | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        method: MethodLike = "universal",
+        *,
+        learn: str | Path | None = None,
+        align_classes: str = "equal",
+        **options: Any,
+    ) -> None:
         self._runs: OwnRuns | None = None
         if learn is not None:
             from rltemp.integrations.own_runs import runs_of  # SB3 takes a second
@@ -71,7 +86,10 @@ class Controller:
             method = self._runs.between
         elif options:
             raise BadInputError(f"a controller without learn= has no options; got {', '.join(options)}")
+        lookup(dict.fromkeys(ALIGNMENTS), align_classes, "align_classes")
+        self.align_classes = align_classes
         if isinstance(method, Controller):
+            self.align_classes = method.align_classes if align_classes == ALIGNMENTS[0] else align_classes
             method = method.method
         elif isinstance(method, (str, Path)):
             method = load_method(method)
@@ -219,8 +237,8 @@ class Controller:
 
         return rescaled(student_logits, found.student), rescaled(teacher_logits, found.teacher)
 
-    @staticmethod
     def signals(
+        self,
         student_logits: Tensor,
         teacher_logits: Tensor,
         labels: Tensor | None = None,
@@ -229,6 +247,8 @@ class Controller:
     ) -> Signals:
         """The arguments of a call as `rltemp.Signals`, with the teacher's graph cut."""
         teacher = teacher_logits.detach() if isinstance(teacher_logits, Tensor) else teacher_logits  # which is refused
+        if self.align_classes == "shorter":
+            student_logits, teacher = _cut_to_shorter(student_logits, teacher)
         return Signals(student_logits, teacher, labels, progress, mask)
 
     def _temperatures(self, signals: Signals) -> Temperatures:
@@ -238,6 +258,23 @@ class Controller:
             refuse_unlawful(self.method, found)
             self._guards(found, signals.mask, self.method.name)
         return found.each(lambda values, _: values if values.dtype == torch.bool else values.float())
+
+
+ALIGNMENTS = ("equal", "shorter")
+"""What a controller does with networks of unlike numbers of classes."""
+
+
+def _cut_to_shorter(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """The classes that both have, where one has more of them."""
+    own, other = student.shape[-1], teacher.shape[-1]
+    if own != other:
+        _tell_once(f"the student has {own} classes and the teacher {other}: the first {min(own, other)} are compared")
+    return student[..., :other], teacher[..., :own]
+
+
+@cache
+def _tell_once(text: str) -> None:
+    log.info(text)
 
 
 MethodLike = str | Path | Objective | TemperatureRule | RuleFunction | Controller
@@ -273,7 +310,8 @@ class RecordingController(Controller):
 
     def __init__(self, method: MethodLike = "universal") -> None:
         self.last: Temperatures | None = None
-        super().__init__(watch(controller_of(method).method, self._keep))
+        controller = controller_of(method)
+        super().__init__(watch(controller.method, self._keep), align_classes=controller.align_classes)
 
     def _keep(self, temperatures: Temperatures) -> None:
         self.last = temperatures

@@ -81,7 +81,8 @@ class ControlledTrainer:
         """The controller; in training, one that adds the temperatures of the samples of the mask to the means."""
         if not self.model.training:
             return self.controller
-        return Controller(watch(self.controller.method, partial(self.temperature_means.add, mask=mask)))
+        method = watch(self.controller.method, partial(self.temperature_means.add, mask=mask))
+        return Controller(method, align_classes=self.controller.align_classes)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log as the trainer does; beside a training loss, log the means since the last such entry."""

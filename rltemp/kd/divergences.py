@@ -1,7 +1,8 @@
 """Divergences between softened distributions, one value a sample; `DIVERGENCES` at the foot names them.
 
 A divergence maps the student's logits over its temperature, the teacher's over its own (`[..., C]`, float32 or
-float64) and the labels (`[...]`, or None) to `[...]`, in nats. No temperature, weight or mean is in it: `kd_loss`
+float64) and the labels (`[...]`, or None) to `[...]`, in nats. A class that is not there has the finite logit
+`rltemp.kd.classes.ABSENT`. No temperature, weight or mean is in it: `kd_loss`
 divides before and multiplies after. To add one, write a factory whose parameters are its options and put it into the
 table. The lines `Formula:` to `Guard:` of a docstring are what `rltemp rules` shows.
 """
@@ -17,8 +18,10 @@ from torch.nn import functional as F
 
 from rltemp.errors import BadInputError
 from rltemp.kd.checks import not_negative, switch
+from rltemp.kd.classes import ABSENT, bounded_logits, mean_over, without
 from rltemp.kd.rowwise import Formula, Slopes, rowwise
-from rltemp.kd.signals import Divergence, bounded
+from rltemp.kd.signals import Divergence
+from rltemp.kd.token_divergences import multi, todi, top_k, veto
 
 VECTOR_LANES = 16
 """Float32 numbers in one AVX-512 register."""
@@ -71,7 +74,12 @@ def mse() -> Divergence:
     Labels: no
     Guard: none.
     """
-    return lambda student, teacher, labels: (student - teacher).square().mean(-1)
+
+    def divergence(student: Tensor, teacher: Tensor, labels: Tensor | None) -> Tensor:
+        absent = torch.minimum(student, teacher) <= ABSENT
+        return mean_over((student - teacher).masked_fill(absent, 0.0).square(), absent)
+
+    return divergence
 
 
 def dkd(target: float = 1.0, non_target: float = 8.0, published: bool = False) -> Divergence:
@@ -132,7 +140,7 @@ def nckd() -> Divergence:
 
 def forward_kl(student: Tensor, teacher: Tensor, labels: Tensor | None = None) -> Tensor:
     """KL(softmax(teacher) || softmax(student)) for every sample."""
-    log_student, log_teacher = log_softmax(student), log_softmax(teacher)
+    log_student, log_teacher = log_softmax(student), log_softmax(without(student, teacher))
     return F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(-1)
 
 
@@ -153,8 +161,9 @@ def softened_kl(student: Tensor, teacher: Tensor, student_t: Tensor, teacher_t: 
 
 
 def _weighted_kl(student: Tensor, teacher: Tensor, student_t: Tensor, teacher_t: Tensor, weight: Tensor) -> Tensor:
-    log_q = log_softmax(bounded(student) / student_t.unsqueeze(-1))
-    log_p = log_softmax(bounded(teacher) / teacher_t.unsqueeze(-1))
+    student = bounded_logits(student)
+    teacher = without(student, bounded_logits(teacher))
+    log_q, log_p = log_softmax(student / student_t.unsqueeze(-1)), log_softmax(teacher / teacher_t.unsqueeze(-1))
     return weight * ((log_p - log_q) * log_p.exp()).sum(-1)
 
 
@@ -166,7 +175,8 @@ def _kl_slopes(
     By v / T_s the divergence's derivative is q - p, so by v it is (q - p) / T_s and by T_s it is - sum (q - p) v /
     T_s^2; by T_t it is - sum p (log p - log q - KL) u / T_t^2.
     """
-    student, teacher = bounded(student), bounded(teacher)
+    student = bounded_logits(student)
+    teacher = without(student, bounded_logits(teacher))
     log_q, log_p = log_softmax(student / student_t.unsqueeze(-1)), log_softmax(teacher / teacher_t.unsqueeze(-1))
     p, terms = log_p.exp(), log_p.sub_(log_q)
     divergence = (terms * p if needed[3] else terms.mul_(p)).sum(-1)
@@ -193,7 +203,7 @@ def log_softmax(logits: Tensor) -> Tensor:
 
 
 def _decoupled_parts(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    own = labels.unsqueeze(-1)
+    own, teacher = labels.unsqueeze(-1), without(student, teacher)
     is_own = torch.zeros_like(student, dtype=torch.bool).scatter(-1, own, True)
     log_q, log_p = log_softmax(student), log_softmax(teacher)
     rest_q, rest_p = (value.masked_fill(is_own, -math.inf).logsumexp(-1, keepdim=True) for value in (log_q, log_p))
@@ -227,4 +237,8 @@ DIVERGENCES: dict[str, Callable[..., Divergence]] = {
     "tckd": tckd,
     "nckd": nckd,
     "mse": mse,
+    "todi": todi,
+    "veto": veto,
+    "multi": multi,
+    "top_k": top_k,
 }

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from rltemp.errors import BadInputError
 from rltemp.kd.checks import check_shape
+from rltemp.kd.classes import mean_over, softened
 from rltemp.kd.divergences import forward_kl, log_softmax, softened_kl
-from rltemp.kd.signals import Divergence, Signals, bounded, full_precision
+from rltemp.kd.signals import Divergence, Signals, full_precision
 from rltemp.kd.temperatures import Temperatures
 
 
@@ -31,7 +33,6 @@ def kd_loss(signals: Signals, temperatures: Temperatures, divergence: Divergence
         BadInputError: Where these are no signals and temperatures, or not one temperature for each sample: none is
             broadcast.
 
-    >>> import torch
     >>> from rltemp import Signals, Temperatures
     >>> signals = Signals(torch.tensor([[2.0, 1.0, 0.5, -1.0]]), torch.tensor([[4.0, 1.0, 0.0, -1.0]]))
     >>> four = torch.tensor([4.0])
@@ -50,8 +51,7 @@ def kd_loss(signals: Signals, temperatures: Temperatures, divergence: Divergence
     student, teacher = signals.student_logits, signals.teacher_logits
     if divergence is forward_kl:
         return softened_kl(student, teacher, temperatures.student, temperatures.teacher, temperatures.weight)
-    student = bounded(student) / temperatures.student.unsqueeze(-1)
-    teacher = bounded(teacher) / temperatures.teacher.unsqueeze(-1)
+    student, teacher = softened(student, temperatures.student), softened(teacher, temperatures.teacher)
     with signals.labels_named():
         return temperatures.weight * divergence(student, teacher, signals.labels)
 
@@ -59,7 +59,6 @@ def kd_loss(signals: Signals, temperatures: Temperatures, divergence: Divergence
 def batch_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     """The mean of a batch's values `[..., M]` over the samples that the mask leaves, `[...]`; 0 over none.
 
-    >>> import torch
     >>> batch_mean(torch.tensor([1.0, 5.0, torch.nan]), torch.tensor([True, True, False]))
     tensor(3.)
     """
@@ -79,7 +78,6 @@ def cross_entropy(signals: Signals, label_smoothing: float = 0.0) -> Tensor:
     Raises:
         BadInputError: Where `signals` carries no labels.
 
-    >>> import torch
     >>> signals = Signals(torch.tensor([[2.0, 0.0]]), torch.zeros(1, 2), torch.tensor([0]))
     >>> [round(cross_entropy(signals, share).item(), 4) for share in (0.0, 0.1)]
     [0.1269, 0.2269]
@@ -94,4 +92,5 @@ def cross_entropy(signals: Signals, label_smoothing: float = 0.0) -> Tensor:
         loss = -log_probs.gather(-1, signals.labels.unsqueeze(-1)).squeeze(-1)
     if not label_smoothing:
         return loss
-    return (1 - label_smoothing) * loss - label_smoothing * log_probs.mean(-1)
+    absent = log_probs == -torch.inf  # what is spread is spread over the classes that are there
+    return (1 - label_smoothing) * loss - label_smoothing * mean_over(log_probs, absent)

@@ -22,7 +22,7 @@ class Signals:
     """What a distillation step can see of its samples before it chooses their temperatures.
 
     Args:
-        student_logits: `[..., C]`, with the student's graph attached.
+        student_logits: `[..., C]`, with the student's graph attached; -inf where a class is not there.
         teacher_logits: `[..., C]`, no graph.
         labels: `[...]` integers of any type in 0..C-1, or None where the loop has none (rules that need them say so).
         progress: How much of the run is done, 0 (first step) to 1 (after the last): a number; or a tensor of one, which
@@ -58,7 +58,8 @@ class Signals:
             raise BadInputError(
                 f"student has {student[-1] if student else 0} class outputs, teacher {teacher[-1] if teacher else 0} "
                 f"(shapes {tuple(student)} and {tuple(teacher)}): "
-                "both need logits of one shape [..., C], on the same samples"
+                "both need logits of one shape [..., C], on the same samples. For vocabularies padded unlike: "
+                'Controller(..., align_classes="shorter")'
             )
         if student[-1] < 2:
             raise BadInputError(f"logits need at least 2 classes on their last axis; got shape {tuple(student)}")

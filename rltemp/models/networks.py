@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from rltemp.errors import BadInputError
 from rltemp.kd.names import lookup, split_spec
+from rltemp.models.library_networks import timm_network
 from rltemp.models.random_numbers import seeded
 from rltemp.models.transformer import GPT
 from rltemp.optional_imports import import_library
@@ -34,8 +35,8 @@ def build_model(spec: str, image_shape: ImageShape, num_classes: int) -> nn.Modu
 
     Args:
         spec: `linear`, `mlp`, `mlp:64x64` (hidden widths), `cnn`, `cnn:8x16` (channels), `resnet8` to `resnet110`,
-            `resnet8x4` and `resnet32x4`, `gpt`, `gpt:32x2` (width, layers), or the name of a classification network in
-            torchvision.
+            `resnet8x4` and `resnet32x4`, `gpt`, `gpt:32x2` (width, layers), `timm:NAME`, or the name of a
+            classification network in torchvision.
         image_shape: `(channels, height, width)` of one image; `(T,)` of one sequence of tokens.
         num_classes: C, the number of logits.
 
@@ -44,7 +45,7 @@ def build_model(spec: str, image_shape: ImageShape, num_classes: int) -> nn.Modu
     """
     name, option = split_spec(spec)
     builder = MODELS.get(name) or _torchvision_builder(name)
-    if option and builder not in (mlp, cnn, gpt):
+    if option and builder not in (mlp, cnn, gpt, timm_network):
         raise BadInputError(f"model {name!r} takes no option; got {option!r}")
     model = builder(option, image_shape, num_classes)
     _check_fits(model, spec, image_shape, num_classes)
@@ -239,4 +240,5 @@ MODELS: Mapping[str, ModelBuilder] = {
     "resnet8x4": partial(resnet, 1, _WIDE),
     "resnet32x4": partial(resnet, 5, _WIDE),
     "gpt": gpt,
+    "timm": timm_network,
 }

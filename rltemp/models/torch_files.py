@@ -1,4 +1,4 @@
-"""Torch's own files (`.pt`, `.pth`, `.bin`): tensors by name out of a pickle that may be a stranger's.
+"""Torch's own files (`.pt`, `.pth.tar`, `.ckpt` and the like): tensors by name out of a stranger's pickle.
 
 `torch.load(weights_only=True)` runs no code of a file. What it does not stop is stopped here: a file that unpacks to
 any amount, a `bytearray` as large as the file says, and tuples of tuples that take for ever to hash.
@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from rltemp.errors import ArtifactRefusedError
+from rltemp.errors import ArtifactRefusedError, one_line
 
 # Before this release a crafted file could corrupt memory or run code in spite of weights_only=True
 # (CVE-2025-32434, CVE-2026-24747).
@@ -26,10 +26,12 @@ SAFE_TORCH_LOAD = "2.10"
 MAX_PICKLE_BYTES = 16 * 2**20  # a tensor's entry takes about 200 bytes
 MAX_DIRECTORY_BYTES = 4 * 2**20  # of a zip archive; Python's reader takes ten times as much to hold it
 SHARED_TUPLES = 32
+WRAPPING_KEYS = ("state_dict", "model", "model_state_dict", "net", "network", "ema", "model_ema", "state_dict_ema")
+"""Under which training scripts put a network's state dict; of several, the first of these is read."""
 
 
 def read_state_dict(file: BinaryIO, name: str) -> dict[str, Tensor]:
-    """Return the dense tensors by name that a torch file holds, by themselves or under `state_dict` or `model`.
+    """Return the dense tensors by name that a torch file holds, by themselves or under one of `WRAPPING_KEYS`.
 
     Args:
         file: Open for reading; its size is for the caller to check, see `expanded_bytes`.
@@ -53,15 +55,33 @@ def read_state_dict(file: BinaryIO, name: str) -> dict[str, Tensor]:
             f"{name} is not a torch file of tensors alone ({reason(error)}). Save the network's "
             "state_dict() by itself, or as .safetensors"
         ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
+    content = _unwrapped(content)
     if not isinstance(content, dict) or not all(_is_weight(*item) for item in content.items()):
         raise ArtifactRefusedError(
-            f"{name} holds no state dict: needed are names with dense tensors, by themselves or under "
-            "'state_dict' or 'model'"
+            f"{name} holds no state dict, but {_in_words(content)}; needed are names with dense tensors, by themselves "
+            f"or under one of {', '.join(WRAPPING_KEYS)}"
         )
     return dict(content)
+
+
+def _unwrapped(content: Any) -> Any:
+    """What stands under the usual keys of a training's checkpoint, which may lie in each other."""
+    for _ in WRAPPING_KEYS:
+        found = [
+            content[key] for key in WRAPPING_KEYS if isinstance(content, dict) and isinstance(content.get(key), dict)
+        ]
+        if not found:
+            break
+        content = found[0]
+    return content
+
+
+def _in_words(content: Any) -> str:
+    """What a file holds instead of tensors."""
+    if not isinstance(content, dict) or not content:
+        return f"a {type(content).__name__}"
+    keys = [one_line(str(key))[:40] for key in list(content)[:8]]
+    return f"the keys {', '.join(keys)}{', ...' if len(content) > 8 else ''}"
 
 
 def open_archive(file: BinaryIO) -> zipfile.ZipFile:

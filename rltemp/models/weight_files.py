@@ -19,13 +19,15 @@ from torch import Tensor, nn
 
 from rltemp.errors import ArtifactRefusedError, BadInputError, one_line
 from rltemp.io.files import atomic_write
+from rltemp.models.state_dicts import beginnings, fitting_names, shards
 from rltemp.models.torch_files import expanded_bytes, read_state_dict, reason
 
 MAX_FILE_BYTES = 4 * 1024**3
 MAX_HEADER_BYTES = 16 * 1024**2  # a tensor's entry takes about 100 bytes
 SHA256 = "tensors_sha256"
 """Where the metadata holds the SHA-256 of the tensors: safetensors itself notices few of the bits that flip."""
-TORCH_SUFFIXES = (".pt", ".pth", ".bin")
+TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".tar", ".ckpt", ".th", ".t7")
+GIVE_ITS_MODEL = "Give the model that the file was written from"
 LOGITS_SUFFIXES = (".npy", ".pt", ".safetensors")
 
 
@@ -52,10 +54,10 @@ def load_weights(module: nn.Module, path: str | Path) -> dict[str, str]:
     """Fill `module` with the weights in a file and return the file's metadata.
 
     Args:
-        module: A network with exactly the names and shapes of the file; a `module.` before every name in the
-            file, as `DataParallel` writes it, is dropped. The network is unchanged where this raises.
-        path: A `.safetensors` file, or a torch file (`.pt`, `.pth`, `.bin`) that holds a state dict, by
-            itself or under `state_dict` or `model`. Torch files have no metadata.
+        module: A network with the names and shapes of the file; what stands before every name in the file, as
+            `DataParallel`, `torch.compile` and wrappers write it, is dropped. It is unchanged where this raises.
+        path: A `.safetensors` file, one of its shards or their index; or a torch file (`.pt`, `.pth.tar`, `.ckpt` and
+            the like) with a state dict, by itself or under a usual key. Torch files have no metadata.
 
     Raises:
         BadInputError: Where there is no such file, or its suffix is not known.
@@ -63,17 +65,10 @@ def load_weights(module: nn.Module, path: str | Path) -> dict[str, str]:
             `save_weights` wrote it, or holds code, other names, other shapes, or numbers that are not finite.
     """
     path = Path(path)
-    _check_file(path)
-    metadata: dict[str, str] = {}
-    if path.suffix == ".safetensors":
-        tensors, metadata = _read_safetensors(path)
-    else:
-        with path.open("rb") as file:
-            tensors = read_state_dict(file, str(path))
-    if tensors and all(name.startswith("module.") for name in tensors):
-        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
+    tensors, metadata = _read(path)
     expected = module.state_dict()
-    check_names_and_shapes(expected, tensors, str(path))
+    tensors = fitting_names(tensors, expected)
+    check_names_and_shapes(expected, tensors, str(path), f"{GIVE_ITS_MODEL}; {beginnings(tensors)}")
     tensors = {name: value.to(expected[name].dtype) for name, value in tensors.items()}
     check_finite(tensors, str(path))
     module.load_state_dict(tensors)
@@ -121,14 +116,31 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _check_file(path: Path) -> None:
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata in a file, or in all of its shards."""
+    tensors: dict[str, Tensor] = {}
+    metadata: dict[str, str] = {}
+    files = shards(path)
+    if (size := sum(map(_checked_size, files))) > MAX_FILE_BYTES:
+        raise ArtifactRefusedError(f"{path} holds {size:,} bytes; a weight file may hold {MAX_FILE_BYTES:,}")
+    for file in files:
+        if file.suffix == ".safetensors":
+            found, metadata = _read_safetensors(file)
+        else:
+            with file.open("rb") as stream:
+                found = read_state_dict(stream, str(file))
+        tensors |= found
+    return tensors, metadata
+
+
+def _checked_size(path: Path) -> int:
+    """The bytes that a file unpacks to."""
     if not path.is_file():
         raise BadInputError(f"no weight file {path}")
     if path.suffix != ".safetensors" and path.suffix not in TORCH_SUFFIXES:
         known = ", ".join((".safetensors", *TORCH_SUFFIXES))
         raise BadInputError(f"weight file {path} has the suffix {path.suffix!r}; needed: one of {known}")
-    if (size := expanded_bytes(path)) > MAX_FILE_BYTES:
-        raise ArtifactRefusedError(f"{path} holds {size:,} bytes; a weight file may hold {MAX_FILE_BYTES:,}")
+    return expanded_bytes(path)
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -158,7 +170,7 @@ def check_names_and_shapes(
     expected: Mapping[str, Tensor],
     found: Mapping[str, Tensor],
     name: str,
-    advice: str = "Give the model that the file was written from",
+    advice: str = GIVE_ITS_MODEL,
 ) -> None:
     """Raise ArtifactRefusedError where tensors have other names, shapes or kinds; list the first five, and advise."""
     differences = [

@@ -30,9 +30,8 @@ class ActionScale:
         maximum: Highest temperature.
         weight_ratio: How far an action of 1 moves a sample's weight, as a factor: a third number of the action. At 1
             there is none.
-        label_ratio: How far an action that raises a sample's weight by `weight_ratio` lowers its label's weight, as a
-            factor: who trusts the teacher more trusts the label less. An action that lowers the sample's weight leaves
-            its label alone. At 1 all do.
+        label_ratio: How far an action of 1 moves the weight of a sample's label, as a factor: a fourth number of the
+            action. At 1 there is none, and there is none without a third.
         balanced: Match gradients: scale the weights of a batch so that its mean gradient norm is that of T = 4 for all,
             whatever the temperatures (`rltemp.kd.gradient_matching`); the third number of the action comes on top.
 
@@ -69,7 +68,7 @@ class ActionScale:
     @property
     def size(self) -> int:
         """How many numbers an action has: student, teacher and, where there is one, weight."""
-        return 3 if self.weight_ratio > 1 else 2
+        return 2 + (self.weight_ratio > 1) + (self.label_ratio > 1)
 
     def apply(self, signals: Signals, reference: Temperatures, action: Tensor) -> Temperatures:
         """Scale the reference's temperatures, and its weight by both factors (so T_s T_t stays T_s T_t).
@@ -77,7 +76,7 @@ class ActionScale:
         Args:
             signals: What the temperatures are for; gradient matching needs the logits.
             reference: `[...]` each.
-            action: `[..., 2]` or `[..., 3]`, student, teacher, weight; clipped to [-1, 1].
+            action: `[..., 2]` to `[..., 4]`, student, teacher, weight, label; clipped to [-1, 1].
 
         Returns:
             Temperatures `[...]`; gradient flows to the action and to the reference, none through the matching.
@@ -96,9 +95,9 @@ class ActionScale:
         if self.balanced:
             weight = weight * matching_factor(signals, Temperatures(student, teacher, weight))
         label_weight = reference.label_weight
-        if self.size == 3:
+        if self.size > 2:
             weight = weight * (steps[..., 2] * math.log(self.weight_ratio)).exp()
-            if self.label_ratio > 1:
-                lowered = (steps[..., 2].clamp(min=0.0) * -math.log(self.label_ratio)).exp()
-                label_weight = lowered if label_weight is None else label_weight * lowered
+        if self.size > 3:
+            own = (steps[..., 3] * math.log(self.label_ratio)).exp()
+            label_weight = own if label_weight is None else label_weight * own
         return Temperatures(student, teacher, weight, reference.guarded, label_weight)

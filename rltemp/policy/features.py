@@ -25,6 +25,8 @@ from rltemp.policy.logit_statistics import Statistics
 
 LIMIT = 10.0
 """Observations lie in [-LIMIT, LIMIT]."""
+LEAST_TOTAL = 1e-30
+"""Stands in where the student has none of the classes that the teacher gives mass to."""
 
 
 def progress(s: Statistics) -> Tensor:
@@ -55,13 +57,14 @@ def relative_spread(s: Statistics) -> Tensor:
 def entropy(s: Statistics, network: int) -> Tensor:
     """Entropy of the prediction over its maximum log C, from -1 (certain) to 1 (uniform)."""
     mean = (s.terms[network] * s.below[network]).sum(-1) / s.totals[network]
-    return (mean - s.log_totals[network]) * (-2 / s.log_classes) - 1
+    return (mean - s.log_totals[network]) * (-2 / s.log_classes[network]) - 1
 
 
 def divergence(s: Statistics) -> Tensor:
     """log(1 + KL(teacher || student)) at T = 1, minus 1; the KL in nats."""
-    mean = (s.terms[1] * (s.below[1] - s.below[0])).sum(-1) / s.totals[1]
-    kl = mean + s.log_totals[0] - s.log_totals[1]
+    terms = s.terms[1].masked_fill(s.absent[0], 0.0)  # the teacher over the classes that the student has
+    total = terms.sum(-1).clamp_(min=LEAST_TOTAL)
+    kl = (terms * (s.below[1] - s.below[0])).sum(-1) / total + s.log_totals[0] - total.log()
     return kl.clamp(min=0.0).log1p() - 1
 
 
@@ -78,7 +81,15 @@ def loss(s: Statistics, network: int) -> Tensor:
 
 def relative_loss(s: Statistics, network: int) -> Tensor:
     """Cross-entropy with the label over that of a uniform prediction, log C, minus 1."""
-    return _cross_entropy(s, network) / s.log_classes - 1
+    return _cross_entropy(s, network) / s.log_classes[network] - 1
+
+
+def loss_ratio(s: Statistics) -> Tensor:
+    """Natural logarithm of the student's over the teacher's cross-entropy with the label, halved.
+
+    Each plus 0.05 nats. Near 0 or below it the teacher has nothing left to teach about this label.
+    """
+    return ((_cross_entropy(s, 0) + 0.05) / (_cross_entropy(s, 1) + 0.05)).log() / 2
 
 
 def gradient_ratio(s: Statistics) -> Tensor:
@@ -95,10 +106,8 @@ def gradient_ratio(s: Statistics) -> Tensor:
 
 
 def class_count(s: Statistics) -> Tensor:
-    """Natural logarithm of the number of classes, halved, minus 1."""
-    count = s.log_classes / 2 - 1
-    shape = s.pair.shape[1:-1]
-    return count.to(s.pair).expand(shape) if isinstance(count, Tensor) else s.pair.new_full(shape, count)
+    """Natural logarithm of the number of the student's classes, halved, minus 1."""
+    return s.log_classes[0] / 2 - 1
 
 
 def _cross_entropy(s: Statistics, network: int) -> Tensor:
@@ -199,6 +208,7 @@ _OF_SAMPLES: dict[str, Feature] = {
     "student_probability_margin": Feature(student_probability_margin, "probability"),
     "student_relative_loss": Feature(partial(relative_loss, network=0), "fraction of log C"),
     "teacher_relative_loss": Feature(partial(relative_loss, network=1), "fraction of log C"),
+    "loss_ratio": Feature(loss_ratio, "log ratio"),
     "gradient_ratio": Feature(gradient_ratio, "log ratio"),
     "class_count": Feature(class_count, "log classes"),
 }
@@ -235,6 +245,7 @@ UNIVERSAL_FEATURES = (
     "batch_student_entropy",
     "batch_teacher_entropy",
     "batch_gradient_ratio",
+    "batch_loss_ratio",
     "deviation_student_loss",
     "deviation_teacher_loss",
     "deviation_divergence",
@@ -243,6 +254,7 @@ UNIVERSAL_FEATURES = (
     "deviation_agreement",
     "deviation_teacher_entropy",
     "deviation_gradient_ratio",
+    "deviation_loss_ratio",
 )
 """What `universal` sees: how far the run and its batch have come, and in what a sample differs from its batch."""
 

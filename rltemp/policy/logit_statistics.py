@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from rltemp.kd.classes import class_count
 from rltemp.kd.rowwise import paired
 
 LOWEST = -3.4e38
@@ -46,12 +47,19 @@ class Statistics:
         self.labels = labels
 
     @_Once
-    def log_classes(self) -> float | Tensor:
-        """The entropy of a uniform prediction, log C."""
-        classes = self.pair.shape[-1]
-        if torch.compiler.is_compiling():  # C may be a variable, of which `math` would make a constant
-            return self.pair.new_full((), classes).log()
-        return math.log(classes)
+    def absent(self) -> Tensor:
+        """Which classes are not there, of both, bool `[2, ..., C]`."""
+        return self.below <= LOWEST
+
+    @_Once
+    def classes(self) -> Tensor:
+        """How many classes are there, of both, `[2, ...]`."""
+        return class_count(self.absent, self.below)
+
+    @_Once
+    def log_classes(self) -> Tensor:
+        """The entropy of a uniform prediction, log C, of both, `[2, ...]`; that of two classes where there is one."""
+        return self.classes.clamp(min=2).log()
 
     @_Once
     def largest(self) -> tuple[Tensor, Tensor]:
@@ -84,10 +92,10 @@ class Statistics:
         """Standard deviation of the logits, of both, `[2, ...]`."""
         # Not torch's `std`, which takes ten times as long. The floor keeps constant logits finite: their margin is 0
         # and the logarithm of their deviation a very negative, clipped number.
-        classes = self.pair.shape[-1]
-        centred = self.below - self.below.sum(-1, keepdim=True).div_(classes)
+        mean = self.below.masked_fill(self.absent, 0.0).sum(-1).div_(self.classes)
+        centred = (self.below - mean.unsqueeze(-1)).masked_fill_(self.absent, 0.0)
         norm: Tensor = torch.linalg.vector_norm(centred, dim=-1)
-        return norm.mul_(classes**-0.5).clamp_(1e-6, -LOWEST)
+        return norm.div_(self.classes.sqrt()).clamp_(1e-6, -LOWEST)
 
     @_Once
     def terms(self) -> Tensor:

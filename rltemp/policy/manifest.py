@@ -32,7 +32,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Width = Annotated[int, Field(ge=1, le=1024)]
 # JSON has lists and no tuples, so these alone accept a list; what is inside them stays strict.
 Layer = Annotated[tuple[Width, Width], Field(strict=False)]
-Row = Annotated[tuple[float, ...], Field(strict=False, min_length=2, max_length=3)]
+Row = Annotated[tuple[float, ...], Field(strict=False, min_length=2, max_length=4)]
 Text = Annotated[str, Field(max_length=512)]
 Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
@@ -74,8 +74,7 @@ class PolicyAction(_Strict):
     """An action a in [-1, 1] means T = T_ref * exp(a * log(ratio)), clipped to [minimum, maximum].
 
     `weight_ratio` (above 1: a third number of the action scales the weight) and `balanced` came with format 1.1,
-    `label_ratio` (above 1: it scales the label's weight, too, the other way) with 1.3; see
-    `rltemp.policy.actions.ActionScale`.
+    `label_ratio` (above 1: a fourth scales the weight of the label) with 1.3; see `rltemp.policy.actions.ActionScale`.
     """
 
     mapping: Literal["log"] = "log"
@@ -89,7 +88,7 @@ class PolicyAction(_Strict):
     @property
     def size(self) -> int:
         """How many numbers an action has."""
-        return 3 if self.weight_ratio > 1 else 2
+        return 2 + (self.weight_ratio > 1) + (self.label_ratio > 1)
 
     @model_validator(mode="after")
     def _ordered(self) -> PolicyAction:
@@ -101,7 +100,7 @@ class PolicyAction(_Strict):
 
 
 class SelfTest(_Strict):
-    """The 16 mean actions (student, teacher, weight) that the network gives for observations drawn from `seed`."""
+    """The 16 mean actions (student, teacher, weight, label) that the network gives for observations of `seed`."""
 
     seed: int = Field(ge=0, lt=2**32)
     expected: tuple[Row, ...] = Field(min_length=16, max_length=16, strict=False)

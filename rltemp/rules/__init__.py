@@ -3,8 +3,8 @@
 A rule maps `Signals` to `Temperatures`. Rules do not detach: where the published code lets gradient through the
 student's temperature, so does the rule; whoever wants constants calls `Temperatures.detach()`.
 
-Inside: `constant`, `sharpness`, `standard_deviation`, `difficulty`, `schedules` and `curriculum` are families of rules,
-    `published_methods` names every method.
+Inside: `constant`, `sharpness`, `standard_deviation`, `difficulty`, `confidence`, `schedules` and `curriculum` are
+    families of rules, `published_methods` names every method.
 To extend: write a factory whose parameters are the rule's options, enter it into `RULES`, and give it one test that is
     worked by hand (docs/add-a-rule.md). `rltemp rules` shows the lines `Formula:` to `Guard:` of its docstring, and
     tests/rules/test_rules.py holds the rule to them.
@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rltemp.kd.temperature_rule import TemperatureRule
+from rltemp.rules.confidence import cist, entropy, entropy_gate, tip
 from rltemp.rules.constant import fixed, ttm, wttm
 from rltemp.rules.curriculum import ctkd, ctkd_instance
 from rltemp.rules.difficulty import cswt, energy, idts, random
@@ -39,6 +40,10 @@ RULES: dict[str, Callable[..., TemperatureRule]] = {
     "idts": idts,
     "energy": energy,
     "cswt": cswt,
+    "cist": cist,
+    "entropy": entropy,
+    "entropy_gate": entropy_gate,
+    "tip": tip,
     "annealing": annealing,
     "linear_schedule": linear_schedule,
     "cosine_schedule": cosine_schedule,

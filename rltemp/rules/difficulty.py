@@ -14,6 +14,7 @@ from torch.linalg import vector_norm
 
 from rltemp.errors import BadInputError
 from rltemp.kd.checks import below, fraction, positive, whole
+from rltemp.kd.classes import ABSENT
 from rltemp.kd.rowwise import logsumexp, rowwise
 from rltemp.kd.signals import Signals, full_precision
 from rltemp.kd.temperature_rule import TemperatureRule, over_time, per_batch
@@ -26,6 +27,9 @@ _HASHED_CLASSES = 16
 
 def idts(reference: float = 1.0, strength: float = 0.5) -> TemperatureRule:
     """Lower the temperature where student and teacher are further apart than the batch's median sample.
+
+    The method `idts` takes the reverse divergence, as the source does where it gains: ROUGE-L 31.70 to 32.97 on five
+    sets of instructions, against 26.56 to 26.63 with the forward one. The source also leaves out the easier tokens.
 
     Formula: T = reference exp(-strength tanh(log(d / median d))), weight T^2; d the Hellinger distance of the two
     distributions at T = 1, the median the lower one of the batch.
@@ -178,9 +182,13 @@ def _cosine(student: Tensor, teacher: Tensor) -> Tensor:
 
 def _hashed_uniform(signals: Signals, seed: int) -> Tensor:
     """A number in [0, 1) for every sample, float64, from the bits of its teacher logits, the progress and the seed."""
-    bits = signals.teacher_logits.detach()[..., :_HASHED_CLASSES].float().view(torch.int32)
+    logits = signals.teacher_logits.detach().float()
+    there = logits > ABSENT
+    place = there.long().cumsum(-1).sub_(1)  # among the classes that are there
+    factors = _FACTORS.to(logits.device)[place.clamp(0, _HASHED_CLASSES - 1)]
+    unused = (place >= _HASHED_CLASSES).logical_or_(there.logical_not())
     # Every word has a factor of its own; int64 wraps around.
-    hashed = bits.long().mul_(_FACTORS[: bits.shape[-1]].to(bits.device)).sum(-1)
+    hashed = logits.view(torch.int32).long().mul_(factors).masked_fill_(unused, 0).sum(-1)
     done = signals.progress
     moment = (done.double() * 2**40).round().long() if isinstance(done, Tensor) else round(done * 2**40)
     for salt in (seed * 2_654_435_761 % 2**31, moment):

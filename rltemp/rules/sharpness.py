@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from rltemp.kd.checks import below, not_negative, positive, switch
+from rltemp.kd.classes import bounded_logits
 from rltemp.kd.rowwise import LARGEST, LOGSUMEXP, Formula, Slopes, rowwise
-from rltemp.kd.signals import Signals, bounded
+from rltemp.kd.signals import Signals
 from rltemp.kd.temperature_rule import TemperatureRule, per_sample
 from rltemp.kd.temperatures import Temperatures
 
@@ -101,7 +102,7 @@ def dtkd_exact(reference: float = 4.0) -> TemperatureRule:
 
 def _meeting(reference: float, teacher: Tensor, student: Tensor) -> Tensor:
     """How far from the reference both are equally sharp, `[...]`; nan where they are nowhere."""
-    teacher, student = bounded(teacher), bounded(student)
+    teacher, student = bounded_logits(teacher), bounded_logits(student)
 
     def excess(shift: Tensor) -> Tensor:
         """How much sharper the teacher is at this shift."""

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from rltemp.kd.checks import positive, switch
+from rltemp.kd.classes import ABSENT, bounded_logits, class_count
 from rltemp.kd.names import lookup
 from rltemp.kd.rowwise import Formula, Slopes, rowwise
-from rltemp.kd.signals import Signals, bounded
+from rltemp.kd.signals import Signals
 from rltemp.kd.temperature_rule import TemperatureRule, per_sample
 from rltemp.kd.temperatures import Temperatures
 
@@ -98,13 +99,14 @@ def atkd(
     eps = _STANDARDIZATION_EPS if switch(published, "atkd", "published") else 0.0
     floor = 0.0 if published else LOWEST_DEVIATION
 
-    def shared(student: Tensor, student_deviation: Tensor, teacher: Tensor, teacher_deviation: Tensor) -> Tensor:
-        classes = student.shape[-1]
+    def shared(
+        student: Tensor, student_deviation: Tensor, teacher: Tensor, teacher_deviation: Tensor, classes: Tensor
+    ) -> Tensor:
         largest = (teacher if which == "teacher_signed" else teacher.abs()).amax(-1) / teacher_deviation
         if which == "code":
             largest = torch.maximum(largest, student.abs().amax(-1) / student_deviation)
-        least = 1 / math.sqrt(classes) if which == "teacher_signed" else math.sqrt((classes - 1) / classes)
-        return (1 + math.sqrt(3)) / 2 * (largest if published else largest.clamp(min=least))
+        least = classes.rsqrt() if which == "teacher_signed" else ((classes - 1) / classes).sqrt()
+        return (1 + math.sqrt(3)) / 2 * (largest if published else torch.maximum(largest, least))
 
     formula = _in_proportion(shared, floor, eps=eps)
 
@@ -128,7 +130,7 @@ def _weighed(formula: Formula, weight: Callable[[Tensor], Tensor]) -> Temperatur
 
 
 def _in_proportion(
-    factor: float | Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+    factor: float | Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor],
     floor: float,
     correction: int = 1,
     eps: float = 0,
@@ -136,8 +138,8 @@ def _in_proportion(
     """Temperatures that are a factor times the standard deviation over the classes.
 
     Args:
-        factor: A number; or from student and teacher, centred logits and deviation of each, one a sample, which is a
-            constant of the graph.
+        factor: A number; or from student and teacher, centred logits and deviation of each, and the number of the
+            teacher's classes, one a sample, which is a constant of the graph.
         floor: What a smaller deviation counts as; it has no gradient there.
         correction: The number of classes less this is the divisor of the variance.
         eps: Added to every deviation.
@@ -147,30 +149,33 @@ def _in_proportion(
         deviation was raised to it.
     """
 
-    def centred_and_deviation(logits: Tensor) -> tuple[Tensor, Tensor]:
-        logits = bounded(logits)
-        freedom = logits.shape[-1] - correction
-        centred = logits - logits.mean(-1, keepdim=True)
+    def centred_and_deviation(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logits = bounded_logits(logits)
+        absent = logits <= ABSENT
+        classes = class_count(absent, logits)
+        freedom = (classes - correction).clamp_(min=1)
+        mean = logits.masked_fill(absent, 0.0).sum(-1).div_(classes)
+        centred = (logits - mean.unsqueeze(-1)).masked_fill(absent, 0.0)
         if not torch.is_grad_enabled():
-            deviation: Tensor = vector_norm(centred, dim=-1).mul_(freedom**-0.5)
-            return centred, deviation.clamp_(min=floor) if floor else deviation
+            deviation: Tensor = vector_norm(centred, dim=-1).div_(freedom.sqrt())
+            return centred, deviation.clamp_(min=floor) if floor else deviation, classes
         # The variance is raised, not its root (nor the norm), whose second derivative at zero is none.
         variance = centred.square().sum(-1).div_(freedom)
-        return centred, (variance.clamp_(min=floor * floor) if floor else variance).sqrt()
+        return centred, (variance.clamp_(min=floor * floor) if floor else variance).sqrt(), classes
 
-    def answer(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> tuple[tuple[Tensor, ...], Any]:
+    def answer(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Any]:
         guarded = [torch.minimum(student[1].detach(), teacher[1]) <= floor] if floor else []
         deviations = (student[1] + eps, teacher[1] + eps) if eps else (student[1], teacher[1])
         if isinstance(factor, float):
             return (factor * deviations[0], factor * deviations[1], *guarded), factor
         with torch.no_grad():
-            times = factor(student[0], deviations[0], teacher[0], deviations[1])
+            times = factor(student[0], deviations[0], teacher[0], deviations[1], teacher[2])
         return (times * deviations[0], times * deviations[1], times, *guarded), times
 
     def slopes(needed: Sequence[bool], student_logits: Tensor, teacher_logits: Tensor) -> Slopes:
-        centred, deviation = centred_and_deviation(student_logits)
-        found, times = answer((centred, deviation), centred_and_deviation(teacher_logits))
-        by_deviation = times / (centred.shape[-1] - correction) / deviation
+        centred, deviation, classes = centred_and_deviation(student_logits)
+        found, times = answer((centred, deviation, classes), centred_and_deviation(teacher_logits))
+        by_deviation = times / (classes - correction).clamp_(min=1) / deviation
         if floor:
             by_deviation.masked_fill_(deviation <= floor, 0.0)
         return found, (centred, None), (by_deviation,)

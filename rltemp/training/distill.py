@@ -82,12 +82,12 @@ class Distillation:
         self.teacher_memory = teacher_memory
         self.seeds = seeds
         self._alone, self._draws = isinstance(seeds, int), problem.traits.draws  # not to be tried under autocast
-        self._team, self._rows = team, team.share(self.recipe.batch_size)
+        self._team, rows = team, team.share(self.recipe.batch_size) if team.size > 1 else slice(None)
         self.student = problem.students(seeds)
         self._forward = team.joined(self.student)
         self.scaler = scaler_of(self.recipe.precision, problem.device, seeds)
         self.healthy = True
-        self.batches = Batches(problem.dataset, self.split, seeds, self.recipe.batch_size, subset)
+        self.batches = Batches(problem.dataset, self.split, seeds, self.recipe.batch_size, subset, rows)
         self.steps_per_epoch = self.batches.an_epoch
         self._check_recipe()
         self.steps = self.recipe.steps(self.batches.size)
@@ -280,9 +280,7 @@ class Distillation:
     def _batch(self, step: int, index: Tensor) -> Batch:
         """The samples at positions `[B]` or `[S, B]`, as each student sees them; of a team, one's share."""
         batch, augmented = self.batches.at(step, index), self.problem.dataset.augment
-        # A share of the whole batch: what one picture draws depends on those before it.
-        inputs = mapped(lambda tensor: tensor[self._rows], batch.inputs) if self._team.size > 1 else batch.inputs
-        return batch._replace(inputs=self.problem.arranged(inputs) if augmented and self._alone else inputs)
+        return batch._replace(inputs=self.problem.arranged(batch.inputs)) if augmented and self._alone else batch
 
     @torch.no_grad()
     def _teacher_logits(self, step: int, index: Tensor, inputs: Inputs) -> Tensor:

@@ -124,7 +124,8 @@ def _data_digest(dataset: Dataset) -> str:
     for name, split in splits.items():
         kinds = ["images", "labels", *map(str, range(100))]  # as the first version named them
         found |= {f"{name} {kind}": tensor for kind, tensor in zip(kinds, split.content(), strict=False)}
-    return _digest(found, f"{dataset.num_classes} classes, augment {dataset.augment}")
+    how = "" if dataset.augmentation == ("shift", "mirror") else f" {'+'.join(dataset.augmentation)}"
+    return _digest(found, f"{dataset.num_classes} classes, augment {dataset.augment}{how}")
 
 
 def _digest(tensors: Mapping[str, Tensor], more: str = "") -> str:

@@ -29,6 +29,7 @@ from rltemp.io.command_words import arguments
 from rltemp.io.own_code import is_own
 from rltemp.io.progress import Bar
 from rltemp.io.run_folders import finish_run, open_run
+from rltemp.pictures.settings import Pictures
 from rltemp.training.checkpoints import FOLDER as CHECKPOINTS
 from rltemp.training.checkpoints import Checkpoints, refuse_other_formats
 from rltemp.training.identity import fingerprints, problem_identity, task_content
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 
 NOT_CONFIGURATION = frozenset(
     {"out", "config", "threads", "fresh", "allow_inexact", "allow_mixed", "workers", "ray", "html", "time"}
-    | {"only_missing", "controller_token_file"}
+    | {"only_missing", "controller_token_file", "data_workers"}
 )
 CONTENT = "content"
 """In a configuration: what it says of parts that no name stands for. It is no option."""
@@ -72,7 +73,9 @@ class TaskOptions(RunOptions):
     """The teacher network; my_nets.py:make_teacher, where it takes no seed, returns a trained one; or a file of its
     logits for every training sample (.npy, .pt, .safetensors)."""
     teacher_weights: str | None = None
-    """A file of weights for the teacher (.safetensors, .pt, .pth); without one it is trained and cached."""
+    """A file of weights for the teacher (.safetensors, .pth, .ckpt); without one it is trained and cached."""
+    recipe: str | None = None
+    """Networks, pictures and training of a benchmark: imagenet, imagenet-mdistiller; options beside it win."""
     epochs: int | None = None
     """Passes of the student over the training data."""
     batch_size: int | None = None
@@ -111,6 +114,18 @@ class TaskOptions(RunOptions):
     """Of the teacher's optimizer."""
     teacher_schedule: Schedule | None = None
     """What the teacher's learning rate does."""
+    image_size: int | None = None
+    """Side of the square that networks see of a folder's pictures: resized, then cut from the middle."""
+    resize: int | None = None
+    """Length of a picture's shorter side before that square is cut; by default image_size."""
+    augment: str | None = None
+    """What training changes in pictures at random: none, or shift, mirror, crop and randaugment joined by +, as in
+    crop+mirror. By default shift+mirror for imagefolder, cifar10 and cifar100."""
+    normalise: str | None = None
+    """What pictures are centred and scaled by: data (the default), imagenet, half, teacher (what stands beside its
+    weights), or mean/deviation of pixels in 0..1, as in 0.5,0.5,0.5/0.25,0.25,0.25."""
+    data_workers: int = 2
+    """Processes that read pictures ahead, where they are read from their files in the course of a run; 0: none."""
     split_seed: int | None = None
     """Draws the splits of the data."""
     data_root: Path | None = None
@@ -160,7 +175,7 @@ class TaskOptions(RunOptions):
         """
         device = self.torch_device()
         task = task or self.described
-        dataset = dataset or load_data(task, self.data_root)
+        dataset = dataset or load_data(task, self.data_root, self.data_workers)
         task = self.fitted(task, dataset)
         log.info(f"Preparing task {task.name}: teacher {task.teacher}, student {task.student}, on {device}.")
         with Bar("teacher") as bar:
@@ -238,6 +253,7 @@ class TaskOptions(RunOptions):
         return finish_run(self.folder(), result, time.monotonic() - started, **timing)
 
 
+_NEWER = ("recipe", *(field.name for field in fields(Pictures)))
 _RECIPE = {field.name for field in fields(Recipe)}
 _TASK = {field.name for field in fields(Task)} | _RECIPE | {f"teacher_{name}" for name in _RECIPE}
 OF_THE_TASK = tuple(field.name for field in fields(TaskOptions) if field.name in _TASK)
@@ -262,6 +278,9 @@ def configuration(options: Any) -> dict[str, Any]:
     found = {name: value for name, value in flat(options).items() if name not in NOT_CONFIGURATION}
     if found.get("compile") == "auto":  # as every run before version 0.3 was configured, which goes on
         del found["compile"]
+    for name in _NEWER:  # as every run before them was configured, which goes on
+        if found.get(name, ...) is None:
+            del found[name]
     if isinstance(options, TaskOptions):
         found["task"] = options.task_name()
         found |= {CONTENT: content} if (content := options.content) else {}

@@ -14,13 +14,15 @@ from torch import Tensor, nn
 from rltemp.data.dataset import Dataset
 from rltemp.data.problem import Part, Problem, evaluate
 from rltemp.data.sources import load_dataset
+from rltemp.data.splits import adjusted
 from rltemp.data.task import Task
 from rltemp.data.tasks import load_task
 from rltemp.errors import BadInputError
+from rltemp.models.library_networks import normalisation_beside
 from rltemp.models.networks import build_model
 from rltemp.models.trial import answered
 from rltemp.training.distill import Distillation
-from rltemp.training.teachers import OnStep, find_teacher, teacher_network
+from rltemp.training.teachers import OnStep, find_teacher, teacher_network, warn_at_chance
 
 log = logging.getLogger(__name__)
 
@@ -101,11 +103,18 @@ def check_batches(task: Task, samples: int, networks: Container[str] = ("student
             )
 
 
-def load_data(task: Task, root: Path | None = None) -> Dataset:
-    """The data of a task, on the CPU."""
+def load_data(task: Task, root: Path | None = None, workers: int = 0) -> Dataset:
+    """The data of a task, on the CPU; `workers` read its pictures ahead, where they stay in their files.
+
+    Raises:
+        BadInputError: Where they cannot be had, or pictures cannot be as the task wants them.
+    """
+    pictures = task.pictures
+    if pictures.normalise == "teacher":
+        pictures = replace(pictures, normalise=normalisation_beside(task.teacher_weights or task.teacher))
     if task.own.data is not None:
-        return task.own.data(task.split_seed)
-    return load_dataset(task.name, task.split_seed, root)
+        return adjusted(task.own.data(task.split_seed), pictures)
+    return load_dataset(task.name, task.split_seed, root, pictures, workers)
 
 
 def stand_in(task: Task, dataset: Dataset) -> Problem:
@@ -159,6 +168,7 @@ def taught(problem: Problem, teacher: nn.Module) -> Problem:
     _check_finite(problem, logits)
     assert problem.teacher is not None
     accuracy = float(evaluate(problem.teacher, problem, problem.dataset.test))
+    warn_at_chance(problem.task.teacher, problem.dataset.test, accuracy)
     return replace(problem, teacher_logits=logits, teacher_accuracy=accuracy)
 
 

@@ -8,32 +8,38 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import math
 import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
 from filelock import FileLock
 from torch import nn
 
-from rltemp.data.dataset import Dataset
+from rltemp.data.dataset import Dataset, Split
 from rltemp.data.problem import Problem
 from rltemp.data.task import Task
 from rltemp.data.toy import toy_teacher
 from rltemp.errors import ArtifactRefusedError, BadInputError, TrainingDivergedError
 from rltemp.io.files import cache_folder
 from rltemp.kd.names import shareable
+from rltemp.models.library_networks import NORMALISE
 from rltemp.models.networks import build_model
 from rltemp.models.weight_files import load_weights, save_weights
+from rltemp.pictures.settings import Pictures
 from rltemp.rules.published_methods import none
 from rltemp.training.checkpoints import INEXACT, Checkpoints
 from rltemp.training.distill import Distillation
 from rltemp.training.guards import RunGuard
 from rltemp.training.identity import network_identity
 from rltemp.training.steps import train
+
+log = logging.getLogger(__name__)
 
 OnStep = Callable[[int, int], None]
 """Called with the step just taken and the number of steps: a progress bar."""
@@ -103,6 +109,8 @@ def teacher_file(task: Task, dataset: Dataset) -> Path:
         "seed": task.teacher_seed,
         "torch": torch.__version__,
     }
+    pictures = {one.name: value for one in fields(Pictures) if (value := getattr(task, one.name)) is not None}
+    determined_by |= {"pictures": pictures} if pictures else {}
     key = hashlib.sha256(json.dumps(determined_by, sort_keys=True).encode()).hexdigest()[:16]
     return cache_folder() / "teachers" / f"{re.sub('[^A-Za-z0-9._]', '-', shareable(task.teacher))}-{key}.safetensors"
 
@@ -148,6 +156,18 @@ def teacher_network(task: Task, dataset: Dataset) -> nn.Module:
     return build_model(task.teacher, dataset.image_shape, dataset.num_classes)
 
 
+def warn_at_chance(teacher: str, test: Split, accuracy: float) -> None:
+    """Warn of a teacher that is no better than the most frequent class, within two standard errors."""
+    labels = test.targets
+    chance = float(labels.bincount().max()) / len(labels)
+    if accuracy < min(1.0, chance + 2 * math.sqrt(chance * (1 - chance) / len(labels))):
+        log.warning(
+            f"Teacher {teacher} has {100 * accuracy:.2f} % test accuracy; its most frequent class alone gives "
+            f"{100 * chance:.2f} %. Are its classes in another order, its pictures normalised otherwise (--normalise), "
+            "its weights those of another task, or the labels the wrong ones?"
+        )
+
+
 def _train_into(file: Path, task: Task, dataset: Dataset, on_step: OnStep | None, fresh: bool, inexact: bool) -> None:
     """Train the teacher into its file; of two processes that want the same one, the second waits for it."""
     run = training_of(task, dataset)  # what cannot be trained is refused before anything is written
@@ -159,11 +179,23 @@ def _train_into(file: Path, task: Task, dataset: Dataset, on_step: OnStep | None
         try:
             teacher = train_teacher(run, file, on_step, checkpoints)
             said = {"task": shareable(task.name), "network": shareable(task.teacher), **checkpoints.mark()}
+            said |= _normalised(dataset)
             save_weights(teacher, file, said)
         except TrainingDivergedError:
             checkpoints.remove()  # it would diverge again from there
             raise
         checkpoints.remove()
+
+
+def _normalised(dataset: Dataset) -> dict[str, str]:
+    """How pictures were normalised, for `normalise teacher` to read."""
+    if dataset.mean is None or dataset.std is None or not (dataset.augment or dataset.train.reads):
+        return {}
+    return {
+        NORMALISE: "/".join(
+            ",".join(f"{value / 255:.9g}" for value in one.tolist()) for one in (dataset.mean, dataset.std)
+        )
+    }
 
 
 def _make(folder: Path) -> None:

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from rltemp.data.batches import augmentation_generator, epoch_order
-from rltemp.data.dataset import Dataset, Split, augment
+from rltemp.data.dataset import Dataset, Split
 from rltemp.errors import BadInputError
+from rltemp.pictures.augmentation import shifted_and_mirrored
 
 
 def pictures(count: int, seed: int = 0, shape: tuple[int, int, int] = (3, 10, 12)) -> torch.Tensor:
@@ -74,7 +75,7 @@ def test_an_augmented_batch_of_a_stack_has_its_own_view_of_every_sample() -> Non
 
 def test_every_augmented_image_is_one_of_its_shifted_and_mirrored_views() -> None:
     images = pictures(40)
-    augmented = augment(images, torch.Generator().manual_seed(0))
+    augmented = shifted_and_mirrored(images, torch.Generator().manual_seed(0), 4)
     assert augmented.shape == images.shape
     assert augmented.dtype == torch.uint8
     for image, result in zip(images, augmented, strict=True):
@@ -83,7 +84,7 @@ def test_every_augmented_image_is_one_of_its_shifted_and_mirrored_views() -> Non
 
 def test_every_shift_and_both_mirrorings_occur_equally_often() -> None:
     image = pictures(1, shape=(1, 10, 12))
-    augmented = augment(image.expand(16_200, -1, -1, -1), torch.Generator().manual_seed(0))
+    augmented = shifted_and_mirrored(image.expand(16_200, -1, -1, -1), torch.Generator().manual_seed(0), 4)
     names = {view.numpy().tobytes(): position for position, view in enumerate(views(image[0]))}
     counts = torch.tensor([names[result.numpy().tobytes()] for result in augmented]).bincount(minlength=162)
     # 100 expected of each: 5 standard deviations are 50.
@@ -94,7 +95,7 @@ def test_every_shift_and_both_mirrorings_occur_equally_often() -> None:
 def test_augmentation_leaves_its_input_and_repeats_with_its_generator() -> None:
     images = pictures(8)
     before = images.clone()
-    first, same, other = (augment(images, augmentation_generator(1, step)) for step in (5, 5, 6))
+    first, same, other = (shifted_and_mirrored(images, augmentation_generator(1, step), 4) for step in (5, 5, 6))
     assert torch.equal(images, before)
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
@@ -103,8 +104,8 @@ def test_augmentation_leaves_its_input_and_repeats_with_its_generator() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_augmentation_is_the_same_on_every_device() -> None:
     images = pictures(8)
-    there = augment(images.cuda(), augmentation_generator(0, 0)).cpu()
-    assert torch.equal(there, augment(images, augmentation_generator(0, 0)))
+    there = shifted_and_mirrored(images.cuda(), augmentation_generator(0, 0), 4).cpu()
+    assert torch.equal(there, shifted_and_mirrored(images, augmentation_generator(0, 0), 4))
 
 
 def test_an_epoch_visits_samples_once_and_drops_the_incomplete_batch() -> None:

@@ -52,6 +52,10 @@ def warmed(later: Callable[[Optimizer, int], Any], warmup: int) -> Callable[[Opt
     [
         (Recipe(1, 1, 0.2), lambda of: lr_scheduler.CosineAnnealingLR(of, STEPS)),
         (Recipe(1, 1, 0.2, schedule="step"), lambda of: lr_scheduler.MultiStepLR(of, [25, 30, 35])),
+        (
+            Recipe(1, 1, 0.2, schedule="step", milestones=(0.3, 0.6, 0.9)),
+            lambda of: lr_scheduler.MultiStepLR(of, [12, 24, 36]),
+        ),
         (Recipe(1, 1, 0.2, schedule="linear"), lambda of: lr_scheduler.LinearLR(of, 1.0, 0.0, STEPS)),
         (Recipe(1, 1, 0.2, schedule="constant"), lambda of: lr_scheduler.ConstantLR(of, 1.0)),
         (Recipe(1, 1, 0.2, warmup=0.2), warmed(lr_scheduler.CosineAnnealingLR, 8)),

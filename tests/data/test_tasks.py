@@ -67,3 +67,24 @@ def test_a_run_on_a_table_has_a_few_hundred_steps_and_a_small_student(name: str)
 def test_what_cannot_be_is_refused_by_name(spec: str, overrides: dict[str, Any], named: str) -> None:
     with pytest.raises(BadInputError, match=named):
         load_task(spec, **overrides)
+
+
+@pytest.mark.parametrize(("name", "batch", "rate"), [("imagenet", 256, 0.1), ("imagenet-mdistiller", 512, 0.2)])
+def test_a_benchmarks_recipe_sets_networks_pictures_and_training(name: str, batch: int, rate: float) -> None:
+    task = load_task("imagefolder:pictures", recipe=name)
+    assert (task.teacher, task.student) == ("resnet34", "resnet18")
+    assert (task.image_size, task.resize, task.augment, task.normalise) == (224, 256, "crop+mirror", "imagenet")
+    for recipe in (task.recipe, task.teacher_recipe):
+        assert (recipe.epochs, recipe.batch_size, recipe.weight_decay) == (100, batch, 1e-4)
+        rates = [recipe.rate(epoch, 100) for epoch in (0, 29, 30, 59, 60, 89, 90, 99)]
+        assert rates == pytest.approx([rate * factor for factor in (1, 1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001)])
+
+
+def test_options_beside_a_recipe_win_and_a_recipe_needs_a_folder_of_pictures() -> None:
+    task = load_task("imagefolder:pictures", recipe="imagenet", student="resnet8", epochs=2, image_size=64)
+    assert (task.student, task.recipe.epochs, task.teacher_recipe.epochs, task.image_size) == ("resnet8", 2, 100, 64)
+    with pytest.raises(BadInputError, match="unknown recipe 'imagnet': did you mean 'imagenet'"):
+        load_task("imagefolder:pictures", recipe="imagnet")
+    wrong = load_task("digits", recipe="imagenet")
+    with pytest.raises(BadInputError, match=r"task digits: image_size and resize are for imagefolder:PATH"):
+        load_dataset(wrong.name, pictures=wrong.pictures)

@@ -22,6 +22,8 @@ from rltemp.rules.catalogue import facts
 
 every_divergence = pytest.mark.parametrize("name", sorted(DIVERGENCES))
 seeds = st.integers(0, 10**6)
+# Of the teacher's logits, where a divergence from the student is zero: everywhere at q = p, but veto's.
+ZERO_AT = {"veto": 0.7}
 # Rounding in float32 of a sum of terms of the size of the largest; an 8 stands before DKD's second part.
 ROUNDING = 1e-5
 
@@ -59,7 +61,7 @@ def test_every_divergence_is_one_finite_number_a_sample_and_not_negative(
 
 
 def assert_nothing_between_equals(name: str, student: Tensor, labels: Tensor) -> None:
-    found = DIVERGENCES[name]()(student, student.detach().clone(), labels)
+    found = DIVERGENCES[name]()(student, ZERO_AT.get(name, 1.0) * student.detach().clone(), labels)
     found.sum().backward()
     assert found.abs().max() < ROUNDING
     assert student.grad.abs().max() < ROUNDING
@@ -199,17 +201,53 @@ def test_two_classes_leave_nothing_beside_the_target() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "named"),
+    ("name", "options", "named"),
     [
-        ({"target": -1.0}, "dkd: target must be finite and at least 0; got -1.0"),
-        ({"non_target": math.inf}, "dkd: non_target must be finite and at least 0; got inf"),
-        ({"published": "yes"}, "dkd: published must be true or false; got 'yes'"),
-        ({"target": 0.0, "non_target": 0.0}, "dkd: target or non_target must be above 0"),
+        ("dkd", {"target": -1.0}, "dkd: target must be finite and at least 0; got -1.0"),
+        ("dkd", {"non_target": math.inf}, "dkd: non_target must be finite and at least 0; got inf"),
+        ("dkd", {"published": "yes"}, "dkd: published must be true or false; got 'yes'"),
+        ("dkd", {"target": 0.0, "non_target": 0.0}, "dkd: target or non_target must be above 0"),
+        ("veto", {"beta": 0}, "veto: beta must be finite and above 0; got 0"),
+        ("veto", {"beta": 1.0}, "veto: beta must be above 0 and below 1; got 1.0"),
+        ("multi", {"lowest": 1.5}, "multi: lowest must be below highest; got 1.5 and 1.5"),
+        ("multi", {"count": 1}, "multi: count must be a whole number of 2 or more; got 1"),
+        ("multi", {"highest": math.nan}, "multi: highest must be finite and above 0; got nan"),
+        ("top_k", {"count": 0}, "top_k: count must be a whole number of 1 or more; got 0"),
+        ("top_k", {"count": 2.0}, "top_k: count must be a whole number of 1 or more; got 2.0"),
     ],
 )
-def test_dkds_options_are_checked_where_it_is_made(options: dict[str, Any], named: str) -> None:
+def test_options_are_checked_where_a_divergence_is_made(name: str, options: dict[str, Any], named: str) -> None:
     with pytest.raises(BadInputError, match=named):
-        dkd(**options)
+        DIVERGENCES[name](**options)
+
+
+# Those of tokens
+
+
+def test_todis_value_is_the_sum_of_both_divergences() -> None:
+    student, teacher, _ = drawn((50,), 9, 0, dtype=torch.float64)
+    both = DIVERGENCES["kl"]()(student, teacher, None) + DIVERGENCES["reverse_kl"]()(student, teacher, None)
+    found = DIVERGENCES["todi"]()(student, teacher, None)
+    torch.testing.assert_close(found, both)
+    gradients = [torch.autograd.grad(each.sum(), student, retain_graph=True)[0] for each in (found, both)]
+    assert (gradients[0] - gradients[1]).abs().max() > 0.01
+
+
+def test_many_temperatures_around_four_are_the_mean_of_plain_ones() -> None:
+    student, teacher, labels = drawn((20,), 9, 0, dtype=torch.float64)
+    signals = Signals(student, teacher, labels)
+    each = torch.stack([kd_loss(signals, fixed(float(temperature))(signals)) for temperature in (2, 3, 4, 5, 6)])
+    torch.testing.assert_close(kd_loss(signals, fixed(4.0)(signals), DIVERGENCES["multi"]()), each.mean(0))
+
+
+@pytest.mark.parametrize("count", [1, 3, 19])
+def test_the_top_of_a_teacher_says_less_than_all_of_it(count: int) -> None:
+    student, teacher, _ = drawn((50,), 20, 0, dtype=torch.float64)
+    found, whole = DIVERGENCES["top_k"](count)(student, teacher, None), DIVERGENCES["kl"]()(student, teacher, None)
+    if count == 19:  # a bucket of one class is that class
+        torch.testing.assert_close(found, whole)
+    else:
+        assert (found < whole).all()
 
 
 def test_jensen_shannon_stays_below_log_two_and_is_the_same_both_ways() -> None:

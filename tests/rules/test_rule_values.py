@@ -17,6 +17,7 @@ import pytest
 import torch
 from support import reference
 from support.data import table
+from support.reference import HOLDING
 from support.signals import started
 from torch import Tensor
 
@@ -293,20 +294,24 @@ def test_a_rule_has_the_value_and_the_gradient_of_its_second_writing(
 @pytest.mark.parametrize("classes", [2, 5, 7, 19])
 @pytest.mark.parametrize(
     ("name", "options"),
-    [*((name, {}) for name in DIVERGENCES), ("dkd", {"target": 2.0, "non_target": 0.5})],
+    [*((name, {}) for name in DIVERGENCES), *table("rules/values", "divergences_of_the_second_writing")],
     ids=str,
 )
 def test_a_divergence_has_the_value_and_the_gradient_of_its_second_writing(
     name: str, options: dict[str, Any], classes: int
 ) -> None:
     signals, u, v, labels = drawn(classes, samples=3)
-    formula = partial(getattr(reference, name), **options)
+    formula = getattr(reference, name)
     answers = [(1.3, 2.1, 1.7), (2.0, 3.0, 5.0), (4.0, 1.0, 0.4)]
     temperatures = Temperatures(*double(answers).unbind(-1))
+    formulas = [
+        partial(formula, **options, **({"held": [value / answer[0] for value in row]} if formula in HOLDING else {}))
+        for answer, row in zip(answers, v, strict=True)
+    ]
 
     def losses(moved: reference.Batch) -> list[float]:
-        samples = zip(answers, moved, u, labels, strict=True)
-        return [reference.loss(formula, *sample) for sample in samples]
+        samples = zip(formulas, answers, moved, u, labels, strict=True)
+        return [reference.loss(*sample) for sample in samples]
 
     close(kd_loss(signals, temperatures, DIVERGENCES[name](**options)), losses(v))
     found = gradient(signals, temperatures, name, **options)

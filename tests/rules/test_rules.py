@@ -40,7 +40,7 @@ def gradient_of(signals: Signals, temperatures: Temperatures) -> Tensor:
 
 # Options and guards
 
-POSITIVE = {"temperature", "reference", "gamma", "start", "end", "span", "strength", "step"}
+POSITIVE = {"temperature", "reference", "gamma", "start", "end", "span", "strength", "step", "ratio", "sure", "unsure"}
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,41 @@ def cswt(s: Step, minimum: float = 2.0, maximum: float = 6.0) -> list[Answer]:
     return alike([maximum - (maximum - minimum) * (cosine - low) / (high - low) for cosine in cosines])
 
 
+def cist(s: Step, ratio: float = 2.0) -> list[Answer]:
+    answers = []
+    for teacher, student in zip(s.u, s.held, strict=True):
+        own, other = (
+            max(row[k] - math.fsum(row) / len(row) for k in range(len(row))) / ratio for row in (student, teacher)
+        )
+        answers.append((own, other, own * other))
+    return answers
+
+
+def doubt(row: Row) -> float:
+    return -math.fsum(p * math.log(p) for p in softmax(row)) / math.log(len(row))
+
+
+def entropy(s: Step, sure: float = 2.0, unsure: float = 6.0) -> list[Answer]:
+    return alike([sure * (1 - doubt(row)) + unsure * doubt(row) for row in s.u])
+
+
+def entropy_gate(s: Step, lowest: float = 0.2, highest: float = 1.0, network: str = "teacher") -> list[Answer]:
+    rows = {"teacher": s.u, "student": s.held}[network]
+    return [(1.0, 1.0, float(lowest <= doubt(row) <= highest)) for row in rows]
+
+
+def tip(s: Step, share: float = 0.5) -> list[Answer]:
+    doubts = [doubt(row) for row in s.held]
+    distances = [kl(student, teacher, 0) for student, teacher in zip(s.held, s.u, strict=True)]
+
+    def ranged(values: Row) -> list[float]:
+        return [(value - min(values)) / (max(values) - min(values)) for value in values]
+
+    scores = [1 - (1 - h) * (1 - d) for h, d in zip(ranged(doubts), ranged(distances), strict=True)]
+    last = sorted(scores, reverse=True)[math.ceil(share * len(scores)) - 1]
+    return [(1.0, 1.0, float(score >= last)) for score in scores]
+
+
 def annealing(s: Step, maximum: int = 10, until: float = 10 / 13) -> list[Answer]:
     phase = min(1 + math.floor(maximum * s.progress / until), maximum) / maximum  # the paper's Phi
     return [(1.0, 1 / phase, 1.0)] * len(s.u)
@@ -245,6 +280,37 @@ def nckd(v: Row, u: Row, label: int) -> float:
 
 def dkd(v: Row, u: Row, label: int, target: float = 1.0, non_target: float = 8.0) -> float:
     return target * tckd(v, u, label) + non_target * nckd(v, u, label)
+
+
+def todi(v: Row, u: Row, label: int, held: Row) -> float:
+    shares = [p / (p + q) for p, q in zip(softmax(u), softmax(held), strict=True)]
+    pairs = zip(shares, softmax(u), softmax(v), strict=True)
+    return math.fsum(s * p * math.log(p / q) + (1 - s) * q * math.log(q / p) for s, p, q in pairs)
+
+
+def veto(v: Row, u: Row, label: int, held: Row, beta: float = 0.3) -> float:
+    product = [p * q**beta for p, q in zip(softmax(u), softmax(held), strict=True)]
+    return kl(v, [math.log(value) for value in product], label)
+
+
+def multi(v: Row, u: Row, label: int, lowest: float = 0.5, highest: float = 1.5, count: int = 5) -> float:
+    factors = [lowest + (highest - lowest) * step / (count - 1) for step in range(count)]
+    return math.fsum(f * f * kl([a / f for a in v], [b / f for b in u], label) for f in factors) / count
+
+
+def top_k(v: Row, u: Row, label: int, count: int = 64) -> float:
+    order = sorted(range(len(u)), key=lambda k: -u[k])
+
+    def buckets(row: Row) -> list[float]:
+        probabilities = softmax(row)
+        rest = [math.fsum(probabilities[k] for k in order[count:])] if len(row) > count else []
+        return [probabilities[k] for k in order[:count]] + rest
+
+    return math.fsum(p * math.log(p / q) for p, q in zip(buckets(u), buckets(v), strict=True))
+
+
+HOLDING = {todi, veto}
+"""Divergences in which the student takes part as a constant, too: `held`, its softened logits held still."""
 
 
 def loss(divergence: Callable[..., float], answer: Answer, v: Row, u: Row, label: int) -> float:
