@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -173,7 +174,7 @@ class InstancesEnv(DistillEnv):
         self._begun = True
         given = options or {}
         self.use_next_instance(given.get("instance"), given.get("instance_id"), given.get("scheme"))
-        self._source = self._source_of(self.instance)
+        self._source = self._source_of(vars(self.instance))
         self.problem, self.n_steps = self._source.problem, self._source.steps
         return super().reset()
 
@@ -183,7 +184,7 @@ class InstancesEnv(DistillEnv):
         """Choose the instance of the next run: this one, the one of this number, or one by the scheme."""
         scheme = scheme or self.config.instance_update_func
         if instance is not None:
-            self.instance = instance
+            self.instance = SimpleNamespace(**instance)
         elif instance_id is not None:
             self.set_inst_id(instance_id)
         elif scheme != "none":
@@ -199,15 +200,15 @@ class InstancesEnv(DistillEnv):
         """
         if inst_id not in self.instance_set:
             raise BadInputError(f"there is no instance {inst_id}; there are {', '.join(map(str, self.instance_set))}")
-        self.inst_id, self.instance = inst_id, self.instance_set[inst_id]
+        self.inst_id, self.instance = inst_id, SimpleNamespace(**self.instance_set[inst_id])
         self._index = self.instance_id_list.index(inst_id)
 
     def get_inst_id(self) -> int:
         """The number of the instance of the run."""
         return self.inst_id
 
-    def get_instance(self) -> dict[str, Any]:
-        """The instance of the run: options of a recipe."""
+    def get_instance(self) -> SimpleNamespace:
+        """The instance of the run: options of a recipe, as attributes."""
         return self.instance
 
     def get_instance_set(self) -> Instances:

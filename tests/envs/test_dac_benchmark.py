@@ -28,8 +28,8 @@ def test_every_run_is_of_the_next_instance_and_follows_its_recipe(env: Instances
     for _ in range(4):
         env.reset()
         found.append(env.get_inst_id())
-        recipe = env.episode.run.recipe
-        assert {name: getattr(recipe, name) for name in env.get_instance()} == env.get_instance()
+        recipe, wanted = env.episode.run.recipe, vars(env.get_instance())
+        assert {name: getattr(recipe, name) for name in wanted} == wanted == INSTANCES[env.get_inst_id()]
         lengths.append(env.episode.steps)
         assert lengths[-1] == env.n_steps
     assert found == [0, 1, 5, 0]
@@ -40,7 +40,7 @@ def test_an_instance_may_be_chosen_and_the_test_set_is_another(env: InstancesEnv
     env.reset(options={"instance_id": 5})
     assert env.get_inst_id() == 5
     env.reset(options={"instance": {"epochs": 3}})
-    assert env.get_instance() == {"epochs": 3}
+    assert vars(env.get_instance()) == {"epochs": 3}
     env.use_test_set()
     env.reset()
     assert (env.get_inst_id(), [*env.get_instance_set()]) == (9, [9])
@@ -99,6 +99,7 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path) -> None:
 
 def test_dacbenchs_own_runner_runs_it(env: InstancesEnv) -> None:
     runner = pytest.importorskip("dacbench.runner", reason="DACBench is not installed: pip install dacbench")
-    agents = pytest.importorskip("dacbench.agents")
+    agents, wrappers = (pytest.importorskip(f"dacbench.{name}") for name in ("agents", "wrappers"))
     agent = agents.StaticAgent(env, np.zeros(env.action_space.shape, np.float32))
-    assert np.isfinite(runner.run_benchmark(env, agent, 2))
+    for wrap in (lambda env: env, wrappers.PerformanceTrackingWrapper):
+        assert np.isfinite(runner.run_benchmark(wrap(env), agent, 2))
