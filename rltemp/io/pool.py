@@ -138,17 +138,13 @@ class RayPool(WorkerPool):
     """
 
     def __init__(self, address: str, gpus: float = 0) -> None:
+        where = check_ray(address)
         self._ray = import_library("ray", "--ray", extra="ray")
-        where = address
         try:
-            where = _found(address)
-            host, colon, port = where.removeprefix("ray://").rpartition(":")
-            if colon and port.isdecimal():  # Ray itself tries for minutes, and then ends the process
-                socket.create_connection((host, int(port)), timeout=SECONDS).close()
             with kept_handlers():  # Ray has one of its own for SIGTERM, which would leave without a word
                 self._ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-        except (OSError, OverflowError, RuntimeError, ValueError) as error:
-            raise BadInputError(f"--ray {address}: no Ray cluster can be reached there ({where}: {error})") from error
+        except (OSError, RuntimeError, ValueError) as error:
+            raise _unreached(address, where, error) from error
         settings = {"num_cpus": torch.get_num_threads(), "num_gpus": gpus}
         self._done = self._ray.remote(**settings, max_retries=RETRIES)(_done_on_node)
         self._shipped: tuple[Work, Any] | None = None
@@ -163,6 +159,28 @@ class RayPool(WorkerPool):
     def close(self) -> None:
         """Leave the cluster, which ends what it does for this process."""
         self._ray.shutdown()
+
+
+def check_ray(address: str) -> str:
+    """Where the cluster of an address is; what can be known at once is refused before anything is trained for it.
+
+    Raises:
+        BadInputError: Where Ray is missing, or nothing answers there.
+    """
+    import_library("ray", "--ray", extra="ray")
+    where = address
+    try:
+        where = _found(address)
+        host, colon, port = where.removeprefix("ray://").rpartition(":")
+        if colon and port.isdecimal():  # Ray itself tries for minutes, and then ends the process
+            socket.create_connection((host, int(port)), timeout=SECONDS).close()
+    except (OSError, OverflowError, ValueError) as error:
+        raise _unreached(address, where, error) from error
+    return where
+
+
+def _unreached(address: str, where: str, error: Exception) -> BadInputError:
+    return BadInputError(f"--ray {address}: no Ray cluster can be reached there ({where}: {error})")
 
 
 def _found(address: str) -> str:

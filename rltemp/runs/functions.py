@@ -25,6 +25,7 @@ from rltemp.experiments.options import CheckOptions, CompareOptions, ExplainOpti
 from rltemp.experiments.result_cache import ResultCache
 from rltemp.io.command_words import with_home
 from rltemp.io.locks import released_at_end
+from rltemp.io.pool import check_ray
 from rltemp.io.run_folders import nothing_left_by_a_failed_start
 from rltemp.kd.names import lookup
 from rltemp.report.comparison import run_comparison, run_study
@@ -229,7 +230,11 @@ def found(options: Any, work: Any, progress: Any) -> dict[str, Any]:
     options.check()
     with released_at_end(), nothing_left_by_a_failed_start(options.folder()):
         result: dict[str, Any] | None = options.look()[1]
-        return work(options, progress) if result is None else result
+        if result is None:
+            if getattr(options, "ray", None) is not None:
+                check_ray(options.ray)
+            result = work(options, progress)
+        return result
 
 
 @contextlib.contextmanager

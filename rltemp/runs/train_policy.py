@@ -17,6 +17,7 @@ from rltemp.compiling.mode import CompileMode, is_compiled, step_for
 from rltemp.data.problem import Problem
 from rltemp.envs.variety import Variety
 from rltemp.errors import BadInputError
+from rltemp.io.pool import check_ray
 from rltemp.io.run_folders import reopen_run, stored_but_for
 from rltemp.rules.published_methods import reference_method
 from rltemp.training.options import OF_THE_TASK, TaskOptions, configuration, flat
@@ -113,6 +114,8 @@ class TrainPolicyOptions(TaskOptions):
         out, result = self.look()
         if result is not None:
             return result
+        if self.ray is not None:
+            check_ray(self.ray)
         problem = self._variety() if self.task == VARIETY else self.problem()
         self.open()
         started = time.monotonic()

@@ -53,6 +53,14 @@ def test_an_option_that_cannot_be(words: tuple[object, ...], said: str, cache: P
     assert [*Path().iterdir()] == []
 
 
+@pytest.mark.parametrize("command", ["train-policy", "compare", "study"])
+def test_a_cluster_that_nobody_answers_for(command: str, cache: Path, capsys) -> None:
+    rules = ("--rules", "dtkd") if command == "study" else ()
+    said = refused((command, "--task", "iris", "--ray", "127.0.0.1:1", *rules), capsys)
+    assert "no Ray cluster can be reached there" in said or "pip install 'rltemp[ray]'" in said
+    assert not cache.exists()
+
+
 @pytest.mark.parametrize("command", ["train-teacher", "distill", "train-policy", "check", "compare"])
 def test_a_cache_that_cannot_be_made(command: str, cache: Path, capsys) -> None:
     cache.touch()
