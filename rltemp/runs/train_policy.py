@@ -34,12 +34,14 @@ FORMERLY = {"clip": "policy_clip", "students": "students_per_update", "tasks": "
 
 @dataclass(frozen=True)
 class PolicyOptions(PolicyConfig):
-    """The policy's options beside those of the task, which has a learning rate and a `clip` too."""
+    """The policy's options beside those of the task, which has a learning rate, `clip` and `normalise` too."""
 
     learning_rate: Annotated[float, tyro.conf.arg(name="policy-learning-rate")] = PolicyConfig.learning_rate
     """Learning rate of the policy at the first update; it changes linearly to a fraction of this."""
     clip: Annotated[float, tyro.conf.arg(name="policy-clip")] = PolicyConfig.clip
     """PPO's bound on how far an update moves a decision's probability, as a fraction."""
+    normalise: Annotated[bool, tyro.conf.arg(name="policy-normalise")] = PolicyConfig.normalise
+    """Centre and scale the features by a run under the reference; otherwise the policy sees them as they are."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class TrainPolicyOptions(TaskOptions):
     def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
         """The options of a configuration file, some of which had other names in an earlier one."""
         now = {old: name for old, name in FORMERLY.items() if name not in values}
+        if isinstance(values.get("normalise"), bool):  # the task's is a text
+            now["normalise"] = "policy_normalise"
         return {now.get(name, name): value for name, value in values.items()}
 
     def goes_on(self) -> bool:

@@ -92,10 +92,14 @@ def test_a_teachers_recipe_is_taken_and_makes_it_another_teacher(tmp_path: Path,
 def test_a_policys_options_have_names_of_their_own(tmp_path: Path) -> None:
     options = parse("train-policy", ["--clip", "1.5", "--policy-clip", "0.1"])
     assert (options.clip, options.policy.clip) == (1.5, 0.1)
-    (tmp_path / "old.json").write_text('{"clip": 0.3, "students": 16, "tasks": 2}')  # as earlier versions wrote it
+    both = parse("train-policy", ["--normalise", "half", "--no-policy-normalise"])
+    assert (both.normalise, both.policy.normalise) == ("half", False)
+    names = {"clip": 0.3, "students": 16, "tasks": 2, "normalise": False}  # as earlier versions wrote them
+    (tmp_path / "old.json").write_text(json.dumps(names))
     old = parse("train-policy", ["--config", str(tmp_path / "old.json")])
     assert (old.clip, old.policy.clip) == (None, 0.3)
     assert (old.policy.students_per_update, old.policy.tasks_per_update) == (16, 2)
+    assert (old.normalise, old.policy.normalise) == (None, False)
 
 
 # Small data
