@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -57,17 +58,13 @@ class Batches:
                 f"batch size {batch_size} is above the {self.size} training samples: "
                 "give a smaller batch size or more data"
             )
-        self._orders: dict[int, Tensor] = {}
+        self._order = Order(seeds, self.size, batch_size, subset, split.device)
         self._ahead: tuple[int, Iterator[Tensor]] | None = None
         self._latest: tuple[int, Tensor] | None = None
 
     def positions(self, step: int) -> Tensor:
         """Which samples of the split the batch of a step holds, `[B]` or `[S, B]`."""
-        epoch, within = divmod(step, self.an_epoch)
-        if epoch not in self._orders:  # of two epochs at most: at the end of one, the next is read ahead
-            self._orders = {one: order for one, order in self._orders.items() if one == epoch - 1}
-            self._orders[epoch] = self._epoch_order(epoch)
-        return self._orders[epoch][within]
+        return self._order.positions(step)
 
     def at(self, step: int, positions: Tensor) -> Batch:
         """The samples at positions `[B]` or `[S, B]`, as the student of each seed sees them in a step."""
@@ -97,7 +94,9 @@ class Batches:
         """The batch of a step from files, of which those of the next steps are read ahead."""
         if self._latest is None or self._latest[0] != step:
             if self._ahead is None or self._ahead[0] != step:
-                self._ahead = step, self.split.inputs.ahead(map(self._request, itertools.count(step)))
+                # Nothing of this object stands in what is read ahead, so that its workers end with it.
+                requests = map(partial(_requested, self._order, self.split.inputs, self.rows), itertools.count(step))
+                self._ahead = step, self.split.inputs.ahead(requests)
             self._latest = step, next(self._ahead[1])
             self._ahead = step + 1, self._ahead[1]
         found = self._latest[1]
@@ -105,20 +104,31 @@ class Batches:
         inputs = self.dataset.normalise(found.view(*shape, *found.shape[1:]))
         return Batch(inputs, *self.split.marks(positions))
 
-    def _request(self, step: int) -> Request:
-        """What asks for the pictures of a step, as each student sees them."""
-        positions, reader = self.positions(step), self.split.inputs
-        if isinstance(self.seeds, int):
-            return list(reader.request(positions, augmentation_generator(self.seeds, step)))[self.rows]
-        pairs = zip(self.seeds, positions, strict=True)
-        return [one for seed, rows in pairs for one in reader.request(rows, augmentation_generator(seed, step))]
 
-    def _epoch_order(self, epoch: int) -> Tensor:
-        """Batches of one epoch as positions in the split: `[steps, B]` or `[steps, S, B]`."""
-        order = epoch_order(self.seeds, epoch, self.size, self.batch_size).to(self.split.device)
-        if self.subset is None or self.subset.dim() == 1:
-            return order if self.subset is None else self.subset[order]
-        return self.subset.expand(len(order), -1, -1).gather(-1, order)
+class Order:
+    """Which samples the batch of each step holds; the arguments are those of `Batches`."""
+
+    def __init__(
+        self, seeds: int | Sequence[int], size: int, batch_size: int, subset: Tensor | None, device: torch.device
+    ) -> None:
+        self.seeds, self._size, self._batch_size, self._subset = seeds, size, batch_size, subset
+        self._device = device
+        self._epochs: dict[int, Tensor] = {}
+
+    def positions(self, step: int) -> Tensor:
+        """Positions in the split, `[B]` or `[S, B]`."""
+        epoch, within = divmod(step, self._size // self._batch_size)
+        if epoch not in self._epochs:  # of two epochs at most: at the end of one, the next is read ahead
+            self._epochs = {one: order for one, order in self._epochs.items() if one == epoch - 1}
+            self._epochs[epoch] = self._epoch(epoch)
+        return self._epochs[epoch][within]
+
+    def _epoch(self, epoch: int) -> Tensor:
+        """Batches of one epoch: `[steps, B]` or `[steps, S, B]`."""
+        order = epoch_order(self.seeds, epoch, self._size, self._batch_size).to(self._device)
+        if self._subset is None or self._subset.dim() == 1:
+            return order if self._subset is None else self._subset[order]
+        return self._subset.expand(len(order), -1, -1).gather(-1, order)
 
 
 def epoch_order(seeds: int | Sequence[int], epoch: int, size: int, batch_size: int) -> Tensor:
@@ -147,6 +157,15 @@ def epoch_order(seeds: int | Sequence[int], epoch: int, size: int, batch_size: i
 def augmentation_generator(seed: int, step: int) -> torch.Generator:
     """Return the CPU generator of one step's augmentation; it depends on nothing but its arguments."""
     return random_stream(seed, "augmentation", step)
+
+
+def _requested(order: Order, reader: PictureReader, rows: slice, step: int) -> Request:
+    """What asks for the pictures of a step, as each student sees them."""
+    positions, seeds = order.positions(step), order.seeds
+    if isinstance(seeds, int):
+        return reader.request(positions, augmentation_generator(seeds, step))[rows]
+    pairs = zip(seeds, positions, strict=True)
+    return [one for seed, places in pairs for one in reader.request(places, augmentation_generator(seed, step))]
 
 
 def signals_of(

@@ -40,7 +40,7 @@ def split_pool(
     given = rest[0] if validation is None else validation
     scale = pictures.scale or mean_and_std(some_pictures(train))
     found = Dataset(name, train, probe, given, test, num_classes, *scale, augment=True)
-    return adjusted(found, replace(pictures, image_size=None, resize=None))
+    return _changed(found, pictures)
 
 
 def adjusted(dataset: Dataset, pictures: Pictures) -> Dataset:
@@ -51,22 +51,25 @@ def adjusted(dataset: Dataset, pictures: Pictures) -> Dataset:
     """
     if pictures == AS_THEY_ARE:
         return dataset
-    inputs, shape = dataset.train.inputs, dataset.image_shape
-    eight_bits = dataset.train.reads or (isinstance(inputs, Tensor) and inputs.dtype == torch.uint8)
-    if pictures.image_size is not None or not eight_bits:
+    inputs = dataset.train.inputs
+    if pictures.image_size is not None or not (isinstance(inputs, Tensor) and inputs.dtype == torch.uint8):
         raise BadInputError(
             f"task {dataset.name}: image_size and resize are for imagefolder:PATH, augment and normalise for pictures "
             "of 8 bits as well; leave them out"
         )
+    return _changed(dataset, pictures)
+
+
+def _changed(dataset: Dataset, pictures: Pictures) -> Dataset:
+    """The data set with what pictures are changed, and what they are normalised by, where that is given."""
     if pictures.augment is not None:
         dataset = replace(dataset, augment=bool(pictures.parts), augmentation=pictures.parts or dataset.augmentation)
     if pictures.scale is None:
         return dataset
-    if (channels := len(pictures.scale[0])) not in (1, shape[0]):
-        raise BadInputError(
-            f"pictures: normalise names {channels} channels; those of task {dataset.name} have {shape[0]}"
-        )
-    mean, std = (value.expand(shape[0]) for value in pictures.scale)
+    named, channels = len(pictures.scale[0]), dataset.image_shape[0]
+    if named not in (1, channels):
+        raise BadInputError(f"pictures: normalise names {named} channels; those of task {dataset.name} have {channels}")
+    mean, std = (value.expand(channels) for value in pictures.scale)
     return replace(dataset, mean=mean, std=std)
 
 

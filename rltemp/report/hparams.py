@@ -46,7 +46,8 @@ def write_sessions(folder: Path, section: Section, seeds: int) -> None:
 
     task = section.task
     shared = {"task": task.name, "teacher": task.teacher, "student": task.student, "seeds": seeds}
-    shared |= task.recipe.described()
+    recipe = task.recipe.described()
+    shared |= {name: str(value) if isinstance(value, tuple) else value for name, value in recipe.items()}
     found = [measured(row, section.baseline) for row in section.rows]
     for metrics, loss in zip(found, section.losses, strict=False):
         metrics |= measured(loss, section.baseline)

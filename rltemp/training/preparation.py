@@ -141,8 +141,9 @@ def untaught(task: Task, dataset: Dataset) -> Problem:
     check_batches(task, len(dataset.train), ("teacher",))
     dataset = dataset if dataset.num_classes else replace(dataset, num_classes=_classes(task, dataset))
     if task.own.student is None:
+        shape = dataset.image_shape
         with torch.device("meta"):  # a mistake in the student's name takes no memory
-            build_model(task.student, dataset.image_shape, dataset.num_classes)
+            build_model(task.student, shape, dataset.num_classes)
     problem = Problem(task, dataset, None, None, teacher_accuracy=0.0)
     shape = problem.traits.outputs
     student = problem.students(0).eval()

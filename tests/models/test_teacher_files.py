@@ -1,4 +1,4 @@
-"""Teachers as trainings elsewhere leave them: prefixes, keys, suffixes, shards, and what says how pictures were normalised."""
+"""Teachers as trainings leave them: prefixes, keys, suffixes, shards, and how their pictures were normalised."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_shards_are_found_from_their_index_and_from_one_of_them(tmp_path: Path) 
     filled(index)
     filled(tmp_path / "model-00002-of-00002.safetensors")
     (tmp_path / "model-00001-of-00002.safetensors").unlink()
-    with pytest.raises(BadInputError, match="no weight file .*00001-of-00002"):
+    with pytest.raises(BadInputError, match=r"no weight file .*00001-of-00002"):
         load_weights(network(1), index)
 
 

@@ -92,3 +92,9 @@ def test_a_name_that_is_a_path_stays_in_the_folder_and_is_there_once(written: Pa
     assert len(list(written.rglob("events*"))) == len(ROWS)
     assert sorted(path.name for path in written.iterdir()) == ["000-fixed-4", "001-dtkd-reference=2", "002-x"]
     assert session(written / "002-x")[0]["rule"] == "../../<x>"
+
+
+def test_what_is_no_number_is_written_in_words(tmp_path: Path):
+    task = load_task("imagefolder:pictures", recipe="imagenet")
+    write_sessions(tmp_path / "t", replace(SECTION, task=task), seeds=8)
+    assert session(tmp_path / "t" / "000-fixed-4")[0]["milestones"] == "(0.3, 0.6, 0.9)"

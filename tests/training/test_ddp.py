@@ -36,6 +36,11 @@ def torchrun(*words: object, processes: int = 2) -> subprocess.Popen[str]:
     )
 
 
+def children(process: subprocess.Popen[str]) -> list[int]:
+    """The processes that train."""
+    return [int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
 def ended(process: subprocess.Popen[str], timeout: float = 240) -> tuple[int, str, str]:
     try:
         out, err = process.communicate(timeout=timeout)
@@ -109,16 +114,34 @@ def test_a_training_that_is_stopped_goes_on_with_the_same_command(tmp_path: Path
     same(tmp_path / "alone", out, 1e-3)  # many more steps than above: rounding grows
 
 
+@pytest.mark.slow
+def test_pictures_from_files_go_on_in_the_middle_of_an_epoch_with_the_same_bits(tmp_path: Path):
+    counts = {"train": {"a": 330, "b": 330}, "val": {"a": 8, "b": 8}}
+    task = f"imagefolder:{write_folder(tmp_path / 'pictures', counts, size=(40, 30))}"
+    own = ("--student", "cnn:4", "--teacher", "mlp:8", "--epochs", "1", "--teacher-epochs", "1", "--batch-size", "2")
+    recipe = ("--recipe", "imagenet", "--image-size", "16", "--resize", "18", "--rule", "fixed:4")
+    words, whole, out = ("distill", "--task", task, *own, *recipe), tmp_path / "whole", tmp_path / "killed"
+    status, _, err = ended(torchrun(*words, "--out", whole))
+    assert status == 0, err
+    first = torchrun(*words, "--out", out)
+    until(lambda: bool(list((out / "checkpoints").glob("*.ckpt"))), 120)
+    for child in children(first):
+        os.kill(child, signal.SIGKILL)
+    assert ended(first, 60)[0] != 0
+    assert not (out / "result.json").exists()
+    status, _, err = ended(torchrun(*words, "--out", out))
+    assert status == 0, err
+    assert 0 < json.loads((out / TIMING).read_text())["resumed_at"] < 300
+    same(whole, out, 0.0)
+
+
 @pytest.mark.faults
 def test_where_a_process_is_killed_the_first_says_so_and_keeps_its_state(tmp_path: Path):
     out = tmp_path / "run"
     process = torchrun(*DIGITS, "--epochs", "500", "--out", out)
     until(lambda: bool(list((out / "checkpoints").glob("*.ckpt"))), 120)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    ranks = {
-        child: b"RANK=1\0" in Path(f"/proc/{child}/environ").read_bytes().replace(b"LOCAL_", b"_") for child in children
-    }
-    (second,) = [int(child) for child, is_second in ranks.items() if is_second]
+    environments = {child: Path(f"/proc/{child}/environ").read_bytes() for child in children(process)}
+    (second,) = [child for child, own in environments.items() if b"RANK=1\0" in own.replace(b"LOCAL_", b"_")]
     os.kill(second, signal.SIGKILL)
     status, _, err = ended(process, 60)
     assert status != 0

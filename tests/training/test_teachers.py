@@ -127,3 +127,20 @@ def test_a_teachers_file_names_no_folder(cache: Path, tmp_path: Path) -> None:
     with safe_open(file, "pt") as stored:
         assert stored.metadata()["task"] == "imagefolder:flowers"
     assert str(tmp_path).encode() not in file.read_bytes()
+
+
+def test_a_teacher_whose_classes_are_in_another_order_is_warned_about(cache: Path, tmp_path: Path, caplog) -> None:
+    prepare(quick())
+    assert "most frequent class" not in caplog.text
+    [file] = cache.iterdir()
+    weights = load_file(file)
+    moved = [0, 9, *range(1, 9)]
+    last = sorted(weights)[-2:]
+    save_file(
+        {name: value[moved] if name in last else value for name, value in weights.items()}, tmp_path / "t.safetensors"
+    )
+    problem = prepare(quick(teacher_weights=str(tmp_path / "t.safetensors")))
+    assert problem.teacher_accuracy < 0.2
+    [line] = [text for text in caplog.messages if "most frequent class" in text]
+    assert f"Teacher mlp:16 has {100 * problem.teacher_accuracy:.2f} % test accuracy" in line
+    assert "Are its classes in another order, its pictures normalised otherwise (--normalise)" in line
