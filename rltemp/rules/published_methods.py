@@ -103,7 +103,7 @@ _PUBLISHED: dict[str, tuple[Any, ...]] = {
     "normkd": ("CE at 0.1, KL at 0.9",),
     "lskd": ("CE at 0.1, KL at 9", {"kd_weight": 9.0}),
     "ctkd": ("CE at 0.1, KL at 0.9",),
-    "idts": ("reverse KL, at plain distillation's coefficients", {"divergence": "reverse_kl"}),
+    "idts": ("reverse KL at 1, no CE", {"ce_weight": 0.0, "kd_weight": 1.0, "divergence": "reverse_kl"}),
     "annealing": (
         "first the squared difference of logits alone, then CE alone",
         {"ce_weight": 1.0, "kd_weight": 1.0, "divergence": "mse"},

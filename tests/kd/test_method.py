@@ -141,7 +141,7 @@ def test_without_cross_entropy_no_labels_are_needed(name: str) -> None:
     student, teacher = torch.randn(2, 6, 5)
     signals = Signals(student.requires_grad_(), teacher, progress=0.3)
     assert load_method(f"{name}:ce_weight=0").loss(signals).isfinite().all()
-    if name != "annealing":
+    if name not in ("annealing", "idts"):  # not yet, and never
         with pytest.raises(BadInputError, match="cross-entropy needs labels"):
             load_method(name).loss(signals)
 
