@@ -130,7 +130,7 @@ def why_not(run: Distillation, method: Objective) -> str:
     if type(run) is not Distillation:
         return "its batches hold mixed samples"
     if run.learned is not None and not (isinstance(method, Method) and method.rule is run.learned):
-        return "its rule asks another one, which learns"
+        return "what learns in it is not its rule"
     if isinstance(run.student, LoopedStudents) or run.problem.traits.draws:
         return "students are called one after another"
     return "precision float16 scales its loss" if run.scaler is not None else ""

@@ -4,7 +4,7 @@ A rule maps `Signals` to `Temperatures`. Rules do not detach: where the publishe
 student's temperature, so does the rule; whoever wants constants calls `Temperatures.detach()`.
 
 Inside: `constant`, `sharpness`, `standard_deviation`, `difficulty`, `confidence`, `schedules` and `curriculum` are
-    families of rules, `published_methods` names every method.
+    families of rules, `adapter` is a divergence that learns, `published_methods` names every method.
 To extend: write a factory whose parameters are the rule's options, enter it into `RULES`, and give it one test that is
     worked by hand (docs/add-a-rule.md). `rltemp rules` shows the lines `Formula:` to `Guard:` of its docstring, and
     tests/rules/test_rules.py holds the rule to them.

@@ -32,7 +32,7 @@ from rltemp.kd.signals import Signals
 from rltemp.models.nested import Inputs, mapped, taken
 from rltemp.models.random_numbers import drawing_from, random_stream
 from rltemp.models.stack import LoopedStudents, StackedStudents, logits_of, normalises_batches, put_back
-from rltemp.rules.curriculum import LearnedRule
+from rltemp.rules.curriculum import Learned
 from rltemp.training.ddp import ALONE, Team
 from rltemp.training.loss_scaling import autocast, scaler_of
 from rltemp.training.optimization import Optimization, all_finite
@@ -57,7 +57,7 @@ class Distillation:
         scaler: Of the loss, with precision float16; its state belongs into a checkpoint. None otherwise.
         optimization: What changes the weights.
         healthy: Whether the last batch counted; a checkpoint of a run that is not healthy can wait.
-        learned: The attached method's rule, where it has parameters that the run trains.
+        learned: The attached method's rule or divergence, where it has parameters that the run trains.
 
     Raises:
         BadInputError: Where the recipe and the student do not go together.
@@ -100,7 +100,7 @@ class Distillation:
             each=self.student.each() if isinstance(self.student, LoopedStudents) else None,
         )
         self._mask: Tensor | None = None
-        self.learned: LearnedRule | None = None
+        self.learned: Learned | None = None
 
     @property
     def evaluated(self) -> nn.Module:
@@ -162,7 +162,7 @@ class Distillation:
             yield ([random_stream(seed, "student", step) for seed in self.seeds],)
 
     def attach(self, method: AnyObjective) -> AnyObjective:
-        """Return the method for this run: it smooths labels as the recipe does, and a rule that learns gets parameters.
+        """Return the method for this run: it smooths labels as the recipe does, and what learns in it gets parameters.
 
         These are the run's own, in its optimizer.
 
@@ -176,11 +176,15 @@ class Distillation:
             )
         if self.recipe.label_smoothing:
             method = replace(method, label_smoothing=self.recipe.label_smoothing)
-        if not isinstance(method, Method) or not isinstance(method.rule, LearnedRule) or method.rule is self.learned:
+        if not isinstance(method, Method):
             return method
-        self.learned = self._new_rule(method.rule)
-        self.optimization.add(self.learned.parameters())
-        return replace(method, rule=self.learned)
+        for name in ("rule", "divergence"):
+            part = getattr(method, name)
+            if isinstance(part, Learned) and part is not self.learned:
+                self.learned = self._fresh(part)
+                self.optimization.add(self.learned.parameters())
+                method = replace(method, **{name: self.learned})
+        return method
 
     def update(self, loss: Tensor, watched: Sequence[Tensor] | None = None) -> bool:
         """Go along the mean over the batch of a per-sample loss, `[B]` or `[S, B]`.
@@ -242,7 +246,7 @@ class Distillation:
         """Give the marked of several students, `[S]` bool, initial weights and a fresh state of the optimizer."""
         parts, fresh = [self.student], [self.problem.students(self.seeds)]
         if self.learned is not None:
-            parts, fresh = [*parts, self.learned], [*fresh, self._new_rule(self.learned)]
+            parts, fresh = [*parts, self.learned], [*fresh, self._fresh(self.learned)]
         for part, initial in zip(parts, fresh, strict=True):
             put_back(part, initial, students)
         self.optimization.restart(students)
@@ -274,8 +278,8 @@ class Distillation:
                 "dropped anyway, as by drop_last=True) or a network with GroupNorm"
             )
 
-    def _new_rule(self, rule: LearnedRule) -> LearnedRule:
-        return rule.fresh(self.problem.dataset.num_classes, self.seeds).to(self.problem.device)
+    def _fresh(self, learned: Learned) -> Learned:
+        return learned.fresh(self.problem.dataset.num_classes, self.seeds).to(self.problem.device)
 
     def _batch(self, step: int, index: Tensor) -> Batch:
         """The samples at positions `[B]` or `[S, B]`, as each student sees them; of a team, one's share."""
