@@ -56,6 +56,7 @@ CLOSED_FORM = (
     "cosine_schedule:4|8|12|16",
     "step_schedule:4|8|12|16",
     "dkd:1|2|4|8",
+    "pesf_kd:1|2|4|8",
     "random:maximum=4|6|10|16",
 )
 """Every method, its main constant to be chosen from four values around its paper's; fixed T from eight."""

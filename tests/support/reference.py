@@ -171,13 +171,11 @@ def cswt(s: Step, minimum: float = 2.0, maximum: float = 6.0) -> list[Answer]:
 
 
 def cist(s: Step, ratio: float = 2.0) -> list[Answer]:
-    answers = []
-    for teacher, student in zip(s.u, s.held, strict=True):
-        own, other = (
-            max(row[k] - math.fsum(row) / len(row) for k in range(len(row))) / ratio for row in (student, teacher)
-        )
-        answers.append((own, other, own * other))
-    return answers
+    def degree(row: Row) -> float:
+        return (max(row) - math.fsum(row) / len(row)) / ratio
+
+    rows = zip(s.u, s.v, s.held, strict=True)
+    return [(degree(student), degree(teacher), degree(still) * degree(teacher)) for teacher, student, still in rows]
 
 
 def doubt(row: Row) -> float:
