@@ -15,7 +15,7 @@ from rltemp.errors import BadInputError
 from rltemp.kd.checks import not_negative, positive
 from rltemp.kd.divergences import forward_kl, log_softmax
 from rltemp.kd.method import Method
-from rltemp.rules.curriculum import Learned, LearnedRule
+from rltemp.rules.curriculum import Learned
 
 HIDDEN = 32
 """Hidden units of the adapter."""
@@ -81,4 +81,4 @@ class AdaptedTeacher(Learned):
 
 def learns(method: Method) -> bool:
     """Whether a part of the method is learned in every run anew."""
-    return isinstance(method.rule, LearnedRule) or isinstance(method.divergence, Learned)
+    return isinstance(method.rule, Learned) or isinstance(method.divergence, Learned)

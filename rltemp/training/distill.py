@@ -108,6 +108,11 @@ class Distillation:
         return self.student if self.optimization.averaged is None else self.optimization.averaged
 
     @property
+    def shared(self) -> bool:
+        """Whether several processes train the student."""
+        return self._team.size > 1
+
+    @property
     def done(self) -> bool:
         """Whether the last step has been taken."""
         return self.step >= self.steps
@@ -182,7 +187,8 @@ class Distillation:
             part = getattr(method, name)
             if isinstance(part, Learned) and part is not self.learned:
                 self.learned = self._fresh(part)
-                self.optimization.add(self.learned.parameters())
+                if own := list(self.learned.parameters()):
+                    self.optimization.add(own)
                 method = replace(method, **{name: self.learned})
         return method
 

@@ -222,6 +222,10 @@ def step_schedule(s: Step, start: float = 8.0, end: float = 1.0, levels: int = 4
     return fixed(s, math.exp(math.log(start) + math.log(end / start) * level / (levels - 1)))
 
 
+def mkd(s: Step, initial: float = 4.0, minimum: float = 1.0, maximum: float = 10.0) -> list[Answer]:
+    return fixed(s, initial)  # before any look ahead
+
+
 def random(s: Step, minimum: float = 1.0, maximum: float = 10.0, seed: int = 0) -> list[Answer]:
     def signed(number: int) -> int:
         number %= 2**64
