@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,8 @@ from rltemp.rules.curriculum import Learned
 from rltemp.training.ddp import ALONE, Team
 from rltemp.training.loss_scaling import autocast, scaler_of
 from rltemp.training.optimization import Optimization, all_finite
+
+Part = TypeVar("Part", bound=Learned)
 
 
 class Distillation:
@@ -183,13 +185,10 @@ class Distillation:
             method = replace(method, label_smoothing=self.recipe.label_smoothing)
         if not isinstance(method, Method):
             return method
-        for name in ("rule", "divergence"):
-            part = getattr(method, name)
-            if isinstance(part, Learned) and part is not self.learned:
-                self.learned = self._fresh(part)
-                if own := list(self.learned.parameters()):
-                    self.optimization.add(own)
-                method = replace(method, **{name: self.learned})
+        if isinstance(method.rule, Learned) and method.rule is not self.learned:
+            method = replace(method, rule=self._begun(method.rule))
+        if isinstance(method.divergence, Learned) and method.divergence is not self.learned:
+            method = replace(method, divergence=self._begun(method.divergence))
         return method
 
     def update(self, loss: Tensor, watched: Sequence[Tensor] | None = None) -> bool:
@@ -284,8 +283,15 @@ class Distillation:
                 "dropped anyway, as by drop_last=True) or a network with GroupNorm"
             )
 
-    def _fresh(self, learned: Learned) -> Learned:
-        return learned.fresh(self.problem.dataset.num_classes, self.seeds).to(self.problem.device)
+    def _begun(self, part: Part) -> Part:
+        """A part of a method for this run, which trains its parameters."""
+        self.learned = own = self._fresh(part)
+        if parameters := list(own.parameters()):
+            self.optimization.add(parameters)
+        return own
+
+    def _fresh(self, part: Part) -> Part:
+        return part.fresh(self.problem.dataset.num_classes, self.seeds).to(self.problem.device)
 
     def _batch(self, step: int, index: Tensor) -> Batch:
         """The samples at positions `[B]` or `[S, B]`, as each student sees them; of a team, one's share."""

@@ -36,7 +36,7 @@ def probe_slope(run: Distillation, method: Method, rule: Mkd) -> Tensor:
     """The derivative of the probe's loss, after one step of the student, by theta: of theta's shape."""
     if not run.problem.labelled or run.shared:
         raise BadInputError("mkd looks ahead on labelled probe data, in one process; take another method")
-    weights = dict(run.student.named_parameters())
+    weights: dict[str, Tensor] = dict(run.student.named_parameters())
     rule.live, kept = True, rule.theta
     rule.theta = kept.detach().requires_grad_()
     try:
