@@ -51,6 +51,7 @@ CLOSED_FORM = (
     "tip:0.25|0.5|0.75|1",
     "ctkd:span=5|10|20|40",
     "ctkd_instance:span=5|10|20|40",
+    "mkd:2|4|6|8",
     "annealing:5|10|15|20",
     "linear_schedule:4|8|12|16",
     "cosine_schedule:4|8|12|16",
