@@ -186,9 +186,9 @@ class Distillation:
         if not isinstance(method, Method):
             return method
         if isinstance(method.rule, Learned) and method.rule is not self.learned:
-            method = replace(method, rule=self._begun(method.rule))
+            return replace(method, rule=self._begun(method.rule))
         if isinstance(method.divergence, Learned) and method.divergence is not self.learned:
-            method = replace(method, divergence=self._begun(method.divergence))
+            return replace(method, divergence=self._begun(method.divergence))
         return method
 
     def update(self, loss: Tensor, watched: Sequence[Tensor] | None = None) -> bool:
