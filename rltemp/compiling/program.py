@@ -19,6 +19,7 @@ from rltemp.kd.signals import Signals
 from rltemp.kd.temperatures import Temperatures
 from rltemp.models.nested import Inputs, mapped, tensors
 from rltemp.models.stack import StackedStudents, logits_of
+from rltemp.rules.curriculum import Learned
 from rltemp.training.distill import Distillation
 from rltemp.training.loss_scaling import autocast
 from rltemp.training.optimization import clip_each
@@ -144,7 +145,8 @@ class Program:
     @property
     def _learns(self) -> bool:
         """Whether the rule's tensors are parameters that the run trains."""
-        return isinstance(self.method, Method) and self.method.rule is self.run.learned
+        rule = self.method.rule if isinstance(self.method, Method) else None
+        return isinstance(rule, Learned) and rule is self.run.learned
 
     def _rule_tensors(self) -> list[Tensor]:
         return self.method.rule.tensors if isinstance(self.method, Method) else []

@@ -22,6 +22,8 @@ from rltemp.kd.method import Method, Objective, refuse_unlawful
 from rltemp.kd.signals import Signals
 from rltemp.kd.temperatures import Temperatures
 from rltemp.models.stack import LoopedStudents
+from rltemp.rules.curriculum import Learned
+from rltemp.rules.meta import Mkd
 from rltemp.training.distill import Distillation
 from rltemp.training.steps import Taken, plain_step
 
@@ -129,8 +131,11 @@ def why_not(run: Distillation, method: Objective) -> str:
     """Why a run's steps cannot be one graph, in words; empty where they may."""
     if type(run) is not Distillation:
         return "its batches hold mixed samples"
-    if run.learned is not None and not (isinstance(method, Method) and method.rule is run.learned):
-        return "its rule asks another one, which learns"
+    rule = method.rule if isinstance(method, Method) else None
+    if run.learned is not None and not (isinstance(rule, Learned) and rule is run.learned):
+        return "what learns in it is not its rule"
+    if isinstance(rule, Mkd):
+        return "its temperatures move outside of a step"
     if isinstance(run.student, LoopedStudents) or run.problem.traits.draws:
         return "students are called one after another"
     return "precision float16 scales its loss" if run.scaler is not None else ""

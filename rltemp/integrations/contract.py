@@ -31,7 +31,7 @@ from rltemp.kd.signals import Signals
 from rltemp.kd.temperature_rule import RuleFunction, TemperatureRule, as_rule
 from rltemp.kd.temperatures import Temperatures
 from rltemp.loading import load_method, with_teacher
-from rltemp.rules.curriculum import LearnedRule
+from rltemp.rules.adapter import learns
 
 if TYPE_CHECKING:
     from rltemp.integrations.own_runs import OwnRuns
@@ -288,7 +288,7 @@ def controller_of(method: MethodLike) -> Controller:
         BadInputError: Where its rule learns in every run anew: nothing there would train it.
     """
     controller = method if isinstance(method, Controller) else Controller(method)
-    if isinstance(controller.method.rule, LearnedRule):
+    if learns(controller.method):
         raise BadInputError(
             f"{controller.method.name!r} has parameters to learn, which this host would not train: take another "
             "method, or a loop of your own whose optimizer gets them (rltemp.rules.curriculum says how)"

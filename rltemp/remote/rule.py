@@ -25,7 +25,7 @@ from rltemp.remote.http_client import HttpClient
 from rltemp.remote.poller import Poller, log
 from rltemp.remote.remote_policy import ActionClient, RemotePolicy
 from rltemp.remote.served_model import ServedModel, pull
-from rltemp.rules.curriculum import LearnedRule
+from rltemp.rules.adapter import learns
 from rltemp.rules.published_methods import reference_method
 
 Mode = Literal["weights", "features"]
@@ -231,6 +231,6 @@ def remote_method(url: str, model: str, **options: Any) -> Method:
 
 def _closed_form(spec: str) -> Method:
     method = load_method(spec)
-    if not isinstance(method, Method) or isinstance(method.rule, LearnedRule):
+    if not isinstance(method, Method) or learns(method):
         raise BadInputError(f"a fallback needs temperatures that it does not learn; {spec!r} has none such")
     return method

@@ -3,8 +3,8 @@
 A rule maps `Signals` to `Temperatures`. Rules do not detach: where the published code lets gradient through the
 student's temperature, so does the rule; whoever wants constants calls `Temperatures.detach()`.
 
-Inside: `constant`, `sharpness`, `standard_deviation`, `difficulty`, `confidence`, `schedules` and `curriculum` are
-    families of rules, `published_methods` names every method.
+Inside: `constant`, `sharpness`, `standard_deviation`, `difficulty`, `confidence`, `schedules`, `curriculum` and `meta`
+    are families of rules, `adapter` is a divergence that learns, `published_methods` names every method.
 To extend: write a factory whose parameters are the rule's options, enter it into `RULES`, and give it one test that is
     worked by hand (docs/add-a-rule.md). `rltemp rules` shows the lines `Formula:` to `Guard:` of its docstring, and
     tests/rules/test_rules.py holds the rule to them.
@@ -21,6 +21,7 @@ from rltemp.rules.confidence import cist, entropy, entropy_gate, tip
 from rltemp.rules.constant import fixed, ttm, wttm
 from rltemp.rules.curriculum import ctkd, ctkd_instance
 from rltemp.rules.difficulty import cswt, energy, idts, random
+from rltemp.rules.meta import mkd
 from rltemp.rules.schedules import annealing, cosine_schedule, linear_schedule, step_schedule
 from rltemp.rules.sharpness import dtkd, dtkd_exact, dtkd_logsumexp
 from rltemp.rules.standard_deviation import atkd, lskd, normkd
@@ -48,5 +49,6 @@ RULES: dict[str, Callable[..., TemperatureRule]] = {
     "linear_schedule": linear_schedule,
     "cosine_schedule": cosine_schedule,
     "step_schedule": step_schedule,
+    "mkd": mkd,
     "random": random,
 }

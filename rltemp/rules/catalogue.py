@@ -65,7 +65,7 @@ def methods() -> list[Entry]:
     """Every method: its rule's source, its objective, and what it needs labels for beside the cross-entropy."""
     found = []
     for name, factory in METHODS.items():
-        of_rule = (RULES | DIVERGENCES).get(name)
+        of_rule = (RULES | DIVERGENCES).get(name, factory)
         known = {key: text for key, text in facts(of_rule).items() if key in ("Source", "Labels", "Guard")}
         if pairs := getattr(factory, "by_pair", DKD if name == "dkd" else None):
             known["Pairs"] = ", ".join(pairs)

@@ -1,7 +1,7 @@
 """Rules of how sure the networks are of a sample: CIST, entropy, and gates that answer the weight alone.
 
-Their temperatures and weights are constants of the graph. A gate has T = 1 for every sample: what it leaves out has
-weight 0, and what it keeps 1.
+Their temperatures and weights are constants of the graph, except the student's temperature by CIST. A gate has T = 1
+for every sample: what it leaves out has weight 0, and what it keeps 1.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def cist(ratio: float = 2.0) -> TemperatureRule:
     formula that we do not know: that is left out.
 
     Formula: T_t = max u / ratio, T_s = max v / ratio, weight T_t T_s; u, v the logits of teacher and student less
-    their mean.
+    their mean. Gradient flows through max v, as in DTKD's code, but not through the weight.
     Source: inferred from the abstract of CIST (2026), https://arxiv.org/abs/2605.20357.
     Labels: no
     Bounds: 0.005 to inf
@@ -45,11 +45,12 @@ def cist(ratio: float = 2.0) -> TemperatureRule:
     """
     value = positive(ratio, "cist", "ratio")
 
+    # Were T_s a constant, a student that is too sharp would shrink its logits, and T_s with them, without end.
     @per_sample
     def rule(signals: Signals) -> Temperatures:
-        heights = [rowwise(_height, each.detach()) for each in (signals.student_logits, signals.teacher_logits)]
+        heights = [rowwise(_height, each) for each in (signals.student_logits, signals.teacher_logits.detach())]
         student, teacher = (height.clamp(min=LOWEST_HEIGHT) / value for height in heights)
-        return Temperatures(student, teacher, student * teacher, torch.minimum(*heights) < LOWEST_HEIGHT)
+        return Temperatures(student, teacher, student.detach() * teacher, torch.minimum(*heights) < LOWEST_HEIGHT)
 
     return rule
 

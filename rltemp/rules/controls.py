@@ -23,7 +23,7 @@ from rltemp.kd.method import PLAIN_TEMPERATURE, Method, matched, uniform
 from rltemp.kd.signals import Divergence, Signals, full_precision
 from rltemp.kd.temperature_rule import Ask, RuleFunction, TemperatureRule, WrappedRule
 from rltemp.kd.temperatures import Temperatures
-from rltemp.rules.curriculum import LearnedRule
+from rltemp.rules.curriculum import Learned
 from rltemp.rules.difficulty import random
 
 LEAST_LENGTH = 1e-6
@@ -127,7 +127,7 @@ class _ControlledRule(WrappedRule):
 
 def _controlled(method: Method, ask: Ask, uses_progress: bool = False) -> Method:
     """The method with the control's answer in place of its rule's."""
-    if isinstance(method.rule, LearnedRule):
+    if isinstance(method.rule, Learned):
         raise BadInputError(
             f"a control needs temperatures by a formula or a policy; {method.name} learns its own in every run anew"
         )

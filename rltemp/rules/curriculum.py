@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Hashable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,24 @@ HIDDEN = 32
 """Hidden units of the per-sample network."""
 
 
-class LearnedRule(nn.Module, TemperatureRule):
+Own = TypeVar("Own", bound="Learned")
+
+
+class Learned(nn.Module):
+    """A part of a method that has parameters of its own, which a run trains beside its student's."""
+
+    def fresh(self: Own, num_classes: int, seeds: int | Sequence[int] = 0) -> Own:
+        """Return a copy with initial parameters: for one student, or for each student of a stack."""
+        made = copy.deepcopy(self)
+        made.initialise(num_classes, seeds)
+        return made
+
+    def initialise(self, num_classes: int, seeds: int | Sequence[int]) -> None:
+        """Make the parameters."""
+        raise NotImplementedError
+
+
+class LearnedRule(Learned, TemperatureRule):
     """A rule with parameters of its own: T = start + span sigmoid(logit), the logit learned by gradient reversal.
 
     Args:
@@ -45,16 +63,6 @@ class LearnedRule(nn.Module, TemperatureRule):
         self.start, self.span = positive(start, name, "start"), positive(span, name, "span")
         self.ramp = fraction(ramp, name, "ramp")
         self.uses_progress = self.ramp > 0
-
-    def fresh(self, num_classes: int, seeds: int | Sequence[int] = 0) -> LearnedRule:
-        """Return a copy with initial parameters: for one student, or for each student of a stack."""
-        made = copy.deepcopy(self)
-        made.initialise(num_classes, seeds)
-        return made
-
-    def initialise(self, num_classes: int, seeds: int | Sequence[int]) -> None:
-        """Make the parameters."""
-        raise NotImplementedError
 
     @property
     def tensors(self) -> list[Tensor]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -32,10 +32,12 @@ from rltemp.kd.signals import Signals
 from rltemp.models.nested import Inputs, mapped, taken
 from rltemp.models.random_numbers import drawing_from, random_stream
 from rltemp.models.stack import LoopedStudents, StackedStudents, logits_of, normalises_batches, put_back
-from rltemp.rules.curriculum import LearnedRule
+from rltemp.rules.curriculum import Learned
 from rltemp.training.ddp import ALONE, Team
 from rltemp.training.loss_scaling import autocast, scaler_of
 from rltemp.training.optimization import Optimization, all_finite
+
+Part = TypeVar("Part", bound=Learned)
 
 
 class Distillation:
@@ -57,7 +59,7 @@ class Distillation:
         scaler: Of the loss, with precision float16; its state belongs into a checkpoint. None otherwise.
         optimization: What changes the weights.
         healthy: Whether the last batch counted; a checkpoint of a run that is not healthy can wait.
-        learned: The attached method's rule, where it has parameters that the run trains.
+        learned: The attached method's rule or divergence, where it has parameters that the run trains.
 
     Raises:
         BadInputError: Where the recipe and the student do not go together.
@@ -100,12 +102,17 @@ class Distillation:
             each=self.student.each() if isinstance(self.student, LoopedStudents) else None,
         )
         self._mask: Tensor | None = None
-        self.learned: LearnedRule | None = None
+        self.learned: Learned | None = None
 
     @property
     def evaluated(self) -> nn.Module:
         """The student, or the stack, whose weights are evaluated and saved: the running mean's, where there is one."""
         return self.student if self.optimization.averaged is None else self.optimization.averaged
+
+    @property
+    def shared(self) -> bool:
+        """Whether several processes train the student."""
+        return self._team.size > 1
 
     @property
     def done(self) -> bool:
@@ -162,7 +169,7 @@ class Distillation:
             yield ([random_stream(seed, "student", step) for seed in self.seeds],)
 
     def attach(self, method: AnyObjective) -> AnyObjective:
-        """Return the method for this run: it smooths labels as the recipe does, and a rule that learns gets parameters.
+        """Return the method for this run: it smooths labels as the recipe does, and what learns in it gets parameters.
 
         These are the run's own, in its optimizer.
 
@@ -176,11 +183,13 @@ class Distillation:
             )
         if self.recipe.label_smoothing:
             method = replace(method, label_smoothing=self.recipe.label_smoothing)
-        if not isinstance(method, Method) or not isinstance(method.rule, LearnedRule) or method.rule is self.learned:
+        if not isinstance(method, Method):
             return method
-        self.learned = self._new_rule(method.rule)
-        self.optimization.add(self.learned.parameters())
-        return replace(method, rule=self.learned)
+        if isinstance(method.rule, Learned) and method.rule is not self.learned:
+            return replace(method, rule=self._begun(method.rule))
+        if isinstance(method.divergence, Learned) and method.divergence is not self.learned:
+            return replace(method, divergence=self._begun(method.divergence))
+        return method
 
     def update(self, loss: Tensor, watched: Sequence[Tensor] | None = None) -> bool:
         """Go along the mean over the batch of a per-sample loss, `[B]` or `[S, B]`.
@@ -242,7 +251,7 @@ class Distillation:
         """Give the marked of several students, `[S]` bool, initial weights and a fresh state of the optimizer."""
         parts, fresh = [self.student], [self.problem.students(self.seeds)]
         if self.learned is not None:
-            parts, fresh = [*parts, self.learned], [*fresh, self._new_rule(self.learned)]
+            parts, fresh = [*parts, self.learned], [*fresh, self._fresh(self.learned)]
         for part, initial in zip(parts, fresh, strict=True):
             put_back(part, initial, students)
         self.optimization.restart(students)
@@ -274,8 +283,15 @@ class Distillation:
                 "dropped anyway, as by drop_last=True) or a network with GroupNorm"
             )
 
-    def _new_rule(self, rule: LearnedRule) -> LearnedRule:
-        return rule.fresh(self.problem.dataset.num_classes, self.seeds).to(self.problem.device)
+    def _begun(self, part: Part) -> Part:
+        """A part of a method for this run, which trains its parameters."""
+        self.learned = own = self._fresh(part)
+        if parameters := list(own.parameters()):
+            self.optimization.add(parameters)
+        return own
+
+    def _fresh(self, part: Part) -> Part:
+        return part.fresh(self.problem.dataset.num_classes, self.seeds).to(self.problem.device)
 
     def _batch(self, step: int, index: Tensor) -> Batch:
         """The samples at positions `[B]` or `[S, B]`, as each student sees them; of a team, one's share."""

@@ -17,6 +17,7 @@ from rltemp.kd.method import Objective, refuse_unlawful
 from rltemp.kd.signals import Signals
 from rltemp.kd.temperatures import Temperatures
 from rltemp.training.distill import Distillation
+from rltemp.training.look_ahead import look_ahead
 
 
 class Taken(NamedTuple):
@@ -73,6 +74,7 @@ def train(
     """
     method = run.attach(method)
     while not run.done:
+        look_ahead(run, method)
         taken = step(run, method)
         if on_step is not None:
             on_step(run, taken.signals, taken.loss)

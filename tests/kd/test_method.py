@@ -136,12 +136,12 @@ def test_annealing_regresses_logits_first_and_learns_labels_after(vector_a: Vect
     assert early.loss(at(vector_a, 0.3)).item() == pytest.approx(2 * CE, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", sorted(set(METHODS) - {"none", "dkd"}))
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"none", "dkd", "pesf_kd"}))
 def test_without_cross_entropy_no_labels_are_needed(name: str) -> None:
     student, teacher = torch.randn(2, 6, 5)
     signals = Signals(student.requires_grad_(), teacher, progress=0.3)
     assert load_method(f"{name}:ce_weight=0").loss(signals).isfinite().all()
-    if name != "annealing":
+    if name not in ("annealing", "idts"):  # not yet, and never
         with pytest.raises(BadInputError, match="cross-entropy needs labels"):
             load_method(name).loss(signals)
 

@@ -200,6 +200,14 @@ def test_kl_is_its_two_parts_and_normkd_is_lskd_by_teacher_variance(vector_a: Ve
     assert (norm / standard)[0].item() == pytest.approx(4.6666667)
 
 
+def test_cist_neither_stretches_nor_shrinks_a_students_logits(vector_a: Vector, vector_b: Vector) -> None:
+    signals = batch(vector_a, vector_b)
+    answer = RULES["cist"]()(signals)
+    along = [gradient(signals, each) * signals.student_logits for each in (answer, answer.detach())]
+    close(along[0].sum(-1), [0.0, 0.0], 1e-12)
+    assert along[1].sum(-1).abs().min() > 1e-3  # with constants it would
+
+
 def test_atkds_temperature_stays_within_what_standardized_logits_can_be() -> None:
     one_up, half_up = [1.0] + [0.0] * 99, [1.0, -1.0] * 50
     highest, lowest = (RULES["atkd"]()(of(row, row)).weight.sqrt() for row in (one_up, half_up))
@@ -241,7 +249,7 @@ def test_on_constant_logits_published_normkd_is_nan_and_lskd_is_uniform() -> Non
 # The second writing, on logits of one's own
 
 CASES = [*((name, {}) for name in RULES), *table("rules/values", "options_of_the_second_writing")]
-THROUGH_THE_STUDENT = {"dtkd", "dtkd_logsumexp", "normkd", "lskd", "atkd"}
+THROUGH_THE_STUDENT = {"dtkd", "dtkd_logsumexp", "normkd", "lskd", "atkd", "cist"}
 
 
 def drawn(classes: int, samples: int = 4) -> tuple[Signals, list[list[float]], list[list[float]], list[int]]:

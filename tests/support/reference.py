@@ -171,13 +171,11 @@ def cswt(s: Step, minimum: float = 2.0, maximum: float = 6.0) -> list[Answer]:
 
 
 def cist(s: Step, ratio: float = 2.0) -> list[Answer]:
-    answers = []
-    for teacher, student in zip(s.u, s.held, strict=True):
-        own, other = (
-            max(row[k] - math.fsum(row) / len(row) for k in range(len(row))) / ratio for row in (student, teacher)
-        )
-        answers.append((own, other, own * other))
-    return answers
+    def degree(row: Row) -> float:
+        return (max(row) - math.fsum(row) / len(row)) / ratio
+
+    rows = zip(s.u, s.v, s.held, strict=True)
+    return [(degree(student), degree(teacher), degree(still) * degree(teacher)) for teacher, student, still in rows]
 
 
 def doubt(row: Row) -> float:
@@ -222,6 +220,10 @@ def cosine_schedule(s: Step, start: float = 8.0, end: float = 1.0) -> list[Answe
 def step_schedule(s: Step, start: float = 8.0, end: float = 1.0, levels: int = 4) -> list[Answer]:
     level = min(math.floor(s.progress * levels), levels - 1)
     return fixed(s, math.exp(math.log(start) + math.log(end / start) * level / (levels - 1)))
+
+
+def mkd(s: Step, initial: float = 4.0, minimum: float = 1.0, maximum: float = 10.0) -> list[Answer]:
+    return fixed(s, initial)  # before any look ahead
 
 
 def random(s: Step, minimum: float = 1.0, maximum: float = 10.0, seed: int = 0) -> list[Answer]:

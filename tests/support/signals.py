@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rltemp import Method, Signals, Temperatures
-from rltemp.rules.curriculum import LearnedRule
+from rltemp.rules.curriculum import Learned
 
 
 def drawn(
@@ -41,7 +41,7 @@ def uneven(*shape: int, classes: int = 10, stacked: bool = False) -> Signals:
 def started(made: Any, classes: int, seeds: int | Sequence[int] = 0) -> Any:
     """This rule or method; what learns, as it starts."""
     rule = getattr(made, "rule", made)
-    if isinstance(rule, LearnedRule):
+    if isinstance(rule, Learned):
         rule.initialise(classes, seeds)
     return made
 
