@@ -28,6 +28,7 @@ from rltemp.kd.method import Method, Objective, refuse_unlawful, watch
 from rltemp.kd.names import lookup
 from rltemp.kd.rowwise import is_transformed
 from rltemp.kd.signals import Signals
+from rltemp.kd.sparse_teacher import SparseTeacher
 from rltemp.kd.temperature_rule import RuleFunction, TemperatureRule, as_rule
 from rltemp.kd.temperatures import Temperatures
 from rltemp.loading import load_method, with_teacher
@@ -52,16 +53,17 @@ class Controller:
             what learning begins as, by name: a policy or a closed-form method; at a service, what is learned there.
         learn: Learn a policy from the runs of this loop: a folder for the learner, or the URL of a service
             (`rltemp serve --learn`). Every run is then between `begin` and `report`.
-        align_classes: `"equal"` refuses networks of unlike numbers of classes; `"shorter"` compares the first classes of
-            both, for vocabularies of one tokenizer that are padded unlike.
+        align_classes: `"equal"` refuses networks of unlike numbers of classes; `"shorter"` compares the first classes
+            of both, for vocabularies of one tokenizer that are padded unlike.
         **options: Of the learner; docs/own-loop.md lists them.
 
     Attributes:
         method: The `rltemp.Method`; with `learn` that of the run that is open.
 
-    Every call takes the same arguments: `student_logits` and `teacher_logits` `[..., C]`; `labels` `[...]` where the
-    method needs them; `progress`, how much of the run is done, 0..1, where the method uses it (a float, or a tensor of
-    one number, which is never read: no step waits for it); and `mask` `[...]`, False where there is no sample.
+    Every call takes the same arguments: `student_logits` and `teacher_logits` `[..., C]`, or a `SparseTeacher` in place
+    of the latter; `labels` `[...]` where the method needs them; `progress`, how much of the run is done, 0..1, where
+    the method uses it (a float, or a tensor of one number, which is never read: no step waits for it); `mask` `[...]`,
+    False where there is no sample.
 
     Raises:
         BadInputError: Where there is no temperature rule, where `learn` cannot be used, and, from every call, where
@@ -105,7 +107,7 @@ class Controller:
     def loss(
         self,
         student_logits: Tensor,
-        teacher_logits: Tensor,
+        teacher_logits: Tensor | SparseTeacher,
         labels: Tensor | None = None,
         progress: float | Tensor = math.nan,
         mask: Tensor | None = None,
@@ -123,7 +125,7 @@ class Controller:
     def kd(
         self,
         student_logits: Tensor,
-        teacher_logits: Tensor,
+        teacher_logits: Tensor | SparseTeacher,
         labels: Tensor | None = None,
         progress: float | Tensor = math.nan,
         mask: Tensor | None = None,
@@ -139,7 +141,7 @@ class Controller:
     def temperatures(
         self,
         student_logits: Tensor,
-        teacher_logits: Tensor,
+        teacher_logits: Tensor | SparseTeacher,
         labels: Tensor | None = None,
         progress: float | Tensor = math.nan,
         mask: Tensor | None = None,
@@ -213,7 +215,7 @@ class Controller:
     def rescaled(
         self,
         student_logits: Tensor,
-        teacher_logits: Tensor,
+        teacher_logits: Tensor | SparseTeacher,
         base_temperature: float,
         labels: Tensor | None = None,
         progress: float | Tensor = math.nan,
@@ -228,6 +230,8 @@ class Controller:
             The student's and the teacher's logits `[..., C]`, each in its type.
         """
         base = positive(base_temperature, "rescaled", "base_temperature")
+        if isinstance(teacher_logits, SparseTeacher):
+            raise BadInputError("rescaled needs all logits of the teacher; with a sparse teacher call kd or loss")
         found = self.temperatures(student_logits, teacher_logits, labels, progress, mask)
 
         def rescaled(logits: Tensor, temperatures: Tensor) -> Tensor:
@@ -240,12 +244,14 @@ class Controller:
     def signals(
         self,
         student_logits: Tensor,
-        teacher_logits: Tensor,
+        teacher_logits: Tensor | SparseTeacher,
         labels: Tensor | None = None,
         progress: float | Tensor = math.nan,
         mask: Tensor | None = None,
     ) -> Signals:
         """The arguments of a call as `rltemp.Signals`, with the teacher's graph cut."""
+        if isinstance(teacher_logits, SparseTeacher):
+            return teacher_logits.signals(student_logits, labels, progress, mask)
         teacher = teacher_logits.detach() if isinstance(teacher_logits, Tensor) else teacher_logits  # which is refused
         if self.align_classes == "shorter":
             student_logits, teacher = _cut_to_shorter(student_logits, teacher)
