@@ -7,12 +7,10 @@ each sample alone. A rule of your own has its temperatures checked; one that com
 
 from __future__ import annotations
 
-import logging
 import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +20,7 @@ from torch import Tensor
 from rltemp.errors import BadInputError
 from rltemp.io.files import atomic_write
 from rltemp.kd.checks import check_shape, positive
+from rltemp.kd.classes import ALIGNMENTS, Alignment, aligned
 from rltemp.kd.guard_count import GuardCount
 from rltemp.kd.losses import kd_loss
 from rltemp.kd.method import Method, Objective, refuse_unlawful, watch
@@ -38,9 +37,6 @@ if TYPE_CHECKING:
     from rltemp.integrations.own_runs import OwnRuns
 
 
-log = logging.getLogger(__name__)
-
-
 class Controller:
     """A method in a loop of somebody else's: its loss, its temperatures, rescaled logits.
 
@@ -53,21 +49,19 @@ class Controller:
             what learning begins as, by name: a policy or a closed-form method; at a service, what is learned there.
         learn: Learn a policy from the runs of this loop: a folder for the learner, or the URL of a service
             (`rltemp serve --learn`). Every run is then between `begin` and `report`.
-        align_classes: `"equal"` refuses networks of unlike numbers of classes; `"shorter"` compares the first classes
-            of both, for vocabularies of one tokenizer that are padded unlike.
+        align_classes: `"shorter"` compares the first classes of both, for vocabularies that are padded unlike.
         **options: Of the learner; docs/own-loop.md lists them.
 
     Attributes:
         method: The `rltemp.Method`; with `learn` that of the run that is open.
 
     Every call takes the same arguments: `student_logits` and `teacher_logits` `[..., C]`, or a `SparseTeacher` in place
-    of the latter; `labels` `[...]` where the method needs them; `progress`, how much of the run is done, 0..1, where
-    the method uses it (a float, or a tensor of one number, which is never read: no step waits for it); `mask` `[...]`,
-    False where there is no sample.
+    of the latter; `labels` `[...]`, where needed; `progress`, how much of the run is done, 0..1, where the method uses
+    it (a float, or a tensor of one number, which is never read); and `mask` `[...]`, False where there is no sample.
 
     Raises:
-        BadInputError: Where there is no temperature rule, where `learn` cannot be used, and, from every call, where
-            shapes disagree or labels or the progress are needed and missing.
+        BadInputError: Without a temperature rule or a usable `learn`; from a call, where shapes disagree or labels or the
+            progress are needed and missing.
     """
 
     method: Method
@@ -77,7 +71,7 @@ class Controller:
         method: MethodLike = "universal",
         *,
         learn: str | Path | None = None,
-        align_classes: str = "equal",
+        align_classes: Alignment = "equal",
         **options: Any,
     ) -> None:
         self._runs: OwnRuns | None = None
@@ -88,10 +82,9 @@ class Controller:
             method = self._runs.between
         elif options:
             raise BadInputError(f"a controller without learn= has no options; got {', '.join(options)}")
-        lookup(dict.fromkeys(ALIGNMENTS), align_classes, "align_classes")
-        self.align_classes = align_classes
+        self.align_classes = lookup(ALIGNMENTS, align_classes, "align_classes")
         if isinstance(method, Controller):
-            self.align_classes = method.align_classes if align_classes == ALIGNMENTS[0] else align_classes
+            self.align_classes = self.align_classes if align_classes != "equal" else method.align_classes
             method = method.method
         elif isinstance(method, (str, Path)):
             method = load_method(method)
@@ -112,10 +105,7 @@ class Controller:
         progress: float | Tensor = math.nan,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """The method's whole objective for every sample, `[...]`, in nats: what `rltemp distill` minimises.
-
-        Cross-entropy with the labels, warm-up and a second divergence are in it, where the method has them.
-        """
+        """The method's whole objective for every sample, `[...]`, in nats, cross-entropy and warm-up among it."""
         loss, found = self.method.step_loss(self.signals(student_logits, teacher_logits, labels, progress, mask))
         if not is_transformed():
             refuse_unlawful(self.method, found)
@@ -223,18 +213,17 @@ class Controller:
     ) -> tuple[Tensor, Tensor]:
         """Logits z T0 / T_i for a kit that divides by one temperature T0, `base_temperature`: it then divides by T_i.
 
-        The weights are not in them: the kit's own factor (T0^2 or none) is every sample's. Where the mask has no
-        sample, the logits come back as they are.
+        The weights are not in them: the kit's own factor (T0^2 or none) is every sample's. Off the mask nothing changes.
 
         Returns:
             The student's and the teacher's logits `[..., C]`, each in its type.
         """
         base = positive(base_temperature, "rescaled", "base_temperature")
-        if isinstance(teacher_logits, SparseTeacher):
-            raise BadInputError("rescaled needs all logits of the teacher; with a sparse teacher call kd or loss")
         found = self.temperatures(student_logits, teacher_logits, labels, progress, mask)
 
-        def rescaled(logits: Tensor, temperatures: Tensor) -> Tensor:
+        def rescaled(logits: Tensor | SparseTeacher, temperatures: Tensor) -> Tensor:
+            if isinstance(logits, SparseTeacher):
+                raise BadInputError("rescaled needs all logits of the teacher; with a sparse teacher call kd or loss")
             factor = base / temperatures
             factor = factor if mask is None else factor.masked_fill(~mask, 1.0)
             return (logits * factor.unsqueeze(-1)).to(logits.dtype)
@@ -253,8 +242,7 @@ class Controller:
         if isinstance(teacher_logits, SparseTeacher):
             return teacher_logits.signals(student_logits, labels, progress, mask)
         teacher = teacher_logits.detach() if isinstance(teacher_logits, Tensor) else teacher_logits  # which is refused
-        if self.align_classes == "shorter":
-            student_logits, teacher = _cut_to_shorter(student_logits, teacher)
+        student_logits, teacher = aligned(student_logits, teacher, self.align_classes)
         return Signals(student_logits, teacher, labels, progress, mask)
 
     def _temperatures(self, signals: Signals) -> Temperatures:
@@ -264,23 +252,6 @@ class Controller:
             refuse_unlawful(self.method, found)
             self._guards(found, signals.mask, self.method.name)
         return found.each(lambda values, _: values if values.dtype == torch.bool else values.float())
-
-
-ALIGNMENTS = ("equal", "shorter")
-"""What a controller does with networks of unlike numbers of classes."""
-
-
-def _cut_to_shorter(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """The classes that both have, where one has more of them."""
-    own, other = student.shape[-1], teacher.shape[-1]
-    if own != other:
-        _tell_once(f"the student has {own} classes and the teacher {other}: the first {min(own, other)} are compared")
-    return student[..., :other], teacher[..., :own]
-
-
-@cache
-def _tell_once(text: str) -> None:
-    log.info(text)
 
 
 MethodLike = str | Path | Objective | TemperatureRule | RuleFunction | Controller

@@ -141,5 +141,5 @@ def test_vocabularies_padded_unlike_are_cut_to_the_shorter(caplog: pytest.LogCap
 
 
 def test_another_way_to_align_classes_is_refused() -> None:
-    with pytest.raises(BadInputError, match="unknown align_classes 'longer'"):
+    with pytest.raises(BadInputError, match=r"unknown align_classes .longer."):
         Controller("fixed:1", align_classes="longer")
