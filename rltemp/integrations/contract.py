@@ -60,8 +60,8 @@ class Controller:
     it (a float, or a tensor of one number, which is never read); and `mask` `[...]`, False where there is no sample.
 
     Raises:
-        BadInputError: Without a temperature rule or a usable `learn`; from a call, where shapes disagree or labels or the
-            progress are needed and missing.
+        BadInputError: Without a temperature rule or a usable `learn`; from a call, where shapes disagree, or labels or
+            the progress are needed and missing.
     """
 
     method: Method
@@ -213,7 +213,7 @@ class Controller:
     ) -> tuple[Tensor, Tensor]:
         """Logits z T0 / T_i for a kit that divides by one temperature T0, `base_temperature`: it then divides by T_i.
 
-        The weights are not in them: the kit's own factor (T0^2 or none) is every sample's. Off the mask nothing changes.
+        The weights are not in them: the kit's own factor (T0^2 or none) is every sample's. Off the mask none changes.
 
         Returns:
             The student's and the teacher's logits `[..., C]`, each in its type.
