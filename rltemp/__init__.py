@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rltemp.kd.losses import kd_loss
     from rltemp.kd.method import Method
     from rltemp.kd.signals import Signals
+    from rltemp.kd.sparse_teacher import SparseTeacher
     from rltemp.kd.temperature_rule import TemperatureRule
     from rltemp.kd.temperatures import Temperatures
     from rltemp.loading import load_method, load_rule
@@ -44,6 +45,7 @@ __all__ = [
     "Method",
     "RltempError",
     "Signals",
+    "SparseTeacher",
     "Task",
     "TemperatureRule",
     "Temperatures",
@@ -64,6 +66,7 @@ _HOMES = {
     "Controller": "integrations",
     "Method": "kd.method",
     "Signals": "kd.signals",
+    "SparseTeacher": "kd.sparse_teacher",
     "Task": "data.task",
     "TemperatureRule": "kd.temperature_rule",
     "Temperatures": "kd.temperatures",

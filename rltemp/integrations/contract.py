@@ -7,12 +7,10 @@ each sample alone. A rule of your own has its temperatures checked; one that com
 
 from __future__ import annotations
 
-import logging
 import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +20,14 @@ from torch import Tensor
 from rltemp.errors import BadInputError
 from rltemp.io.files import atomic_write
 from rltemp.kd.checks import check_shape, positive
+from rltemp.kd.classes import ALIGNMENTS, Alignment, aligned
 from rltemp.kd.guard_count import GuardCount
 from rltemp.kd.losses import kd_loss
 from rltemp.kd.method import Method, Objective, refuse_unlawful, watch
 from rltemp.kd.names import lookup
 from rltemp.kd.rowwise import is_transformed
 from rltemp.kd.signals import Signals
+from rltemp.kd.sparse_teacher import SparseTeacher
 from rltemp.kd.temperature_rule import RuleFunction, TemperatureRule, as_rule
 from rltemp.kd.temperatures import Temperatures
 from rltemp.loading import load_method, with_teacher
@@ -35,9 +35,6 @@ from rltemp.rules.adapter import learns
 
 if TYPE_CHECKING:
     from rltemp.integrations.own_runs import OwnRuns
-
-
-log = logging.getLogger(__name__)
 
 
 class Controller:
@@ -59,13 +56,13 @@ class Controller:
     Attributes:
         method: The `rltemp.Method`; with `learn` that of the run that is open.
 
-    Every call takes the same arguments: `student_logits` and `teacher_logits` `[..., C]`; `labels` `[...]` where the
-    method needs them; `progress`, how much of the run is done, 0..1, where the method uses it (a float, or a tensor of
-    one number, which is never read: no step waits for it); and `mask` `[...]`, False where there is no sample.
+    Every call takes the same arguments: `student_logits` and `teacher_logits` `[..., C]`, or a `SparseTeacher` in place
+    of the latter; `labels` `[...]`, where needed; `progress`, how much of the run is done, 0..1, where the method uses
+    it (a float, or a tensor of one number, which is never read); and `mask` `[...]`, False where there is no sample.
 
     Raises:
-        BadInputError: Where there is no temperature rule, where `learn` cannot be used, and, from every call, where
-            shapes disagree or labels or the progress are needed and missing.
+        BadInputError: Without a temperature rule or a usable `learn`; from a call, where shapes disagree, or labels or
+            the progress are needed and missing.
     """
 
     method: Method
@@ -75,7 +72,7 @@ class Controller:
         method: MethodLike = "universal",
         *,
         learn: str | Path | None = None,
-        align_classes: str = "equal",
+        align_classes: Alignment = "equal",
         **options: Any,
     ) -> None:
         self._runs: OwnRuns | None = None
@@ -86,10 +83,9 @@ class Controller:
             method = self._runs.between
         elif options:
             raise BadInputError(f"a controller without learn= has no options; got {', '.join(options)}")
-        lookup(dict.fromkeys(ALIGNMENTS), align_classes, "align_classes")
-        self.align_classes = align_classes
+        self.align_classes = lookup(ALIGNMENTS, align_classes, "align_classes")
         if isinstance(method, Controller):
-            self.align_classes = method.align_classes if align_classes == ALIGNMENTS[0] else align_classes
+            self.align_classes = self.align_classes if align_classes != "equal" else method.align_classes
             method = method.method
         elif isinstance(method, (str, Path)):
             method = load_method(method)
@@ -105,15 +101,12 @@ class Controller:
     def loss(
         self,
         student_logits: Tensor,
-        teacher_logits: Tensor,
+        teacher_logits: Tensor | SparseTeacher,
         labels: Tensor | None = None,
         progress: float | Tensor = math.nan,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """The method's whole objective for every sample, `[...]`, in nats: what `rltemp distill` minimises.
-
-        Cross-entropy with the labels, warm-up and a second divergence are in it, where the method has them.
-        """
+        """The method's whole objective for every sample, `[...]`, in nats, cross-entropy and warm-up among it."""
         loss, found = self.method.step_loss(self.signals(student_logits, teacher_logits, labels, progress, mask))
         if not is_transformed():
             refuse_unlawful(self.method, found)
@@ -123,7 +116,7 @@ class Controller:
     def kd(
         self,
         student_logits: Tensor,
-        teacher_logits: Tensor,
+        teacher_logits: Tensor | SparseTeacher,
         labels: Tensor | None = None,
         progress: float | Tensor = math.nan,
         mask: Tensor | None = None,
@@ -139,7 +132,7 @@ class Controller:
     def temperatures(
         self,
         student_logits: Tensor,
-        teacher_logits: Tensor,
+        teacher_logits: Tensor | SparseTeacher,
         labels: Tensor | None = None,
         progress: float | Tensor = math.nan,
         mask: Tensor | None = None,
@@ -213,7 +206,7 @@ class Controller:
     def rescaled(
         self,
         student_logits: Tensor,
-        teacher_logits: Tensor,
+        teacher_logits: Tensor | SparseTeacher,
         base_temperature: float,
         labels: Tensor | None = None,
         progress: float | Tensor = math.nan,
@@ -221,8 +214,7 @@ class Controller:
     ) -> tuple[Tensor, Tensor]:
         """Logits z T0 / T_i for a kit that divides by one temperature T0, `base_temperature`: it then divides by T_i.
 
-        The weights are not in them: the kit's own factor (T0^2 or none) is every sample's. Where the mask has no
-        sample, the logits come back as they are.
+        The weights are not in them: the kit's own factor (T0^2 or none) is every sample's. Off the mask none changes.
 
         Returns:
             The student's and the teacher's logits `[..., C]`, each in its type.
@@ -230,7 +222,9 @@ class Controller:
         base = positive(base_temperature, "rescaled", "base_temperature")
         found = self.temperatures(student_logits, teacher_logits, labels, progress, mask)
 
-        def rescaled(logits: Tensor, temperatures: Tensor) -> Tensor:
+        def rescaled(logits: Tensor | SparseTeacher, temperatures: Tensor) -> Tensor:
+            if isinstance(logits, SparseTeacher):
+                raise BadInputError("rescaled needs all logits of the teacher; with a sparse teacher call kd or loss")
             factor = base / temperatures
             factor = factor if mask is None else factor.masked_fill(~mask, 1.0)
             return (logits * factor.unsqueeze(-1)).to(logits.dtype)
@@ -240,15 +234,16 @@ class Controller:
     def signals(
         self,
         student_logits: Tensor,
-        teacher_logits: Tensor,
+        teacher_logits: Tensor | SparseTeacher,
         labels: Tensor | None = None,
         progress: float | Tensor = math.nan,
         mask: Tensor | None = None,
     ) -> Signals:
         """The arguments of a call as `rltemp.Signals`, with the teacher's graph cut."""
+        if isinstance(teacher_logits, SparseTeacher):
+            return teacher_logits.signals(student_logits, labels, progress, mask)
         teacher = teacher_logits.detach() if isinstance(teacher_logits, Tensor) else teacher_logits  # which is refused
-        if self.align_classes == "shorter":
-            student_logits, teacher = _cut_to_shorter(student_logits, teacher)
+        student_logits, teacher = aligned(student_logits, teacher, self.align_classes)
         return Signals(student_logits, teacher, labels, progress, mask)
 
     def _temperatures(self, signals: Signals) -> Temperatures:
@@ -258,23 +253,6 @@ class Controller:
             refuse_unlawful(self.method, found)
             self._guards(found, signals.mask, self.method.name)
         return found.each(lambda values, _: values if values.dtype == torch.bool else values.float())
-
-
-ALIGNMENTS = ("equal", "shorter")
-"""What a controller does with networks of unlike numbers of classes."""
-
-
-def _cut_to_shorter(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """The classes that both have, where one has more of them."""
-    own, other = student.shape[-1], teacher.shape[-1]
-    if own != other:
-        _tell_once(f"the student has {own} classes and the teacher {other}: the first {min(own, other)} are compared")
-    return student[..., :other], teacher[..., :own]
-
-
-@cache
-def _tell_once(text: str) -> None:
-    log.info(text)
 
 
 MethodLike = str | Path | Objective | TemperatureRule | RuleFunction | Controller

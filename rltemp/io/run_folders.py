@@ -19,6 +19,7 @@ import shutil
 import unicodedata
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -105,10 +106,8 @@ def nothing_left_by_a_failed_start(folder: Path) -> Iterator[None]:
         BadInputError: At once, where the folder cannot be made.
     """
     fresh = not folder.exists()
-    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
-    if fresh and not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-        what = "may not be written to" if there.is_dir() else "is no folder"
-        raise BadInputError(f"cannot use {folder} as a run folder: {there} {what}. Choose another --out")
+    if fresh or (folder.is_dir() and not any(folder.iterdir())):
+        _refuse_unwritable(folder)
     try:
         yield
     except (Exception, SystemExit):
@@ -116,6 +115,19 @@ def nothing_left_by_a_failed_start(folder: Path) -> Iterator[None]:
             release(folder)
             shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _refuse_unwritable(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written into. It is tried: what permissions say is not all there is."""
+    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    what = "" if there.is_dir() else "is no folder"
+    try:
+        if not what:
+            TemporaryFile(dir=there).close()
+    except OSError:
+        what = "cannot be written to"
+    if what:
+        raise BadInputError(f"cannot use {folder} as a run folder: {there} {what}. Choose another --out")
 
 
 def finish_run(folder: Path, result: Mapping[str, Any], seconds: float, **timing: Any) -> dict[str, Any]:

@@ -7,9 +7,19 @@ over the classes of q: p is renormalised over these, and a class that p alone la
 
 from __future__ import annotations
 
+import logging
+from functools import cache
+from typing import Literal
+
 from torch import Tensor
 
 from rltemp.kd.signals import full_precision
+
+log = logging.getLogger(__name__)
+
+Alignment = Literal["equal", "shorter"]
+"""What to do with networks of unlike numbers of classes: refuse them, or compare the first classes of both."""
+ALIGNMENTS: dict[str, Alignment] = {"equal": "equal", "shorter": "shorter"}
 
 ABSENT = -1e12
 """A logit that is not above it, -inf or the lowest float among them, means that the class is not there."""
@@ -49,3 +59,18 @@ def mean_over(values: Tensor, absent: Tensor) -> Tensor:
 def class_count(absent: Tensor, like: Tensor) -> Tensor:
     """How many classes of `[..., C]` are not absent, `[...]`, at least 1, in the type of `like`."""
     return (absent.shape[-1] - absent.sum(-1, dtype=like.dtype)).clamp_(min=1)
+
+
+def aligned(student: Tensor, teacher: Tensor, how: Alignment) -> tuple[Tensor, Tensor]:
+    """Both logits as they are, or their first classes, as many as the shorter has: said once for every two sizes."""
+    if how == "equal":
+        return student, teacher
+    own, other = student.shape[-1], teacher.shape[-1]
+    if own != other:
+        _tell_once(f"the student has {own} classes and the teacher {other}: the first {min(own, other)} are compared")
+    return student[..., :other], teacher[..., :own]
+
+
+@cache
+def _tell_once(text: str) -> None:
+    log.info(text)

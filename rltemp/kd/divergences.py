@@ -79,6 +79,7 @@ def mse() -> Divergence:
         absent = torch.minimum(student, teacher) <= ABSENT
         return mean_over((student - teacher).masked_fill(absent, 0.0).square(), absent)
 
+    divergence.compares_logits = True  # type: ignore[attr-defined]  # read by `rltemp.kd.losses.kd_loss`
     return divergence
 
 

@@ -65,5 +65,6 @@ def warn_of_much(name: str, share: float) -> None:
     if share > MUCH:
         log.warning(
             f"{name} was guarded on {100 * share:.1f} % of the samples: a policy keeps to its reference where it has "
-            "seen nothing like them in training, a formula to a safe temperature where it has none"
+            "seen nothing like them in training, a formula to a safe temperature where it has none, a teacher of which "
+            "only the top is known to the highest that it can be softened by"
         )

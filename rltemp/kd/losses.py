@@ -49,6 +49,14 @@ def kd_loss(signals: Signals, temperatures: Temperatures, divergence: Divergence
         alone = replace(signals.made_safe(), mask=None)
         return kd_loss(alone, temperatures.within(mask), divergence).masked_fill(~mask, 0.0)
     student, teacher = signals.student_logits, signals.teacher_logits
+    if signals.buckets is not None:
+        if getattr(divergence, "compares_logits", False):
+            raise BadInputError(
+                "this divergence compares logits, which a sparse teacher has not: take kl or reverse_kl"
+            )
+        student, teacher = signals.buckets.softened(temperatures)
+        one = torch.ones_like(temperatures.weight)
+        temperatures = Temperatures(one, one, temperatures.weight)
     if divergence is forward_kl:
         return softened_kl(student, teacher, temperatures.student, temperatures.teacher, temperatures.weight)
     student, teacher = softened(student, temperatures.student), softened(teacher, temperatures.teacher)
@@ -87,6 +95,9 @@ def cross_entropy(signals: Signals, label_smoothing: float = 0.0) -> Tensor:
     if (mask := signals.mask) is not None:
         alone = replace(signals.made_safe(), mask=None)
         return cross_entropy(alone, label_smoothing).masked_fill(~mask, 0.0)
+    if signals.buckets is not None:  # labels are among all classes
+        whole = signals.buckets.student_logits
+        return cross_entropy(Signals(whole, whole.detach(), signals.buckets.labels), label_smoothing)
     log_probs = log_softmax(full_precision(signals.student_logits))
     with signals.labels_named():
         loss = -log_probs.gather(-1, signals.labels.unsqueeze(-1)).squeeze(-1)

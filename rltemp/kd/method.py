@@ -177,6 +177,8 @@ class Method:
         if not self.matched:
             loss, temperatures = self._soft(signals)
             return StepLoss(share * loss, temperatures)
+        if signals.buckets is not None:
+            raise BadInputError(f"{self.name!r} matches gradients on all logits, which a sparse teacher has not")
         student = full_precision(signals.student_logits)
         if not (trains := torch.is_grad_enabled() and student.requires_grad):
             student = student.detach().requires_grad_()

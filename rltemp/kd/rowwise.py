@@ -145,7 +145,7 @@ def _gradient_in_blocks(formula: Formula, needed: Sequence[bool], outer: Values,
         for value, need in zip(inputs, needed, strict=True)
     ]
     flat = [None if value is None else _flat(value, inputs[0]) for value in found]
-    for block, part in _blocks(inputs[0], [*outer, *inputs]):
+    for block, part in blocks(inputs[0], [*outer, *inputs]):
         _, slopes, factors = formula.slopes(needed, *part[len(outer) :])
         for target, gradient in zip(flat, _gradient(part, slopes, factors), strict=True):
             if target is not None and gradient is not None:
@@ -157,14 +157,14 @@ def _evaluated(function: Callable[..., Any], inputs: Values) -> Any:
     logits = inputs[0]
     if not is_cut(logits):
         return function(*inputs)
-    found = [function(*part) for _, part in _blocks(logits, inputs)]
+    found = [function(*part) for _, part in blocks(logits, inputs)]
     if isinstance(found[0], tuple):
         return tuple(torch.cat(column).view(logits.shape[:-1]) for column in zip(*found, strict=True))
     return torch.cat(found).view(logits.shape[:-1])
 
 
-def _blocks(logits: Tensor, values: Values) -> Iterator[tuple[slice, list[Tensor]]]:
-    """Slices of samples, and the flattened values there."""
+def blocks(logits: Tensor, values: Values) -> Iterator[tuple[slice, list[Tensor]]]:
+    """Slices of samples of logits `[..., C]`, and there the values, `[..., N]` or `[...]`, flattened."""
     flat, rows = [_flat(value, logits) for value in values], _rows(logits)
     for start in range(0, len(flat[0]), rows):
         block = slice(start, start + rows)
@@ -172,7 +172,7 @@ def _blocks(logits: Tensor, values: Values) -> Iterator[tuple[slice, list[Tensor
 
 
 def _flat(value: Tensor, logits: Tensor) -> Tensor:
-    return value.reshape(-1, logits.shape[-1]) if value.dim() == logits.dim() else value.reshape(-1)
+    return value.reshape(-1, value.shape[-1]) if value.dim() == logits.dim() else value.reshape(-1)
 
 
 def is_cut(logits: Tensor) -> bool:

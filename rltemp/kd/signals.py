@@ -10,11 +10,31 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from rltemp.errors import BadInputError
+from rltemp.kd.temperatures import Temperatures
+
+
+class Buckets(Protocol):
+    """All logits of the student, and what is known of the teacher; `rltemp.kd.sparse_teacher` has the real one."""
+
+    @property
+    def student_logits(self) -> Tensor:
+        """All of them, `[..., C]`."""
+
+    @property
+    def labels(self) -> Tensor | None:
+        """Among all classes, `[...]`."""
+
+    def softened(self, temperatures: Temperatures) -> tuple[Tensor, Tensor]:
+        """Both networks' logits of the buckets over their temperatures, `[..., K + 1]`."""
+
+    def capped(self, temperatures: Temperatures) -> Temperatures:
+        """The same as far as the teacher can be softened."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -32,6 +52,8 @@ class Signals:
             stands in such a place, nan among it, reaches neither a loss nor a gradient.
         stacked: The first axis counts students of a stack that know nothing of each other: a rule that compares a
             sample with its batch then compares it with the batch of its own student. Each has its own mask.
+        buckets: Of a teacher of whom only the top is known (`rltemp.kd.sparse_teacher`): the whole of which the logits
+            here are buckets at T = 1. A loss is worked out of it; rules see the buckets.
         safe: What stands in the places that the mask leaves out has been made harmless; see `made_safe`.
 
     Raises:
@@ -48,6 +70,7 @@ class Signals:
     mask: Tensor | None = None
     stacked: bool = False
     safe: bool = False
+    buckets: Buckets | None = None
 
     def __post_init__(self) -> None:
         for name in ("student_logits", "teacher_logits", "labels", "mask"):

@@ -89,6 +89,10 @@ class TemperatureRule:
         """
         if self.uses_progress:
             signals.need_progress(self.name)
+        found = self._masked(signals)
+        return found if signals.buckets is None else signals.buckets.capped(found)
+
+    def _masked(self, signals: Signals) -> Temperatures:
         if (mask := signals.mask) is None:
             return self.answer(signals)
         low, high = self.bounds or (1.0, 1.0)

@@ -105,7 +105,8 @@ def atkd(
         largest = (teacher if which == "teacher_signed" else teacher.abs()).amax(-1) / teacher_deviation
         if which == "code":
             largest = torch.maximum(largest, student.abs().amax(-1) / student_deviation)
-        least = classes.rsqrt() if which == "teacher_signed" else ((classes - 1) / classes).sqrt()
+        many = classes.clamp(min=2)
+        least = many.rsqrt() if which == "teacher_signed" else ((many - 1) / many).sqrt()
         return (1 + math.sqrt(3)) / 2 * (largest if published else torch.maximum(largest, least))
 
     formula = _in_proportion(shared, floor, eps=eps)

@@ -15,6 +15,7 @@ from torch import Tensor
 from rltemp.errors import BadInputError
 from rltemp.kd.names import split_spec
 from rltemp.kd.signals import Signals
+from rltemp.kd.sparse_teacher import TAIL_TEMPERATURES, SparseTeacher
 from rltemp.kd.temperature_rule import TemperatureRule
 from rltemp.kd.temperatures import OUTPUTS, Temperatures
 from rltemp.policy.features import LIMIT
@@ -44,7 +45,11 @@ LOGITS = (
     _port("teacher_logits", -1, -1),
     _port("labels", -1, datatype="INT64"),
     _port("progress", 1),
+    _port("teacher_ids", -1, -1, datatype="INT64"),
+    _port("teacher_log_probs", -1, -1),
+    _port("tail", -1, len(TAIL_TEMPERATURES)),
 )
+"""The last three stand in for the teacher's logits where only its top classes are known."""
 ANSWERS = tuple(_port(name, -1) for name in OUTPUTS)
 
 
@@ -147,6 +152,7 @@ class PolicyModel:
             features = self._policy.featurize(signals)
             action = self._policy.action_of(features)
             found = self._policy.moved(signals, self._policy.reference.rule(signals), features, action)
+            found = found if signals.buckets is None else signals.buckets.capped(found)
         else:
             action, found = torch.zeros(*signals.shape, self.manifest.action.size), _no_temperatures(signals)
         return _inference(found, outputs, action)
@@ -196,22 +202,31 @@ def _check_names(model: Model, inputs: Mapping[str, Array], outputs: Sequence[st
 
 def _signals(inputs: Mapping[str, Array], rule: TemperatureRule, name: str) -> Signals:
     """What a rule sees, from a request's arrays."""
-    for needed in ("student_logits", "teacher_logits"):
+    sparse = "teacher_ids" in inputs or "teacher_log_probs" in inputs or "tail" in inputs
+    teachers = ("teacher_ids", "teacher_log_probs") if sparse else ("teacher_logits",)
+    for needed in ("student_logits", *teachers):
         if needed not in inputs:
             raise wrong_content(f"{needed} is missing")
+    if sparse and "teacher_logits" in inputs:
+        raise wrong_content("send teacher_logits, or teacher_ids and teacher_log_probs, not both")
     if rule.uses_progress and "progress" not in inputs:
         raise wrong_schema(f"{name} uses the progress of the run: send progress [1], 0 to 1")
-    student, teacher = (_tensor(inputs[name]) for name in ("student_logits", "teacher_logits"))
+    student, teacher = _tensor(inputs["student_logits"]), [_tensor(inputs[name]) for name in teachers]
     labels = inputs.get("labels")
     progress = inputs.get("progress", np.full(1, np.nan))
     if progress.shape != (1,):
         raise wrong_content(f"progress has shape {list(progress.shape)}; needed: [1]")
+    known, done = None if labels is None else _tensor(labels).long(), float(progress[0])
     with _refused():
-        signals = Signals(student, teacher, None if labels is None else _tensor(labels).long(), float(progress[0]))
-    if labels is not None and (wrong := (labels < 0) | (labels >= signals.num_classes)).any():
+        if sparse:
+            tail = _tensor(inputs["tail"]) if "tail" in inputs else None
+            signals = SparseTeacher(teacher[0], teacher[1], tail).signals(student, known, done)
+        else:
+            signals = Signals(student, teacher[0], known, done)
+    if labels is not None and (wrong := (labels < 0) | (labels >= student.shape[-1])).any():
         index = int(np.argmax(wrong))
         found = f"{place('labels', index, labels.shape)} is {labels.flat[index]}"
-        raise wrong_content(f"{found}; needed: 0 to {signals.num_classes - 1}")
+        raise wrong_content(f"{found}; needed: 0 to {student.shape[-1] - 1}")
     return signals
 
 

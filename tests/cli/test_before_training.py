@@ -33,6 +33,14 @@ def test_a_folder_that_cannot_be_made(command: str, cache: Path, tmp_path: Path,
     assert not cache.exists()
 
 
+def test_a_folder_that_permissions_allow_and_the_system_does_not(cache: Path, capsys) -> None:
+    if not Path("/proc/self").is_dir():
+        pytest.skip("this system has no /proc, where nobody can write, though the superuser may")
+    said = refused(("distill", "--task", "iris", "--out", "/proc/nowhere/x"), capsys)
+    assert "/proc cannot be written to. Choose another --out" in said
+    assert not cache.exists()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

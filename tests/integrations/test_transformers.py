@@ -49,6 +49,32 @@ def signals_of(teacher: nn.Module, student: nn.Module, batch: dict[str, Tensor],
     return Signals(ours, theirs, labels, progress, labels != -100)
 
 
+def test_batches_that_bring_the_teachers_top_train_as_the_teacher_does(tmp_path: Path) -> None:
+    teacher = llama(1, 32).eval()
+    items = []
+    for item in texts():
+        with torch.no_grad():
+            logits = teacher(**{name: row[None] for name, row in item.items() if name != "labels"}).logits[0]
+        top = rltemp.SparseTeacher.of_logits(logits, logits.shape[-1])
+        items.append(item | {"teacher_ids": top.ids, "teacher_log_probs": top.log_probs, "teacher_tail": top.tail})
+    runs = [(teacher, texts()), (None, items)]
+    found = []
+    for number, (model, data) in enumerate(runs):
+        settings = arguments(tmp_path / str(number), remove_unused_columns=False)
+        collate = transformers.default_data_collator
+        trainer = Distiller(
+            model=llama(0),
+            teacher_model=model,
+            controller="fixed:2",
+            train_dataset=data,
+            data_collator=collate,
+            args=settings,
+        )
+        trainer.train()
+        found.append(logged(trainer))
+    assert found[1] == pytest.approx(found[0], abs=1e-3)
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("kind", sorted(KINDS))
 @pytest.mark.parametrize("name", METHODS)
