@@ -121,8 +121,15 @@ def memory(options: argparse.Namespace) -> float:
     """GiB of a run of one epoch, with the processes that read for it."""
     words = [f"--{name.replace('_', '-')}={value}" for name, value in pictures(options).items()]
     words += [f"--task=imagefolder:{options.folder}", f"--student={options.network}", f"--teacher={options.network}"]
-    words += [f"--batch-size={options.batch_size}", f"--teacher-batch-size={options.batch_size}", "--fresh"]
-    words += ["--epochs=1", "--teacher-epochs=1", f"--out={options.folder.parent / 'bench-run'}"]
+    weights, out = (options.folder.parent / name for name in ("bench-teacher.pth", "bench-run"))
+    torch.save(network(options, 1).state_dict(), weights)
+    words += [
+        f"--batch-size={options.batch_size}",
+        "--epochs=1",
+        "--fresh",
+        f"--teacher-weights={weights}",
+        f"--out={out}",
+    ]
     process = subprocess.Popen(
         [sys.executable, "-m", "rltemp", "distill", *words, f"--data-workers={options.data_workers}"]
     )
@@ -158,9 +165,9 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path("build/bench-pictures"), help="made where it is missing")
     parser.add_argument("--pictures", type=int, default=20_000)
     parser.add_argument("--epochs", type=int, default=6, help="of each loop; the first is not counted")
-    parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--network", default="cnn:8", help="student and teacher")
-    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--data-workers", type=int, default=2)
     parser.add_argument("--only", choices=["time", "memory"])
     options = parser.parse_args()
