@@ -16,6 +16,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,16 @@ TASKS: dict[str, tuple[Callable[[int], Task], int]] = {
     "characters": (partial(of_sklearn, "characters"), 1),
 }
 """By name: how the task of a split is made, and in how many splits it is tried."""
+WIDTHS, LONGER = (32, 128), (1, 4)
+"""Of the students and of the runs that show how a policy scales: the first as in training, the second four times it."""
+SIZES = {
+    (name, width, longer): (partial(of_keel, name, student=f"mlp:{width}", epochs=epochs * longer), 2)
+    for name, epochs in {"texture": 10, "ring": 8, "marketing": 6}.items()
+    for width in WIDTHS
+    for longer in LONGER
+}
+"""Tasks of some 600 steps, the longest in training, with the widest students there, and four times as large."""
+TASKS |= {f"{name}, mlp:{width}, length x {longer}": made for (name, width, longer), made in SIZES.items()}
 LOOKED_AT = [
     *["wine", "iris", "breast_cancer", "tae", "sonar", "hayes-roth", "mammographic", "marketing"],
     "texture, mlp:8",
@@ -78,6 +89,8 @@ LOOKED_AT = [
 RATES = 0.0017, 0.005, 0.015, 0.05, 0.15, 0.5
 FACTORS = 1 / 3, 1.0, 3.0
 PLAIN, NOBODY = "fixed:4", "none"
+TUNED, TEMPERATURES = "fixed, tuned", ("fixed:1", "fixed:2", PLAIN, "fixed:8")
+"""In every cell the one of these temperatures whose students validate best."""
 HARM = {"points": 0.5, "nats": 0.01}
 """By how much a rule may be below no teacher or plain distillation."""
 Score = NDArray[np.float64]
@@ -92,6 +105,12 @@ reference because they were outside what it had seen. Machine: {machine}, torch 
 
     python scripts/transfer.py train --rules {policies} --cells docs/results/transfer.jsonl
     python scripts/transfer.py write docs/results/transfer.md docs/results/transfer.jsonl
+
+"""
+SCALE = """## At four times the width and length
+
+{policy} on {tasks}, at the rate at which plain distillation validates best. In training the widest hidden layer had 32
+units and the longest run 600 steps, as in the first line.
 
 """
 
@@ -182,6 +201,7 @@ def read(file: Path) -> list[dict[str, Any]]:
 def page(results: list[dict[str, Any]]) -> str:
     """The tables as Markdown: harm cell by cell, and the rules that every cell has, the best first."""
     found = {((one["task"], one["factor"]), one["rule"]): np.nan_to_num(np.array(one["test"])) for one in results}
+    found |= tuned(results, found)
     units = {(one["task"], one["factor"]): one["unit"] for one in results}
     rules = list(dict.fromkeys(rule for _, rule in found))
     policy = "universal" if "universal" in rules else rules[0]
@@ -189,14 +209,43 @@ def page(results: list[dict[str, Any]]) -> str:
         n=" or ".join(str(count) for count in sorted({len(one["test"]) for one in results}, reverse=True)),
         machine=" and ".join(sorted({one["machine"] for one in results})),
         torch=results[0]["torch"],
-        policies=" ".join(rule for rule in rules if rule not in (*METHODS, PLAIN)),
+        policies=" ".join(rule for rule in rules if rule.startswith("universal")),
     )
     faded = {(one["task"], one["factor"]): one.get("guarded", 0.0) for one in results if one["rule"] == policy}
-    return start + harm(found, units, faded, policy) + "\n" + ranking(found, [*units], rules, policy)
+    as_trained = {cell: unit for cell, unit in units.items() if "length x" not in cell[0]}
+    parts = harm(found, as_trained, faded, policy), ranking(found, [*as_trained], rules, policy)
+    return start + "\n".join(part for part in (*parts, scale(found, rules, policy)) if part)
 
 
 Cell = tuple[str, float]
 Found = dict[tuple[Cell, str], Score]
+
+
+def tuned(results: list[dict[str, Any]], found: Found) -> Found:
+    """The students of the fixed temperature that validates best in a cell, where every one was tried."""
+    valid = {((one["task"], one["factor"]), one["rule"]): np.nanmean(one["validation"]) for one in results}
+    whole = [
+        cell for cell in dict.fromkeys(cell for cell, _ in valid) if all((cell, one) in valid for one in TEMPERATURES)
+    ]
+    best = {cell: max(TEMPERATURES, key=lambda rule: valid[cell, rule]) for cell in whole}
+    return {(cell, TUNED): found[cell, rule] for cell, rule in best.items()}
+
+
+def scale(found: Found, rules: list[str], policy: str) -> str:
+    """The policy's lead, by how wide the students are and how long they train."""
+    cells = [cell for cell in dict.fromkeys(cell for cell, _ in found) if "length x" in cell[0]]
+    whole = [rule for rule in rules if cells and all((cell, rule) in found for cell in cells)]
+    if policy not in whole:
+        return ""
+    others, lines = [rule for rule in whole if rule != policy], []
+    for width, longer in product(WIDTHS, LONGER):
+        some = [cell for cell in cells if cell[0].endswith(f"mlp:{width}, length x {longer}")]
+        leads = (points(difference(found, some, policy, rule)) for rule in others)
+        lines.append([f"mlp:{width}", f"x {longer}", *leads])
+    tasks = ", ".join(dict.fromkeys(task.partition(",")[0] for task, _ in cells))
+    return SCALE.format(policy=policy, tasks=tasks) + markdown(
+        ["student", "length", *(f"minus {rule}" for rule in others)], lines
+    )
 
 
 def harm(found: Found, units: dict[Cell, str], faded: dict[Cell, float], policy: str) -> str:

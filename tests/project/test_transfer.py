@@ -18,7 +18,7 @@ TRANSFER = runpy.run_path(str(ROOT / "scripts" / "transfer.py"))
 
 
 def result(task: str, factor: float, rule: str, *test: float, unit: str = "points") -> dict[str, Any]:
-    shared = {"rate": 0.1 * factor, "unit": unit, "splits": 1, "machine": "m", "torch": "t"}
+    shared = {"rate": 0.1 * factor, "validation": [0.0], "unit": unit, "splits": 1, "machine": "m", "torch": "t"}
     return {"task": task, "factor": factor, "rule": rule, "test": list(test), **shared}
 
 
@@ -85,3 +85,20 @@ def test_a_results_file_is_added_to_and_nothing_in_it_is_trained_again(tmp_path:
 def test_the_documentation_has_the_page_of_its_results() -> None:
     found = TRANSFER["read"](ROOT / "docs" / "results" / "transfer.jsonl")
     assert TRANSFER["page"](found) == (ROOT / "docs" / "results" / "transfer.md").read_text("utf-8")
+
+
+def test_the_page_has_the_fixed_temperature_that_validates_best_and_the_lead_at_other_sizes() -> None:
+    validated = {"fixed:1": 50, "fixed:2": 70, "fixed:4": 60, "fixed:8": 40}
+    tested = {"fixed:1": 10, "fixed:2": 20, "fixed:4": 30, "fixed:8": 40}
+    results = [
+        result("a", 1.0, rule, test) | {"validation": [validated.get(rule, 0)]}
+        for rule, test in {**tested, "none": 5, "universal": 25}.items()
+    ]
+    for width, longer in ((32, 1), (32, 4), (128, 1), (128, 4)):
+        size = f"a, mlp:{width}, length x {longer}"
+        results += [result(size, 1.0, "none", 50), result(size, 1.0, "fixed:4", 51)]
+        results.append(result(size, 1.0, "universal", 50 + width + longer))
+    page = TRANSFER["page"]([{"validation": [0], **one} for one in results])
+    assert "| fixed, tuned | 20.00 | +15.00 | +5.00 |" in page
+    assert "| mlp:128 | x 4 | +131.00 | +132.00 |" in page
+    assert "Harm in 0 of 1 cells" in page  # those of other sizes have a table of their own
