@@ -15,7 +15,7 @@ from rltemp.agents.config import PolicyConfig
 from rltemp.data.problem import Problem, predict
 from rltemp.envs.episode import Decision
 from rltemp.envs.played import ActionNetwork, NetworkRule
-from rltemp.envs.rewards import POTENTIALS, WORST
+from rltemp.envs.rewards import POTENTIALS, bounded
 from rltemp.envs.shares import Workers, stacks
 from rltemp.envs.variety import Variety
 from rltemp.kd.method import Objective
@@ -250,6 +250,5 @@ def _seeds(students: int) -> list[int]:
 
 
 def potentials(problem: Problem, logits: Tensor, labels: Tensor) -> Tensor:
-    """What each student's logits `[S, N, C]` are worth by the task's metric, `[S]`; the worst where not finite."""
-    values = lookup(POTENTIALS, problem.metric, "metric")(logits, labels)
-    return torch.where(values.isfinite(), values, WORST[problem.metric])
+    """What each student's logits `[S, N, C]` are worth by the task's metric, `[S]`; no less than the worst."""
+    return bounded(lookup(POTENTIALS, problem.metric, "metric")(logits, labels), problem.metric)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rltemp.envs.finite import broken_potentials, explain_potential
-from rltemp.envs.rewards import POTENTIALS, WORST
+from rltemp.envs.rewards import POTENTIALS, bounded
 from rltemp.kd.names import lookup
 from rltemp.models.stack import logits_of
 from rltemp.training.distill import Distillation
@@ -44,7 +44,6 @@ class ProbeEvaluator:
         self.run = run
         self.positions = positions
         self._metric = lookup(POTENTIALS, run.problem.metric, "metric")
-        self._worst = WORST[run.problem.metric]
 
     @torch.no_grad()
     def measure(self, lost: Tensor) -> Measured:
@@ -59,7 +58,7 @@ class ProbeEvaluator:
         finite = logits.isfinite().all(-1)
         finite = (finite if mask is None else finite | ~mask).all(-1)
         lost = lost | ~value.isfinite() | ~finite
-        potential = torch.where(lost, self._worst, value)
+        potential = bounded(value.masked_fill(lost, torch.nan), self.run.problem.metric)
         host = torch.cat([potential.flatten(), lost.flatten(), bad.any()[None]]).numpy(force=True)  # one wait
         if host[-1]:
             explain_potential(value, bad, self.run.problem.metric, self.run.step)

@@ -97,7 +97,13 @@ POTENTIALS: dict[str, PotentialFunction] = {
 }
 
 WORST: dict[str, float] = {"margin": 0.0, "log_odds": -6.9, "log_likelihood": -20.0, "accuracy": 0.0}
-"""The potential of a student whose numbers are not finite."""
+"""No potential is below this; that of a student whose numbers are not finite."""
 
 BEST: dict[str, float] = {"margin": 1.0, "log_odds": 6.91, "log_likelihood": 0.0, "accuracy": 1.0}
 """No potential is above this."""
+
+
+def bounded(potential: Tensor, metric: str) -> Tensor:
+    """The potential of each student; the worst for one that is lost, whether its number is finite or not."""
+    worst = WORST[metric]
+    return torch.where(potential.isfinite(), potential.clamp_min(worst), worst)

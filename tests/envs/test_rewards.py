@@ -8,7 +8,16 @@ import pytest
 import torch
 
 from rltemp.envs.episode import Decision
-from rltemp.envs.rewards import MARGIN_SLOPE, POTENTIALS, WORST, accuracy, log_likelihood, log_odds, margin
+from rltemp.envs.rewards import (
+    MARGIN_SLOPE,
+    POTENTIALS,
+    WORST,
+    accuracy,
+    bounded,
+    log_likelihood,
+    log_odds,
+    margin,
+)
 from rltemp.policy.features import FEATURES
 
 PROBE = torch.arange(100, 140)
@@ -104,3 +113,8 @@ def test_a_mask_of_trues_changes_no_potential_an_empty_one_gives_none(name: str)
     every = torch.ones(9, dtype=torch.bool)
     torch.testing.assert_close(POTENTIALS[name](logits, labels, every), POTENTIALS[name](logits, labels))
     assert POTENTIALS[name](logits, labels, ~every).isnan().all()
+
+
+def test_a_lost_student_counts_as_the_worst_and_no_less() -> None:
+    found = bounded(torch.tensor([-3.0, -1e30, -torch.inf, torch.nan]), "log_likelihood")
+    assert found.tolist() == [-3.0, -20.0, -20.0, -20.0]
