@@ -25,8 +25,11 @@ _STATISTICS = {"mean": "mean over the batch"}
 _STATISTICS |= {"q05": "5 % quantile of the batch", "q50": "median of the batch", "q95": "95 % quantile of the batch"}
 
 TAGS: dict[str, str] = {
-    "reward/validation_gain": "the next, minus that of the reference's students: what the policy is worth (-1 to 1)",
-    "reward/validation_potential": "smooth accuracy of the policy's students on validation data (0 to 1)",
+    "reward/validation_gain": "the next, minus that of the reference's students: what the policy is worth",
+    "reward/validation_potential": (
+        "of the policy's students on validation data: smooth accuracy (0 to 1); of a policy of many tasks their gain "
+        "over the better of no teacher and plain distillation (-2 to 2)"
+    ),
     "reward/run_mean": "change of the potential over a run, mean over students (0 to 1 is the whole range)",
     "reward/run_std": "the same, standard deviation over students (potential)",
     "reward/probe_potential": "smooth accuracy on probe samples at a run's end, mean over students (0 to 1)",
