@@ -25,7 +25,7 @@ _STATISTICS = {"mean": "mean over the batch"}
 _STATISTICS |= {"q05": "5 % quantile of the batch", "q50": "median of the batch", "q95": "95 % quantile of the batch"}
 
 TAGS: dict[str, str] = {
-    "reward/validation_gain": "the next, minus that of the reference's students: what the policy is worth",
+    "reward/validation_gain": "the next, minus that of the reference's students: what the policy is worth (its unit)",
     "reward/validation_potential": (
         "of the policy's students on validation data: smooth accuracy (0 to 1); of a policy of many tasks their gain "
         "over the better of no teacher and plain distillation (-2 to 2)"
