@@ -66,6 +66,11 @@ TASKS: dict[str, tuple[Callable[[int], Task], int]] = {
     "magic": (partial(of_keel, "magic", epochs=5), 2),
     "ring, mlp:8": (partial(of_keel, "ring", student="mlp:8", epochs=5), 2),
     "chess, mlp:8x8": (partial(of_keel, "chess", student="mlp:8x8", epochs=10), 2),
+    "australian": (partial(of_keel, "australian", epochs=40), 8),
+    "banana, mlp:8": (partial(of_keel, "banana", student="mlp:8", epochs=10), 4),
+    "bands": (partial(of_keel, "bands", epochs=60), 8),
+    "bupa": (partial(of_keel, "bupa", epochs=60), 16),
+    "twonorm": (partial(of_keel, "twonorm", epochs=5), 2),
     "synthetic:classes=20": (partial(of_sklearn, "synthetic:classes=20"), 4),
     "digits, cnn:8x16": (partial(of_sklearn, "digits", student="cnn:8x16"), 1),
     "characters": (partial(of_sklearn, "characters"), 1),
@@ -209,7 +214,7 @@ def page(results: list[dict[str, Any]]) -> str:
         n=" or ".join(str(count) for count in sorted({len(one["test"]) for one in results}, reverse=True)),
         machine=" and ".join(sorted({one["machine"] for one in results})),
         torch=results[0]["torch"],
-        policies=" ".join(rule for rule in rules if rule.startswith("universal")),
+        policies=" ".join(rule for rule in rules if "universal" in rule),
     )
     faded = {(one["task"], one["factor"]): one.get("guarded", 0.0) for one in results if one["rule"] == policy}
     as_trained = {cell: unit for cell, unit in units.items() if "length x" not in cell[0]}
