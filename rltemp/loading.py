@@ -123,6 +123,8 @@ def named_policy(spec: str) -> tuple[Path, str | None]:
     name, pinned, sha256 = spec.partition(PIN)
     if pinned and not re.fullmatch("[0-9a-f]{64}", sha256):
         raise BadInputError(f"{spec!r} pins no SHA-256; needed: its 64 digits, as `rltemp policy show` prints them")
+    if not is_policy(name) and not Path(name).exists():
+        lookup(SHIPPED, name, "policy", f"{', '.join(SHIPPED)}, and the path of a policy file")
     return SHIPPED.get(name, Path(name).expanduser()), sha256 or None
 
 

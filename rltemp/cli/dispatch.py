@@ -65,7 +65,7 @@ def parse(command: str, words: Sequence[str]) -> Any:
             args = [*_preset(kind, saved), *with_home(saved), *_preset(kind, words), *words]
             options = tyro.cli(kind, prog=f"rltemp {command}", args=args)
     except SystemExit:
-        raise BadInputError(f"{_one_line(said.getvalue())}. See `rltemp {command} --help`") from None
+        raise BadInputError(f"{_plain(_one_line(said.getvalue()))}. See `rltemp {command} --help`") from None
     _refuse_code(options, words)
     return options
 
@@ -87,6 +87,29 @@ def _one_line(boxed: str) -> str:
         elif first:
             break
     return " ".join(" ".join(first).replace("{None}|", "").split()).rstrip(".")
+
+
+def _plain(said: str) -> str:
+    """What tyro says, in words for whoever types.
+
+    >>> _plain("Error parsing --seed: invalid literal for int() with base 10: 'one'")
+    "--seed must be a whole number; got 'one'"
+    """
+    for pattern, words in _WORDS.items():
+        said = re.sub(pattern, words, said)
+    return said
+
+
+_WORDS = {
+    r"^Error parsing (--\S+): .*(?:INT|int\(\)).*?\[?('[^']*')\]?$": r"\1 must be a whole number; got \2",
+    r"^Error parsing (--\S+): .*(?:FLOAT|to float).*?\[?('[^']*')\]?$": r"\1 must be a number; got \2",
+    r"^Error parsing (--\S+): Could not find valid parse for arguments: \[(.*)\]$": r"\1 cannot be \2",
+    r"^Error parsing [a-z]\w*: ": "",  # a group of options that refuses its values in words of its own
+    r"^Missing value for argument '(.*?)'\. Expected .*$": r"\1 needs a value",
+    r"^invalid choice ('.*?') for argument '(.*?)'. Expected one of \((.*?)(?:, 'None')?\)$": r"\2 cannot be \1; needed: \3",
+    r"^Unrecognized options: (?=-\w)": "options have two dashes in front; got ",
+    r"^Unrecognized options: ": "a word too many, that no option takes: ",
+}
 
 
 def _saved(kind: type[Any], command: str, words: Sequence[str]) -> list[str]:

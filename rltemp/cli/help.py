@@ -20,6 +20,7 @@ import tyro
 
 from rltemp.cli.commands import COMMANDS
 from rltemp.errors import BadInputError
+from rltemp.kd.names import closest
 
 HELP = ("-h", "--help", "--help-all")
 WIDTH = 80

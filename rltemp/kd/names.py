@@ -39,7 +39,9 @@ def closest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     ('fixed', 'linear_schedule', None)
     """
     names, small = {one.lower(): one for one in known}, name.lower()
-    alike = get_close_matches(small, names, n=1, cutoff=cutoff) or [one for one in names if one.startswith(small or "?")]
+    alike = get_close_matches(small, names, n=1, cutoff=cutoff) or [
+        one for one in names if one.startswith(small or "?")
+    ]
     return names[alike[0]] if alike else None
 
 
