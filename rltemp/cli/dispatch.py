@@ -49,7 +49,7 @@ def dispatch(words: Sequence[str]) -> None:
 
 
 def parse(command: str, words: Sequence[str]) -> Any:
-    """Read the options of a command; those of a preset and of a `--config` file come first: the line's own win.
+    """Read the options of a command; the line's own win over those that a preset, a policy or a file stands for.
 
     Raises:
         BadInputError: Where the command or an option is not known, or the configuration cannot be used.
@@ -62,7 +62,7 @@ def parse(command: str, words: Sequence[str]) -> Any:
     try:
         with redirect_stderr(said):
             saved = _saved(kind, command, words)
-            args = [*_preset(kind, saved), *with_home(saved), *_preset(kind, words), *words]
+            args = [*_implied(kind, saved), *with_home(saved), *_implied(kind, words), *words]
             options = tyro.cli(kind, prog=f"rltemp {command}", args=args)
     except SystemExit:
         raise BadInputError(f"{_plain(_one_line(said.getvalue()))}. See `rltemp {command} --help`") from None
@@ -106,7 +106,7 @@ _WORDS = {
     r"^Error parsing (--\S+): Could not find valid parse for arguments: \[(.*)\]$": r"\1 cannot be \2",
     r"^Error parsing [a-z]\w*: ": "",  # a group of options that refuses its values in words of its own
     r"^Missing value for argument '(.*?)'\. Expected .*$": r"\1 needs a value",
-    r"^invalid choice ('.*?') for argument '(.*?)'. Expected one of \((.*?)(?:, 'None')?\)$": r"\2 cannot be \1; needed: \3",
+    r"^invalid choice (.*?) for argument '(.*?)'. Expected one of \((.*?)(, 'None')?\)$": r"\2 is one of \3; got \1",
     r"^Unrecognized options: (?=-\w)": "options have two dashes in front; got ",
     r"^Unrecognized options: ": "a word too many, that no option takes: ",
 }
@@ -144,10 +144,11 @@ def _refuse_code(options: Any, words: Sequence[str]) -> None:
                 )
 
 
-def _preset(kind: type[Any], words: Sequence[str]) -> list[str]:
-    """What the preset that `--preset` names stands for, as words of a command line, where the command has presets."""
-    name = _given("--preset", words)
-    return arguments(kind.preset_options(name)) if name and hasattr(kind, "preset_options") else []
+def _implied(kind: type[Any], words: Sequence[str]) -> list[str]:
+    """What a preset stands for, and what a policy to start from says of itself, as words of a command line."""
+    sources = {"--preset": "preset_options", "--start-from": "options_of_start"}
+    given = {method: _given(option, words) for option, method in sources.items() if hasattr(kind, method)}
+    return [word for method, name in given.items() if name for word in arguments(getattr(kind, method)(name))]
 
 
 def _given(option: str, words: Sequence[str]) -> str:
