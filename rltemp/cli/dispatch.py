@@ -146,9 +146,10 @@ def _refuse_code(options: Any, words: Sequence[str]) -> None:
 
 def _implied(kind: type[Any], words: Sequence[str]) -> list[str]:
     """What a preset stands for, and what a policy to start from says of itself, as words of a command line."""
-    sources = {"--preset": "preset_options", "--start-from": "options_of_start"}
-    given = {method: _given(option, words) for option, method in sources.items() if hasattr(kind, method)}
-    return [word for method, name in given.items() if name for word in arguments(getattr(kind, method)(name))]
+    if not hasattr(kind, "implied"):
+        return []
+    given = {option: _given(f"--{option.replace('_', '-')}", words) for option in ("preset", "start_from")}
+    return arguments(kind.implied({option: value for option, value in given.items() if value != str(None)}))
 
 
 def _given(option: str, words: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -68,6 +69,12 @@ class TrainPolicyOptions(TaskOptions):
     command = "train-policy"
 
     @classmethod
+    def implied(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What `preset` and `start_from` among the options stand for; what else is given comes before it."""
+        preset_options = cls.preset_options(given["preset"]) if given.get("preset") else {}
+        return preset_options | (cls.options_of_start(given["start_from"]) if given.get("start_from") else {})
+
+    @classmethod
     def preset_options(cls, name: str) -> dict[str, Any]:
         """What a preset changes, by option.
 
@@ -79,7 +86,7 @@ class TrainPolicyOptions(TaskOptions):
 
     @classmethod
     def options_of_start(cls, name: str) -> dict[str, Any]:
-        """What the policy that a training begins as says of itself, by option; what is typed comes before it.
+        """What the policy that a training begins as says of itself, by option.
 
         Raises:
             BadInputError: Where there is no such policy, or its reference is none.
