@@ -159,8 +159,7 @@ def made(kind: type[Options], **values: Any) -> Options:
     for name in values:
         lookup(flat(default), name, "option")
     values = {name: _plain(with_home(value)) for name, value in values.items()}
-    implied: dict[str, Any] = kind.implied(values) if hasattr(kind, "implied") else {}
-    values = implied | values
+    values = getattr(kind, "implied", dict)(values) | values  # a preset's options come behind those that are given
     values["task"] = _with_own_parts(values)
     given: dict[str, Any] = {}
     for field in fields(default):  # type: ignore[arg-type]  # every kind is a dataclass
