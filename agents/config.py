@@ -97,8 +97,8 @@ class PolicyConfig(UpdateConfig, PolicyShape):
     """How a run is judged within its group: by the difference of its return to the others', by that of at most 1, or by
     its rank alone."""
     start_from: str | None = None
-    """Begin as this policy, a file or a shipped one, and not as the reference; features, network and action must be
-    those of the options."""
+    """Begin as this policy, a file or a shipped one, and not as the reference; features, network, action and reference
+    are its own."""
     updates: int = 80
     """PPO updates."""
     learning_rate_end: float = 0.1

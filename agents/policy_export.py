@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from rltemp.errors import BadInputError
 from rltemp.loading import named_policy
 from rltemp.policy.fading import Ranges
 from rltemp.policy.features import FEATURES
-from rltemp.policy.manifest import PolicyAction, PolicyFeature
+from rltemp.policy.manifest import PolicyAction, PolicyFeature, PolicyManifest
 from rltemp.policy.policy_file import PolicyFile, read_policy, write_policy
 from rltemp.policy.rule import KNOWN_FEATURES
 
@@ -71,19 +72,23 @@ def starting_policy(config: PolicyConfig) -> PolicyFile | None:
         return None
     path, sha256 = named_policy(config.start_from)
     file = read_policy(path, KNOWN_FEATURES, sha256)
-    manifest = file.manifest
-    theirs = {
-        "features": tuple(feature.name for feature in manifest.features),
-        "reference": manifest.reference,
-        "hidden": tuple(out for _, out in manifest.layers[:-1]),
-        # Without a hidden layer nothing is activated.
-        "activation": manifest.activation if len(manifest.layers) > 1 else config.activation,
-        "shared": False,  # a file has a row of the last layer for every number of the action
-        **manifest.action.model_dump(exclude={"mapping"}),
-    }
+    theirs = options_of(file.manifest)
     if differing := [option for option in theirs if getattr(config, option) != theirs[option]]:
         told = "; ".join(f"{option} {theirs[option]} there, {getattr(config, option)} here" for option in differing)
         raise BadInputError(
-            f"--start-from {config.start_from}: {told}. Give the options that it was trained with, or its --preset"
+            f"--start-from {config.start_from}: {told}. Leave these options out, or give those that it was trained with"
         )
     return file
+
+
+def options_of(manifest: PolicyManifest) -> dict[str, Any]:
+    """What a policy sees and does, by the names of `PolicyShape`."""
+    hidden = tuple(out for _, out in manifest.layers[:-1])
+    return {
+        "features": tuple(feature.name for feature in manifest.features),
+        "reference": manifest.reference,
+        "hidden": hidden,
+        **({"activation": manifest.activation} if hidden else {}),  # else nothing is activated
+        "shared": False,  # a file has a row of the last layer for every number of the action
+        **manifest.action.model_dump(exclude={"mapping"}),
+    }

@@ -150,6 +150,8 @@ class InstancesEnv(DistillEnv):
         BadInputError: For an instance that is no recipe of the task, or that has batches of another size.
     """
 
+    _index: int
+
     def __init__(self, config: Configuration) -> None:
         super().__init__(
             config.task, method=config.method, features=config.features, reward_interval=config.reward_interval

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
 from dataclasses import replace
-from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 
 from rltemp.errors import BadInputError
 from rltemp.io.own_code import import_attribute, is_own
 from rltemp.kd.method import Method, Objective
-from rltemp.kd.names import call_with_options, lookup, spelled, split_spec
+from rltemp.kd.names import call_with_options, closest, lookup, spelled, split_spec
 from rltemp.kd.temperature_rule import FunctionRule, TemperatureRule, as_rule
 from rltemp.rules.controls import WRAPPERS
 from rltemp.rules.published_methods import METHODS
@@ -56,7 +54,7 @@ def load_method(spec: str | Path) -> Objective:
         from rltemp.policy.rule import Policy  # the reader of strangers' files, loaded by those who need it
 
         return Policy.load(*named_policy(spec)).method(spec)
-    if is_own(spec) or (options and not _misspelt(name, [*METHODS, *WRAPPERS, *SHIPPED])):
+    if is_own(spec) or _of_a_module(spec):
         found = import_attribute(spec)
         if not callable(found) and not isinstance(found, Objective):
             raise BadInputError(
@@ -98,10 +96,13 @@ def with_teacher(objective: Objective, needed_by: str) -> Method:
     return objective
 
 
-def _misspelt(name: str, known: Iterable[str]) -> bool:
-    """Tell whether `name` is nearly a method's and no module's: `fixd:4` is not meant as something to import."""
-    module = name.partition(".")[0]
-    return bool(get_close_matches(name, list(known), cutoff=0.7)) and find_spec(module) is None
+def _of_a_module(spec: str) -> bool:
+    """Tell whether `spec` is meant as something to import, there or not; `fixd:4` and `dtdk:published` are not."""
+    place, _, attribute = spec.rpartition(":")
+    if not place or not attribute.isidentifier():
+        return False
+    misspelt = closest(place, [*METHODS, *WRAPPERS, *SHIPPED], cutoff=0.7)
+    return misspelt is None or find_spec(place.partition(".")[0]) is not None
 
 
 def is_policy(spec: str) -> bool:
@@ -122,6 +123,8 @@ def named_policy(spec: str) -> tuple[Path, str | None]:
     name, pinned, sha256 = spec.partition(PIN)
     if pinned and not re.fullmatch("[0-9a-f]{64}", sha256):
         raise BadInputError(f"{spec!r} pins no SHA-256; needed: its 64 digits, as `rltemp policy show` prints them")
+    if not is_policy(name) and not Path(name).exists():
+        lookup(SHIPPED, name, "policy", f"{', '.join(SHIPPED)}, and the path of a policy file")
     return SHIPPED.get(name, Path(name).expanduser()), sha256 or None
 
 

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +69,7 @@ def reference(options: argparse.Namespace) -> Iterator[int]:
             soft = 16 * F.kl_div((logits / 4).log_softmax(-1), target, reduction="batchmean")
             loss = 0.1 * F.cross_entropy(logits, labels) + 0.9 * soft
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             optimizer.step()
             loss.item()  # the reference logs it in every step
             seen += len(labels)
@@ -98,7 +99,7 @@ def network(options: argparse.Namespace, seed: int) -> nn.Module:
     return seeded_model(options.network, (3, options.image_size, options.image_size), CLASSES, seed)
 
 
-def pictures(options: argparse.Namespace) -> dict[str, str | int]:
+def pictures(options: argparse.Namespace) -> dict[str, Any]:
     """As the ImageNet recipe has them, at another size."""
     resize = round(options.image_size * 256 / 224)
     return {"image_size": options.image_size, "resize": resize, "augment": "crop+mirror", "normalise": "imagenet"}

@@ -50,10 +50,15 @@ def byte_pairs(**options: Any) -> Task:
     tokens = torch.tensor(tokenizer.encode(help_pages()).ids)
     windows = tokens[: len(tokens) // (LENGTH + 1) * (LENGTH + 1)].view(-1, LENGTH + 1)
     model = load_task("characters", **options)
-    parts = {"student": model.student, "teacher": model.teacher, "metric": model.metric}
-    recipes = {"recipe": model.recipe, "teacher_recipe": model.teacher_recipe}
-    data = (windows[:, :-1].contiguous(), windows[:, 1:].contiguous())
-    return Task.of(**parts, **recipes, train=data, name="byte_pairs")
+    return Task.of(
+        student=model.student,
+        teacher=model.teacher,
+        metric=model.metric,
+        recipe=model.recipe,
+        teacher_recipe=model.teacher_recipe,
+        train=(windows[:, :-1].contiguous(), windows[:, 1:].contiguous()),
+        name="byte_pairs",
+    )
 
 
 def characters(**options: Any) -> Task:
@@ -143,7 +148,7 @@ def measured(problem: Problem, rule: str, options: argparse.Namespace) -> Result
         "validation": found.measures["validation_loss"],
         "accuracy": 100 * found.test_accuracy,
     }
-    told = {"teacher_accuracy": round(100 * problem.teacher_accuracy, 2), "samples": len(problem.dataset.train)}
+    told: Result = {"teacher_accuracy": round(100 * problem.teacher_accuracy, 2), "samples": len(problem.dataset.train)}
     told |= {"torch": torch.__version__, "machine": processor()}
     return {name: [round(float(value), 5) for value in each] for name, each in values.items()} | told
 
@@ -188,7 +193,7 @@ def row(own: dict[str, Result], rule: str, base: str | None) -> list[str]:
     if base is not None and base != rule:
         both: list[Losses] = [np.array(own[name]["test"]) for name in (rule, base)]
         count = min(map(len, both))
-        difference = points(paired_difference(*(each[:count] for each in both)), 3)
+        difference = points(paired_difference(both[0][:count], both[1][:count]), 3)
     return [
         f"`{rule}`",
         str(len(one["test"])),

@@ -49,7 +49,7 @@ def dispatch(words: Sequence[str]) -> None:
 
 
 def parse(command: str, words: Sequence[str]) -> Any:
-    """Read the options of a command; those of a preset and of a `--config` file come first: the line's own win.
+    """Read the options of a command; the line's own win over those that a preset, a policy or a file stands for.
 
     Raises:
         BadInputError: Where the command or an option is not known, or the configuration cannot be used.
@@ -62,10 +62,10 @@ def parse(command: str, words: Sequence[str]) -> Any:
     try:
         with redirect_stderr(said):
             saved = _saved(kind, command, words)
-            args = [*_preset(kind, saved), *with_home(saved), *_preset(kind, words), *words]
+            args = [*_implied(kind, saved), *with_home(saved), *_implied(kind, words), *words]
             options = tyro.cli(kind, prog=f"rltemp {command}", args=args)
     except SystemExit:
-        raise BadInputError(f"{_one_line(said.getvalue())}. See `rltemp {command} --help`") from None
+        raise BadInputError(f"{_plain(_one_line(said.getvalue()))}. See `rltemp {command} --help`") from None
     _refuse_code(options, words)
     return options
 
@@ -87,6 +87,29 @@ def _one_line(boxed: str) -> str:
         elif first:
             break
     return " ".join(" ".join(first).replace("{None}|", "").split()).rstrip(".")
+
+
+def _plain(said: str) -> str:
+    """What tyro says, in words for whoever types.
+
+    >>> _plain("Error parsing --seed: invalid literal for int() with base 10: 'one'")
+    "--seed must be a whole number; got 'one'"
+    """
+    for pattern, words in _WORDS.items():
+        said = re.sub(pattern, words, said)
+    return said
+
+
+_WORDS = {
+    r"^Error parsing (--\S+): .*(?:INT|int\(\)).*?\[?('[^']*')\]?$": r"\1 must be a whole number; got \2",
+    r"^Error parsing (--\S+): .*(?:FLOAT|to float).*?\[?('[^']*')\]?$": r"\1 must be a number; got \2",
+    r"^Error parsing (--\S+): Could not find valid parse for arguments: \[(.*)\]$": r"\1 cannot be \2",
+    r"^Error parsing [a-z]\w*: ": "",  # a group of options that refuses its values in words of its own
+    r"^Missing value for argument '(.*?)'\. Expected .*$": r"\1 needs a value",
+    r"^invalid choice (.*?) for argument '(.*?)'. Expected one of \((.*?)(, 'None')?\)$": r"\2 is one of \3; got \1",
+    r"^Unrecognized options: (?=-\w)": "options have two dashes in front; got ",
+    r"^Unrecognized options: ": "a word too many, that no option takes: ",
+}
 
 
 def _saved(kind: type[Any], command: str, words: Sequence[str]) -> list[str]:
@@ -121,10 +144,12 @@ def _refuse_code(options: Any, words: Sequence[str]) -> None:
                 )
 
 
-def _preset(kind: type[Any], words: Sequence[str]) -> list[str]:
-    """What the preset that `--preset` names stands for, as words of a command line, where the command has presets."""
-    name = _given("--preset", words)
-    return arguments(kind.preset_options(name)) if name and hasattr(kind, "preset_options") else []
+def _implied(kind: type[Any], words: Sequence[str]) -> list[str]:
+    """What a preset stands for, and what a policy to start from says of itself, as words of a command line."""
+    if not hasattr(kind, "implied"):
+        return []
+    given = {option: _given(f"--{option.replace('_', '-')}", words) for option in ("preset", "start_from")}
+    return arguments(kind.implied({option: value for option, value in given.items() if value != str(None)}))
 
 
 def _given(option: str, words: Sequence[str]) -> str:

@@ -11,7 +11,6 @@ import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
-from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 from types import NoneType
@@ -21,6 +20,7 @@ import tyro
 
 from rltemp.cli.commands import COMMANDS
 from rltemp.errors import BadInputError
+from rltemp.kd.names import closest
 
 HELP = ("-h", "--help", "--help-all")
 WIDTH = 80
@@ -114,14 +114,15 @@ def refuse_unknown(kind: type[Any], command: str, words: Sequence[str]) -> None:
     Raises:
         BadInputError: With the one that begins so, or the closest.
     """
-    known = [flag for option in options_of(kind) for flag in option.flags if flag.startswith("--")]
+    flags = [flag for option in options_of(kind) for flag in option.flags]
+    known = [flag.removeprefix("--") for flag in flags if flag.startswith("--")]
     for word in words:
-        name = word.partition("=")[0].replace("_", "-")
+        name = word.partition("=")[0].replace("_", "-").removeprefix("--")
         if word.startswith("--") and name not in known:
             begun = [flag for flag in known if flag.startswith(name)]
-            close = begun if len(begun) == 1 else get_close_matches(name, known, n=1)
-            hint = f": did you mean {close[0]}?" if close else "."
-            raise BadInputError(f"unknown option {name}{hint} `rltemp {command} --help-all` explains them all")
+            meant = begun[0] if len(begun) == 1 else closest(name, known)
+            hint = f": did you mean --{meant}?" if meant else "."
+            raise BadInputError(f"unknown option --{name}{hint} `rltemp {command} --help-all` explains them all")
 
 
 def _words(kind: type[Any]) -> dict[str, str]:

@@ -67,13 +67,17 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 def run(words: Sequence[str]) -> None:
     """Run one command, or print what there is."""
-    if not words or words[0] in ("-h", "--help", "help"):
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
+    if not words or words[0] in ("-h", "--help"):
         say(USAGE)
     elif words[0] == "--version":
         say(f"rltemp {rltemp.__version__}")
     elif (several := group(words[0])) and (words[1:] or ["--help"])[0].startswith("-"):
         for name in several:
             say(f"  rltemp {name:<14} {COMMANDS[name].purpose}")
+    elif words[0].startswith("-"):
+        raise BadInputError(f"a command comes first; got {words[0]}. `rltemp --help` lists them")
     else:
         from rltemp.cli.dispatch import dispatch  # torch and tyro take two seconds
 

@@ -7,7 +7,7 @@ the options. `rltemp.io.own_code` resolves `module:attribute`, which is how anyt
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,9 +27,22 @@ def lookup(table: Mapping[str, Entry], name: str, kind: str, known: str = "") ->
     """
     if isinstance(name, str) and name in table:
         return table[name]
-    close = get_close_matches(str(name), table, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
+    meant = closest(str(name), table)
+    hint = f"did you mean {meant!r}? " if meant else ""
     raise BadInputError(f"unknown {kind} {name!r}: {hint}Known: {known or ', '.join(sorted(table))}")
+
+
+def closest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """What somebody who typed `name` means: the name nearly like it, or the first one that begins so.
+
+    >>> closest("FIXD", ["fixed", "dtkd"]), closest("linear", ["fixed", "linear_schedule"]), closest("x", ["fixed"])
+    ('fixed', 'linear_schedule', None)
+    """
+    names, small = {one.lower(): one for one in known}, name.lower()
+    alike = get_close_matches(small, names, n=1, cutoff=cutoff) or [
+        one for one in names if one.startswith(small or "?")
+    ]
+    return names[alike[0]] if alike else None
 
 
 def spelled(name: str | Path, what: str) -> str:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Protocol
 
 import torch
@@ -78,12 +79,15 @@ class Signals:
                 raise BadInputError(f"{name} must be a tensor; got {type(value).__name__}")
         student, teacher = self.student_logits.shape, self.teacher_logits.shape
         if len(student) < 1 or student != teacher:
+            classes = [shape[-1] if shape else 0 for shape in (student, teacher)]
+            padded = ' For vocabularies padded unlike: Controller(..., align_classes="shorter")'
             raise BadInputError(
-                f"student has {student[-1] if student else 0} class outputs, teacher {teacher[-1] if teacher else 0} "
+                f"student has {classes[0]} class outputs, teacher {classes[1]} "
                 f"(shapes {tuple(student)} and {tuple(teacher)}): "
-                "both need logits of one shape [..., C], on the same samples. For vocabularies padded unlike: "
-                'Controller(..., align_classes="shorter")'
+                f"both need logits of one shape [..., C], on the same samples.{padded if len({*classes}) > 1 else ''}"
             )
+        if any(logits.is_complex() for logits in (self.student_logits, self.teacher_logits)):
+            raise BadInputError("logits must be real numbers; got complex ones")
         if student[-1] < 2:
             raise BadInputError(f"logits need at least 2 classes on their last axis; got shape {tuple(student)}")
         if self.labels is not None and self.labels.shape != student[:-1]:
@@ -103,8 +107,8 @@ class Signals:
             if self.progress.numel() != 1:
                 raise BadInputError(f"progress must be one number; got shape {tuple(self.progress.shape)}")
             object.__setattr__(self, "progress", self.progress.clamp(0.0, 1.0))
-        elif not (0.0 <= self.progress <= 1.0 or math.isnan(self.progress)):
-            raise BadInputError(f"progress must be between 0 and 1; got {self.progress}")
+        elif not isinstance(self.progress, Real) or not (0.0 <= self.progress <= 1.0 or math.isnan(self.progress)):
+            raise BadInputError(f"progress must be a number between 0 and 1; got {self.progress!r:.80}")
 
     def __repr__(self) -> str:
         known = "".join(f"{name}, " for name in ("labels", "mask") if getattr(self, name) is not None)

@@ -85,7 +85,8 @@ class TemperatureRule:
         """Temperatures `[...]`.
 
         Raises:
-            BadInputError: Where the rule needs the progress, or labels, and the signals carry none.
+            BadInputError: Where the rule needs the progress, or labels, and the signals carry none; where it answers
+                what is no `Temperatures`.
         """
         if self.uses_progress:
             signals.need_progress(self.name)
@@ -94,14 +95,20 @@ class TemperatureRule:
 
     def _masked(self, signals: Signals) -> Temperatures:
         if (mask := signals.mask) is None:
-            return self.answer(signals)
+            return self._answered(signals)
         low, high = self.bounds or (1.0, 1.0)
         lawful = min(max(1.0, low), high)
         if self.per_sample:
-            return self.answer(signals.made_safe()).within(mask, lawful)
+            return self._answered(signals.made_safe()).within(mask, lawful)
         if signals.stacked:
             return Temperatures.stack([self(own) for own in signals.students()])
-        return self.answer(signals.samples()).spread(mask, lawful)
+        return self._answered(signals.samples()).spread(mask, lawful)
+
+    def _answered(self, signals: Signals) -> Temperatures:
+        found = self.answer(signals)
+        if not isinstance(found, Temperatures):  # of a user's own
+            raise BadInputError(f"{self.name} answered a {type(found).__name__}; needed: rltemp.Temperatures")
+        return found
 
     def __repr__(self) -> str:
         return f"<temperature rule {self.name}>"

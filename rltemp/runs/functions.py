@@ -159,6 +159,7 @@ def made(kind: type[Options], **values: Any) -> Options:
     for name in values:
         lookup(flat(default), name, "option")
     values = {name: _plain(with_home(value)) for name, value in values.items()}
+    values = getattr(kind, "implied", dict)(values) | values  # a preset's options come behind those that are given
     values["task"] = _with_own_parts(values)
     given: dict[str, Any] = {}
     for field in fields(default):  # type: ignore[arg-type]  # every kind is a dataclass
@@ -210,7 +211,9 @@ def _typed(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:
         try:
             typed[name] = TypeAdapter(hints[name]).validate_python(values[name])
         except ValidationError as error:
-            raise BadInputError(f"option {name} cannot be {values[name]!r:.80}: {error.errors()[0]['msg']}") from error
+            named = ". Give a rule by its name; one of your own as FILE.py:NAME" if name in ("rule", "rules") else ""
+            told = f"option {name} cannot be {values[name]!r:.80}: {error.errors()[0]['msg']}{named}"
+            raise BadInputError(told) from error
     return typed
 
 

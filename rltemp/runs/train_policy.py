@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from rltemp.agents.config import PolicyConfig, preset
-from rltemp.agents.policy_export import starting_policy
+from rltemp.agents.policy_export import options_of, starting_policy
 from rltemp.agents.train import CHECKPOINTING, train_policy
 from rltemp.compiling.mode import CompileMode, is_compiled, step_for
 from rltemp.data.problem import Problem
@@ -19,6 +20,9 @@ from rltemp.envs.variety import Variety
 from rltemp.errors import BadInputError
 from rltemp.io.pool import check_ray
 from rltemp.io.run_folders import reopen_run, stored_but_for
+from rltemp.loading import named_policy
+from rltemp.policy.policy_file import read_policy
+from rltemp.policy.rule import KNOWN_FEATURES
 from rltemp.rules.published_methods import reference_method
 from rltemp.training.options import OF_THE_TASK, TaskOptions, configuration, flat
 from rltemp.training.steps import Step, plain_step
@@ -65,6 +69,12 @@ class TrainPolicyOptions(TaskOptions):
     command = "train-policy"
 
     @classmethod
+    def implied(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What `preset` and `start_from` among the options stand for; what else is given comes before it."""
+        preset_options = cls.preset_options(given["preset"]) if given.get("preset") else {}
+        return preset_options | (cls.options_of_start(given["start_from"]) if given.get("start_from") else {})
+
+    @classmethod
     def preset_options(cls, name: str) -> dict[str, Any]:
         """What a preset changes, by option.
 
@@ -73,6 +83,19 @@ class TrainPolicyOptions(TaskOptions):
         """
         default, named = flat(cls()), flat(cls(policy=PolicyOptions(**preset(name))))
         return {option: value for option, value in named.items() if value != default[option]}
+
+    @classmethod
+    def options_of_start(cls, name: str) -> dict[str, Any]:
+        """What the policy that a training begins as says of itself, by option.
+
+        Raises:
+            BadInputError: Where there is no such policy, or its reference is none.
+            ArtifactRefusedError: Where its file fails a check.
+        """
+        path, sha256 = named_policy(name)
+        manifest = read_policy(path, KNOWN_FEATURES, sha256).manifest
+        reference_method(manifest.reference)  # it becomes a word of the command line
+        return options_of(manifest)
 
     @classmethod
     def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:

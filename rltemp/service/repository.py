@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Mapping
-from difflib import get_close_matches
 from functools import lru_cache
 
 from rltemp.errors import BadInputError
-from rltemp.kd.names import split_spec
+from rltemp.kd.names import closest, split_spec
 from rltemp.loading import SHIPPED, named_policy
 from rltemp.policy.policy_file import read_unchecked
 from rltemp.rules.published_methods import METHODS, reference_method
@@ -104,8 +103,8 @@ class Repository:
     def _unknown(self, name: str, kind: str) -> str:
         if kind in METHODS:
             return f"no model {name[:80]!r}: {kind!r} has no temperatures by a formula of a batch's logits"
-        close = get_close_matches(name[:80], [*self._policies, *rule_names()], n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
+        meant = closest(name[:80], [*self._policies, *rule_names()])
+        hint = f"did you mean {meant!r}? " if meant else ""
         return f"no model {name[:80]!r}; {hint}POST /v2/repository/index lists those that are served"
 
     def _add(self, model: PolicyModel) -> None:

@@ -102,4 +102,4 @@ def test_an_unknown_option_is_answered_with_the_one_that_is_meant(
 def test_a_wrong_value_is_a_plain_line_on_a_terminal() -> None:
     number, said = on_a_terminal("distill", "--seed", "one")
     assert (number, said.count("\n"), "\x1b" in said) == (2, 1, False)
-    assert said.startswith("rltemp: Error parsing --seed: ")
+    assert said.startswith("rltemp: --seed must be a whole number; ")

@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import rltemp
 from rltemp.agents.config import preset
+from rltemp.agents.policy_export import starting_policy
 from rltemp.cli.commands import COMMANDS
 from rltemp.cli.dispatch import parse
 from rltemp.errors import ArtifactRefusedError, BadInputError, TrainingDivergedError
@@ -199,6 +200,16 @@ def test_a_mistake_is_one_line_and_leaves_no_folder(mistake: str, tmp_path: Path
     assert code(*words) == 2
     assert message in one_line(capsys)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_training_that_starts_from_a_policy_has_its_options_unless_others_are_typed(capsys):
+    words = ["--task", "toy", "--start-from", "universal"]
+    found, plain = parse("train-policy", words).policy, parse("train-policy", words[:2]).policy
+    assert starting_policy(found) is not None
+    assert (found.features, found.reference) != (plain.features, plain.reference)
+    assert found.updates == plain.updates
+    assert code("train-policy", *words, "--ratio", 3) == 2
+    assert "--start-from universal: ratio 4.0 there, 3.0 here" in one_line(capsys)
 
 
 def test_a_zip_is_refused_as_a_rule(tmp_path: Path, capsys):

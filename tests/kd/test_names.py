@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rltemp import BadInputError
+from rltemp import BadInputError, load_method
 from rltemp.io.own_code import import_attribute
 from rltemp.kd.names import call_with_options, lookup, split_spec
 
@@ -23,6 +23,12 @@ def test_a_wrong_name_is_answered_with_the_closest_and_with_all() -> None:
 def test_a_name_like_no_other_is_answered_without_a_guess() -> None:
     with pytest.raises(BadInputError, match="unknown rule 'zzz': Known: dtkd, fixed"):
         lookup({"fixed": 1, "dtkd": 2}, "zzz", "rule")
+
+
+@pytest.mark.parametrize("spec", ["FIXED:4", "Fixed", "fixd:4", "fixd:teacher"])
+def test_a_rule_in_capitals_or_misspelt_is_no_module(spec: str) -> None:
+    with pytest.raises(BadInputError, match="did you mean 'fixed'"):
+        load_method(spec)
 
 
 def test_a_spec_is_split_at_its_first_colon() -> None:

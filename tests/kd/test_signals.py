@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -88,10 +90,22 @@ def test_labels_that_are_no_integers_are_refused(kind: torch.dtype) -> None:
         Signals(torch.zeros(5, 4), torch.zeros(5, 4), torch.zeros(5, dtype=kind))
 
 
-@pytest.mark.parametrize("progress", [-0.01, 1.01, float("inf")])
-def test_progress_outside_the_run_is_refused(progress: float) -> None:
-    with pytest.raises(BadInputError, match="progress must be between 0 and 1"):
+@pytest.mark.parametrize("progress", [-0.01, 1.01, float("inf"), "0.5", None, [0.5]])
+def test_progress_outside_the_run_is_refused(progress: Any) -> None:
+    with pytest.raises(BadInputError, match="progress must be a number between 0 and 1"):
         Signals(torch.zeros(5, 4), torch.zeros(5, 4), progress=progress)
+
+
+def test_padded_vocabularies_are_named_only_where_the_classes_differ() -> None:
+    for teacher, named in ((torch.zeros(5, 6), True), (torch.zeros(3, 4), False)):
+        with pytest.raises(BadInputError, match=r"need logits of one shape") as error:
+            Signals(torch.zeros(5, 4), teacher)
+        assert ("align_classes" in str(error.value)) == named
+
+
+def test_complex_logits_are_refused() -> None:
+    with pytest.raises(BadInputError, match="logits must be real numbers"):
+        Signals(torch.zeros(5, 4), torch.zeros(5, 4, dtype=torch.complex64))
 
 
 @pytest.mark.parametrize("field", ["student", "teacher", "weight"])

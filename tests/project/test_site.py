@@ -89,7 +89,7 @@ def test_the_search_finds_a_word_without_a_server(site: Path, browser: Any) -> N
 def test_axe_finds_nothing_to_mend(site: Path, browser: Any, scheme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is missing: rltemp[browser]").Axe()
     page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme=scheme)
-    for name in ("index", "own-rule", "universal"):
+    for name in ("index", "own-rule", "universal", "own-loop", "results", "reference/python"):
         page.goto((site / f"{name}.html").as_uri())
         found = axe.run(page).response["violations"]
         assert [(one["id"], one["nodes"][0]["html"]) for one in found] == [], name

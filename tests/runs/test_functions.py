@@ -17,6 +17,7 @@ from support.processes import code
 
 import rltemp
 from rltemp import BadInputError
+from rltemp.cli.dispatch import parse
 from rltemp.experiments.options import CompareOptions
 from rltemp.integrations import Controller
 from rltemp.policy.policy_file import read_policy
@@ -237,6 +238,19 @@ def test_an_unknown_option_is_answered_with_the_closest(function: str, tmp_path:
     with pytest.raises(BadInputError, match="unknown option 'batch_sise': did you mean 'batch_size'"):
         getattr(rltemp, function)(own_task(), *rules, out=tmp_path / "o", batch_sise=3)
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("given", [{"preset": "rlkd"}, {"start_from": "universal"}])
+def test_what_options_stand_for_is_the_same_from_python(given: dict[str, str]) -> None:
+    words = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", value)]
+    found = made(TrainPolicyOptions, task="toy", updates=3, **given)
+    assert found == parse("train-policy", ["--task", "toy", "--updates", "3", *words])
+    assert found.policy.features != TrainPolicyOptions().policy.features
+
+
+def test_a_function_as_a_rule_is_told_how_it_is_named() -> None:
+    with pytest.raises(BadInputError, match=r"one of your own as FILE\.py:NAME"):
+        rltemp.distill("toy", lambda signals: signals)  # type: ignore[arg-type]
 
 
 def test_options_reach_the_part_that_they_are_of() -> None:

@@ -18,7 +18,7 @@ from support.processes import code
 from torch import Tensor, nn
 
 import rltemp.models.networks
-from rltemp import BadInputError, Signals, Temperatures, kd_loss, load_method, load_rule
+from rltemp import BadInputError, Controller, Signals, Temperatures, kd_loss, load_method, load_rule
 from rltemp.data.batches import Batches
 from rltemp.data.problem import Problem
 from rltemp.data.recipe import Recipe
@@ -352,8 +352,15 @@ def test_one_temperature_for_a_batch_is_never_broadcast(user: User, toy: Problem
 @pytest.mark.parametrize("answer", [torch.ones(50), 4.0, None, (torch.ones(50), torch.ones(50))])
 def test_what_is_no_temperatures_is_refused_by_its_type(toy: Problem, answer: Any) -> None:
     for step in (plain_step, RunGuard().step):
-        with pytest.raises(BadInputError, match=f"mine answered a {type(answer).__name__}; needed: rltemp.Temper"):
+        with pytest.raises(BadInputError, match=rf"> answered a {type(answer).__name__}; needed: rltemp\.Temper"):
             step(Distillation(toy, 0), Method("mine", lambda _: answer))
+
+
+@pytest.mark.parametrize("mask", [None, torch.tensor([True, False])])
+@pytest.mark.parametrize("ask", [Controller.loss, Controller.kd, Controller.temperatures])
+def test_a_controller_refuses_it_too(ask: Any, mask: Tensor | None) -> None:
+    with pytest.raises(BadInputError, match=r"answered a float; needed: rltemp\.Temperatures"):
+        ask(Controller(lambda _: 4.0), torch.zeros(2, 3), torch.zeros(2, 3), torch.tensor([0, 1]), mask=mask)
 
 
 def test_as_many_samples_as_classes_are_still_one_temperature_a_sample() -> None:
