@@ -38,8 +38,10 @@ def decoded(path: str) -> Image:
             check_size(*image.size)
             if min(image.size) < 2:
                 raise ValueError(f"it has {image.size[0]} x {image.size[1]} pixels; needed: 2 x 2 or more")
-            found: Image = turned(_eight_bits(image, pillow)).convert("RGB")
-            return found
+            found: Image = _eight_bits(image, pillow)
+            turned(found, in_place=True)
+            found.load()
+            return found if found.mode == "RGB" else found.convert("RGB")
     except Exception as error:  # a damaged file can make a decoder raise anything
         raise BadInputError(f"cannot read the image {path}: {error}. Replace or remove it") from error
 
