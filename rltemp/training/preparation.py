@@ -169,7 +169,7 @@ def taught(problem: Problem, teacher: nn.Module) -> Problem:
     _check_finite(problem, logits)
     assert problem.teacher is not None
     accuracy = float(evaluate(problem.teacher, problem, problem.dataset.test))
-    warn_at_chance(problem.task.teacher, problem.dataset.test, accuracy)
+    warn_at_chance(problem.task.teacher, "test", problem.dataset.test, accuracy)
     return replace(problem, teacher_logits=logits, teacher_accuracy=accuracy)
 
 
@@ -187,13 +187,14 @@ def taught_by_logits(problem: Problem, logits: Tensor) -> Problem:
     problem = replace(problem, teacher_logits=own.pop("train", logits), cut_logits=own)
     _check_finite(problem, problem.teacher_logits)
     problem = _labelled(problem)
-    validation, found = problem.dataset.validation, problem.teacher_on("validation")
-    if found is None:
-        validation, found = problem.dataset.train, problem.teacher_logits
-    if validation.labels is None or found is None:
+    part: Part = "validation" if "validation" in problem.cut_logits else "train"
+    split, found = getattr(problem.dataset, part), problem.teacher_on(part)
+    if split.labels is None or found is None:
         return problem
-    accuracy = (validation.kept(found).argmax(-1) == validation.targets).double().mean()
-    return replace(problem, teacher_accuracy=float(accuracy))
+    accuracy = float((split.kept(found).argmax(-1) == split.targets).double().mean())
+    if problem.labelled:
+        warn_at_chance(problem.task.teacher, part, split, accuracy)
+    return replace(problem, teacher_accuracy=accuracy)
 
 
 def _labelled(problem: Problem) -> Problem:

@@ -55,7 +55,7 @@ TEACHER = ("--teacher-weights", "FOLDER/teacher.pth")
         (as_it_is, ("--image-size", "8", "--resize", "4"), "resize 4 needs an image_size of at most as much; got 8"),
         (as_it_is, ("--augment", "turn"), "unknown augmentation 'turn'"),
         (as_it_is, ("--normalise", "teacher"), "nothing beside mlp:8 says how its pictures were normalised"),
-        (empty_class, (), "Found no valid file for the classes b"),
+        (empty_class, (), "train: no picture in b; every class needs one"),
         (larger_teacher, TEACHER, r"expected float [8, 216], found float [8, 768]"),
         (no_checkpoint, TEACHER, "is not a torch file of tensors alone"),
     ],
