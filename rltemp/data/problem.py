@@ -116,7 +116,7 @@ class Problem:
         return self.teacher_logits if part == "train" else self.cut_logits.get(part)
 
     def arranged(self, inputs: Inputs, network: nn.Module) -> Inputs:
-        """Inputs as this network takes them fastest, where it has a name and convolves: 0.73 of a ResNet-8 step's time."""
+        """Inputs as a network with a name takes them fastest, if it convolves: 0.73 of a ResNet-8 step's time."""
         convolves = self.channels_last and any(value.dim() == 4 for value in network.parameters())
         return mapped(channels_last, inputs) if convolves else inputs
 

@@ -63,8 +63,8 @@ def listed(folder: Path) -> Listed:
         raise BadInputError(f"{folder} cannot be used as a folder of images: {error}") from error
     if empty := sorted(places.keys() - {classes[label] for _, label in found}):
         raise BadInputError(
-            f"{folder}: no picture in {', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''}; every class needs one. "
-            f"Remove the folder, or put {', '.join(SUFFIXES)} there"
+            f"{folder}: no picture in {', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''}; every class needs "
+            f"one. Remove the folder, or put {', '.join(SUFFIXES)} there"
         )
     if others:
         log.warning(

@@ -18,6 +18,7 @@ from rltemp.data.splits import adjusted
 from rltemp.data.task import Task
 from rltemp.data.tasks import load_task
 from rltemp.errors import BadInputError
+from rltemp.kd.checks import whole
 from rltemp.models.library_networks import normalisation_beside
 from rltemp.models.networks import build_model
 from rltemp.models.trial import answered
@@ -109,6 +110,7 @@ def load_data(task: Task, root: Path | None = None, workers: int = 0) -> Dataset
     Raises:
         BadInputError: Where they cannot be had, or pictures cannot be as the task wants them.
     """
+    whole(workers, 0, "pictures", "data_workers")
     pictures = task.pictures
     if pictures.normalise == "teacher":
         pictures = replace(pictures, normalise=normalisation_beside(task.teacher_weights or task.teacher))

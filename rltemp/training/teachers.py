@@ -163,9 +163,10 @@ def warn_at_chance(teacher: str, part: str, split: Split, accuracy: float) -> No
     if accuracy < min(1.0, chance + 2 * math.sqrt(chance * (1 - chance) / len(labels))):
         log.warning(
             f"Teacher {teacher} has {100 * accuracy:.2f} % {part} accuracy; its most frequent class alone gives "
-            f"{100 * chance:.2f} %. Are its classes (or the rows of its logits) in another order, its pictures normalised "
-            "otherwise (--normalise), its weights those of another task, or the labels the wrong ones? Where it was "
-            "trained here: do random changes make one class of another (--augment none), or does it need more epochs?"
+            f"{100 * chance:.2f} %. Are its classes (or the rows of its logits) in another order, its pictures "
+            "normalised otherwise (--normalise), its weights those of another task, or the labels the wrong ones? Where "
+            "it was trained here: do random changes make one class of another (--augment none), or does it need more "
+            "epochs?"
         )
 
 

@@ -73,7 +73,10 @@ def test_a_prefix_that_a_networks_own_names_have_stays() -> None:
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        (wrapped("a.student.") | {"loss.x": torch.zeros(1)}, r"begin with a \(\d+\), loss \(1\); those after a.student. fit"),
+        (
+            wrapped("a.student.") | {"loss.x": torch.zeros(1)},
+            r"begin with a \(\d+\), loss \(1\); those after a.student. fit",
+        ),
         (wrapped("student.") | wrapped("teacher."), r"those after student\. or teacher\. fit: save these alone"),
         ({}, "the file holds no tensor"),
         ({"weights": {"a": 1}, "epoch": 3}, "no state dict, but the keys weights, epoch; needed .* model_state_dict"),

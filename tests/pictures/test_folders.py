@@ -64,7 +64,9 @@ def test_of_two_names_for_a_class_the_link_is_named(folder: Path) -> None:
         load_dataset(f"imagefolder:{folder}")
 
 
-def test_a_test_folder_without_classes_is_left_out_beside_another(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_test_folder_without_classes_is_left_out_beside_another(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (folder / "test").rename(folder / "val")
     (folder / "test").mkdir()
     shutil.copy(folder / "train/ape/000.png", folder / "test/unknown.png")
