@@ -164,8 +164,8 @@ def warn_at_chance(teacher: str, part: str, split: Split, accuracy: float) -> No
         log.warning(
             f"Teacher {teacher} has {100 * accuracy:.2f} % {part} accuracy; its most frequent class alone gives "
             f"{100 * chance:.2f} %. Are its classes (or the rows of its logits) in another order, its pictures "
-            "normalised otherwise (--normalise), its weights those of another task, or the labels the wrong ones? Of one "
-            "that was trained here: do random changes make one class of another (--augment none), did it need longer?"
+            "normalised otherwise (--normalise), its weights those of another task, or the labels the wrong ones? If "
+            "it was trained here: do random changes make one class of another (--augment none), did it need longer?"
         )
 
 
