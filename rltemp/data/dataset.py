@@ -223,7 +223,8 @@ class Dataset:
         """Map images `[..., C, H, W]` to float32 with mean 0 and deviation 1 per channel."""
         if self.mean is None or self.std is None:
             return images
-        return (images.float() - self.mean[:, None, None]) / self.std[:, None, None]
+        fresh = images.to(torch.float32, copy=True)  # to go on in place takes half the time of two more results
+        return fresh.sub_(self.mean[:, None, None]).div_(self.std[:, None, None])
 
     def ready(self, split: Split) -> Split | None:
         """The split with all inputs as a network takes them; None where they would fill too much memory, or change."""

@@ -20,7 +20,7 @@ from rltemp.data.splits import split_pool
 from rltemp.errors import BadInputError
 from rltemp.io.progress import Bar
 from rltemp.optional_imports import import_library
-from rltemp.pictures.folders import Listed, listed, warn_of_copies
+from rltemp.pictures.folders import Listed, class_names, listed, warn_of_copies
 from rltemp.pictures.settings import AS_THEY_ARE, Pictures
 from rltemp.pictures.views import still
 
@@ -73,9 +73,12 @@ def _folders(folder: Path) -> dict[str, Path]:
     for needed in (folder, folder / "train"):
         if not needed.is_dir():
             raise BadInputError(f"no folder {needed}; needed: {LAYOUT}")
-    others = [folder / name for name in TEST_FOLDERS if (folder / name).is_dir()]
-    if not others:
+    there = [folder / name for name in TEST_FOLDERS if (folder / name).is_dir()]
+    if not there:
         raise BadInputError(f"no folder {folder / 'test'}; needed: {LAYOUT}")
+    others = [one for one in there if class_names(one)] or there
+    if len(others) < len(there):  # as ImageNet's own test pictures, whose classes are kept secret
+        log.warning(f"{sorted(set(there) - set(others))[0]} is left out: it holds no folder of a class.")
     if others[0].name != "test":
         log.info(f"There is no {folder / 'test'}: {others[0]} is the test split, and validation is cut from train.")
     return dict(zip(("train", "test", "validation"), (folder / "train", *others), strict=False))

@@ -166,7 +166,7 @@ def seen_by_last_layer(student: nn.Module, problem: Problem) -> tuple[Tensor, Te
     student.eval()
     try:
         for index in torch.split(asked, 100):
-            logits = logits_of(student(problem.arranged(problem.dataset.batch(split, index).inputs)))
+            logits = logits_of(student(problem.arranged(problem.dataset.batch(split, index).inputs, student)))
             if layer is None:
                 caught.append(flat(logits))
     finally:

@@ -20,7 +20,8 @@ _SHARD = re.compile(r"(.+-)(\d{5})-of-(\d{5})\.safetensors")
 def fitting_names(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors without what wraps the whole file, where a network's names are left then; else as they are.
 
-    A batch norm's number of batches may be missing, as in old files, and an average's (`n_averaged`) may be there.
+    A batch norm's number of batches may be missing, as in old files, or in half precision, and an average's
+    (`n_averaged`) may be there.
     """
     tensors = {name: value for name, value in tensors.items() if name != "n_averaged" or name in expected}
     first = min(tensors, default="")
@@ -30,18 +31,23 @@ def fitting_names(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor])
         counts = {
             name: value
             for name, value in expected.items()
-            if name.endswith(".num_batches_tracked") and name not in found
+            if name.endswith(".num_batches_tracked") and (name not in found or found[name].is_floating_point())
         }
         if found.keys() | counts.keys() == expected.keys() and found.keys():
             return {**found, **counts}
     return tensors
 
 
-def beginnings(tensors: Mapping[str, Tensor]) -> str:
-    """With what the names in a file begin, in words."""
+def beginnings(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """With what the names in a file begin, in words, and what of it would fit a network."""
+    if not tensors:
+        return "the file holds no tensor"
     counts = Counter(name.partition(".")[0] for name in tensors)
     said = ", ".join(f"{one_line(first)[:40]} ({count})" for first, count in counts.most_common(5))
-    return f"the file's names begin with {said}{', ...' if len(counts) > 5 else ''}"
+    wraps = {name.removesuffix(first) for first in list(expected)[:1] for name in tensors if name.endswith(f".{first}")}
+    fitting = [one_line(wrap)[:80] for wrap in sorted(wraps) if all(f"{wrap}{name}" in tensors for name in expected)]
+    advice = f"; those after {' or '.join(fitting)} fit: save these alone, without it" if fitting else ""
+    return f"the file's names begin with {said}{', ...' if len(counts) > 5 else ''}{advice}"
 
 
 def shards(path: Path) -> list[Path]:

@@ -68,7 +68,7 @@ def load_weights(module: nn.Module, path: str | Path) -> dict[str, str]:
     tensors, metadata = _read(path)
     expected = module.state_dict()
     tensors = fitting_names(tensors, expected)
-    check_names_and_shapes(expected, tensors, str(path), f"{GIVE_ITS_MODEL}; {beginnings(tensors)}")
+    check_names_and_shapes(expected, tensors, str(path), f"{GIVE_ITS_MODEL}; {beginnings(tensors, expected)}")
     tensors = {name: value.to(expected[name].dtype) for name, value in tensors.items()}
     check_finite(tensors, str(path))
     module.load_state_dict(tensors)
@@ -124,7 +124,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if (size := sum(map(_checked_size, files))) > MAX_FILE_BYTES:
         raise ArtifactRefusedError(f"{path} holds {size:,} bytes; a weight file may hold {MAX_FILE_BYTES:,}")
     for file in files:
-        if file.suffix == ".safetensors":
+        if file.suffix.lower() == ".safetensors":
             found, metadata = _read_safetensors(file)
         else:
             with file.open("rb") as stream:
@@ -137,7 +137,7 @@ def _checked_size(path: Path) -> int:
     """The bytes that a file unpacks to."""
     if not path.is_file():
         raise BadInputError(f"no weight file {path}")
-    if path.suffix != ".safetensors" and path.suffix not in TORCH_SUFFIXES:
+    if path.suffix.lower() not in (".safetensors", *TORCH_SUFFIXES):
         known = ", ".join((".safetensors", *TORCH_SUFFIXES))
         raise BadInputError(f"weight file {path} has the suffix {path.suffix!r}; needed: one of {known}")
     return expanded_bytes(path)

@@ -31,17 +31,23 @@ def decoded(path: str) -> Image:
     pillow = import_library("PIL.Image", "task 'imagefolder'")
     turned = import_library("PIL.ImageOps", "task 'imagefolder'").exif_transpose
     pillow.init()
+    formats = [name for name in FORMATS if name in pillow.OPEN]
     try:
         if not Path(path).is_file():  # a pipe would wait for its writer
             raise ValueError("it is no regular file")
-        with pillow.open(path, formats=[name for name in FORMATS if name in pillow.OPEN]) as image:
+        # An open file, not its name: Pillow 13 maps some files by their names, and reads TIFFs that are turned wrong.
+        with open(path, "rb") as file, pillow.open(file, formats=formats) as image:
             check_size(*image.size)
             if min(image.size) < 2:
                 raise ValueError(f"it has {image.size[0]} x {image.size[1]} pixels; needed: 2 x 2 or more")
-            found: Image = turned(_eight_bits(image, pillow)).convert("RGB")
-            return found
+            found: Image = _eight_bits(image, pillow)
+            turned(found, in_place=True)
+            found.load()
+            return found if found.mode == "RGB" else found.convert("RGB")
     except Exception as error:  # a damaged file can make a decoder raise anything
-        raise BadInputError(f"cannot read the image {path}: {error}. Replace or remove it") from error
+        known = not isinstance(error, pillow.UnidentifiedImageError)
+        reason = str(error) if known else f"its content is none of {', '.join(formats)}"
+        raise BadInputError(f"cannot read the image {path}: {reason}. Replace or remove it") from error
 
 
 def check_size(width: int, height: int) -> None:

@@ -38,11 +38,13 @@ def listed(folder: Path) -> Listed:
     """List `folder/<class>/**/*`; what begins with a dot is skipped, what is no picture by its name is counted.
 
     Raises:
-        BadInputError: Where a class has no picture, or a link leads to a folder that is there already.
+        BadInputError: Where there is no class, or one without a picture, or a link leads to a folder that is there
+            already.
     """
     make_dataset = import_library("torchvision.datasets.folder", "task 'imagefolder'").make_dataset
+    if not (classes := class_names(folder)):
+        raise BadInputError(f"{folder} holds no folder of a class; needed: {folder}/<class>/*")
     _refuse_links(folder)
-    classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     others: list[str] = []
 
     def taken(path: str) -> bool:
@@ -54,18 +56,27 @@ def listed(folder: Path) -> Listed:
             return False
         return True
 
+    places = {name: place for place, name in enumerate(classes)}
     try:
-        if not classes:
-            raise FileNotFoundError("it holds no folder of a class")
-        found = make_dataset(folder, {name: place for place, name in enumerate(classes)}, is_valid_file=taken)
+        found = make_dataset(folder, places, is_valid_file=taken, allow_empty=True)
     except OSError as error:
         raise BadInputError(f"{folder} cannot be used as a folder of images: {error}") from error
+    if empty := sorted(places.keys() - {classes[label] for _, label in found}):
+        raise BadInputError(
+            f"{folder}: no picture in {', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''}; every class needs "
+            f"one. Remove the folder, or put {', '.join(SUFFIXES)} there"
+        )
     if others:
         log.warning(
-            f"{folder}: {len(others)} files are left out, whose names are no pictures' ({', '.join(sorted(others)[:3])}"
+            f"{folder}: {len(others)} files are left out ({', '.join(sorted(others)[:3])}"
             f"{', ...' if len(others) > 3 else ''}); read are {', '.join(SUFFIXES)}"
         )
     return Listed(classes, [file for file, _ in found], [label for _, label in found])
+
+
+def class_names(folder: Path) -> list[str]:
+    """The folders in a folder that are not hidden, in order."""
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
 
 
 def warn_of_copies(train: Iterable[str], other: Iterable[str], what: str) -> None:
@@ -94,9 +105,18 @@ def _refuse_links(folder: Path) -> None:
     for place, _, _ in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
         if real in seen:
-            link, other = (place, seen[real]) if os.path.islink(place) else (seen[real], place)
+            link, other = _link_in(folder, place), seen[real]
+            if link is None:
+                link, other = _link_in(folder, seen[real]), place
             raise BadInputError(f"{link} is a link to a folder that is there already ({other}). Remove the link")
         seen[real] = place
+
+
+def _link_in(folder: Path, place: str) -> Path | None:
+    """The first link on the way from a folder to a place below it."""
+    steps = Path(place).relative_to(folder).parts
+    ways = (folder.joinpath(*steps[:count]) for count in range(1, len(steps) + 1))
+    return next((way for way in ways if way.is_symlink()), None)
 
 
 def _tail(file: str) -> bytes:

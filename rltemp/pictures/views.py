@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from rltemp.errors import BadInputError
-from rltemp.models.random_numbers import drawing_from
 from rltemp.optional_imports import import_library
 from rltemp.pictures.decoding import check_size, decoded
 from rltemp.pictures.settings import Pictures
@@ -37,7 +36,8 @@ def changed(path: str, pictures: Pictures, seed: int) -> Tensor:
     """
     v2 = _transforms()
     image = decoded(path)
-    with drawing_from(torch.Generator().manual_seed(seed)):
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torchvision draws from no other
         if "crop" in pictures.parts:
             image = v2.RandomResizedCrop(pictures.image_size, antialias=True)(image)
         else:

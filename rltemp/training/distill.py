@@ -295,8 +295,10 @@ class Distillation:
 
     def _batch(self, step: int, index: Tensor) -> Batch:
         """The samples at positions `[B]` or `[S, B]`, as each student sees them; of a team, one's share."""
-        batch, augmented = self.batches.at(step, index), self.problem.dataset.augment
-        return batch._replace(inputs=self.problem.arranged(batch.inputs)) if augmented and self._alone else batch
+        batch, fresh = self.batches.at(step, index), self.problem.dataset.augment or self.split.reads
+        if not (fresh and self._alone):
+            return batch
+        return batch._replace(inputs=self.problem.arranged(batch.inputs, self.student))
 
     @torch.no_grad()
     def _teacher_logits(self, step: int, index: Tensor, inputs: Inputs) -> Tensor:

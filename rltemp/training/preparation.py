@@ -18,6 +18,7 @@ from rltemp.data.splits import adjusted
 from rltemp.data.task import Task
 from rltemp.data.tasks import load_task
 from rltemp.errors import BadInputError
+from rltemp.kd.checks import whole
 from rltemp.models.library_networks import normalisation_beside
 from rltemp.models.networks import build_model
 from rltemp.models.trial import answered
@@ -109,6 +110,7 @@ def load_data(task: Task, root: Path | None = None, workers: int = 0) -> Dataset
     Raises:
         BadInputError: Where they cannot be had, or pictures cannot be as the task wants them.
     """
+    whole(workers, 0, "pictures", "data_workers")
     pictures = task.pictures
     if pictures.normalise == "teacher":
         pictures = replace(pictures, normalise=normalisation_beside(task.teacher_weights or task.teacher))
@@ -169,7 +171,7 @@ def taught(problem: Problem, teacher: nn.Module) -> Problem:
     _check_finite(problem, logits)
     assert problem.teacher is not None
     accuracy = float(evaluate(problem.teacher, problem, problem.dataset.test))
-    warn_at_chance(problem.task.teacher, problem.dataset.test, accuracy)
+    warn_at_chance(problem.task.teacher, "test", problem.dataset.test, accuracy)
     return replace(problem, teacher_logits=logits, teacher_accuracy=accuracy)
 
 
@@ -187,13 +189,14 @@ def taught_by_logits(problem: Problem, logits: Tensor) -> Problem:
     problem = replace(problem, teacher_logits=own.pop("train", logits), cut_logits=own)
     _check_finite(problem, problem.teacher_logits)
     problem = _labelled(problem)
-    validation, found = problem.dataset.validation, problem.teacher_on("validation")
-    if found is None:
-        validation, found = problem.dataset.train, problem.teacher_logits
-    if validation.labels is None or found is None:
+    part: Part = "validation" if "validation" in problem.cut_logits else "train"
+    split, found = getattr(problem.dataset, part), problem.teacher_on(part)
+    if split.labels is None or found is None:
         return problem
-    accuracy = (validation.kept(found).argmax(-1) == validation.targets).double().mean()
-    return replace(problem, teacher_accuracy=float(accuracy))
+    accuracy = float((split.kept(found).argmax(-1) == split.targets).double().mean())
+    if problem.labelled:
+        warn_at_chance(problem.task.teacher, part, split, accuracy)
+    return replace(problem, teacher_accuracy=accuracy)
 
 
 def _labelled(problem: Problem) -> Problem:

@@ -156,15 +156,16 @@ def teacher_network(task: Task, dataset: Dataset) -> nn.Module:
     return build_model(task.teacher, dataset.image_shape, dataset.num_classes)
 
 
-def warn_at_chance(teacher: str, test: Split, accuracy: float) -> None:
-    """Warn of a teacher that is no better than the most frequent class, within two standard errors."""
-    labels = test.targets
+def warn_at_chance(teacher: str, part: str, split: Split, accuracy: float) -> None:
+    """Warn of a teacher that is no better on a split than its most frequent class, within two standard errors."""
+    labels = split.targets
     chance = float(labels.bincount().max()) / len(labels)
     if accuracy < min(1.0, chance + 2 * math.sqrt(chance * (1 - chance) / len(labels))):
         log.warning(
-            f"Teacher {teacher} has {100 * accuracy:.2f} % test accuracy; its most frequent class alone gives "
-            f"{100 * chance:.2f} %. Are its classes in another order, its pictures normalised otherwise (--normalise), "
-            "its weights those of another task, or the labels the wrong ones?"
+            f"Teacher {teacher} has {100 * accuracy:.2f} % {part} accuracy; its most frequent class alone gives "
+            f"{100 * chance:.2f} %. Are its classes (or the rows of its logits) in another order, its pictures "
+            "normalised otherwise (--normalise), its weights those of another task, or the labels the wrong ones? If "
+            "it was trained here: do random changes make one class of another (--augment none), did it need longer?"
         )
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from support.pictures import write_folder
 
 from rltemp.cli.main import main
+from rltemp.data.tasks import load_task
 from rltemp.models.networks import seeded_model
+from rltemp.training.preparation import fitted, prepare
 
 COUNTS = {"train": {"a": 8, "b": 8}, "test": {"a": 2, "b": 2}}
 
@@ -42,6 +45,28 @@ def as_it_is(folder: Path) -> None:
     pass
 
 
+def halves(folder: Path) -> None:
+    """Pictures of class a are bright on the left, those of b on the right."""
+    generator = np.random.default_rng(0)
+    for place in sorted(folder.rglob("*.png")):
+        pixels = generator.integers(0, 100, (8, 8, 3), np.uint8)
+        pixels[:, slice(0, 4) if place.parent.name == "a" else slice(4, 8)] += 150
+        Image.fromarray(pixels).save(place)
+
+
+@pytest.mark.parametrize(("augment", "accuracy"), [("none", 1.0), ("shift", 1.0), (None, 0.5)])
+def test_classes_that_mirroring_makes_of_each_other_are_told_apart_without_it(
+    augment: str | None, accuracy: float, tmp_path: Path, monkeypatch, caplog
+) -> None:
+    monkeypatch.setenv("RLTEMP_CACHE", str(tmp_path / "cache"))
+    folder = write_folder(tmp_path / "pictures", {"train": {"a": 20, "b": 20}, "test": {"a": 8, "b": 8}})
+    halves(folder)
+    task = load_task(f"imagefolder:{folder}", teacher="mlp:16", student="mlp:4", teacher_epochs=20, augment=augment)
+    found = prepare(fitted(task, 36)).teacher_accuracy
+    assert found == accuracy if accuracy == 1.0 else found <= accuracy
+    assert ("--augment none" in caplog.text) == (accuracy < 1.0)
+
+
 TEACHER = ("--teacher-weights", "FOLDER/teacher.pth")
 
 
@@ -53,9 +78,10 @@ TEACHER = ("--teacher-weights", "FOLDER/teacher.pth")
         (one_pixel, (), "it has 1 x 1 pixels; needed: 2 x 2 or more"),
         (as_it_is, ("--image-size", "0"), "image_size must be"),
         (as_it_is, ("--image-size", "8", "--resize", "4"), "resize 4 needs an image_size of at most as much; got 8"),
+        (as_it_is, ("--data-workers", "-1"), "data_workers must be a whole number of 0 or more; got -1"),
         (as_it_is, ("--augment", "turn"), "unknown augmentation 'turn'"),
         (as_it_is, ("--normalise", "teacher"), "nothing beside mlp:8 says how its pictures were normalised"),
-        (empty_class, (), "Found no valid file for the classes b"),
+        (empty_class, (), "train: no picture in b; every class needs one"),
         (larger_teacher, TEACHER, r"expected float [8, 216], found float [8, 768]"),
         (no_checkpoint, TEACHER, "is not a torch file of tensors alone"),
     ],

@@ -59,8 +59,10 @@ def test_keys_within_keys_and_the_counters_of_old_and_averaged_files_are_read(tm
     old = {name: value for name, value in wrapped("").items() if not name.endswith("num_batches_tracked")}
     torch.save({"model": {"state_dict": old}}, tmp_path / "old.pth")
     filled(tmp_path / "old.pth")
-    torch.save({"n_averaged": torch.tensor(7), **wrapped("module.")}, tmp_path / "averaged.pth")
-    filled(tmp_path / "averaged.pth")
+    torch.save({"n_averaged": torch.tensor(7), **wrapped("module.")}, tmp_path / "AVERAGED.PTH")
+    filled(tmp_path / "AVERAGED.PTH")
+    torch.save({name: value.bfloat16() for name, value in wrapped("").items()}, tmp_path / "half.pth")
+    load_weights(network(1), tmp_path / "half.pth")
 
 
 def test_a_prefix_that_a_networks_own_names_have_stays() -> None:
@@ -71,7 +73,12 @@ def test_a_prefix_that_a_networks_own_names_have_stays() -> None:
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        (wrapped("student.") | {"teacher.x": torch.zeros(1)}, r"begin with student \(\d+\), teacher \(1\)"),
+        (
+            wrapped("a.student.") | {"loss.x": torch.zeros(1)},
+            r"begin with a \(\d+\), loss \(1\); those after a.student. fit",
+        ),
+        (wrapped("student.") | wrapped("teacher."), r"those after student\. or teacher\. fit: save these alone"),
+        ({}, "the file holds no tensor"),
         ({"weights": {"a": 1}, "epoch": 3}, "no state dict, but the keys weights, epoch; needed .* model_state_dict"),
         ([torch.zeros(2)], "no state dict, but a list"),
     ],

@@ -36,13 +36,14 @@ def test_numbers_without_a_known_range_are_refused(tmp_path: Path, kind: type, s
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
 @pytest.mark.parametrize("deep", [False, True])
-def test_a_picture_is_turned_as_its_exif_data_say(tmp_path: Path, orientation: int, deep: bool) -> None:
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_a_picture_is_turned_as_its_exif_data_say(tmp_path: Path, orientation: int, deep: bool, suffix: str) -> None:
     image = Image.fromarray(PIXELS.astype(np.uint16) * 257 if deep else PIXELS)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    image.save(tmp_path / "turned.png", exif=exif)
+    image.save(tmp_path / f"turned{suffix}", exif=exif)
     quarters = {1: 0, 3: 2, 6: 3, 8: 1}[orientation]
-    assert (read(tmp_path / "turned.png")[..., 0] == np.rot90(PIXELS, quarters)).all()
+    assert (read(tmp_path / f"turned{suffix}")[..., 0] == np.rot90(PIXELS, quarters)).all()
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".jfif", ".webp", ".avif"])
@@ -66,3 +67,10 @@ def test_a_picture_of_one_pixel_is_refused(tmp_path: Path, size: tuple[int, int]
     Image.new("RGB", size).save(tmp_path / "dot.png")
     with pytest.raises(BadInputError, match=rf"dot.png: it has {size[0]} x {size[1]} pixels; needed: 2 x 2"):
         decoded(str(tmp_path / "dot.png"))
+
+
+@pytest.mark.parametrize("content", [b"", b"<svg/>", b"%!PS-Adobe-3.0 EPSF-3.0"])
+def test_what_is_no_picture_by_its_content_is_refused_with_what_is_read(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "odd.png").write_bytes(content)
+    with pytest.raises(BadInputError, match=r"odd\.png: its content is none of BMP, JPEG, PNG, .*Replace or remove it"):
+        decoded(str(tmp_path / "odd.png"))

@@ -59,6 +59,19 @@ def test_of_two_names_for_a_class_the_link_is_named(folder: Path) -> None:
         with pytest.raises(BadInputError, match=f"train/{name} is a link to a folder .*train/bat.*Remove the link"):
             load_dataset(f"imagefolder:{folder}")
         (folder / "train" / name).unlink()
+    (folder / "train/bat/up").symlink_to(folder, target_is_directory=True)
+    with pytest.raises(BadInputError, match=r"train/bat/up is a link to a folder that is there already"):
+        load_dataset(f"imagefolder:{folder}")
+
+
+def test_a_test_folder_without_classes_is_left_out_beside_another(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "test").rename(folder / "val")
+    (folder / "test").mkdir()
+    shutil.copy(folder / "train/ape/000.png", folder / "test/unknown.png")
+    assert sizes(folder) == [7, 2, 2, 4]
+    assert "test is left out: it holds no folder of a class" in caplog.text
 
 
 def test_test_pictures_that_are_training_pictures_are_counted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -76,9 +89,9 @@ def test_test_pictures_that_are_training_pictures_are_counted(folder: Path, capl
 def test_a_folder_without_pictures_or_a_class_without_any_is_refused(folder: Path) -> None:
     for file in (folder / "train/bat").iterdir():
         file.unlink()
-    with pytest.raises(BadInputError, match=r"train cannot be used .*bat"):
+    with pytest.raises(BadInputError, match=r"train: no picture in bat; every class needs one\. Remove the folder"):
         load_dataset(f"imagefolder:{folder}")
     shutil.rmtree(folder / "train")
     (folder / "train").mkdir()
-    with pytest.raises(BadInputError, match=r"train cannot be used .*no folder of a class"):
+    with pytest.raises(BadInputError, match=r"train holds no folder of a class; needed: .*train/<class>"):
         load_dataset(f"imagefolder:{folder}")

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 import rltemp
 from rltemp.loading import SHIPPED
+from rltemp.models.networks import seeded_model
+from support.pictures import write_folder
 
 CLASSES = 5
 
@@ -96,3 +98,17 @@ def data(_: Path) -> dict[str, Any]:
         optimizer.step()
     sets = {"train_set": (inputs[:400], labels[:400]), "test_set": (inputs[400:], labels[400:])}
     return {"rltemp": rltemp, "make_student": partial(nn.Linear, 8, CLASSES), "teacher": teacher, **sets}
+
+
+def pictures(folder: Path) -> dict[str, Any]:
+    """A folder of pictures of several sizes, and a teacher's weights as torchvision publishes them."""
+    for number, size in enumerate(((40, 30), (36, 50))):
+        part = write_folder(
+            folder / f"part{number}", {"train": {"rose": 9, "tulip": 9}, "val": {"rose": 4, "tulip": 4}}, size
+        )
+        for file in part.rglob("*.png"):
+            place = folder / "flowers" / file.relative_to(part).with_stem(f"{number}-{file.stem}")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            file.rename(place)
+    torch.save(seeded_model("resnet34", (3, 32, 32), 2, 0).state_dict(), folder / "resnet34-b627a593.pth")
+    return {}

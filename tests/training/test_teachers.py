@@ -143,4 +143,15 @@ def test_a_teacher_whose_classes_are_in_another_order_is_warned_about(cache: Pat
     assert problem.teacher_accuracy < 0.2
     [line] = [text for text in caplog.messages if "most frequent class" in text]
     assert f"Teacher mlp:16 has {100 * problem.teacher_accuracy:.2f} % test accuracy" in line
-    assert "Are its classes in another order, its pictures normalised otherwise (--normalise)" in line
+    assert "in another order, its pictures normalised otherwise (--normalise)" in line
+
+
+def test_a_teachers_logits_in_another_order_than_the_samples_are_warned_about(caplog) -> None:
+    rows, labels = torch.randn(200, 4), torch.arange(200) % 2
+    logits = 4.0 * torch.nn.functional.one_hot(labels, 2)
+    own = {"student": "linear", "train": (rows, labels), "batch_size": 10}
+    prepare(Task.of(**own, teacher=logits))
+    assert not caplog.messages
+    prepare(Task.of(**own, teacher=logits.roll(1, 0)))
+    [line] = [text for text in caplog.messages if "most frequent class" in text]
+    assert "has 0.00 % validation accuracy" in line
