@@ -30,6 +30,7 @@ from rltemp.io.files import atomic_write
 from rltemp.io.versions import processor
 from rltemp.loading import load_method
 from rltemp.report.tables import markdown, with_error
+from rltemp.rules.catalogue import mark
 from rltemp.rules.published_methods import METHODS
 from rltemp.training.distill import Distillation
 from rltemp.training.preparation import prepare
@@ -72,7 +73,8 @@ Every method is there twice:
 
 A larger loss coefficient acts as a larger learning rate, and it moves accuracy more than any temperature rule does. So
 the matched columns compare rules, and the published columns compare whole recipes. Every method has its own default
-constants (`rltemp methods`); none was tuned on these tasks.
+constants (`rltemp methods`); none was tuned on these tasks. Where the paper was not at hand, the formula was *inferred* from its
+abstract.
 
 The accuracy of every student is in `docs/rules/`. These commands trained the students and wrote this page (do not edit
 it). A command that is repeated goes on where it stopped:
@@ -208,7 +210,7 @@ def section(setting: dict[str, Any], results: Results) -> str:
 
 def table_row(name: str, accuracies: Accuracies) -> list[str]:
     """One method's line; plain KD is its own match."""
-    line = [name]
+    line = [name + mark(name)]
     for method, dtkd in ((name, DTKD), (PLAIN if name == PLAIN else MATCHED + name, MATCHED + DTKD)):
         students = [*accuracies.get(method, {}).values()]
         line += [str(len(students)), with_error(*mean_and_error(students))] if students else ["", ""]

@@ -32,6 +32,7 @@ from rltemp.io.files import atomic_write
 from rltemp.io.versions import processor
 from rltemp.optional_imports import import_library
 from rltemp.report.tables import markdown
+from rltemp.rules.catalogue import mark
 from rltemp.rules.published_methods import METHODS
 from rltemp.training.preparation import prepare
 
@@ -75,10 +76,16 @@ VARIANTS = [
     "linear_schedule:start=2,end=0.5",
     "dtkd:reference=1",
     "lskd:temperature=1",
+    "entropy_gate:lowest=0,highest=0.2",
+    "mkd:initial=1,minimum=0.25,maximum=4",
+    "pesf_kd:temperature=1",
 ]
 """Divergences at T = 1, and rules around it."""
 PUBLISHED = ["none", *TUNED, "universal", *VARIANTS, *(name for name in METHODS if name not in ("none", "fixed"))]
 RULES = [*PUBLISHED, *(f"{MATCHED}{name}" for name in PUBLISHED if name not in ("none", "universal"))]
+CELL = ("text", "teacher_epochs", "epochs")
+"""What one table is about, by the names in the file of results; the last is the students'."""
+Cell = tuple[str, int, int]
 Result = dict[str, Any]
 Losses = NDArray[np.float64]
 """One a student, in nats a token."""
@@ -104,7 +111,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     trainer.add_argument("--texts", nargs="+", default=list(TEXTS), choices=list(TEXTS))
     trainer.add_argument("--teachers", nargs="+", type=int, default=list(TEACHERS), help="their epochs")
     trainer.add_argument("--rules", nargs="+", default=RULES, help="by default all of the study")
-    trainer.add_argument("--seeds", type=int, default=16)
+    trainer.add_argument("--epochs", type=int, default=1, help="of the students")
+    trainer.add_argument("--seeds", type=int, default=8)
     trainer.add_argument("--compile", default="never", choices=["auto", "always", "never"], help="training steps")
     trainer.add_argument("--cells", type=Path, required=True)
     writer = commands.add_parser("write", help="write the tables")
@@ -122,14 +130,16 @@ def train_missing(options: argparse.Namespace) -> None:
     """Train what is missing in the file of results, and add it line by line."""
     options.cells.parent.mkdir(parents=True, exist_ok=True)
     done = read(options.cells) if options.cells.exists() else []
-    known = {(one["text"], one["teacher_epochs"], one["rule"], len(one["test"])) for one in done}
+    known = {(*cell_of(one), one["rule"], len(one["test"])) for one in done}
     for text in options.texts:
-        for epochs in options.teachers:
-            missing = [rule for rule in options.rules if (text, epochs, rule, options.seeds) not in known]
-            problem = prepare(TEXTS[text](teacher_epochs=epochs)) if missing else None
-            for rule in track(missing, f"{text}, {epochs} epochs"):
-                assert problem is not None
-                line = {"text": text, "teacher_epochs": epochs, "rule": rule} | measured(problem, rule, options)
+        for teacher_epochs in options.teachers:
+            cell = (text, teacher_epochs, options.epochs)
+            missing = [rule for rule in options.rules if (*cell, rule, options.seeds) not in known]
+            if not missing:
+                continue
+            problem = prepare(TEXTS[text](teacher_epochs=teacher_epochs, epochs=options.epochs))
+            for rule in track(missing, in_words(*cell)):
+                line = dict(zip(CELL, cell, strict=True)) | {"rule": rule} | measured(problem, rule, options)
                 with options.cells.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
 
@@ -156,20 +166,31 @@ def read(file: Path) -> list[Result]:
 def page(results: list[Result]) -> str:
     """The tables as Markdown, one a cell."""
     parts = {name: " and ".join(sorted({one[name] for one in results})) for name in ("machine", "torch")}
-    cells = dict.fromkeys((one["text"], one["teacher_epochs"]) for one in results)
-    return "\n".join([HEAD.format(**parts), *(section(results, *cell) for cell in cells)])
+    cells = dict.fromkeys(map(cell_of, results))
+    return "\n".join([HEAD.format(**parts), *(section(results, cell) for cell in cells)])
 
 
-def section(results: list[Result], text: str, epochs: int) -> str:
+def cell_of(result: Result) -> Cell:
+    """The text, the teacher's epochs and the students'."""
+    return result["text"], result["teacher_epochs"], result["epochs"]
+
+
+def in_words(text: str, teacher_epochs: int, epochs: int) -> str:
+    """A cell as the heading of its table."""
+    of = [f"{count} epoch{'s' if count > 1 else ''}" for count in (teacher_epochs, epochs)]
+    return f"{text}, teacher of {of[0]}, students of {of[1]}"
+
+
+def section(results: list[Result], cell: Cell) -> str:
     """One cell: its setting, and its rules by their loss, the best first."""
-    own = {one["rule"]: one for one in results if (one["text"], one["teacher_epochs"]) == (text, epochs)}
+    own = {one["rule"]: one for one in results if cell_of(one) == cell}
     first = next(iter(own.values()))
     ranked = sorted(own, key=lambda rule: float(np.mean(own[rule]["test"])))
     bases = {prefix: tuned(own, prefix) for prefix in ("", MATCHED)}
     lines = [row(own, rule, bases[MATCHED if rule.startswith(MATCHED) else ""]) for rule in ranked]
     return (
-        f"## {text}, teacher of {epochs} epoch{'s' if epochs > 1 else ''}\n\nTeacher's accuracy "
-        f"{first['teacher_accuracy']:.2f} %, {first['samples']} training windows. Tuned: "
+        f"## {in_words(*cell)}\n\nTeacher's accuracy {first['teacher_accuracy']:.2f} %, {first['samples']} training "
+        f"windows. Tuned: "
         f"{' and '.join(f'`{base}`' for base in bases.values() if base)}.\n\n"
         + markdown(["rule", "n", "loss", "minus tuned", "accuracy"], lines)
     )
@@ -190,7 +211,7 @@ def row(own: dict[str, Result], rule: str, base: str | None) -> list[str]:
         count = min(map(len, both))
         difference = points(paired_difference(*(each[:count] for each in both)), 3)
     return [
-        f"`{rule}`",
+        f"`{rule}`{mark(rule)}",
         str(len(one["test"])),
         f"{loss:.3f} ± {error:.3f}",
         difference,

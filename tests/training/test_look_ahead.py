@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import torch
+from support import reference
 from support.signals import started
-from torch import Tensor
+from torch import Tensor, nn
 
-from rltemp import BadInputError, Method, Signals, load_method, load_rule
+from rltemp import BadInputError, Method, Signals, Task, load_method, load_rule
 from rltemp.compiling.step import why_not
 from rltemp.data.problem import Problem
 from rltemp.data.recipe import Recipe
@@ -18,6 +20,7 @@ from rltemp.integrations.contract import controller_of
 from rltemp.rules.meta import Mkd
 from rltemp.training.distill import Distillation
 from rltemp.training.look_ahead import _probe_loss, look_ahead, probe_slope
+from rltemp.training.preparation import prepare
 from rltemp.training.steps import train
 
 SHORT = Recipe(epochs=1, batch_size=100, learning_rate=0.1, momentum=0.9)
@@ -50,6 +53,57 @@ def test_the_slope_is_the_change_of_the_probes_loss_by_temperature(digits: Probl
         step = 0.2 * torch.eye(2)[place]
         above, below = (after_a_step(run, method, rule, rule.theta + sign * step) for sign in (1, -1))
         assert found[place].item() == pytest.approx((above - below) / 0.4, rel=0.1)
+
+
+def of_three_classes() -> Task:
+    """A linear student and its data in float64."""
+    generator = torch.Generator().manual_seed(0)
+
+    def samples(count: int) -> tuple[Tensor, Tensor]:
+        inputs = torch.randn(count, 2, generator=generator, dtype=torch.float64)
+        return inputs, torch.randint(0, 3, (count,), generator=generator)
+
+    def student(seed: int) -> nn.Module:
+        made = nn.Linear(2, 3).double()
+        made.weight.data *= 3
+        return made
+
+    parts = {"train": samples(8), "probe": samples(8), "validation": samples(4), "test": samples(4)}
+    teacher = 3 * torch.randn(8, 3, generator=generator)
+    recipe = Recipe(epochs=1, batch_size=8, learning_rate=0.7, schedule="constant", momentum=0.0)
+    return Task.of(student=student, teacher=teacher, recipe=recipe, **parts, name="three")
+
+
+def test_the_slope_is_that_of_the_second_writing() -> None:
+    problem = prepare(of_three_classes())
+    run = Distillation(problem, 0)
+    method = run.attach(load_method("mkd:initial=2,minimum=0.5,maximum=6"))
+    assert isinstance(method, Method)
+    assert isinstance(method.rule, Mkd)
+    batch, teacher = run.drawn(0)
+    (weight, bias), probe = (value.tolist() for value in run.student.parameters()), problem.dataset.probe
+
+    def logits(rows: Sequence[Sequence[float]], x: Sequence[float], offsets: Sequence[float]) -> list[float]:
+        return [sum(a * b for a, b in zip(row, x, strict=True)) + c for row, c in zip(rows, offsets, strict=True)]
+
+    def probe_loss(theta: reference.Batch) -> float:
+        student_t, teacher_t = (0.5 + 5.5 / (1 + math.exp(-value)) for value in theta[0])
+        rows, offsets = [list(row) for row in weight], list(bias)
+        for x, u, y in zip(batch.inputs.tolist(), teacher.tolist(), batch.labels.tolist(), strict=True):
+            v = logits(weight, x, bias)
+            q, soft_q, p = (reference.softmax(z) for z in (v, [z / student_t for z in v], [z / teacher_t for z in u]))
+            for k in range(3):
+                slope = 0.1 * (q[k] - (k == y)) + 0.9 * teacher_t * (soft_q[k] - p[k])
+                offsets[k] -= 0.7 / 8 * slope
+                rows[k] = [value - 0.7 / 8 * slope * one for value, one in zip(rows[k], x, strict=True)]
+        pairs = zip(probe.inputs.tolist(), probe.labels.tolist(), strict=True)
+        moved = [(logits(rows, x, offsets), y) for x, y in pairs]
+        return math.fsum(reference.logsumexp(v) - v[y] for v, y in moved) / 8
+
+    found = probe_slope(run, method, method.rule.double())
+    wanted = reference.gradient(probe_loss, [[math.log(3 / 8)] * 2])
+    torch.testing.assert_close(found, torch.tensor(wanted[0], dtype=torch.float64), rtol=1e-6, atol=1e-6)
+    assert found.abs().min() > 1e-3
 
 
 def test_a_look_moves_each_temperature_against_the_slope_and_only_when_due(digits: Problem) -> None:
