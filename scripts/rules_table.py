@@ -77,7 +77,8 @@ Every method is there twice:
 
 A larger loss coefficient acts as a larger learning rate, and it moves accuracy more than any temperature rule does. So
 the matched columns compare rules, and the published columns compare whole recipes. Every method has its own default
-constants (`rltemp methods`); none was tuned on these tasks. A formula is *inferred* where only an abstract of its paper was read.
+constants (`rltemp methods`); none was tuned on these tasks. *Inferred* is a formula of whose paper only an abstract was
+read.
 
 The accuracy of every student is in `docs/rules/`. These commands trained the students and wrote this page (do not edit
 it). A command that is repeated goes on where it stopped:
