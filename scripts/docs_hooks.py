@@ -33,7 +33,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 def _entries(entries: Sequence[catalogue.Entry]) -> Iterator[str]:
     """A heading for each entry, what it does, and a list of its facts."""
     for entry in entries:
-        yield f"### `{entry.name}`{catalogue.mark(entry.name)}\n\n{entry.summary}\n"
+        yield f"### `{entry.name}`\n\n{entry.summary}\n"
         yield f"- **Options**: `{entry.options or 'none'}`"
         yield from (f"- **{key}**: {_escaped(text)}" for key, text in entry.facts.items())
         yield ""
