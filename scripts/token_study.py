@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.progress import track
 
 from rltemp.compiling.mode import step_for
@@ -51,10 +50,10 @@ def byte_pairs(**options: Any) -> Task:
     tokens = torch.tensor(tokenizer.encode(help_pages()).ids)
     windows = tokens[: len(tokens) // (LENGTH + 1) * (LENGTH + 1)].view(-1, LENGTH + 1)
     model = load_task("characters", **options)
-    parts = {"student": model.student, "teacher": model.teacher, "metric": model.metric}
-    recipes = {"recipe": model.recipe, "teacher_recipe": model.teacher_recipe}
     data = (windows[:, :-1].contiguous(), windows[:, 1:].contiguous())
-    return Task.of(**parts, **recipes, train=data, name="byte_pairs")
+    parts: dict[str, Any] = {"student": model.student, "teacher": model.teacher, "metric": model.metric}
+    parts |= {"recipe": model.recipe, "teacher_recipe": model.teacher_recipe}
+    return Task.of(**parts, train=data, name="byte_pairs")
 
 
 def characters(**options: Any) -> Task:
@@ -87,17 +86,15 @@ CELL = ("text", "teacher_epochs", "epochs")
 """What one table is about, by the names in the file of results; the last is the students'."""
 Cell = tuple[str, int, int]
 Result = dict[str, Any]
-Losses = NDArray[np.float64]
-"""One a student, in nats a token."""
 HEAD = """# Rules and divergences on tokens
 
 Loss on test data in nats a token, mean ± standard error over students, lower is better; accuracy in percent. The
 *tuned* row of a table is the one of tuned T x {{forward, reverse KL}} that has the lowest loss on validation data. The
 differences to it are paired by student, with 95 % intervals (BCa bootstrap from 8 students up, Student's t below).
 Where the whole interval is below 0, a rule is better than tuned plain distillation. Rules that are *matched* have plain
-distillation's gradient length and are held against the best of the matched ones. Students are gpt:32x1 in batches of 16
-windows of 64 tokens, AdamW; one epoch of characters is 200 steps, of byte pairs about 90: they are far from done. Tables
-have the rules that were trained so far, best first. Machine: {machine}, torch {torch}.
+distillation's gradient length and are held against the best of the matched ones. Students are gpt:32x1, AdamW, batches
+of 16 windows of 64 tokens; an epoch of characters is 200 steps, one of byte pairs about 90: they are far from done.
+Tables have the rules that were trained so far, best first. Machine: {machine}, torch {torch}.
 
     python scripts/token_study.py train --cells docs/results/tokens.jsonl
     python scripts/token_study.py write docs/results/tokens.md docs/results/tokens.jsonl
@@ -154,7 +151,7 @@ def measured(problem: Problem, rule: str, options: argparse.Namespace) -> Result
         "validation": found.measures["validation_loss"],
         "accuracy": 100 * found.test_accuracy,
     }
-    told = {"teacher_accuracy": round(100 * problem.teacher_accuracy, 2), "samples": len(problem.dataset.train)}
+    told: Result = {"teacher_accuracy": round(100 * problem.teacher_accuracy, 2), "samples": len(problem.dataset.train)}
     told |= {"torch": torch.__version__, "machine": processor()}
     return {name: [round(float(value), 5) for value in each] for name, each in values.items()} | told
 
@@ -208,9 +205,9 @@ def row(own: dict[str, Result], rule: str, base: str | None) -> list[str]:
     one, (loss, error) = own[rule], mean_and_error(own[rule]["test"])
     difference = ""
     if base is not None and base != rule:
-        both: list[Losses] = [np.array(own[name]["test"]) for name in (rule, base)]
-        count = min(map(len, both))
-        difference = points(paired_difference(*(each[:count] for each in both)), 3)
+        ours, theirs = own[rule]["test"], own[base]["test"]
+        count = min(len(ours), len(theirs))
+        difference = points(paired_difference(ours[:count], theirs[:count]), 3)
     return [
         f"`{rule}`{mark(rule)}",
         str(len(one["test"])),

@@ -29,9 +29,8 @@ def test_students_are_trained_once_and_their_losses_stand_in_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     main, file = STUDY["main"], tmp_path / "tokens.jsonl"
-    monkeypatch.setitem(
-        main.__globals__["TEXTS"], "characters", lambda teacher_epochs, epochs: token_task(epochs=epochs)
-    )
+    made = {"characters": lambda teacher_epochs, epochs: token_task(epochs=epochs)}
+    monkeypatch.setitem(main.__globals__, "TEXTS", made)
     words = ["train", "--texts", "characters", "--teachers", "1", "--seeds", "2", "--cells", str(file), "--rules"]
     main([*words, FORWARD, REVERSE])
     first = file.read_text("utf-8")
@@ -57,16 +56,8 @@ def test_byte_pairs_are_windows_labelled_with_what_follows() -> None:
 
 
 def result(rule: str, test: list[float], validation: float) -> dict[str, Any]:
-    shared = {"teacher_accuracy": 60.0, "samples": 9, "torch": "t", "machine": "m", "accuracy": [50.0] * len(test)}
-    return {
-        "text": "a",
-        "teacher_epochs": 3,
-        "epochs": 1,
-        "rule": rule,
-        "test": test,
-        "validation": [validation],
-        **shared,
-    }
+    cell = {"text": "a", "teacher_epochs": 3, "epochs": 1, "rule": rule, "test": test, "validation": [validation]}
+    return cell | {"teacher_accuracy": 60.0, "samples": 9, "torch": "t", "machine": "m", "accuracy": [50.0] * len(test)}
 
 
 def test_what_is_tuned_is_chosen_on_validation_data_and_matched_rules_by_themselves() -> None:
