@@ -16,12 +16,14 @@ from rltemp import BadInputError, Method, Signals, Task, load_method, load_rule
 from rltemp.compiling.step import why_not
 from rltemp.data.problem import Problem
 from rltemp.data.recipe import Recipe
+from rltemp.experiments.students import train_method
 from rltemp.integrations.contract import controller_of
+from rltemp.kd.method import Objective
 from rltemp.rules.meta import Mkd
 from rltemp.training.distill import Distillation
 from rltemp.training.look_ahead import _probe_loss, look_ahead, probe_slope
 from rltemp.training.preparation import prepare
-from rltemp.training.steps import train
+from rltemp.training.steps import Taken, plain_step, train
 
 SHORT = Recipe(epochs=1, batch_size=100, learning_rate=0.1, momentum=0.9)
 
@@ -126,6 +128,19 @@ def test_each_student_of_a_stack_gets_the_temperatures_that_it_gets_alone(digits
         ends.append(run.state()["learned"]["theta"])
     assert (ends[0] - load_rule("mkd").theta).abs().min() > 0.05  # type: ignore[attr-defined]
     torch.testing.assert_close(ends[0], torch.stack(ends[1:]))
+
+
+def test_a_comparison_moves_the_temperatures_too(short: Problem) -> None:
+    found = []
+
+    def step(run: Distillation, method: Objective) -> Taken:
+        taken = plain_step(run, method)
+        assert taken.temperatures is not None
+        found.append(taken.temperatures.student.unique().tolist())
+        return taken
+
+    train_method(short, "mkd:every=1", [3], 1, step=step)
+    assert abs(found[-1][0] - 4) > 0.1
 
 
 def test_temperatures_are_constants_but_in_a_look_and_two_runs_share_none(digits: Problem) -> None:
