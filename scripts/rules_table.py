@@ -1,7 +1,8 @@
 """Every method on a task, at published weights and at matched ones: trains what is missing, then writes the table.
 
     python scripts/rules_table.py train --task digits --label digits --seeds 64 --cells docs/rules/digits.jsonl
-    python scripts/rules_table.py write docs/rules.md docs/rules/digits.jsonl docs/rules/cifar100.jsonl
+    python scripts/rules_table.py write docs/rules.md docs/rules/digits.jsonl docs/rules/cifar100.jsonl \
+        docs/results/tokens.jsonl
 
 A result is one method and one seed: a line of the file that `--cells` names, whose first line is the setting. It is not
 trained again, so the same command goes on where it stopped. Processes that share the work have `--methods` and files of
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 from rich.progress import track
 
+from rltemp.data.characters import STRETCHES, WINDOWS_IN_A_STRETCH
 from rltemp.data.problem import Problem, evaluate
 from rltemp.data.tasks import load_task
 from rltemp.errors import BadInputError
@@ -30,6 +32,7 @@ from rltemp.io.files import atomic_write
 from rltemp.io.versions import processor
 from rltemp.loading import load_method
 from rltemp.report.tables import markdown, with_error
+from rltemp.rules.catalogue import mark
 from rltemp.rules.published_methods import METHODS
 from rltemp.training.distill import Distillation
 from rltemp.training.preparation import prepare
@@ -42,6 +45,8 @@ FIELDS: dict[str, type] = {
 }
 """Of a task, which options change."""
 PLAIN, DTKD = "fixed", "dtkd"
+TOKENS, PLAIN_THERE = "tokens.jsonl", "fixed:temperature=4,divergence=kl"
+"""The study on tokens, and what plain KD is called in it."""
 MATCHED = "matched:"
 VARIANTS = (
     "idts:divergence=kl",
@@ -72,7 +77,8 @@ Every method is there twice:
 
 A larger loss coefficient acts as a larger learning rate, and it moves accuracy more than any temperature rule does. So
 the matched columns compare rules, and the published columns compare whole recipes. Every method has its own default
-constants (`rltemp methods`); none was tuned on these tasks.
+constants (`rltemp methods`); none was tuned on these tasks. *Inferred* is a formula of whose paper only an abstract was
+read.
 
 The accuracy of every student is in `docs/rules/`. These commands trained the students and wrote this page (do not edit
 it). A command that is repeated goes on where it stopped:
@@ -82,10 +88,13 @@ it). A command that is repeated goes on where it stopped:
     python scripts/rules_table.py train --task imagefolder:PATH --label cifar100 --teacher resnet20 --teacher-weights \\
         docs/rules/cifar100-teacher.safetensors --student resnet8 --epochs 2 --batch-size 64 --learning-rate 0.05 \\
         --seeds 3 --cells docs/rules/cifar100.jsonl
-    python scripts/rules_table.py write docs/rules.md docs/rules/digits.jsonl docs/rules/cifar100.jsonl
+    python scripts/rules_table.py write docs/rules.md docs/rules/digits.jsonl docs/rules/cifar100.jsonl \\
+        docs/results/tokens.jsonl
 
 PATH is CIFAR-100 as a folder of images. 5 % of its training images are probe data and 5 % are validation data. Its
-students train for two epochs only, so methods that learn fast lead that table.
+students train for two epochs only, so methods that learn fast lead that table. The newest methods were not trained on
+it. Characters are those of the [study on tokens](results/tokens.md), which trains them and has their losses, too: a
+sample is a token there, T = 1 is the better reference, and `fixed` is T = 4.
 """
 
 
@@ -180,10 +189,30 @@ def read(file: Path) -> tuple[dict[str, Any], Results]:
     return setting, results
 
 
+def of_characters(file: Path) -> tuple[dict[str, Any], Results]:
+    """What scripts/token_study.py has of characters under the task's own teacher, as a file of this script has it."""
+    found = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    task = load_task("characters", epochs=found[0]["epochs"])
+    cell = ("characters", task.teacher_recipe.epochs, task.recipe.epochs)
+    own = [one for one in found if (one["text"], one["teacher_epochs"], one["epochs"]) == cell]
+    setting = {
+        **{"label": "characters", "teacher": task.teacher, "student": task.student},
+        **{"recipe": task.described()["recipe"], "teacher_accuracy": own[0]["teacher_accuracy"] / 100},
+        **{"samples": {"train": own[0]["samples"], "test": STRETCHES[-1] * WINDOWS_IN_A_STRETCH}},
+        **{"torch": own[0]["torch"], "processor": own[0]["machine"]},
+    }
+    return setting, [
+        {"method": PLAIN if one["rule"] == PLAIN_THERE else one["rule"], "seed": seed, "test": accuracy / 100}
+        for one in own
+        for seed, accuracy in enumerate(one["accuracy"])
+    ]
+
+
 def page(files: list[Path]) -> str:
     """The page: a table for each label among the files."""
     by_label: dict[str, tuple[dict[str, Any], Results]] = {}
-    for setting, results in map(read, files):
+    for file in files:
+        setting, results = (of_characters if file.name == TOKENS else read)(file)
         by_label.setdefault(setting["label"], (setting, []))[1].extend(results)
     return "\n".join([HEAD, *(section(*one) for one in by_label.values())])
 
@@ -203,12 +232,14 @@ def section(setting: dict[str, Any], results: Results) -> str:
         f"torch {setting['torch']}.\n\n"
     )
     head = ["method", "n", "published", "- KD", "- DTKD", "n", "matched", "- KD", "- DTKD"]
-    return about + markdown(head, [table_row(name, accuracies) for name in NAMES if name in accuracies])
+    names = dict.fromkeys([*NAMES, *(name.removeprefix(MATCHED) for name in accuracies)])
+    there = [name for name in names if name in accuracies or MATCHED + name in accuracies]
+    return about + markdown(head, [table_row(name, accuracies) for name in there])
 
 
 def table_row(name: str, accuracies: Accuracies) -> list[str]:
     """One method's line; plain KD is its own match."""
-    line = [name]
+    line = [name + mark(name)]
     for method, dtkd in ((name, DTKD), (PLAIN if name == PLAIN else MATCHED + name, MATCHED + DTKD)):
         students = [*accuracies.get(method, {}).values()]
         line += [str(len(students)), with_error(*mean_and_error(students))] if students else ["", ""]

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.progress import track
 
 from rltemp.compiling.mode import step_for
@@ -32,6 +31,7 @@ from rltemp.io.files import atomic_write
 from rltemp.io.versions import processor
 from rltemp.optional_imports import import_library
 from rltemp.report.tables import markdown
+from rltemp.rules.catalogue import mark
 from rltemp.rules.published_methods import METHODS
 from rltemp.training.preparation import prepare
 
@@ -50,15 +50,10 @@ def byte_pairs(**options: Any) -> Task:
     tokens = torch.tensor(tokenizer.encode(help_pages()).ids)
     windows = tokens[: len(tokens) // (LENGTH + 1) * (LENGTH + 1)].view(-1, LENGTH + 1)
     model = load_task("characters", **options)
-    return Task.of(
-        student=model.student,
-        teacher=model.teacher,
-        metric=model.metric,
-        recipe=model.recipe,
-        teacher_recipe=model.teacher_recipe,
-        train=(windows[:, :-1].contiguous(), windows[:, 1:].contiguous()),
-        name="byte_pairs",
-    )
+    data = (windows[:, :-1].contiguous(), windows[:, 1:].contiguous())
+    parts: dict[str, Any] = {"student": model.student, "teacher": model.teacher, "metric": model.metric}
+    parts |= {"recipe": model.recipe, "teacher_recipe": model.teacher_recipe}
+    return Task.of(**parts, train=data, name="byte_pairs")
 
 
 def characters(**options: Any) -> Task:
@@ -80,21 +75,26 @@ VARIANTS = [
     "linear_schedule:start=2,end=0.5",
     "dtkd:reference=1",
     "lskd:temperature=1",
+    "entropy_gate:lowest=0,highest=0.2",
+    "mkd:initial=1,minimum=0.25,maximum=4",
+    "pesf_kd:temperature=1",
 ]
 """Divergences at T = 1, and rules around it."""
 PUBLISHED = ["none", *TUNED, "universal", *VARIANTS, *(name for name in METHODS if name not in ("none", "fixed"))]
 RULES = [*PUBLISHED, *(f"{MATCHED}{name}" for name in PUBLISHED if name not in ("none", "universal"))]
+CELL = ("text", "teacher_epochs", "epochs")
+"""What one table is about, by the names in the file of results; the last is the students'."""
+Cell = tuple[str, int, int]
 Result = dict[str, Any]
-Losses = NDArray[np.float64]
-"""One a student, in nats a token."""
 HEAD = """# Rules and divergences on tokens
 
 Loss on test data in nats a token, mean ± standard error over students, lower is better; accuracy in percent. The
 *tuned* row of a table is the one of tuned T x {{forward, reverse KL}} that has the lowest loss on validation data. The
 differences to it are paired by student, with 95 % intervals (BCa bootstrap from 8 students up, Student's t below).
 Where the whole interval is below 0, a rule is better than tuned plain distillation. Rules that are *matched* have plain
-distillation's gradient length and are held against the best of the matched ones. Tables have the rules that were
-trained so far. Machine: {machine}, torch {torch}.
+distillation's gradient length and are held against the best of the matched ones. Students are gpt:32x1, AdamW, batches
+of 16 windows of 64 tokens; an epoch of characters is 200 steps, one of byte pairs about 90: they are far from done.
+Tables have the rules that were trained so far, best first. Machine: {machine}, torch {torch}.
 
     python scripts/token_study.py train --cells docs/results/tokens.jsonl
     python scripts/token_study.py write docs/results/tokens.md docs/results/tokens.jsonl
@@ -109,7 +109,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     trainer.add_argument("--texts", nargs="+", default=list(TEXTS), choices=list(TEXTS))
     trainer.add_argument("--teachers", nargs="+", type=int, default=list(TEACHERS), help="their epochs")
     trainer.add_argument("--rules", nargs="+", default=RULES, help="by default all of the study")
-    trainer.add_argument("--seeds", type=int, default=16)
+    trainer.add_argument("--epochs", type=int, default=1, help="of the students")
+    trainer.add_argument("--seeds", type=int, default=8)
     trainer.add_argument("--compile", default="never", choices=["auto", "always", "never"], help="training steps")
     trainer.add_argument("--cells", type=Path, required=True)
     writer = commands.add_parser("write", help="write the tables")
@@ -127,14 +128,16 @@ def train_missing(options: argparse.Namespace) -> None:
     """Train what is missing in the file of results, and add it line by line."""
     options.cells.parent.mkdir(parents=True, exist_ok=True)
     done = read(options.cells) if options.cells.exists() else []
-    known = {(one["text"], one["teacher_epochs"], one["rule"], len(one["test"])) for one in done}
+    known = {(*cell_of(one), one["rule"], len(one["test"])) for one in done}
     for text in options.texts:
-        for epochs in options.teachers:
-            missing = [rule for rule in options.rules if (text, epochs, rule, options.seeds) not in known]
-            problem = prepare(TEXTS[text](teacher_epochs=epochs)) if missing else None
-            for rule in track(missing, f"{text}, {epochs} epochs"):
-                assert problem is not None
-                line = {"text": text, "teacher_epochs": epochs, "rule": rule} | measured(problem, rule, options)
+        for teacher_epochs in options.teachers:
+            cell = (text, teacher_epochs, options.epochs)
+            missing = [rule for rule in options.rules if (*cell, rule, options.seeds) not in known]
+            if not missing:
+                continue
+            problem = prepare(TEXTS[text](teacher_epochs=teacher_epochs, epochs=options.epochs))
+            for rule in track(missing, in_words(*cell)):
+                line = dict(zip(CELL, cell, strict=True)) | {"rule": rule} | measured(problem, rule, options)
                 with options.cells.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
 
@@ -161,20 +164,31 @@ def read(file: Path) -> list[Result]:
 def page(results: list[Result]) -> str:
     """The tables as Markdown, one a cell."""
     parts = {name: " and ".join(sorted({one[name] for one in results})) for name in ("machine", "torch")}
-    cells = dict.fromkeys((one["text"], one["teacher_epochs"]) for one in results)
-    return "\n".join([HEAD.format(**parts), *(section(results, *cell) for cell in cells)])
+    cells = dict.fromkeys(map(cell_of, results))
+    return "\n".join([HEAD.format(**parts), *(section(results, cell) for cell in cells)])
 
 
-def section(results: list[Result], text: str, epochs: int) -> str:
+def cell_of(result: Result) -> Cell:
+    """The text, the teacher's epochs and the students'."""
+    return result["text"], result["teacher_epochs"], result["epochs"]
+
+
+def in_words(text: str, teacher_epochs: int, epochs: int) -> str:
+    """A cell as the heading of its table."""
+    of = [f"{count} epoch{'s' if count > 1 else ''}" for count in (teacher_epochs, epochs)]
+    return f"{text}, teacher of {of[0]}, students of {of[1]}"
+
+
+def section(results: list[Result], cell: Cell) -> str:
     """One cell: its setting, and its rules by their loss, the best first."""
-    own = {one["rule"]: one for one in results if (one["text"], one["teacher_epochs"]) == (text, epochs)}
+    own = {one["rule"]: one for one in results if cell_of(one) == cell}
     first = next(iter(own.values()))
     ranked = sorted(own, key=lambda rule: float(np.mean(own[rule]["test"])))
     bases = {prefix: tuned(own, prefix) for prefix in ("", MATCHED)}
     lines = [row(own, rule, bases[MATCHED if rule.startswith(MATCHED) else ""]) for rule in ranked]
     return (
-        f"## {text}, teacher of {epochs} epoch{'s' if epochs > 1 else ''}\n\nTeacher's accuracy "
-        f"{first['teacher_accuracy']:.2f} %, {first['samples']} training windows. Tuned: "
+        f"## {in_words(*cell)}\n\nTeacher's accuracy {first['teacher_accuracy']:.2f} %, {first['samples']} training "
+        f"windows. Tuned: "
         f"{' and '.join(f'`{base}`' for base in bases.values() if base)}.\n\n"
         + markdown(["rule", "n", "loss", "minus tuned", "accuracy"], lines)
     )
@@ -191,11 +205,11 @@ def row(own: dict[str, Result], rule: str, base: str | None) -> list[str]:
     one, (loss, error) = own[rule], mean_and_error(own[rule]["test"])
     difference = ""
     if base is not None and base != rule:
-        both: list[Losses] = [np.array(own[name]["test"]) for name in (rule, base)]
-        count = min(map(len, both))
-        difference = points(paired_difference(both[0][:count], both[1][:count]), 3)
+        ours, theirs = own[rule]["test"], own[base]["test"]
+        count = min(len(ours), len(theirs))
+        difference = points(paired_difference(ours[:count], theirs[:count]), 3)
     return [
-        f"`{rule}`",
+        f"`{rule}`{mark(rule)}",
         str(len(one["test"])),
         f"{loss:.3f} ± {error:.3f}",
         difference,

@@ -23,6 +23,7 @@ from rltemp.kd.guard_count import GuardCount
 from rltemp.kd.method import Objective
 from rltemp.loading import load_method
 from rltemp.training.distill import Distillation
+from rltemp.training.look_ahead import look_ahead
 from rltemp.training.steps import Step, plain_step
 
 PLAIN = "fixed:4"
@@ -77,6 +78,7 @@ def train_stack(
     for recorder in recorders:
         recorder.begin()
     while not run.done:
+        look_ahead(run, method)
         taken = step(run, method)
         if taken.temperatures is not None:
             guards(taken.temperatures.detach().of_samples(taken.signals.mask))

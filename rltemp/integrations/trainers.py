@@ -17,6 +17,9 @@ from rltemp.kd.temperatures import Temperatures
 IGNORED = -100
 """The label that marks no sample, in these trainers and in torch's cross-entropy."""
 
+FOR_TEXT = "fixed:1"
+"""What nothing was better than on tokens (docs/results/tokens.md)."""
+
 
 class Means:
     """Mean temperatures and weight since the last `take`; sums stay on the device, so that no step waits for it."""
@@ -47,7 +50,8 @@ class ControlledTrainer:
 
     Args:
         *args: Arguments of the trainer.
-        controller: What `Controller` takes: `"universal"`, `"dtkd"`, a policy file, a rule, a Method.
+        controller: What `Controller` takes: `"universal"`, `"dtkd"`, a policy file, a rule, a Method. The default is
+            for language models.
         **kwargs: Arguments of the trainer.
 
     Raises:
@@ -61,7 +65,7 @@ class ControlledTrainer:
     accelerator: Any
     model: Any
 
-    def __init__(self, *args: Any, controller: MethodLike = "universal", **kwargs: Any) -> None:
+    def __init__(self, *args: Any, controller: MethodLike = FOR_TEXT, **kwargs: Any) -> None:
         tested_with(self.host, self.tested)
         self.controller = controller_of(controller)
         self.temperature_means = Means()

@@ -39,7 +39,8 @@ class TrainerMixin(ControlledTrainer):
         teacher_model: Same classes as the model's, fed with the same inputs; frozen, in eval mode, without a graph.
             None where batches bring what is known of the teacher: `teacher_ids`, `teacher_log_probs` `[..., K]`, and
             `teacher_tail` `[..., 4]`, if there is one (`rltemp.SparseTeacher`).
-        controller: What `Controller` takes: `"universal"`, `"dtkd"`, a policy file, a rule, a Method.
+        controller: What `Controller` takes: `"universal"`, `"dtkd"`, a policy file, a rule, a Method. The default,
+            `"fixed:1"`, is for language models.
         **kwargs: The trainer's own.
 
     Raises:

@@ -6,7 +6,7 @@
     class Distiller(DistillationTrainerMixin, DistillationTrainer):
         pass
 
-    Distiller(model=student, teacher_model=teacher, controller="universal", args=..., train_dataset=...).train()
+    Distiller(model=student, teacher_model=teacher, controller="fixed:1", args=..., train_dataset=...).train()
 
 `GKDTrainerMixin` does the same for `trl.experimental.gkd.GKDTrainer`. Both divide logits by the token's temperatures,
 compute the host's own divergence of them (its `beta` says which), and multiply it by the token's weight and by the

@@ -15,6 +15,9 @@ from rltemp.rules.published_methods import METHODS, summary
 
 _LINE = re.compile(r"^(?P<key>[A-Z][a-z]+): (?P<text>.*?)(?=^[A-Z][a-z]+:|^\s*$|\Z)", re.MULTILINE | re.DOTALL)
 
+FACTORIES: Mapping[str, Callable[..., Any]] = METHODS | DIVERGENCES | RULES
+"""By name: the rule's or the divergence's own, where a method is called after it."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -34,10 +37,21 @@ class Entry:
 
     def lines(self) -> Iterator[str]:
         """The entry as text."""
-        yield self.name
+        yield self.name + mark(self.name)
         yield f"    {self.summary}"
         yield f"    Options: {self.options or 'none'}"
         yield from (f"    {key}: {text}" for key, text in self.facts.items())
+
+
+def mark(spec: str) -> str:
+    """What stands behind a name in tables, where its formula was inferred from an abstract.
+
+    >>> mark("matched:cist:ratio=3"), mark("dtkd")
+    (' (inferred)', '')
+    """
+    named = (FACTORIES.get(part) for part in spec.split(":"))
+    inferred = any(facts(factory).get("Source", "").startswith("inferred") for factory in named)
+    return " (inferred)" if inferred else ""
 
 
 def facts(factory: Callable[..., Any] | None) -> dict[str, str]:
@@ -65,8 +79,8 @@ def methods() -> list[Entry]:
     """Every method: its rule's source, its objective, and what it needs labels for beside the cross-entropy."""
     found = []
     for name, factory in METHODS.items():
-        of_rule = (RULES | DIVERGENCES).get(name, factory)
-        known = {key: text for key, text in facts(of_rule).items() if key in ("Source", "Labels", "Guard")}
+        kept = ("Source", "Labels", "Guard", *(("Formula",) if name not in RULES | DIVERGENCES else ()))
+        known = {key: text for key, text in facts(FACTORIES[name]).items() if key in kept}
         if pairs := getattr(factory, "by_pair", DKD if name == "dkd" else None):
             known["Pairs"] = ", ".join(pairs)
         found.append(Entry(name, summary(name), options_of(factory), known))

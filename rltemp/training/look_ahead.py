@@ -58,7 +58,7 @@ def _probe_loss(run: Distillation, weights: dict[str, Tensor]) -> Tensor:
     run.student.eval()
     logits = logits_of(functional_call(run.student, {**weights, **buffers}, (batch.inputs,)))
     run.student.train()
-    signals = run.signals(batch, logits.float(), torch.zeros_like(logits, dtype=torch.float32), progress=run.progress)
+    signals = run.signals(batch, logits, torch.zeros_like(logits), progress=run.progress)
     return batch_mean(cross_entropy(signals), signals.mask).sum()
 
 

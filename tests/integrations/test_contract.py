@@ -6,6 +6,7 @@ import copy
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 
 import rltemp.integrations as integrations
 from rltemp import BadInputError, Method, Signals, kd_loss, load_method, load_rule
-from rltemp.integrations import Controller, HostVersionWarning
+from rltemp.integrations import Controller, HostVersionWarning, trainers
 from rltemp.policy.rule import Policy
 
 SHAPES = {"images": ((12,), 10), "tokens": ((3, 6), 32), "proposals": ((2, 9), 4)}
@@ -265,3 +266,16 @@ def test_a_policy_takes_no_more_memory_than_plain_distillation(shape: tuple[int,
     found = policy_memory(*shape)  # peaks of losses under a policy over plain distillation's
     assert {name: ratio for name, ratio in found.items() if ratio > 1.1} == {}
     assert found["objective"] > 0.1, "nothing was measured"
+
+
+def test_a_trainer_of_text_that_is_told_nothing_takes_the_temperature_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Host:
+        args = SimpleNamespace(n_gpu=1)
+
+    class Distiller(trainers.ControlledTrainer, Host):
+        pass
+
+    monkeypatch.setattr(trainers, "tested_with", lambda *versions: None)
+    student, teacher, labels = drawn("tokens")
+    found = Distiller().controller.temperatures(student, teacher, labels)
+    assert torch.stack([found.student, found.teacher]).unique().tolist() == [1.0]

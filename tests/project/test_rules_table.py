@@ -77,6 +77,6 @@ def test_the_page_has_a_row_a_method_with_paired_differences(results: Path, tmp_
 
 
 def test_the_page_in_docs_is_what_the_results_in_docs_give(tmp_path: Path) -> None:
-    files = sorted((ROOT / "docs" / "rules").glob("*.jsonl"))
-    script("write", tmp_path / "rules.md", *sorted(files, key=lambda file: not file.name.startswith("digits")))
+    files = ("rules/digits", "rules/cifar100", "results/tokens")
+    script("write", tmp_path / "rules.md", *(ROOT / "docs" / f"{file}.jsonl" for file in files))
     assert (tmp_path / "rules.md").read_text("utf-8") == (ROOT / "docs" / "rules.md").read_text("utf-8")

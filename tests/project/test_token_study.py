@@ -14,7 +14,8 @@ from support.tokens import token_task
 from rltemp import load_method
 from rltemp.training.preparation import load_data
 
-STUDY = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "token_study.py"))
+ROOT = Path(__file__).parents[2]
+STUDY = runpy.run_path(str(ROOT / "scripts" / "token_study.py"))
 FORWARD, REVERSE = "fixed:temperature=1,divergence=kl", "fixed:temperature=1,divergence=reverse_kl"
 
 
@@ -28,7 +29,8 @@ def test_students_are_trained_once_and_their_losses_stand_in_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     main, file = STUDY["main"], tmp_path / "tokens.jsonl"
-    monkeypatch.setitem(main.__globals__["TEXTS"], "characters", lambda teacher_epochs: token_task(epochs=1))
+    made = {"characters": lambda teacher_epochs, epochs: token_task(epochs=epochs)}
+    monkeypatch.setitem(main.__globals__, "TEXTS", made)
     words = ["train", "--texts", "characters", "--teachers", "1", "--seeds", "2", "--cells", str(file), "--rules"]
     main([*words, FORWARD, REVERSE])
     first = file.read_text("utf-8")
@@ -46,7 +48,7 @@ def test_students_are_trained_once_and_their_losses_stand_in_the_table(
 
 def test_byte_pairs_are_windows_labelled_with_what_follows() -> None:
     pytest.importorskip("tokenizers")
-    data = load_data(STUDY["byte_pairs"](teacher_epochs=1))
+    data = load_data(STUDY["byte_pairs"](teacher_epochs=1, epochs=1))
     for split in (data.train, data.test):
         assert (split.inputs[:, 1:] == split.labels[:, :-1]).all()
         assert split.inputs.shape[1] == 64
@@ -54,8 +56,8 @@ def test_byte_pairs_are_windows_labelled_with_what_follows() -> None:
 
 
 def result(rule: str, test: list[float], validation: float) -> dict[str, Any]:
-    shared = {"teacher_accuracy": 60.0, "samples": 9, "torch": "t", "machine": "m", "accuracy": [50.0] * len(test)}
-    return {"text": "a", "teacher_epochs": 3, "rule": rule, "test": test, "validation": [validation], **shared}
+    cell = {"text": "a", "teacher_epochs": 3, "epochs": 1, "rule": rule, "test": test, "validation": [validation]}
+    return cell | {"teacher_accuracy": 60.0, "samples": 9, "torch": "t", "machine": "m", "accuracy": [50.0] * len(test)}
 
 
 def test_what_is_tuned_is_chosen_on_validation_data_and_matched_rules_by_themselves() -> None:
@@ -67,3 +69,9 @@ def test_what_is_tuned_is_chosen_on_validation_data_and_matched_rules_by_themsel
     assert [*lines] == [FORWARD, "dtkd", REVERSE, "matched:dtkd", matched]
     assert "| -0.300 [" in lines["dtkd"]  # (1.3 - 1.5 + 1.4 - 1.8) / 2
     assert "| -1.050 [" in lines["matched:dtkd"]
+
+
+def test_the_page_in_docs_is_what_the_results_in_docs_give(tmp_path: Path) -> None:
+    folder = ROOT / "docs" / "results"
+    STUDY["main"](["write", str(tmp_path / "tokens.md"), str(folder / "tokens.jsonl")])
+    assert (tmp_path / "tokens.md").read_text("utf-8") == (folder / "tokens.md").read_text("utf-8")

@@ -22,7 +22,7 @@ from support.services import Served, serving
 from support.source import PYPROJECT, ROOT
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")])
-WRITTEN_BY_PROGRAMS = ("experiments.md", "rules.md", "study.md", "transfer.md")
+WRITTEN_BY_PROGRAMS = ("experiments.md", "rules.md", "study.md", "tokens.md", "transfer.md")
 """The lab notebook, and pages that a script writes: how they look is not asked."""
 RUN, SHOWN = ("python", "bash"), ("text", "json", "yaml", "nginx", "mermaid")
 """Languages of blocks that are run, and of those that are shown."""
