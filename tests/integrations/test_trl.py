@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from support.hosts import OF_HOSTS, ROOT, run_block
-from support.tiny import llama, tokenizer
+from support.tiny import llama, prompts, tokenizer
 from support.trainers import assert_own, assert_trained, logged, own_losses, settings, soft_loss
 from torch import Tensor, nn
 
@@ -55,10 +55,6 @@ class RecordedGKD(Recorded, GKDDistiller):
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         self.seen = (*self.seen, {**inputs, "num_items": kwargs["num_items_in_batch"]})
         return super().compute_loss(model, inputs, *args, **kwargs)
-
-
-def prompts(count: int = 24) -> Any:
-    return Dataset.from_dict({"prompt": [" ".join(f"w{i + k}" for k in range(2 + i % 3)) for i in range(count)]})
 
 
 def conversations(count: int = 24) -> Any:
