@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import rltemp
 from rltemp import BadInputError, Method, Signals
 from rltemp.integrations import HostVersionWarning, contract
+from rltemp.integrations.trainers import TAGS
 from rltemp.integrations.trl import DistillationTrainerMixin, GKDTrainerMixin
 
 trl = pytest.importorskip("trl", reason="the host is not installed: pip install rltemp[trl]")
@@ -127,9 +128,15 @@ def test_means_of_the_tokens_temperatures_are_logged(make: Any, tmp_path: Path) 
     found = []
     for inputs in trainer.seen:
         signals = signals_of(llama(0), inputs, 0.0)
-        found.append(rltemp.load_rule("universal")(signals).student[signals.mask])
-    wanted = torch.cat(found).mean().item()
-    assert logged(trainer, "temperature/student_mean") == [pytest.approx(wanted, rel=1e-4)]
+        temperatures = rltemp.load_rule("universal")(signals)
+        entropies = [
+            torch.distributions.Categorical(logits=logits).entropy()
+            for logits in (signals.student_logits, signals.teacher_logits)
+        ]
+        rows = torch.stack([temperatures.student, temperatures.teacher, temperatures.weight, *entropies])
+        found.append(rows[:, signals.mask])
+    wanted = torch.cat(found, 1).mean(1).tolist()
+    assert [logged(trainer, tag) for tag in TAGS] == [[pytest.approx(value, rel=1e-4)] for value in wanted]
 
 
 def drawn(rows: int, vocabulary: int) -> tuple[list[Any], Tensor, Tensor]:
