@@ -13,6 +13,7 @@ import argparse
 import platform
 import statistics
 from collections.abc import Callable
+from functools import partial
 from timeit import timeit
 
 import torch
@@ -35,17 +36,22 @@ def main() -> None:
     torch.set_num_threads(1)
     print(f"{processor()}, 1 thread; Python {platform.python_version()}, torch {torch.__version__}; {rounds} rounds\n")
     student, teacher = random_logits(*SHAPE)
+    labels = torch.zeros(SHAPE[:-1], dtype=torch.long)
     sparse = SparseTeacher.of_logits(teacher, TOP)
     known = [value for value in (sparse.ids, sparse.log_probs, sparse.tail) if value is not None]
     sizes = [size(*known), size(teacher), size(teacher)]
     print(f"the teacher itself: {sizes[0]:.1f} MiB, all its logits {sizes[1]:.1f} MiB\n")
     print(f"{'':12}{'time / all logits':>24}{'time / PyTorch':>24}   peak MiB: top 64, all logits, PyTorch")
     for rule in RULES:
-        controller, labels = Controller(rule), torch.zeros(SHAPE[:-1], dtype=torch.long)
+        controller = Controller(rule)
+
+        def loss(of: Tensor | SparseTeacher, controller: Controller = controller) -> Tensor:
+            return controller.kd(student, of, labels, 0.3).mean()
+
         calls = [
-            backward(lambda c=controller: c.kd(student, sparse, labels, 0.3).mean(), student),  # type: ignore[misc]
-            backward(lambda c=controller: c.kd(student, teacher, labels, 0.3).mean(), student),  # type: ignore[misc]
-            backward(lambda: plain_kd(student, teacher), student),
+            backward(partial(loss, sparse), student),
+            backward(partial(loss, teacher), student),
+            backward(partial(plain_kd, student, teacher), student),
         ]
         first, second = ratios(calls, rounds)
         peaks = ", ".join(f"{peak_memory(call) / BYTES:.0f}" for call in calls)

@@ -25,10 +25,11 @@ TAGS = (
     "temperature/student_mean",
     "temperature/teacher_mean",
     "temperature/weight_mean",
+    "temperature/guarded",
     "entropy/student_mean",
     "entropy/teacher_mean",
 )
-"""What is logged beside a training loss; entropies are of the predictions at T = 1, in nats."""
+"""What is logged beside a training loss: means, the share that a guard has set, and entropies at T = 1 in nats."""
 
 
 class Means:
@@ -43,8 +44,9 @@ class Means:
         """Add the temperatures of the samples that a mask of the same shape keeps, or of all, and their entropies."""
         self.calls += 1
         one = torch.ones_like(found.student)
-        entropies = (rowwise(entropy, logits) for logits in (signals.student_logits, signals.teacher_logits))
-        rows = torch.stack([one, found.student, found.teacher, found.weight, *(each.to(one) for each in entropies)])
+        guarded = torch.zeros_like(one) if found.guarded is None else found.guarded.to(one)
+        entropies = [rowwise(entropy, logits).to(one) for logits in (signals.student_logits, signals.teacher_logits)]
+        rows = torch.stack([one, found.student, found.teacher, found.weight, guarded, *entropies])
         if mask is not None and mask.shape == found.student.shape:
             rows = rows.masked_fill(~mask, 0.0)
         sums = rows.flatten(1).sum(1)
@@ -103,7 +105,9 @@ class ControlledTrainer:
             return found
 
         method = replace(self.controller.method, rule=WrappedRule(self.controller.method.rule, told))
-        return Controller(method, align_classes=self.controller.align_classes)
+        watched = Controller(method, align_classes=self.controller.align_classes)
+        watched._guards = self.controller._guards  # which counts over all steps
+        return watched
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log as the trainer does; beside a training loss, log the means since the last such entry."""

@@ -71,7 +71,9 @@ def write_teacher(
         try:
             teacher.check(classes)
         except BadInputError as error:
-            raise BadInputError(f"the model's logits of the sequences from {start} on cannot be used: {error}") from None
+            raise BadInputError(
+                f"the model's logits of the sequences from {start} on cannot be used: {error}"
+            ) from None
         folder.mkdir(parents=True, exist_ok=True)
         for name, values in _columns(batch, teacher).items():
             data = values.tobytes()

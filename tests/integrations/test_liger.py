@@ -68,7 +68,9 @@ def test_value_and_gradient_are_those_of_whole_logits(name: str, bias: bool) -> 
 
 def test_chunks_change_nothing_for_a_rule_of_single_samples() -> None:
     rows, labels = drawn()
-    losses = [LigerDistillationLoss("dtkd", chunk_size=size)(**rows, true_labels=labels, progress=0.5) for size in (7, 99)]
+    losses = [
+        LigerDistillationLoss("dtkd", chunk_size=size)(**rows, true_labels=labels, progress=0.5) for size in (7, 99)
+    ]
     torch.testing.assert_close(*losses)
     for own, other in zip(*(gradients(loss, rows) for loss in losses), strict=True):
         torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-6)
@@ -92,7 +94,7 @@ def test_a_batch_without_a_token_has_no_loss() -> None:
 
 
 def test_what_ligers_chunks_cannot_carry_names_the_call_to_use() -> None:
-    with pytest.raises(BadInputError, match="call Controller.loss with whole logits"):
+    with pytest.raises(BadInputError, match=r"call Controller\.loss with whole logits"):
         LigerDistillationLoss("dkd")
     rows, labels = drawn()
     rows["teacher_weight"] = rows["teacher_weight"][:60]

@@ -133,7 +133,9 @@ def test_means_of_the_tokens_temperatures_are_logged(make: Any, tmp_path: Path) 
             torch.distributions.Categorical(logits=logits).entropy()
             for logits in (signals.student_logits, signals.teacher_logits)
         ]
-        rows = torch.stack([temperatures.student, temperatures.teacher, temperatures.weight, *entropies])
+        answers = temperatures.student, temperatures.teacher, temperatures.weight
+        assert temperatures.guarded is not None
+        rows = torch.stack([*answers, temperatures.guarded.float(), *entropies])
         found.append(rows[:, signals.mask])
     wanted = torch.cat(found, 1).mean(1).tolist()
     assert [logged(trainer, tag) for tag in TAGS] == [[pytest.approx(value, rel=1e-4)] for value in wanted]

@@ -1,4 +1,4 @@
-"""The integration of TRL's trainer with a served teacher, against the trainer itself: a server that is here stands in."""
+"""The integration of TRL's trainer with a served teacher, against the trainer itself and a client that is here."""
 
 from __future__ import annotations
 
@@ -100,6 +100,9 @@ def test_a_run_has_the_losses_of_our_own_loop(name: str, tmp_path: Path) -> None
 
     assert logged(trainer) == pytest.approx(own_losses(llama(0), trainer.seen, signals_of, loss), rel=1e-5)
     assert max(logged(trainer, "temperature/teacher_mean")) <= 1
+    if name != "universal":  # theirs are above 1 everywhere, so that the cap is counted everywhere
+        assert trainer.controller.guarded == 1
+        assert logged(trainer, "temperature/guarded") == [1.0] * STEPS
 
 
 @pytest.mark.parametrize(("beta", "count"), [(0.0, K), (1.0, 1), (0.5, 1)])
