@@ -108,7 +108,8 @@ class SparseTeacher:
         mass = mass.nan_to_num(nan=ABSENT)
         # Half-way, in logarithms, between the least that it can be (all others alike) and the most (each of the others
         # that have any mass as likely as the last of the top); both are the mass at T = 1.
-        least, most = sharpness * mass + (1 - sharpness) * math.log(others), mass + (sharpness - 1) * top[..., -1]
+        count = _log(others, mass)
+        least, most = sharpness * mass + (1 - sharpness) * count, mass + (sharpness - 1) * top[..., -1]
         return (least + torch.minimum(most, -least.new_tensor(ABSENT)).clamp(min=ABSENT)) / 2
 
     def check(self, classes: int, mask: Tensor | None = None) -> None:
@@ -240,13 +241,18 @@ def _interpolated(tail: Tensor, top: Tensor, sharpness: Tensor, others: int) -> 
     its curvature the variance. Up to 1 / T = 2 a polynomial stands for it, beyond that the middle of the least that
     convexity allows and the most that classes less likely than the top allow.
     """
-    count = torch.full_like(sharpness, math.log(others))
+    count = _log(others, sharpness)
     sums, inside = tail[..., : TAIL_SIZES[0]].unbind(-1), sharpness.clamp(max=1 / TAIL_TEMPERATURES[0])
     found = _polynomial([count], sums, inside)
     if tail.shape[-1] > TAIL_SIZES[0]:  # slope and curvature at 0 tell nothing beyond 1
         found = torch.where(inside > 1, found, _polynomial([count, *_moments(tail, top, others)], sums, inside))
     slope = (top[..., -1] + (sums[0] - sums[1]) / (1 / TAIL_TEMPERATURES[0] - 1 / TAIL_TEMPERATURES[1])) / 2
     return torch.where(sums[1] > ABSENT, found + slope * (sharpness - inside), ABSENT)
+
+
+def _log(count: int, like: Tensor) -> Tensor:
+    """Its logarithm, by an operation that a program with any number of classes can have."""
+    return torch.full_like(like, count).log()
 
 
 def _polynomial(low: list[Tensor], sums: tuple[Tensor, ...], at: Tensor) -> Tensor:
