@@ -1,6 +1,6 @@
 """A teacher of which the top 64 are known, beside all its logits: time and peak memory of the loss with its gradient.
 
-    python scripts/bench_sparse.py [--rounds 7]
+    python scripts/bench_sparse.py [--rounds 7] [--rules fixed:1 fixed:2 universal]
 
 Logits are [4, 512, 32000], float32, on one thread. "All logits" is the same call of rltemp's with the teacher's logits,
 "PyTorch" plain distillation in plain PyTorch. A time is the median and the quartiles of the ratio over rounds in which
@@ -32,7 +32,9 @@ def main() -> None:
     """Measure, and print a line a rule."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=7)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--rules", nargs="+", default=RULES)
+    options = parser.parse_args()
+    rounds = options.rounds
     torch.set_num_threads(1)
     print(f"{processor()}, 1 thread; Python {platform.python_version()}, torch {torch.__version__}; {rounds} rounds\n")
     student, teacher = random_logits(*SHAPE)
@@ -42,7 +44,7 @@ def main() -> None:
     sizes = [size(*known), size(teacher), size(teacher)]
     print(f"the teacher itself: {sizes[0]:.1f} MiB, all its logits {sizes[1]:.1f} MiB\n")
     print(f"{'':12}{'time / all logits':>24}{'time / PyTorch':>24}   peak MiB: top 64, all logits, PyTorch")
-    for rule in RULES:
+    for rule in options.rules:
         controller = Controller(rule)
 
         def loss(of: Tensor | SparseTeacher, controller: Controller = controller) -> Tensor:
