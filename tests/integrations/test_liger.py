@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.hosts import OF_HOSTS
+from support.hosts import OF_HOSTS, run_block
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -86,6 +86,12 @@ def test_at_temperature_1_it_is_ligers_own_loss(divergence: str, beta: float) ->
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
     for own, other in zip(gradients(found, rows), gradients(wanted, rows), strict=True):
         torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-5)
+
+
+def test_the_block_of_the_page_runs_as_it_stands() -> None:
+    rows, labels = drawn()
+    names = dict(zip(("student_rows", "student_head", "teacher_rows", "teacher_head"), rows.values(), strict=True))
+    assert run_block("liger", **names, labels=labels)["loss"] > 0
 
 
 def test_a_batch_without_a_token_has_no_loss() -> None:

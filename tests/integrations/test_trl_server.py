@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from support.hosts import OF_HOSTS
+from support.hosts import OF_HOSTS, run_block
 from support.tiny import llama, prompts, tokenizer
-from support.trainers import logged, own_losses, settings
+from support.trainers import assert_trained, logged, own_losses, settings
 from torch import Tensor, nn
 
 from rltemp import BadInputError, Method, Signals, SparseTeacher, load_method
@@ -126,6 +126,12 @@ def test_a_sampled_token_has_a_weight_and_no_temperature(tmp_path: Path, caplog:
             found.append(logged(trainer)[0])
     assert found[1] == pytest.approx(4 * found[0], rel=1e-4)  # T^2
     assert "the sampled token alone, which has no temperature" in caplog.text
+
+
+def test_the_block_of_the_page_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = {"student": llama(0), "tokenizer": tokenizer(), "train_dataset": prompts(8)}
+    assert_trained(run_block("trl", ("loss_top_k=64", "loss_top_k=8"), number=1, **names)["trainer"])
 
 
 @pytest.mark.parametrize(
