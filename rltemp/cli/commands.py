@@ -105,6 +105,12 @@ COMMANDS = {
         ("policy export --format onnx universal",),
         ("FILE", "format", "out"),
     ),
+    "write-teacher": Command(
+        "write_teacher:WriteTeacher",
+        "write a language model's likeliest classes for a text",
+        ("write-teacher MODEL-FOLDER text.txt --out runs/teacher", "write-teacher MODEL-FOLDER tokens.npy --count 32"),
+        ("MODEL", "TEXT", "length", "count", "batch-size", "device", "out"),
+    ),
     "rules": Command(
         "listings:Rules", "list every rule and divergence, or all of one", ("rules", "rules dtkd"), ("NAME",)
     ),

@@ -135,6 +135,8 @@ class PolicyExport(RunOptions):
     """A policy file, the name of a shipped policy, or a rule's, as in dtkd:reference=2."""
     format: Literal["torch", "onnx"] = "torch"
     """torch: torch.export's .pt2; onnx: for ONNX Runtime and others."""
+    top: bool = False
+    """For a teacher of which only the top is known: teacher_ids, teacher_log_probs [B, K] and tail [B, 6]."""
     out: Path | None = None
     """The file to write; policy.pt2 or policy.onnx by default."""
 
@@ -143,8 +145,9 @@ class PolicyExport(RunOptions):
         if imports_code(self.file):
             raise BadInputError(f"{self.file!r} would import a module; needed: a policy file or a rule's name")
         out = self.out or Path("policy").with_suffix(SUFFIXES[self.format])
-        write(self.file, out, self.format)
-        say(f"Wrote {out}: student_logits, teacher_logits [B, C], progress [] to {', '.join(OUTPUTS)} [B].")
+        write(self.file, out, self.format, self.top)
+        teacher = "teacher_ids, teacher_log_probs [B, K], tail [B, 6]" if self.top else "teacher_logits [B, C]"
+        say(f"Wrote {out}: student_logits, {teacher}, progress [] to {', '.join(OUTPUTS)} [B].")
 
 
 def _described(manifest: PolicyManifest) -> list[str]:

@@ -108,9 +108,7 @@ class Controller:
     ) -> Tensor:
         """The method's whole objective for every sample, `[...]`, in nats, cross-entropy and warm-up among it."""
         loss, found = self.method.step_loss(self.signals(student_logits, teacher_logits, labels, progress, mask))
-        if not is_transformed():
-            refuse_unlawful(self.method, found)
-            self._guards(found, mask, self.method.name)
+        self._judge(found, mask)
         return loss
 
     def kd(
@@ -123,8 +121,8 @@ class Controller:
     ) -> Tensor:
         """The distillation term of every sample, `[...]`, in nats: for a loop with a cross-entropy of its own.
 
-        It is `kd_weight * weight * D(student / T_s, teacher / T_t)` at constant temperatures; 0 off the mask. A
-        method's warm-up and second divergence (DTKD has both) are in `loss` alone.
+        It is `kd_weight * weight * D(student / T_s, teacher / T_t)` at constant temperatures; 0 off the mask. Warm-up
+        and a second divergence (DTKD has both) are in `loss` alone.
         """
         signals = self.signals(student_logits, teacher_logits, labels, progress, mask)
         return self.method.kd_weight * kd_loss(signals, self._temperatures(signals), self.method.divergence)
@@ -215,9 +213,7 @@ class Controller:
         """Logits z T0 / T_i for a kit that divides by one temperature T0, `base_temperature`: it then divides by T_i.
 
         The weights are not in them: the kit's own factor (T0^2 or none) is every sample's. Off the mask none changes.
-
-        Returns:
-            The student's and the teacher's logits `[..., C]`, each in its type.
+        The student's come first, then the teacher's, each in its type.
         """
         base = positive(base_temperature, "rescaled", "base_temperature")
         found = self.temperatures(student_logits, teacher_logits, labels, progress, mask)
@@ -249,10 +245,13 @@ class Controller:
     def _temperatures(self, signals: Signals) -> Temperatures:
         found = self.method.rule(replace(signals, student_logits=signals.student_logits.detach())).detach()
         check_shape(found, signals.shape, self.method.name)
+        self._judge(found, signals.mask)
+        return found.each(lambda values, _: values if values.dtype == torch.bool else values.float())
+
+    def _judge(self, found: Temperatures | None, mask: Tensor | None) -> None:
         if not is_transformed():
             refuse_unlawful(self.method, found)
-            self._guards(found, signals.mask, self.method.name)
-        return found.each(lambda values, _: values if values.dtype == torch.bool else values.float())
+            self._guards(found, mask, self.method.name)
 
 
 MethodLike = str | Path | Objective | TemperatureRule | RuleFunction | Controller

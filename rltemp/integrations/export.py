@@ -2,7 +2,8 @@
 
 The program takes `student_logits` and `teacher_logits` `[B, C]`, `progress` `[]` and, for a policy that sees them,
 `labels` `[B]`, and gives `student_temperature`, `teacher_temperature` and `weight`, `[B]` each, without a gradient. B
-and C are any. Flatten tokens `[B, T, C]`: a policy matches gradients over the whole batch either way.
+and C are any. With `top`, `teacher_ids`, `teacher_log_probs` `[B, K]` and `tail` `[B, 6]` stand in for the teacher's
+logits (`rltemp.SparseTeacher`). Flatten tokens `[B, T, C]`: a policy matches gradients over the whole batch either way.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from rltemp.errors import BadInputError
 from rltemp.integrations.contract import Controller, MethodLike
 from rltemp.io.files import atomic_write
+from rltemp.kd.sparse_teacher import SparseTeacher
 from rltemp.kd.temperatures import OUTPUTS
 
 Format = Literal["torch", "onnx"]
@@ -37,6 +39,9 @@ class TemperatureModule(nn.Module):
         method: What `Controller` takes.
     """
 
+    names: tuple[str, ...] = ("student_logits", "teacher_logits", "progress", "labels")
+    """Of its inputs, for ONNX."""
+
     def __init__(self, method: MethodLike) -> None:
         super().__init__()
         self.controller = Controller(method)
@@ -45,14 +50,28 @@ class TemperatureModule(nn.Module):
         self, student_logits: Tensor, teacher_logits: Tensor, progress: Tensor, labels: Tensor | None = None
     ) -> tuple[Tensor, ...]:
         """The two temperatures and the two weights, `[B]` each, of logits `[B, C]`, `progress` `[]`, labels `[B]`."""
-        found = self.controller.temperatures(student_logits, teacher_logits, labels, progress)
-        return tuple(one.clone() for one in found.outputs().values())  # one tensor an output
+        return self.answer(student_logits, teacher_logits, progress, labels)
+
+    def answer(
+        self, student_logits: Tensor, teacher: Tensor | SparseTeacher, progress: Tensor, labels: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        """What the controller answers, one tensor an output."""
+        found = self.controller.temperatures(student_logits, teacher, labels, progress)
+        return tuple(one.clone() for one in found.outputs().values())
+
+    def of_teacher(self, logits: Tensor) -> tuple[Tensor, ...]:
+        """The inputs that stand for a teacher's logits."""
+        return (logits,)
+
+    def shapes(self, batch: Any, classes: Any) -> tuple[dict[int, Any] | None, ...]:
+        """Which sizes of its inputs are any."""
+        return {0: batch, 1: classes}, {0: batch, 1: classes}, None, {0: batch}
 
     def inputs(self, shape: tuple[int, int], progress: float) -> tuple[Tensor, ...]:
         """Random inputs, with labels where the rule needs them."""
         generator = torch.Generator().manual_seed(shape[0])
         student, teacher = 3 * torch.randn(2, *shape, generator=generator)
-        inputs = student, teacher, torch.tensor(progress)
+        inputs = student, *self.of_teacher(teacher), torch.tensor(progress)
         try:
             self(*inputs)
         except BadInputError:
@@ -60,22 +79,53 @@ class TemperatureModule(nn.Module):
         return inputs
 
 
-def exported(method: MethodLike) -> torch.export.ExportedProgram:
+class SparseTemperatureModule(TemperatureModule):
+    """The same for a teacher of which only the top is known."""
+
+    names = ("student_logits", "teacher_ids", "teacher_log_probs", "tail", "progress", "labels")
+
+    def forward(  # type: ignore[override]
+        self,
+        student_logits: Tensor,
+        teacher_ids: Tensor,
+        teacher_log_probs: Tensor,
+        tail: Tensor,
+        progress: Tensor,
+        labels: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """The answer for logits `[B, C]`, ids and log-probabilities `[B, K]`, a tail `[B, 6]`."""
+        return self.answer(student_logits, SparseTeacher(teacher_ids, teacher_log_probs, tail), progress, labels)
+
+    def of_teacher(self, logits: Tensor) -> tuple[Tensor, ...]:
+        """Its top and its tail."""
+        top = SparseTeacher.of_logits(logits, 2 + len(logits) % 3)
+        assert top.tail is not None
+        return top.ids, top.log_probs, top.tail
+
+    def shapes(self, batch: Any, classes: Any) -> tuple[dict[int, Any] | None, ...]:
+        """K is any, too."""
+        top = {0: batch, 1: classes}
+        return {0: batch, 1: classes}, top, top, {0: batch}, None, {0: batch}
+
+
+def exported(method: MethodLike, top: bool = False) -> torch.export.ExportedProgram:
     """Return a rule as a program of torch's operations, for any batch and any number of classes.
+
+    Args:
+        method: What `Controller` takes.
+        top: Of a teacher of which only the top is known.
 
     Raises:
         BadInputError: Where the rule cannot be exported, or the program answers other numbers than the rule.
     """
-    module = TemperatureModule(method).eval()
+    module = (SparseTemperatureModule if top else TemperatureModule)(method).eval()
     inputs = module.inputs(_TRACED, 0.3)
     batch, classes = torch.export.Dim.DYNAMIC, torch.export.Dim.DYNAMIC
-    logits = {0: batch, 1: classes}
     name = module.controller.method.name
     try:
         with torch.no_grad(), _quiet():
-            program = torch.export.export(
-                module, inputs, dynamic_shapes=(logits, logits, None, {0: batch})[: len(inputs)]
-            )
+            shapes = module.shapes(batch, classes)[: len(inputs)]
+            program = torch.export.export(module, inputs, dynamic_shapes=shapes)
             _compare(program, module)
     except Exception as error:  # of whatever the rule does
         reason = str(error).strip().partition("\n")[0]
@@ -83,8 +133,8 @@ def exported(method: MethodLike) -> torch.export.ExportedProgram:
     return program
 
 
-def write(method: MethodLike, path: Path, form: Format) -> None:
-    """Write a rule's program to a new file.
+def write(method: MethodLike, path: Path, form: Format, top: bool = False) -> None:
+    """Write a rule's program to a new file; `top` as in `exported`.
 
     Raises:
         BadInputError: As `exported`, and where the file exists or what `form` needs is not installed.
@@ -93,13 +143,13 @@ def write(method: MethodLike, path: Path, form: Format) -> None:
         raise BadInputError(f"{path} exists and is not overwritten; choose another --out")
     if form == "onnx":
         _need_onnx()
-    program = exported(method)
+    program = exported(method, top)
     if form == "torch":
         buffer = io.BytesIO()
         torch.export.save(program, buffer)
         atomic_write(path, buffer.getvalue())
         return
-    inputs = ("student_logits", "teacher_logits", "progress", "labels")
+    inputs = (SparseTemperatureModule if top else TemperatureModule).names
     with _quiet():
         model = torch.onnx.export(program, dynamo=True, input_names=inputs, output_names=OUTPUTS, verbose=False)
     assert model is not None  # it is with dynamo

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +11,10 @@ from torch import Tensor
 from rltemp.errors import BadInputError
 from rltemp.integrations.contract import Controller, MethodLike, controller_of, mean_of
 from rltemp.integrations.host_versions import tested_with
-from rltemp.kd.method import watch
+from rltemp.kd.divergences import entropy
+from rltemp.kd.rowwise import rowwise
+from rltemp.kd.signals import Signals
+from rltemp.kd.temperature_rule import TemperatureRule, WrappedRule
 from rltemp.kd.temperatures import Temperatures
 
 IGNORED = -100
@@ -21,17 +24,32 @@ FOR_TEXT = "fixed:1"
 """What nothing was better than on tokens (docs/results/tokens.md)."""
 
 
+TAGS = (
+    "temperature/student_mean",
+    "temperature/teacher_mean",
+    "temperature/weight_mean",
+    "temperature/guarded",
+    "entropy/student_mean",
+    "entropy/teacher_mean",
+)
+"""What is logged beside a training loss: means, the share that a guard has set, and entropies at T = 1 in nats."""
+
+
 class Means:
-    """Mean temperatures and weight since the last `take`; sums stay on the device, so that no step waits for it."""
+    """Means of what `TAGS` names since the last `take`; sums stay on the device, so that no step waits for it."""
 
     def __init__(self) -> None:
         self.calls = 0
         self._sums: Tensor | None = None
 
-    def add(self, found: Temperatures, mask: Tensor | None = None) -> None:
-        """Add the temperatures of the samples that a mask of the same shape keeps, or of all."""
+    @torch.no_grad()
+    def add(self, signals: Signals, found: Temperatures, mask: Tensor | None = None) -> None:
+        """Add the temperatures of the samples that a mask of the same shape keeps, or of all, and their entropies."""
         self.calls += 1
-        rows = torch.stack([torch.ones_like(found.student), found.student, found.teacher, found.weight]).detach()
+        one = torch.ones_like(found.student)
+        guarded = torch.zeros_like(one) if found.guarded is None else found.guarded.to(one)
+        entropies = [rowwise(entropy, logits).to(one) for logits in (signals.student_logits, signals.teacher_logits)]
+        rows = torch.stack([one, found.student, found.teacher, found.weight, guarded, *entropies])
         if mask is not None and mask.shape == found.student.shape:
             rows = rows.masked_fill(~mask, 0.0)
         sums = rows.flatten(1).sum(1)
@@ -41,8 +59,7 @@ class Means:
         """Return the means by tag and begin anew; empty where no sample was added."""
         sums, self._sums = self._sums, None
         count, *totals = [0.0] if sums is None else sums.tolist()
-        tags = ("temperature/student_mean", "temperature/teacher_mean", "temperature/weight_mean")
-        return {tag: total / count for tag, total in zip(tags, totals, strict=False)} if count else {}
+        return {tag: total / count for tag, total in zip(TAGS, totals, strict=False)} if count else {}
 
 
 class ControlledTrainer:
@@ -82,11 +99,19 @@ class ControlledTrainer:
         return float(min(self.state.global_step / max(self.state.max_steps, 1), 1.0))
 
     def watched(self, mask: Tensor) -> Controller:
-        """The controller; in training, one that adds the temperatures of the samples of the mask to the means."""
+        """The controller; in training, one that adds the samples of the mask to the means."""
         if not self.model.training:
             return self.controller
-        method = watch(self.controller.method, partial(self.temperature_means.add, mask=mask))
-        return Controller(method, align_classes=self.controller.align_classes)
+
+        def told(signals: Signals, rule: TemperatureRule) -> Temperatures:
+            found = rule(signals)
+            self.temperature_means.add(signals, found, mask)
+            return found
+
+        method = replace(self.controller.method, rule=WrappedRule(self.controller.method.rule, told))
+        watched = Controller(method, align_classes=self.controller.align_classes)
+        watched._guards = self.controller._guards  # which counts over all steps
+        return watched
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log as the trainer does; beside a training loss, log the means since the last such entry."""

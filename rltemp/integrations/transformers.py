@@ -38,7 +38,7 @@ class TrainerMixin(ControlledTrainer):
         *args: The trainer's own.
         teacher_model: Same classes as the model's, fed with the same inputs; frozen, in eval mode, without a graph.
             None where batches bring what is known of the teacher: `teacher_ids`, `teacher_log_probs` `[..., K]`, and
-            `teacher_tail` `[..., 4]`, if there is one (`rltemp.SparseTeacher`).
+            `teacher_tail` `[..., 4]` or `[..., 6]`, if there is one (`rltemp.SparseTeacher`).
         controller: What `Controller` takes: `"universal"`, `"dtkd"`, a policy file, a rule, a Method. The default,
             `"fixed:1"`, is for language models.
         **kwargs: The trainer's own.

@@ -10,7 +10,8 @@
 
 `GKDTrainerMixin` does the same for `trl.experimental.gkd.GKDTrainer`. Both divide logits by the token's temperatures,
 compute the host's own divergence of them (its `beta` says which), and multiply it by the token's weight and by the
-method's `kd_weight`. docs/integrations/trl.md says what they leave out.
+method's `kd_weight`. `rltemp.integrations.trl_server` has the trainer whose teacher is a server.
+docs/integrations/trl.md says what they leave out.
 """
 
 from __future__ import annotations

@@ -203,6 +203,16 @@ def log_softmax(logits: Tensor) -> Tensor:
     return logits.movedim(-1, 0).contiguous().log_softmax(0).movedim(0, -1)
 
 
+def entropy(logits: Tensor) -> Tensor:
+    """Entropy of the prediction at T = 1, `[..., C]` to `[...]`, in nats, over the classes that are there.
+
+    >>> entropy(torch.tensor([[1.0, 1.0, -torch.inf]]))
+    tensor([0.6931])
+    """
+    log_probs = log_softmax(bounded_logits(logits))
+    return -(log_probs.exp() * log_probs).sum(-1)
+
+
 def _decoupled_parts(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     own, teacher = labels.unsqueeze(-1), without(student, teacher)
     is_own = torch.zeros_like(student, dtype=torch.bool).scatter(-1, own, True)

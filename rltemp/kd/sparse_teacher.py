@@ -16,15 +16,15 @@ from torch import Tensor
 
 from rltemp.errors import BadInputError
 from rltemp.kd.bucketed import bucketed
-from rltemp.kd.classes import ABSENT
+from rltemp.kd.classes import ABSENT, mean_over
 from rltemp.kd.rowwise import is_transformed
 from rltemp.kd.signals import Signals, full_precision
 from rltemp.kd.temperatures import Temperatures
 
 TAIL_TEMPERATURES = (0.5, 1.0, 2.0, 4.0)
-"""Where a tail is known."""
-_SHARPNESS = (0.0, *(1 / temperature for temperature in reversed(TAIL_TEMPERATURES)))
-"""1 / T of these, ascending; at 0 every class counts 1."""
+"""Where the sum of a tail is known."""
+TAIL_SIZES = (len(TAIL_TEMPERATURES), len(TAIL_TEMPERATURES) + 2)
+"""Numbers of a tail: its sums, or these and the mean and the deviation of all log-probabilities."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,7 +35,8 @@ class SparseTeacher:
         ids: `[..., K]` integers, the classes; none twice in a sample.
         log_probs: `[..., K]`, their log-probabilities at T = 1, in nats, the likeliest first.
         tail: `[..., 4]`, of all other classes log sum_k exp(log p_k / T) at T = 0.5, 1, 2 and 4. With it the teacher is
-            softened up to T = 4. Without it, up to T = 1: a higher temperature counts as 1, and as guarded.
+            softened up to T = 4. Or `[..., 6]`, and then the mean and the standard deviation of log p over all classes:
+            up to any T. Without it, up to T = 1. A higher temperature counts as the highest, and as guarded.
 
     Raises:
         BadInputError: Where types or shapes are not these, or K is 0.
@@ -49,7 +50,7 @@ class SparseTeacher:
     tail: Tensor | None = None
 
     def __post_init__(self) -> None:
-        needed = "needed: ids and log_probs [..., K], K of 1 or more, and a tail [..., 4] or None"
+        needed = "needed: ids and log_probs [..., K], K of 1 or more, and a tail [..., 4] or [..., 6], or None"
         given = {"ids": self.ids, "log_probs": self.log_probs} | ({} if self.tail is None else {"tail": self.tail})
         for name, value in given.items():
             if not isinstance(value, Tensor):
@@ -57,8 +58,8 @@ class SparseTeacher:
             if value.is_floating_point() == (name == "ids") or value.dtype == torch.bool:
                 raise BadInputError(f"{name} has type {value.dtype}; needed: integers for ids, floats for the others")
         shapes = {name: tuple(value.shape) for name, value in given.items()}
-        top, tail = shapes["ids"], shapes.get("tail", (*shapes["ids"][:-1], len(TAIL_TEMPERATURES)))
-        if not top or top[-1] < 1 or shapes["log_probs"] != top or tail != (*top[:-1], len(TAIL_TEMPERATURES)):
+        top, tails = shapes["ids"], [(*shapes["ids"][:-1], size) for size in TAIL_SIZES]
+        if not top or top[-1] < 1 or shapes["log_probs"] != top or shapes.get("tail", tails[0]) not in tails:
             raise BadInputError(f"a sparse teacher has shapes {shapes}; {needed}")
 
     def __repr__(self) -> str:
@@ -67,19 +68,24 @@ class SparseTeacher:
 
     @classmethod
     def of_logits(cls, logits: Tensor, count: int, tail: bool = True) -> SparseTeacher:
-        """The `count` likeliest classes of logits `[..., C]`, float32, with their tail."""
+        """The `count` likeliest classes of logits `[..., C]`, float32, with their tail `[..., 6]`."""
         log_probs = full_precision(logits).log_softmax(-1)
         top, ids = log_probs.topk(count, -1)
         if not tail:
             return cls(ids, top)
         rest = log_probs.scatter(-1, ids, -math.inf)
         sums = [(rest / temperature).logsumexp(-1) for temperature in TAIL_TEMPERATURES]
-        return cls(ids, top, torch.stack(sums, -1))
+        known = log_probs.clamp(min=ABSENT)
+        mean = mean_over(known, known <= ABSENT)
+        deviation = mean_over((known - mean.unsqueeze(-1)).square(), known <= ABSENT).sqrt()
+        return cls(ids, top, torch.stack([*sums, mean, deviation], -1))
 
     @property
     def limit(self) -> float:
         """The highest temperature that the teacher can be softened by."""
-        return 1.0 if self.tail is None else TAIL_TEMPERATURES[-1]
+        if self.tail is None:
+            return 1.0
+        return TAIL_TEMPERATURES[-1] if self.tail.shape[-1] == TAIL_SIZES[0] else math.inf
 
     def each(self, change: Callable[[Tensor], Tensor]) -> SparseTeacher:
         """The same with every tensor changed, such as moved to a device."""
@@ -97,12 +103,13 @@ class SparseTeacher:
         if others < 1:
             return torch.full_like(sharpness, ABSENT)
         if self.tail is not None:
-            return _interpolated(full_precision(self.tail), sharpness, others)
+            return _interpolated(full_precision(self.tail), top, sharpness, others)
         mass = (-top.exp().sum(-1)).log1p().clamp(min=ABSENT)  # nan where rounding brought the top above 1
         mass = mass.nan_to_num(nan=ABSENT)
         # Half-way, in logarithms, between the least that it can be (all others alike) and the most (each of the others
         # that have any mass as likely as the last of the top); both are the mass at T = 1.
-        least, most = sharpness * mass + (1 - sharpness) * math.log(others), mass + (sharpness - 1) * top[..., -1]
+        count = _log(others, mass)
+        least, most = sharpness * mass + (1 - sharpness) * count, mass + (sharpness - 1) * top[..., -1]
         return (least + torch.minimum(most, -least.new_tensor(ABSENT)).clamp(min=ABSENT)) / 2
 
     def check(self, classes: int, mask: Tensor | None = None) -> None:
@@ -122,13 +129,7 @@ class SparseTeacher:
             "has probabilities that sum to more than 1": mass > 1 + slack,
         }
         if self.tail is not None:
-            tail, others = full_precision(self.tail), max(classes - top.shape[-1], 1)
-            sharpness = 1 / tail.new_tensor(TAIL_TEMPERATURES)
-            most = top[..., -1:] * sharpness + math.log(others) + slack * (1 + sharpness * top[..., -1:].abs())
-            wrong["has a tail that does not add up to 1 with its top"] = ~(
-                (mass + tail[..., 1].exp() - 1).abs() < slack
-            )
-            wrong["has a tail above what classes less likely than its top can have"] = (tail > most).any(-1)
+            wrong |= _contradictions(full_precision(self.tail), top, max(classes - top.shape[-1], 1), slack)
         found = torch.stack(list(wrong.values()))
         if mask is not None:
             found = found & mask
@@ -209,16 +210,74 @@ class Buckets:
         return Buckets(self.student_logits.masked_fill(out.unsqueeze(-1), 0.0), teacher, labels)
 
 
-def _interpolated(tail: Tensor, sharpness: Tensor, others: int) -> Tensor:
-    """The polynomial of 1 / T through a tail `[..., 4]` and log(others) at 0; straight on above 1 / T = 2."""
-    known = [torch.full_like(tail[..., 0], math.log(others)), *tail.flip(-1).unbind(-1)]
-    inside = sharpness.clamp(max=_SHARPNESS[-1])
-    found = torch.zeros_like(inside)
-    for place, value in zip(_SHARPNESS, known, strict=True):
-        share = torch.ones_like(inside)
-        for other in _SHARPNESS:
+def _contradictions(tail: Tensor, top: Tensor, others: int, slack: float) -> dict[str, Tensor]:
+    """What is wrong with a tail: for each kind of fault, the tokens that have it, bool `[...]`."""
+    sums, sharpness = tail[..., : TAIL_SIZES[0]], 1 / tail.new_tensor(TAIL_TEMPERATURES)
+    last, whole = top[..., -1:], tail[..., 1:2] * sharpness
+    about = slack * (1 + sharpness * torch.maximum(last.abs(), tail[..., 1:2].abs()))
+    # The mass of all others in one class, and shared out evenly: every tail is between them.
+    ends = whole, whole + (1 - sharpness) * math.log(others)
+    low, high = torch.minimum(*ends) - about, torch.maximum(*ends) + about
+    known, none = (sums >= low) & (sums <= high), (sums <= ABSENT).all(-1)
+    found = {
+        "has a tail that does not add up to 1 with its top": ~(
+            (top.exp().sum(-1) + tail[..., 1].exp() - 1).abs() < slack
+        ),
+        "has a tail above what classes less likely than its top can have": ~(
+            sums <= last * sharpness + math.log(others) + about
+        ).all(-1),
+        "has a tail whose sums contradict each other": ~(known.all(-1) | none),
+    }
+    if tail.shape[-1] > TAIL_SIZES[0]:
+        lawful = (tail[..., -2] <= top[..., 0] + slack) & (tail[..., -1] >= 0) & tail[..., -2:].isfinite().all(-1)
+        found["has a mean above its top, or a deviation that is none"] = ~lawful
+    return found
+
+
+def _interpolated(tail: Tensor, top: Tensor, sharpness: Tensor, others: int) -> Tensor:
+    """Log of the summed exp(log p / T) of the tail, for any T.
+
+    It is a convex function of 1 / T: at 0 the logarithm of the number of classes, its slope there their mean log p and
+    its curvature the variance. Up to 1 / T = 2 a polynomial stands for it, beyond that the middle of the least that
+    convexity allows and the most that classes less likely than the top allow.
+    """
+    count = _log(others, sharpness)
+    sums, inside = tail[..., : TAIL_SIZES[0]].unbind(-1), sharpness.clamp(max=1 / TAIL_TEMPERATURES[0])
+    found = _polynomial([count], sums, inside)
+    if tail.shape[-1] > TAIL_SIZES[0]:  # slope and curvature at 0 tell nothing beyond 1
+        found = torch.where(inside > 1, found, _polynomial([count, *_moments(tail, top, others)], sums, inside))
+    slope = (top[..., -1] + (sums[0] - sums[1]) / (1 / TAIL_TEMPERATURES[0] - 1 / TAIL_TEMPERATURES[1])) / 2
+    return torch.where(sums[1] > ABSENT, found + slope * (sharpness - inside), ABSENT)
+
+
+def _log(count: int, like: Tensor) -> Tensor:
+    """Its logarithm, by an operation that a program with any number of classes can have."""
+    return torch.full_like(like, count).log()
+
+
+def _polynomial(low: list[Tensor], sums: tuple[Tensor, ...], at: Tensor) -> Tensor:
+    """The polynomial through a tail's sums whose lowest coefficients are known."""
+    places = [1 / temperature for temperature in TAIL_TEMPERATURES]
+
+    def lower(at: Tensor | float) -> Tensor:
+        return sum((part * at**power for power, part in enumerate(low)), torch.zeros_like(low[0]))
+
+    found = lower(at)
+    for place, value in zip(places, sums, strict=True):
+        share = (value - lower(place)) * (at / place) ** len(low)
+        for other in places:
             if other != place:
-                share = share * (inside - other) / (place - other)
-        found = found + share * value
-    beyond = (sharpness - inside) * (known[-1] - known[-2]) / (_SHARPNESS[-1] - _SHARPNESS[-2])
-    return torch.where(tail[..., 1] > ABSENT, found + beyond, ABSENT)
+                share = share * (at - other) / (place - other)
+        found = found + share
+    return found
+
+
+def _moments(tail: Tensor, top: Tensor, others: int) -> list[Tensor]:
+    """Mean and half the variance of the tail's log-probabilities, `[...]` each, where the tail tells those of all."""
+    if tail.shape[-1] == TAIL_SIZES[0]:
+        return []
+    mean, deviation = tail[..., -2], tail[..., -1]
+    centred = top - mean.unsqueeze(-1)  # of the top; the centred ones of all classes add up to 0
+    shift = -centred.sum(-1) / others
+    squares = (others + top.shape[-1]) * deviation.square() - centred.square().sum(-1)
+    return [mean + shift, (squares / others - shift.square()).clamp(min=0.0) / 2]

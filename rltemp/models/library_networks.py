@@ -38,8 +38,8 @@ def timm_network(option: str, image_shape: tuple[int, ...], num_classes: int) ->
     return network
 
 
-def saved_network(folder: str) -> nn.Module:
-    """The network for classifying pictures in a folder of transformers' `save_pretrained`, with its weights.
+def saved_network(folder: str, kind: str = "AutoModelForImageClassification") -> nn.Module:
+    """The network of this kind in a folder of transformers' `save_pretrained`, with its weights.
 
     Only safetensors are read, and no code of the folder runs.
 
@@ -51,7 +51,7 @@ def saved_network(folder: str) -> nn.Module:
         raise BadInputError(f"hf:{folder}: no {place / 'config.json'}; needed: a folder that save_pretrained wrote")
     library = import_library("transformers", f"teacher 'hf:{folder}'", "transformers")
     with own_code(f"hf:{folder}"):
-        network: nn.Module = library.AutoModelForImageClassification.from_pretrained(
+        network: nn.Module = getattr(library, kind).from_pretrained(
             place, local_files_only=True, use_safetensors=True, trust_remote_code=False
         )
     return network

@@ -14,10 +14,12 @@ from torch import Tensor
 
 from rltemp.errors import BadInputError
 from rltemp.kd.checks import fraction, positive
-from rltemp.kd.divergences import forward_kl, log_softmax
+from rltemp.kd.classes import ABSENT, bounded_logits, class_count, mean_over
+from rltemp.kd.divergences import entropy as entropy_in_nats
+from rltemp.kd.divergences import forward_kl
 from rltemp.kd.names import lookup
 from rltemp.kd.rowwise import rowwise
-from rltemp.kd.signals import Signals, bounded
+from rltemp.kd.signals import Signals
 from rltemp.kd.temperature_rule import TemperatureRule, per_batch, per_sample
 from rltemp.kd.temperatures import Temperatures
 
@@ -151,19 +153,20 @@ def tip(share: float = 0.5) -> TemperatureRule:
 
 def _height(logits: Tensor) -> Tensor:
     """How far the largest logit is above the mean, `[...]`."""
-    logits = bounded(logits)
-    return logits.amax(-1) - logits.mean(-1)
+    logits = bounded_logits(logits)
+    return logits.amax(-1) - mean_over(logits, logits <= ABSENT)
 
 
 def _entropy(logits: Tensor) -> Tensor:
     """Entropy of the distribution at T = 1 as a share of its maximum, log C, 0..1."""
-    log_probs = log_softmax(bounded(logits))
-    return (log_probs.exp() * log_probs).sum(-1).div_(-math.log(logits.shape[-1])).clamp_(0.0, 1.0)
+    found = entropy_in_nats(logits)
+    classes = class_count(bounded_logits(logits) <= ABSENT, found)
+    return found.div_(classes.clamp(min=2).log()).clamp_(0.0, 1.0)
 
 
 def _distance(student: Tensor, teacher: Tensor) -> Tensor:
     """KL at T = 1, in nats."""
-    return forward_kl(bounded(student), bounded(teacher))
+    return forward_kl(bounded_logits(student), bounded_logits(teacher))
 
 
 def _ranged(values: Tensor) -> Tensor:

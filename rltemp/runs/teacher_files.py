@@ -4,7 +4,7 @@
     dataset = TeacherTokens("teacher-64")  # dataset[0]["input_ids"], ["teacher_ids"], ["teacher_log_probs"], ...
 
 A folder has one file for each tensor, row by row without a header, and `manifest.json` with its sizes and checksums,
-which is written last. At K = 64 a token takes 404 bytes. Nothing is in memory but the sequences that are asked for.
+which is written last. At K = 64 a token takes 412 bytes. Nothing is in memory but the sequences that are asked for.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from torch.utils.data import Dataset
 
 from rltemp.errors import ArtifactRefusedError, BadInputError
 from rltemp.io.files import atomic_write
-from rltemp.kd.sparse_teacher import TAIL_TEMPERATURES, SparseTeacher
+from rltemp.io.own_code import own_code
+from rltemp.kd.sparse_teacher import TAIL_SIZES, SparseTeacher
+from rltemp.optional_imports import import_library
 
 FORMAT = "rltemp-teacher-1"
 MANIFEST = "manifest.json"
@@ -30,7 +32,12 @@ _SIZES = ("sequences", "length", "count", "classes")
 
 
 def write_teacher(
-    model: Callable[[Tensor], Any], tokens: Tensor, folder: str | Path, count: int = 64, batch_size: int = 8
+    model: Callable[[Tensor], Any],
+    tokens: Tensor,
+    folder: str | Path,
+    count: int = 64,
+    batch_size: int = 8,
+    on_batch: Callable[[int, int], None] | None = None,
 ) -> None:
     """Ask a teacher for its likeliest classes after every token, and write them with their tails.
 
@@ -41,16 +48,18 @@ def write_teacher(
         folder: Made, if it is not there; it must be empty.
         count: K, how many classes of a token are kept.
         batch_size: Sequences a call.
+        on_batch: Told how many sequences are written, and how many there are: a progress bar.
 
     Raises:
-        BadInputError: Where the tokens are no such tensor, the folder has files, or there are fewer classes than K.
+        BadInputError: Where the tokens are no such tensor, the folder has files, there are fewer classes than K, or
+            the teacher's logits are no numbers.
     """
     if tokens.dim() != 2 or tokens.is_floating_point() or not tokens.numel():
         raise BadInputError(f"tokens must be integers [N, T]; got {tokens.dtype} of shape {tuple(tokens.shape)}")
+    if batch_size < 1:
+        raise BadInputError(f"batch_size must be 1 or more; got {batch_size}")
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise BadInputError(f"{folder} has files in it; a teacher is written to an empty folder")
+    refuse_files(folder)
     classes, digests = 0, {name: hashlib.sha256() for name in _kinds(0)}
     for start in range(0, len(tokens), batch_size):
         batch = tokens[start : start + batch_size]
@@ -58,22 +67,71 @@ def write_teacher(
         classes = logits.shape[-1]
         if not 1 <= count <= classes:
             raise BadInputError(f"count must be 1 to {classes}, the teacher's classes; got {count}")
-        for name, values in _columns(batch, SparseTeacher.of_logits(logits, count)).items():
+        teacher = SparseTeacher.of_logits(logits, count)
+        try:
+            teacher.check(classes)
+        except BadInputError as error:
+            raise BadInputError(
+                f"the model's logits of the sequences from {start} on cannot be used: {error}"
+            ) from None
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, values in _columns(batch, teacher).items():
             data = values.tobytes()
             digests[name].update(data)
             with (folder / f"{name}.bin").open("ab") as file:
                 file.write(data)
+        if on_batch is not None:
+            on_batch(start + len(batch), len(tokens))
     sizes = dict(zip(_SIZES, (*tokens.shape, count, classes), strict=True))
     checksums = {name: digest.hexdigest() for name, digest in digests.items()}
     manifest = {"format": FORMAT, **sizes, "sha256": checksums}
     atomic_write(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
 
 
+def read_tokens(file: Path, tokenizer: str, length: int) -> Tensor:
+    """Tokens `[N, T]` of a file: of NumPy's as they are, of a text in sequences of `length`, the last ones left out.
+
+    Args:
+        file: A text in UTF-8, or `.npy`.
+        tokenizer: The folder that transformers' tokenizer was saved to.
+        length: T, of a text.
+
+    Raises:
+        BadInputError: Where the file cannot be read, or the text has fewer tokens than one sequence.
+    """
+    if length < 1:
+        raise BadInputError(f"length must be 1 or more; got {length}")
+    try:
+        if file.suffix == ".npy":
+            return torch.from_numpy(np.load(file, allow_pickle=False))
+        text = file.read_text("utf-8")
+    except (OSError, ValueError, TypeError) as error:
+        raise BadInputError(f"{file} cannot be read as a text in UTF-8, or as an array (.npy): {error}") from None
+    library = import_library("transformers", "a text", "transformers")
+    with own_code(f"the tokenizer in {tokenizer}"):
+        found = library.AutoTokenizer.from_pretrained(tokenizer, local_files_only=True, trust_remote_code=False)
+        tokens = torch.tensor(found(text, verbose=False)["input_ids"])
+    count = len(tokens) // length
+    if not count:
+        raise BadInputError(f"{file} has {len(tokens)} tokens, fewer than one sequence of {length}")
+    return tokens[: count * length].view(count, length)
+
+
+def refuse_files(folder: Path) -> None:
+    """Refuse a folder that has files in it.
+
+    Raises:
+        BadInputError: As it says.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BadInputError(f"{folder} is there and not empty; a teacher is written to a folder of its own")
+
+
 class TeacherTokens(Dataset[dict[str, Tensor]]):
     """What `write_teacher` wrote, memory-mapped: an item is a sequence and its teacher.
 
     An item has `input_ids` `[T]`, `teacher_ids` `[T, K]`, `teacher_log_probs` `[T, K]` (bfloat16) and `teacher_tail`
-    `[T, 4]`; `sparse_teacher` makes a `SparseTeacher` of a batch of them.
+    `[T, 6]`; `sparse_teacher` makes a `SparseTeacher` of a batch of them.
 
     Args:
         folder: That was written to.
@@ -131,14 +189,15 @@ def _kinds(count: int) -> dict[str, tuple[str, int]]:
         "input_ids": ("<i4", 1),
         "teacher_ids": ("<i4", count),
         "teacher_log_probs": ("<i2", count),  # the bits of bfloat16
-        "teacher_tail": ("<f4", len(TAIL_TEMPERATURES)),
+        "teacher_tail": ("<f4", TAIL_SIZES[-1]),
     }
 
 
 @torch.no_grad()
 def _logits(model: Callable[[Tensor], Any], batch: Tensor) -> Tensor:
     device = next((one.device for one in getattr(model, "parameters", list)()), batch.device)
-    found = model(batch.to(device))
+    with own_code("the teacher"):
+        found = model(batch.to(device))
     if isinstance(found, Mapping):
         found = found["logits"]
     logits = getattr(found, "logits", found)

@@ -15,7 +15,7 @@ from torch import Tensor
 from rltemp.errors import BadInputError
 from rltemp.kd.names import split_spec
 from rltemp.kd.signals import Signals
-from rltemp.kd.sparse_teacher import TAIL_TEMPERATURES, SparseTeacher
+from rltemp.kd.sparse_teacher import SparseTeacher
 from rltemp.kd.temperature_rule import TemperatureRule
 from rltemp.kd.temperatures import OUTPUTS, Temperatures
 from rltemp.policy.features import LIMIT
@@ -47,7 +47,7 @@ LOGITS = (
     _port("progress", 1),
     _port("teacher_ids", -1, -1, datatype="INT64"),
     _port("teacher_log_probs", -1, -1),
-    _port("tail", -1, len(TAIL_TEMPERATURES)),
+    _port("tail", -1, -1),
 )
 """The last three stand in for the teacher's logits where only its top classes are known."""
 ANSWERS = tuple(_port(name, -1) for name in OUTPUTS)

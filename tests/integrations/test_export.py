@@ -14,7 +14,7 @@ from support.policies import random_policy
 from support.processes import code
 from torch import Tensor
 
-from rltemp import BadInputError, Signals, kd_loss, load_rule
+from rltemp import BadInputError, Signals, SparseTeacher, kd_loss, load_rule
 from rltemp.integrations.export import exported, write
 
 BLOCKS = blocks("export")
@@ -39,6 +39,17 @@ def test_a_program_has_the_rules_numbers_on_any_size_at_any_progress(name: str) 
         found = run(student, teacher, torch.tensor(progress))
         for value, field in zip(found, wanted.outputs(), strict=True):
             torch.testing.assert_close(value, wanted.outputs()[field], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["universal", "dtkd"])
+def test_a_program_for_the_top_of_a_teacher_has_the_rules_numbers(name: str) -> None:
+    run, rule = exported(name, top=True).module(), load_rule(name)
+    for (student, logits, progress), count in zip(cases()[1:], (2, 16), strict=True):
+        teacher = SparseTeacher.of_logits(logits, count)
+        wanted = rule(teacher.signals(student, progress=progress)).outputs()
+        found = run(student, teacher.ids, teacher.log_probs, teacher.tail, torch.tensor(progress))
+        for value, field in zip(found, wanted, strict=True):
+            torch.testing.assert_close(value, wanted[field], rtol=1e-5, atol=1e-5)
 
 
 def test_a_process_without_rltemp_runs_the_program_and_has_the_same_loss(tmp_path: Path) -> None:

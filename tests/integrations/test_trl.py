@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 from support.hosts import OF_HOSTS, ROOT, run_block
-from support.tiny import llama, tokenizer
+from support.tiny import llama, prompts, tokenizer
 from support.trainers import assert_own, assert_trained, logged, own_losses, settings, soft_loss
 from torch import Tensor, nn
 
 import rltemp
 from rltemp import BadInputError, Method, Signals
 from rltemp.integrations import HostVersionWarning, contract
+from rltemp.integrations.trainers import TAGS
 from rltemp.integrations.trl import DistillationTrainerMixin, GKDTrainerMixin
 
 trl = pytest.importorskip("trl", reason="the host is not installed: pip install rltemp[trl]")
@@ -55,10 +56,6 @@ class RecordedGKD(Recorded, GKDDistiller):
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         self.seen = (*self.seen, {**inputs, "num_items": kwargs["num_items_in_batch"]})
         return super().compute_loss(model, inputs, *args, **kwargs)
-
-
-def prompts(count: int = 24) -> Any:
-    return Dataset.from_dict({"prompt": [" ".join(f"w{i + k}" for k in range(2 + i % 3)) for i in range(count)]})
 
 
 def conversations(count: int = 24) -> Any:
@@ -131,9 +128,17 @@ def test_means_of_the_tokens_temperatures_are_logged(make: Any, tmp_path: Path) 
     found = []
     for inputs in trainer.seen:
         signals = signals_of(llama(0), inputs, 0.0)
-        found.append(rltemp.load_rule("universal")(signals).student[signals.mask])
-    wanted = torch.cat(found).mean().item()
-    assert logged(trainer, "temperature/student_mean") == [pytest.approx(wanted, rel=1e-4)]
+        temperatures = rltemp.load_rule("universal")(signals)
+        entropies = [
+            torch.distributions.Categorical(logits=logits).entropy()
+            for logits in (signals.student_logits, signals.teacher_logits)
+        ]
+        answers = temperatures.student, temperatures.teacher, temperatures.weight
+        assert temperatures.guarded is not None
+        rows = torch.stack([*answers, temperatures.guarded.float(), *entropies])
+        found.append(rows[:, signals.mask])
+    wanted = torch.cat(found, 1).mean(1).tolist()
+    assert [logged(trainer, tag) for tag in TAGS] == [[pytest.approx(value, rel=1e-4)] for value in wanted]
 
 
 def drawn(rows: int, vocabulary: int) -> tuple[list[Any], Tensor, Tensor]:

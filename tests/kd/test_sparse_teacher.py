@@ -81,6 +81,18 @@ def test_the_loss_at_the_temperatures_of_a_tail_is_that_of_the_summed_classes(te
     torch.testing.assert_close(found, temperature**2 * (p * (p / q).log()).sum(-1))
 
 
+@pytest.mark.parametrize("kind", ["zipf", "normal", "spike"])
+def test_the_sum_of_a_tail_is_near_at_every_temperature(kind: str) -> None:
+    logits = teachers(2)[kind]
+    teacher = SparseTeacher.of_logits(logits, 64)
+    rest = logits.log_softmax(-1).scatter(-1, teacher.ids, -math.inf)
+    assert teacher.tail is not None
+    assert (teacher.limit, replace(teacher, tail=teacher.tail[:, :4]).limit) == (math.inf, 4.0)
+    for temperature, within in ((0.3, 0.3), (0.7, 0.07), (1.5, 0.005), (3.0, 0.001), (6.0, 0.001), (20.0, 0.001)):
+        found = teacher.softened(torch.full((2,), temperature), VOCABULARY)[:, -1]
+        torch.testing.assert_close(found, (rest / temperature).logsumexp(-1), rtol=0, atol=within)
+
+
 def test_the_gradient_by_logits_and_temperature_is_right_and_may_be_differentiated() -> None:
     logits = torch.randn(4, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     ids = torch.tensor([[0, 3], [1, 2], [6, 5], [4, 0]])
@@ -164,13 +176,21 @@ def test_what_is_no_top_of_a_distribution_is_refused_by_its_token(change: dict[s
         Controller("fixed:1").kd(torch.zeros(1, 2, 5), replace(GOOD, **change))
 
 
-def test_a_tail_above_what_its_top_allows_is_refused() -> None:
+def test_a_tail_that_contradicts_its_top_or_itself_is_refused() -> None:
     good = SparseTeacher.of_logits(drawn((3,), 9, 0).teacher_logits, 2)
     good.check(9)
-    tail = good.tail.clone()  # type: ignore[union-attr]
-    tail[1, 3] += 3
-    with pytest.raises(BadInputError, match=r"token \[1\] has a tail above what classes less likely than its top"):
-        replace(good, tail=tail).check(9)
+    assert good.tail is not None
+    for place, change, named in (
+        (3, 3.0, "has a tail above what classes less likely than its top"),
+        (2, -3.0, "has a tail whose sums contradict each other"),
+        (0, math.nan, "has a tail above what classes less likely than its top"),
+        (4, 9.0, "has a mean above its top, or a deviation that is none"),
+        (5, -9.0, "has a mean above its top, or a deviation that is none"),
+    ):
+        tail = good.tail.clone()
+        tail[1, place] += change
+        with pytest.raises(BadInputError, match=rf"token \[1\] {named}"):
+            replace(good, tail=tail).check(9)
 
 
 @pytest.mark.parametrize(

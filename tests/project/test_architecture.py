@@ -199,8 +199,8 @@ def test_each_large_library_stays_in_its_rooms() -> None:
     assert offences(others, "fastapi", "starlette", "uvicorn", "prometheus_client") == []
 
 
-MOST = {"agents": 16, "envs": 15}
-"""Modules of the packages that may have more than 14."""
+MOST = {"agents": 16, "envs": 15, "integrations": 19, "kd": 15}
+"""Modules of the packages that may have more than 14; of integrations one for each host."""
 
 
 def test_packages_and_modules_are_small() -> None:

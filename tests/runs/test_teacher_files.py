@@ -55,7 +55,7 @@ def test_what_is_written_is_read_and_trains(written: Path) -> None:
 
 def test_a_token_takes_about_400_bytes_at_64_classes(tmp_path: Path) -> None:
     write_teacher(lambda tokens: torch.randn(*tokens.shape, 100), TOKENS, tmp_path, count=64)
-    assert sum(file.stat().st_size for file in tmp_path.glob("*.bin")) == 404 * TOKENS.numel()
+    assert sum(file.stat().st_size for file in tmp_path.glob("*.bin")) == 412 * TOKENS.numel()
 
 
 def test_a_damaged_or_unfinished_folder_is_refused(written: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_damaged_or_unfinished_folder_is_refused(written: Path) -> None:
         TeacherTokens(written)
     assert len(TeacherTokens(written, verify=False)) == 5
     (written / "teacher_tail.bin").write_bytes(b"")
-    with pytest.raises(ArtifactRefusedError, match=r"teacher_tail.bin has 0 bytes, needed: 560"):
+    with pytest.raises(ArtifactRefusedError, match=r"teacher_tail.bin has 0 bytes, needed: 840"):
         TeacherTokens(written, verify=False)
     (written / "manifest.json").unlink()
     with pytest.raises(ArtifactRefusedError, match=r"has no manifest.json of rltemp-teacher-1"):
@@ -74,7 +74,7 @@ def test_a_damaged_or_unfinished_folder_is_refused(written: Path) -> None:
 
 def test_what_cannot_be_written_is_refused(written: Path, tmp_path: Path) -> None:
     for arguments, message in (
-        ((TEACHER, TOKENS, written), "has files in it"),
+        ((TEACHER, TOKENS, written), "is there and not empty"),
         ((TEACHER, TOKENS.float(), tmp_path / "a"), "tokens must be integers"),
         ((TEACHER, TOKENS, tmp_path / "b", 51), "count must be 1 to 50"),
         ((lambda tokens: tokens, TOKENS, tmp_path / "c"), "logits must be"),

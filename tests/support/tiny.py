@@ -51,3 +51,10 @@ def llama(seed: int, width: int = 16, vocabulary: int = len(WORDS), **config: An
         **config,
     )
     return LlamaForCausalLM(made)
+
+
+def prompts(count: int = 24) -> Any:
+    """A data set of prompts of two to four words."""
+    from datasets import Dataset
+
+    return Dataset.from_dict({"prompt": [" ".join(f"w{i + k}" for k in range(2 + i % 3)) for i in range(count)]})
