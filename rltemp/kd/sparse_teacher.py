@@ -157,7 +157,7 @@ class SparseTeacher:
             )
         if not is_transformed():
             self.check(student_logits.shape[-1], mask)
-        buckets = Buckets(student_logits, self, labels)
+        buckets = TeacherBuckets(student_logits, self, labels)
         if mask is not None and mask.shape == student_logits.shape[:-1]:
             buckets = buckets.within(mask)
         one = torch.ones(self.ids.shape[:-1], device=student_logits.device)
@@ -168,7 +168,7 @@ class SparseTeacher:
 
 
 @dataclass(frozen=True, eq=False)
-class Buckets:
+class TeacherBuckets:
     """What signals of a sparse teacher stand for.
 
     Args:
@@ -199,7 +199,7 @@ class Buckets:
         found = self.teacher.ids == self.labels.unsqueeze(-1)
         return torch.where(found.any(-1), found.long().argmax(-1), self.teacher.ids.shape[-1])
 
-    def within(self, mask: Tensor) -> Buckets:
+    def within(self, mask: Tensor) -> TeacherBuckets:
         """The same with harmless numbers where the mask has no sample."""
         out, ids = ~mask, self.teacher.ids
         first = torch.arange(ids.shape[-1], dtype=ids.dtype, device=ids.device)
@@ -207,7 +207,7 @@ class Buckets:
         tail = None if self.teacher.tail is None else self.teacher.tail.masked_fill(out.unsqueeze(-1), 0.0)
         teacher = SparseTeacher(torch.where(mask.unsqueeze(-1), ids, first), top, tail)
         labels = None if self.labels is None else self.labels.masked_fill(out, 0)
-        return Buckets(self.student_logits.masked_fill(out.unsqueeze(-1), 0.0), teacher, labels)
+        return TeacherBuckets(self.student_logits.masked_fill(out.unsqueeze(-1), 0.0), teacher, labels)
 
 
 def _contradictions(tail: Tensor, top: Tensor, others: int, slack: float) -> dict[str, Tensor]:

@@ -52,7 +52,7 @@ def test_every_rule_is_over_the_classes_that_are_there(name: str) -> None:
     assert_same((answers[0].sum(-1), masked), (answers[1].sum(-1), cut))
 
 
-def test_a_rule_with_a_network_of_the_classes_gets_zeros_for_those_that_are_not() -> None:
+def test_a_rule_with_a_network_gets_zeros_for_classes_that_are_not_there() -> None:
     masked, cut = masked_and_cut()
     whole, less = started(RULES["ctkd_instance"](), 9), started(RULES["ctkd_instance"](), len(KEPT))
     with torch.no_grad():

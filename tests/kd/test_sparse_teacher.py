@@ -67,7 +67,7 @@ def test_with_all_classes_in_the_top_every_divergence_is_the_dense_one(name: str
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 4.0])
-def test_the_loss_at_the_temperatures_of_a_tail_is_that_of_the_summed_classes(temperature: float) -> None:
+def test_the_loss_where_a_tail_is_known_is_that_of_summed_classes(temperature: float) -> None:
     dense = drawn((5,), 9, 0, dtype=torch.float64)
     teacher = SparseTeacher.of_logits(dense.teacher_logits, 3)
     rest = torch.ones(5, 9, dtype=torch.bool).scatter(-1, teacher.ids, False)
@@ -93,7 +93,7 @@ def test_the_sum_of_a_tail_is_near_at_every_temperature(kind: str) -> None:
         torch.testing.assert_close(found, (rest / temperature).logsumexp(-1), rtol=0, atol=within)
 
 
-def test_the_gradient_by_logits_and_temperature_is_right_and_may_be_differentiated() -> None:
+def test_the_gradient_is_right_and_may_be_differentiated() -> None:
     logits = torch.randn(4, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     ids = torch.tensor([[0, 3], [1, 2], [6, 5], [4, 0]])
     temperature = torch.tensor([0.5, 1.0, 2.0, 3.0], dtype=torch.float64, requires_grad=True)
