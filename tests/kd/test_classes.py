@@ -96,7 +96,7 @@ def test_smoothing_spreads_over_the_classes_that_are_there() -> None:
     assert_same((cross_entropy(masked, 0.1), masked), (cross_entropy(cut, 0.1), cut))
 
 
-def test_classes_that_the_teacher_alone_lacks_add_nothing_to_the_divergence() -> None:
+def test_classes_that_the_teacher_alone_lacks_add_nothing_to_the_loss() -> None:
     torch.manual_seed(0)
     student, teacher = 2 * torch.randn(4, 6), 3 * torch.randn(4, 6)
     teacher[:, 3:] = -math.inf
