@@ -202,7 +202,7 @@ def test_a_mistake_is_one_line_and_leaves_no_folder(mistake: str, tmp_path: Path
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_training_that_starts_from_a_policy_has_its_options_unless_others_are_typed(capsys):
+def test_a_training_that_starts_from_a_policy_has_its_options(capsys):
     words = ["--task", "toy", "--start-from", "universal"]
     found, plain = parse("train-policy", words).policy, parse("train-policy", words[:2]).policy
     assert starting_policy(found) is not None

@@ -55,7 +55,7 @@ def halves(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("augment", "accuracy"), [("none", 1.0), ("shift", 1.0), (None, 0.5)])
-def test_classes_that_mirroring_makes_of_each_other_are_told_apart_without_it(
+def test_classes_that_mirror_each_other_are_told_apart_without_mirroring(
     augment: str | None, accuracy: float, tmp_path: Path, monkeypatch, caplog
 ) -> None:
     monkeypatch.setenv("RLTEMP_CACHE", str(tmp_path / "cache"))

@@ -80,7 +80,7 @@ def test_a_benchmarks_recipe_sets_networks_pictures_and_training(name: str, batc
         assert rates == pytest.approx([rate * factor for factor in (1, 1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001)])
 
 
-def test_options_beside_a_recipe_win_and_a_recipe_needs_a_folder_of_pictures() -> None:
+def test_options_beside_a_recipe_win_and_a_recipe_needs_pictures() -> None:
     task = load_task("imagefolder:pictures", recipe="imagenet", student="resnet8", epochs=2, image_size=64)
     assert (task.student, task.recipe.epochs, task.teacher_recipe.epochs, task.image_size) == ("resnet8", 2, 100, 64)
     with pytest.raises(BadInputError, match="unknown recipe 'imagnet': did you mean 'imagenet'"):

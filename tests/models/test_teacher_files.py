@@ -55,7 +55,7 @@ def test_the_usual_keys_and_suffixes_are_read(tmp_path: Path, key: str, name: st
     filled(tmp_path / name)
 
 
-def test_keys_within_keys_and_the_counters_of_old_and_averaged_files_are_read(tmp_path: Path) -> None:
+def test_keys_within_keys_and_counters_of_averaged_files_are_read(tmp_path: Path) -> None:
     old = {name: value for name, value in wrapped("").items() if not name.endswith("num_batches_tracked")}
     torch.save({"model": {"state_dict": old}}, tmp_path / "old.pth")
     filled(tmp_path / "old.pth")

@@ -60,7 +60,7 @@ def result(rule: str, test: list[float], validation: float) -> dict[str, Any]:
     return cell | {"teacher_accuracy": 60.0, "samples": 9, "torch": "t", "machine": "m", "accuracy": [50.0] * len(test)}
 
 
-def test_what_is_tuned_is_chosen_on_validation_data_and_matched_rules_by_themselves() -> None:
+def test_what_is_tuned_is_chosen_on_validation_data() -> None:
     matched = f"matched:{REVERSE}"
     rows = [result(FORWARD, [1.0, 1.2], 2.0), result(REVERSE, [1.5, 1.8], 1.0), result("dtkd", [1.3, 1.4], 0.1)]
     page = STUDY["page"]([*rows, result(matched, [9.0, 9.5], 5.0), result("matched:dtkd", [8.0, 8.4], 5.0)])

@@ -87,7 +87,7 @@ def test_the_documentation_has_the_page_of_its_results() -> None:
     assert TRANSFER["page"](found) == (ROOT / "docs" / "results" / "transfer.md").read_text("utf-8")
 
 
-def test_the_page_has_the_fixed_temperature_that_validates_best_and_the_lead_at_other_sizes() -> None:
+def test_the_page_has_the_tuned_temperature_and_the_lead_at_other_sizes() -> None:
     validated = {"fixed:1": 50, "fixed:2": 70, "fixed:4": 60, "fixed:8": 40}
     tested = {"fixed:1": 10, "fixed:2": 20, "fixed:4": 30, "fixed:8": 40}
     results = [

@@ -115,7 +115,7 @@ def test_a_training_that_is_stopped_goes_on_with_the_same_command(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_pictures_from_files_go_on_in_the_middle_of_an_epoch_with_the_same_bits(tmp_path: Path):
+def test_pictures_from_files_go_on_within_an_epoch_with_the_same_bits(tmp_path: Path):
     counts = {"train": {"a": 330, "b": 330}, "val": {"a": 8, "b": 8}}
     task = f"imagefolder:{write_folder(tmp_path / 'pictures', counts, size=(40, 30))}"
     own = ("--student", "cnn:4", "--teacher", "mlp:8", "--epochs", "1", "--teacher-epochs", "1", "--batch-size", "2")

@@ -146,7 +146,7 @@ def test_a_teacher_whose_classes_are_in_another_order_is_warned_about(cache: Pat
     assert "in another order, its pictures normalised otherwise (--normalise)" in line
 
 
-def test_a_teachers_logits_in_another_order_than_the_samples_are_warned_about(caplog) -> None:
+def test_a_teachers_logits_in_another_order_are_warned_about(caplog) -> None:
     rows, labels = torch.randn(200, 4), torch.arange(200) % 2
     logits = 4.0 * torch.nn.functional.one_hot(labels, 2)
     own = {"student": "linear", "train": (rows, labels), "batch_size": 10}
