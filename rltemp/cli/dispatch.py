@@ -95,6 +95,9 @@ def _plain(said: str) -> str:
     >>> _plain("Error parsing --seed: invalid literal for int() with base 10: 'one'")
     "--seed must be a whole number; got 'one'"
     """
+    if choice := re.match(r"invalid choice (.*?) for argument '(.*?)'\. Expected one of \((.*)\)$", said):
+        known = sorted({*re.findall(r"'([^']*)'", choice[3])} - {"None"})  # tyro's order is another every time
+        return f"{choice[2]} is one of {', '.join(known)}; got {choice[1]}"
     for pattern, words in _WORDS.items():
         said = re.sub(pattern, words, said)
     return said
@@ -106,7 +109,6 @@ _WORDS = {
     r"^Error parsing (--\S+): Could not find valid parse for arguments: \[(.*)\]$": r"\1 cannot be \2",
     r"^Error parsing [a-z]\w*: ": "",  # a group of options that refuses its values in words of its own
     r"^Missing value for argument '(.*?)'\. Expected .*$": r"\1 needs a value",
-    r"^invalid choice (.*?) for argument '(.*?)'. Expected one of \((.*?)(, 'None')?\)$": r"\2 is one of \3; got \1",
     r"^Unrecognized options: (?=-\w)": "options have two dashes in front; got ",
     r"^Unrecognized options: ": "a word too many, that no option takes: ",
 }
