@@ -263,7 +263,7 @@ def harm(found: Found, units: dict[Cell, str], faded: dict[Cell, float], policy:
         means = [f"{found[(task, factor), rule].mean():.2f}" for rule in (NOBODY, PLAIN, policy)]
         share = f"{100 * faded.get((task, factor), 0.0):.1f}"
         lines.append([task, f"x {factor:.2g}", *means, *map(points, against), share, "harm" if bad else ""])
-    head = ["task", "rate", "no teacher", PLAIN, policy, "minus no teacher", f"minus {PLAIN}", "faded", ""]
+    head = ["task", "rate", "no teacher", PLAIN, policy, "minus no teacher", f"minus {PLAIN}", "faded", "verdict"]
     fresh = [line for line in lines if line[0] not in LOOKED_AT]
     said = f"Harm in {harmed} of {len(lines)} cells, in {sum(line[-1] == 'harm' for line in fresh)} of {len(fresh)} of"
     return markdown(head, lines) + f"\n{said} tasks whose results nobody had seen before the policy was final.\n"

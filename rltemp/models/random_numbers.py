@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -56,6 +56,18 @@ def drawing_from(stream: torch.Generator, device: torch.device | str = "cpu") ->
     finally:
         for generator, state in zip(generators, states, strict=True):
             generator.set_state(state)
+
+
+@contextmanager
+def drawing_as(
+    seeds: int | Sequence[int], step: int, device: torch.device | str
+) -> Iterator[tuple[Sequence[torch.Generator], ...]]:
+    """Within, what a student draws comes from its seed and the step; several are called with a stream for each."""
+    if isinstance(seeds, int):
+        with drawing_from(random_stream(seeds, "student", step), device):
+            yield ()
+    else:
+        yield ([random_stream(seed, "student", step) for seed in seeds],)
 
 
 @contextmanager

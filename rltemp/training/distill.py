@@ -12,8 +12,8 @@ The loop (`rltemp.training.steps`), the environment and the comparison all drive
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -30,7 +30,7 @@ from rltemp.kd.losses import batch_mean
 from rltemp.kd.method import AnyObjective, Method, needs_labels
 from rltemp.kd.signals import Signals
 from rltemp.models.nested import Inputs, mapped, taken
-from rltemp.models.random_numbers import drawing_from, random_stream
+from rltemp.models.random_numbers import drawing_as
 from rltemp.models.stack import LoopedStudents, StackedStudents, logits_of, normalises_batches, put_back
 from rltemp.rules.curriculum import Learned
 from rltemp.training.ddp import ALONE, Team
@@ -138,7 +138,8 @@ class Distillation:
     def signals_at(self, step: int, parameters: dict[str, Tensor] | None = None) -> Signals:
         """The signals of the batch of any step, from the student's own parameters or from given ones."""
         batch, teacher_logits = self.drawn(step)
-        with autocast(self.problem.device, self.recipe.precision), self._random_numbers(step) as streams:
+        own = drawing_as(self.seeds, step, self.problem.device) if self._draws else nullcontext(())
+        with autocast(self.problem.device, self.recipe.precision), own as streams:
             if parameters is None:
                 student_logits = self._team.gathered(logits_of(self._forward(batch.inputs, *streams)))
             else:
@@ -157,17 +158,6 @@ class Distillation:
         labelled = batch if self.problem.labelled else batch._replace(labels=None)
         return signals_of(labelled, *logits, progress=progress, stacked=not self._alone)
 
-    @contextmanager
-    def _random_numbers(self, step: int) -> Iterator[tuple[Sequence[torch.Generator], ...]]:
-        """Within, what a student draws comes from its seed and the step; several are called with a stream for each."""
-        if not self._draws:
-            yield ()
-        elif isinstance(self.seeds, int):
-            with drawing_from(random_stream(self.seeds, "student", step), self.problem.device):
-                yield ()
-        else:
-            yield ([random_stream(seed, "student", step) for seed in self.seeds],)
-
     def attach(self, method: AnyObjective) -> AnyObjective:
         """Return the method for this run: it smooths labels as the recipe does, and what learns in it gets parameters.
 
@@ -185,10 +175,9 @@ class Distillation:
             method = replace(method, label_smoothing=self.recipe.label_smoothing)
         if not isinstance(method, Method):
             return method
-        if isinstance(method.rule, Learned) and method.rule is not self.learned:
-            return replace(method, rule=self._begun(method.rule))
-        if isinstance(method.divergence, Learned) and method.divergence is not self.learned:
-            return replace(method, divergence=self._begun(method.divergence))
+        for name, part in (("rule", method.rule), ("divergence", method.divergence)):
+            if isinstance(part, Learned) and part is not self.learned:
+                return replace(method, **{name: self._begun(part)})
         return method
 
     def update(self, loss: Tensor, watched: Sequence[Tensor] | None = None) -> bool:
@@ -267,13 +256,8 @@ class Distillation:
 
     def _parts(self) -> dict[str, Any]:
         """What has a state of its own, by name."""
-        parts = {
-            "student": self.student,
-            "learned": self.learned,
-            "scaler": self.scaler,
-            "optimization": self.optimization,
-        }
-        return {name: part for name, part in parts.items() if part is not None}
+        names = "student", "learned", "scaler", "optimization"
+        return {name: part for name in names if (part := getattr(self, name)) is not None}
 
     def _check_recipe(self) -> None:
         if self.recipe.batch_size == self._team.size and normalises_batches(self.student):

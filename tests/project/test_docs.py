@@ -54,13 +54,7 @@ def test_a_run_passes_every_stop_and_no_more_files_than_it_says(way: str, tmp_pa
     assert len(found.files) <= int(most)
 
 
-WRITTEN_BY_A_SCRIPT = {"transfer.md"}
-"""Its last column, a mark where there is harm, has no name until scripts/transfer.py writes it anew."""
-
-
-@pytest.mark.parametrize(
-    "page", [page for page in DOCS if page.name not in WRITTEN_BY_A_SCRIPT], ids=lambda page: page.name
-)
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
 def test_every_column_of_a_table_has_a_name(page: Path) -> None:
     """A reader of the screen aloud hears it before every cell; axe asks for it on the site."""
     heads = re.findall(r"^(\|.*\|)\n\|[-:| ]+\|$", page.read_text("utf-8"), re.MULTILINE)
