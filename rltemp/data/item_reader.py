@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -85,7 +86,7 @@ class PictureReader(ItemReader):
 
     Args:
         pictures: How they are made.
-        workers: Processes that read ahead; 0: this process reads when it is asked.
+        workers: Processes that read ahead; 0: this process reads when it is asked, as each of a worker pool does.
     """
 
     pictures: Pictures = AS_THEY_ARE
@@ -117,6 +118,8 @@ class PictureReader(ItemReader):
             TrainingStoppedError: Where a worker is gone.
         """
         count = self.workers if workers is None else workers
+        if multiprocessing.parent_process() is not None:  # others of a pool read beside it, and new ones start slowly
+            count = 0
         loader = DataLoader(_Reading(self), sampler=requests, batch_size=None, num_workers=count)
         try:
             for found in loader:

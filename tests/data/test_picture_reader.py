@@ -73,6 +73,13 @@ def test_workers_and_a_start_in_the_middle_change_no_bit(folder: Path) -> None:
     assert len(views) == 12
 
 
+def test_a_worker_of_a_pool_starts_no_processes_of_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = run(loaded(folder), 3, range(2))
+    monkeypatch.setattr("multiprocessing.parent_process", lambda: "a parent")
+    monkeypatch.setattr("torch.utils.data.dataloader._MultiProcessingDataLoaderIter", None)
+    assert all(map(same, here, run(loaded(folder, workers=2), 3, range(2))))
+
+
 def test_a_step_that_is_asked_for_again_is_the_same(folder: Path) -> None:
     data = loaded(folder)
     batches = Batches(data, data.train, 0, 8)
