@@ -94,13 +94,9 @@ class Distillation:
         self._check_recipe()
         self.steps = self.recipe.steps(self.batches.size)
         self.step = 0
-        self.optimization = Optimization(
-            self.recipe,
-            self.student,
-            self.steps,
-            stacked=isinstance(self.student, StackedStudents),
-            each=self.student.each() if isinstance(self.student, LoopedStudents) else None,
-        )
+        stacked = isinstance(self.student, StackedStudents)
+        each = self.student.each() if isinstance(self.student, LoopedStudents) else None
+        self.optimization = Optimization(self.recipe, self.student, self.steps, stacked=stacked, each=each)
         self._mask: Tensor | None = None
         self.learned: Learned | None = None
 
@@ -175,9 +171,10 @@ class Distillation:
             method = replace(method, label_smoothing=self.recipe.label_smoothing)
         if not isinstance(method, Method):
             return method
-        for name, part in (("rule", method.rule), ("divergence", method.divergence)):
-            if isinstance(part, Learned) and part is not self.learned:
-                return replace(method, **{name: self._begun(part)})
+        if isinstance(method.rule, Learned) and method.rule is not self.learned:
+            return replace(method, rule=self._begun(method.rule))
+        if isinstance(method.divergence, Learned) and method.divergence is not self.learned:
+            return replace(method, divergence=self._begun(method.divergence))
         return method
 
     def update(self, loss: Tensor, watched: Sequence[Tensor] | None = None) -> bool:
