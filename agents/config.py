@@ -226,12 +226,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # The shipped policy, with --task variety.
     "universal": {
-        "reference": "fixed:temperature=2,teacher=4,ce_weight=1,kd_weight=0.0625",
+        "reference": "fixed:temperature=2,teacher=4,ce_weight=1,kd_weight=0.25",
         "features": UNIVERSAL_FEATURES,
         "ratio": 4.0,
-        "weight_ratio": 64.0,
-        "label_ratio": 16.0,
-        "exploration": 0.06,
+        "weight_ratio": 16.0,
         "students_per_update": 256,
         "tasks_per_update": 8,
         "advantage": "rank",

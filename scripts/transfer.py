@@ -214,7 +214,7 @@ def page(results: list[dict[str, Any]]) -> str:
         n=" or ".join(str(count) for count in sorted({len(one["test"]) for one in results}, reverse=True)),
         machine=" and ".join(sorted({one["machine"] for one in results})),
         torch=results[0]["torch"],
-        policies=" ".join(rule for rule in rules if "universal" in rule),
+        policies=" ".join(rule for rule in rules if "universal" in rule or rule.endswith(".safetensors")),
     )
     faded = {(one["task"], one["factor"]): one.get("guarded", 0.0) for one in results if one["rule"] == policy}
     as_trained = {cell: unit for cell, unit in units.items() if "length x" not in cell[0]}

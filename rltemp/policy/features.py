@@ -245,7 +245,6 @@ UNIVERSAL_FEATURES = (
     "batch_student_entropy",
     "batch_teacher_entropy",
     "batch_gradient_ratio",
-    "batch_loss_ratio",
     "deviation_student_loss",
     "deviation_teacher_loss",
     "deviation_divergence",
@@ -254,7 +253,6 @@ UNIVERSAL_FEATURES = (
     "deviation_agreement",
     "deviation_teacher_entropy",
     "deviation_gradient_ratio",
-    "deviation_loss_ratio",
 )
 """What `universal` sees: how far the run and its batch have come, and in what a sample differs from its batch."""
 
