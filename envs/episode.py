@@ -26,6 +26,7 @@ from rltemp.kd.temperatures import Temperatures
 from rltemp.loading import load_method, with_teacher
 from rltemp.policy.actions import ActionScale
 from rltemp.policy.features import DEFAULT_FEATURES, FEATURES, featurize
+from rltemp.rules.meta import Mkd
 from rltemp.training.distill import Distillation
 
 FIRST_TRAINING_SEED = 1_000_000
@@ -55,6 +56,8 @@ class Decision:
     ) -> Decision:
         """Check and build: the method by name, at least one known feature."""
         made = with_teacher(load_method(method), "an environment") if isinstance(method, str) else method
+        if isinstance(made.rule, Mkd):
+            raise BadInputError("mkd looks a step ahead, which an environment's step does not; take another method")
         for name in features:
             lookup(FEATURES, name, "feature")
         if not features:

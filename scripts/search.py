@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -63,6 +63,8 @@ class SearchConfig(PolicyShape):
     """End the search after the generation in which so many minutes are over; it then depends on the machine."""
     students: int = 8
     """Students of a candidate."""
+    normalise: Annotated[bool, tyro.conf.arg(name="policy-normalise")] = PolicyShape.normalise
+    """Centre and scale the features by a run under the reference; otherwise the policy sees them as they are."""
     sigma: float = 0.15
     """Standard deviation of the first candidates, in units of a weight."""
     scored: Literal["test", "probe"] = "probe"

@@ -1,8 +1,8 @@
 """Integration of sentence-transformers: a temperature for each query's candidates.
 
-    from rltemp.integrations.sentence_transformers import DistillationLoss, ProgressCallback
+    from rltemp.integrations.sentence_transformers import QueryDistillationLoss, ProgressCallback
 
-    loss = DistillationLoss(student, controller="fixed:1")
+    loss = QueryDistillationLoss(student, controller="fixed:1")
     SentenceTransformerTrainer(model=student, loss=loss, callbacks=[ProgressCallback(loss)], ...).train()
 
 The samples are queries, the classes their candidates, the logits scores: what `DistillKLDivLoss` compares at one
@@ -24,7 +24,7 @@ from rltemp.integrations.contract import MethodLike, controller_of
 from rltemp.integrations.host_versions import tested_with
 
 
-class DistillationLoss(DistillKLDivLoss):  # type: ignore[misc]  # a host, maybe not here
+class QueryDistillationLoss(DistillKLDivLoss):  # type: ignore[misc]  # a host, maybe not here
     """The distillation term of a method, of the scores of each query's candidates, as a mean over the queries.
 
     Args:
@@ -62,10 +62,10 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]  # a host, maybe 
     """Tells a loss how much of its trainer's run is done.
 
     Args:
-        loss: A `DistillationLoss`.
+        loss: A `QueryDistillationLoss`.
     """
 
-    def __init__(self, loss: DistillationLoss) -> None:
+    def __init__(self, loss: QueryDistillationLoss) -> None:
         self.loss = loss
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

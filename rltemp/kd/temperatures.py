@@ -33,7 +33,7 @@ class Temperatures:
             and average away which weight belongs to which sample; it is refused by name.
 
     >>> Temperatures(torch.tensor([4.0]), torch.tensor([2.0]), torch.tensor([8.0]))
-    Temperatures(student=tensor([4.]), teacher=tensor([2.]), weight=tensor([8.]), guarded=None)
+    Temperatures(student=tensor([4.]), teacher=tensor([2.]), weight=tensor([8.]), guarded=None, label_weight=None)
     """
 
     student: Tensor

@@ -40,10 +40,10 @@ def decoded(path: str) -> Image:
             check_size(*image.size)
             if min(image.size) < 2:
                 raise ValueError(f"it has {image.size[0]} x {image.size[1]} pixels; needed: 2 x 2 or more")
-            found: Image = _eight_bits(image, pillow)
-            turned(found, in_place=True)
-            found.load()
-            return found if found.mode == "RGB" else found.convert("RGB")
+            picture: Image = _eight_bits(image, pillow)
+            turned(picture, in_place=True)
+            picture.load()
+            return picture if picture.mode == "RGB" else picture.convert("RGB")
     except Exception as error:  # a damaged file can make a decoder raise anything
         known = not isinstance(error, pillow.UnidentifiedImageError)
         reason = str(error) if known else f"its content is none of {', '.join(formats)}"

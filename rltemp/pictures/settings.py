@@ -36,7 +36,7 @@ class Pictures:
     Raises:
         BadInputError: For a value that cannot be.
 
-    >>> Pictures(augment="crop+mirror").parts
+    >>> Pictures(image_size=224, augment="crop+mirror").parts
     ('crop', 'mirror')
     """
 

@@ -14,7 +14,7 @@ from support.policies import random_policy
 from support.processes import code
 from torch import Tensor
 
-from rltemp import BadInputError, Signals, SparseTeacher, kd_loss, load_rule
+from rltemp import BadInputError, Signals, SparseTeacher, Temperatures, kd_loss, load_rule
 from rltemp.integrations.export import exported, write
 
 BLOCKS = blocks("export")
@@ -94,8 +94,12 @@ torch.save([[torch.from_numpy(value) for value in one] for one in found], "found
 
 
 def test_a_rule_that_is_no_program_is_refused_and_leaves_no_file(tmp_path: Path) -> None:
-    with pytest.raises(BadInputError, match=r"'random' cannot be exported: .* A policy or a closed-form rule can"):
-        write("random", tmp_path / "policy.pt2", "torch")
+    def moody(signals: Signals) -> Temperatures:
+        value = torch.full(signals.student_logits.shape[:-1], 4.0 if float(signals.student_logits.sum()) > 0 else 2.0)
+        return Temperatures(value, value, value.square())
+
+    with pytest.raises(BadInputError, match=r"cannot be exported: .* A policy or a closed-form rule can"):
+        write(moody, tmp_path / "policy.pt2", "torch")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -57,7 +57,7 @@ def embeddings() -> tuple[list[Tensor], Tensor]:
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_at_one_temperature_it_is_the_hosts_own_loss(temperature: float, tmp_path: Path) -> None:
     model, (columns, scores) = student(tmp_path), embeddings()
-    found = ours.DistillationLoss(model, f"fixed:temperature={temperature},kd_weight=1")
+    found = ours.QueryDistillationLoss(model, f"fixed:temperature={temperature},kd_weight=1")
     wanted = losses.DistillKLDivLoss(model, temperature=temperature)
     both = [each.compute_loss_from_embeddings(columns, scores) for each in (found, wanted)]
     torch.testing.assert_close(*both)
@@ -84,7 +84,7 @@ def test_a_run_of_the_hosts_trainer_tells_the_rule_how_far_it_is(tmp_path: Path,
 def test_what_the_controller_sets_is_refused_and_a_cards_entry_names_it(tmp_path: Path) -> None:
     model = student(tmp_path)
     with pytest.raises(BadInputError, match="leave out student_temperature, temperature"):
-        ours.DistillationLoss(model, temperature=2.0, student_temperature=1.0)
+        ours.QueryDistillationLoss(model, temperature=2.0, student_temperature=1.0)
     with pytest.raises(BadInputError, match="student has 3 class outputs, teacher 2"):
-        ours.DistillationLoss(model).compute_loss_from_embeddings(embeddings()[0], torch.zeros(5, 2))
-    assert ours.DistillationLoss(model, "dtkd").get_config_dict() == {"controller": "dtkd"}
+        ours.QueryDistillationLoss(model).compute_loss_from_embeddings(embeddings()[0], torch.zeros(5, 2))
+    assert ours.QueryDistillationLoss(model, "dtkd").get_config_dict() == {"controller": "dtkd"}

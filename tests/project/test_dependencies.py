@@ -24,6 +24,8 @@ NAMES = {
     "pythonjsonlogger": "python-json-logger",
     "stable_baselines3": "stable-baselines3",
     "modelopt": "nvidia-modelopt",
+    "liger_kernel": "liger-kernel",
+    "sentence_transformers": "sentence-transformers",
 }
 """What declares a module where its name differs: its distribution, or one that always brings it along."""
 

@@ -17,7 +17,7 @@ SOURCE = [*files(), *sorted(ROOT.glob("scripts/*.py"))]
 
 FORBIDDEN_MODULES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml"}
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "builtins.eval", "builtins.exec"}
-SAFE_LOADERS = {"safetensors.numpy.load", "safetensors.torch.load", "json.loads", "Policy.load"}
+SAFE_LOADERS = {"safetensors.numpy.load", "safetensors.torch.load", "json.loads", "Policy.load", "picture.load"}
 """Functions with a loader's name that run nothing; `torch.load` is another, with weights_only=True."""
 LOADERS = {
     "load",

@@ -301,7 +301,8 @@ def test_every_command_takes_a_task_of_a_file(mine: str, tmp_path: Path, capsys)
     assert code("check", *task, "--rule", rules[2], "--seeds", 2, "--out", "v") == 0
     assert code("explain", *task, "--rules", rules[2], "--seeds", 2, "--importance-seeds", 0, "--out", "e") == 0
     assert code("distill", *task, "--rule", rules[2], "--out", "d") == 0
-    assert capsys.readouterr().err.count("rltemp: ") == 0
+    said = capsys.readouterr().err.splitlines()  # a teacher of one epoch is hardly better than chance
+    assert all("warning: Teacher make_teacher" in line for line in said if "rltemp: " in line)
     assert code("distill", "--config", "d", "--out", "again") == 2  # a stranger's file would run its code
     assert "would import and run a module. Where that is meant, type it: --task" in capsys.readouterr().err
     assert code("distill", "--config", "d", *task, "--out", "again") == 0
