@@ -112,7 +112,8 @@ def test_a_cluster_that_loses_a_node_trains_the_same_bytes(nodes: Any, tmp_path:
     assert curves(folder) == curves(whole)
 
 
-@pytest.mark.parametrize("by", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.faults)])
+@pytest.mark.faults
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_all_processes_stops_it_as_a_signal_to_one(by, tmp_path: Path, teacher_cache: Path) -> None:
     folder = tmp_path / "run"
     process = start(*POLICY, "--updates", "1000", "--out", folder, "--workers", "2")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -160,10 +161,12 @@ def test_a_worse_method_is_worth_less_on_a_variety_and_the_trial_repeats(variety
     assert good(network, weights) == found
 
 
+@pytest.mark.slow
 def test_a_policy_trained_on_a_variety_is_written_and_names_it(
     variety: Variety, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "SELECTION", SMALL)
+    monkeypatch.setattr(training, "VarietyTrial", partial(VarietyTrial, tasks=3))
     config = PolicyConfig(
         students_per_update=8,
         replicas=2,
