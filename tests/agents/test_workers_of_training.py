@@ -77,6 +77,7 @@ def test_two_workers_train_the_policy_that_one_process_trains(short: Problem, tm
     assert curves(tmp_path / "1") == curves(tmp_path / "2")
 
 
+@pytest.mark.faults
 def test_killed_and_resumed_with_workers_it_ends_with_the_same_bytes(tmp_path: Path, whole: Path) -> None:
     folder = tmp_path / "run"
     words = (*POLICY, "--out", folder, "--workers", "2")

@@ -105,6 +105,7 @@ def test_shares_are_in_order_and_differ_by_one_at_most() -> None:
     assert Workers(WorkerPool(), 2).shares(32) == [slice(0, 16), slice(16, 32)]
 
 
+@pytest.mark.faults
 def test_the_students_of_a_killed_worker_are_trained_again(short: Problem, tmp_path: Path) -> None:
     step = KillingStep(tmp_path, 1)
     with open_workers(2) as workers:
@@ -114,6 +115,7 @@ def test_the_students_of_a_killed_worker_are_trained_again(short: Problem, tmp_p
     assert len([*tmp_path.glob("killed-*")]) == 1
 
 
+@pytest.mark.faults
 def test_workers_that_are_lost_again_and_again_end_it_in_one_line(short: Problem, tmp_path: Path) -> None:
     lost = rf"^students 1 to 16 of the run could not be trained in {RETRIES + 1} tries: each time its worker was lost"
     with open_workers(2) as workers, pytest.raises(TrainingStoppedError, match=lost):

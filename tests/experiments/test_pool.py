@@ -59,6 +59,7 @@ def test_what_a_killed_worker_had_is_done_by_another(tmp_path: Path, pool: Worke
     assert Path(f"{log}.died").exists()
 
 
+@pytest.mark.faults
 def test_an_order_that_kills_every_worker_is_named_when_others_are_done(tmp_path: Path):
     log, cache = tmp_path / "log", ResultCache(tmp_path / "cells")
     lost = rf"log 3 could not be trained in {RETRIES + 1} tries: each time its worker was lost"

@@ -51,6 +51,7 @@ LONG = (*COMPARE, "--seeds", "40", "--selection-seeds", "8", "--stack", "2")
         pytest.param((*LONG, "--workers", "2"), 3, 7, id="workers", marks=pytest.mark.faults),
     ],
 )
+@pytest.mark.faults
 def test_a_run_that_was_killed_at_random_moments_ends_with_the_same_bytes(words, kills, seed, tmp_path, capsys):
     """Run to the end, and again with kills: the same bytes, and no result trained twice."""
     out, whole, drawn = tmp_path / "run", tmp_path / "whole", random.Random(seed)

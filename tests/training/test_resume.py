@@ -126,6 +126,7 @@ def test_a_second_signal_leaves_at_once_and_the_files_are_whole(tmp_path: Path, 
     assert digests(folder) == digests(whole)
 
 
+@pytest.mark.faults
 def test_a_signal_in_the_middle_of_a_rollout_keeps_what_was_saved_before(tmp_path: Path, cache: Path) -> None:
     words = (*POLICY, "--epochs", "40", "--out", tmp_path / "run")
     process = start(*words, cache=cache)
