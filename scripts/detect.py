@@ -32,7 +32,7 @@ from rltemp.data.shapes import NUM_CLASSES, Scenes, scenes
 from rltemp.errors import BadInputError, RltempError, TrainingDivergedError
 from rltemp.experiments.statistics import mean_and_error, paired_difference, points
 from rltemp.integrations.detection import DetectorDistillation
-from rltemp.io.files import atomic_write
+from rltemp.io.files import add_json_line, atomic_write, json_lines
 from rltemp.io.versions import processor
 from rltemp.loading import load_method
 from rltemp.report.tables import markdown, with_error
@@ -80,13 +80,12 @@ def run(options: argparse.Namespace) -> None:
     held_out = {split: scenes(options.held_out, SEEDS[split]) for split in ("validation", "test")}
     setting, teacher = prepare(options, held_out["test"])
     data, file = scenes(options.images, SEEDS["train"]), options.out / "cells.jsonl"
-    runs = [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.is_file() else []
+    runs = json_lines(file)
     done = {(run["method"], run["seed"]) for run in runs}
     for seed, method in itertools.product(range(options.seeds), options.methods):
         if (method, seed) not in done:
             runs.append(run_of(method, seed, teacher, data, held_out, options))
-            with file.open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps(runs[-1]) + "\n")
+            add_json_line(file, runs[-1])
             write(options.out, setting, runs)
     write(options.out, setting, runs)
     print((options.out / "table.md").read_text("utf-8"))

@@ -11,7 +11,6 @@ the file that `--cells` names, which is not trained again.
 from __future__ import annotations
 
 import argparse
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from scipy.stats import spearmanr
 
 from rltemp.agents.selection import potentials
 from rltemp.envs.variety import Assignment, Variety
-from rltemp.io.files import atomic_write
+from rltemp.io.files import add_json_line, atomic_write, json_lines
 from rltemp.io.versions import processor
 from rltemp.loading import load_method
 from rltemp.report.tables import markdown
@@ -78,13 +77,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.command == "train":
         train_missing(options)
     else:
-        atomic_write(options.out, page(read(options.cells), read(options.large)).encode())
+        atomic_write(options.out, page(json_lines(options.cells), json_lines(options.large)).encode())
 
 
 def train_missing(options: argparse.Namespace) -> None:
     """Train what is missing in the file of results, and add it line by line."""
-    options.cells.parent.mkdir(parents=True, exist_ok=True)
-    done = read(options.cells) if options.cells.exists() else []
+    done = json_lines(options.cells)
     known = {(one["family"], one["task"], one["method"]) for one in done}
     for family in options.families:
         missing = [
@@ -100,8 +98,7 @@ def train_missing(options: argparse.Namespace) -> None:
         for task, method in track(missing, family):
             line = {"family": family, "task": task, "method": method, "score": score(tasks[task], method)}
             line |= {"students": options.students, "torch": torch.__version__, "machine": processor()}
-            with options.cells.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            add_json_line(options.cells, line)
 
 
 def score(given: Assignment, method: str) -> float:
@@ -110,11 +107,6 @@ def score(given: Assignment, method: str) -> float:
     with torch.no_grad():
         logits = stack(given.problem.dataset.batch(given.pool, given.probe).inputs)
     return float(potentials(given.problem, logits, given.pool.known_labels[given.probe]).mean())
-
-
-def read(file: Path) -> list[dict[str, Any]]:
-    """The results of a file."""
-    return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
 
 
 def page(small: list[dict[str, Any]], large: list[dict[str, Any]]) -> str:

@@ -28,7 +28,7 @@ from rltemp.data.tasks import load_task
 from rltemp.errors import BadInputError
 from rltemp.experiments.statistics import mean_and_error, paired_difference, points
 from rltemp.experiments.students import step_of
-from rltemp.io.files import atomic_write
+from rltemp.io.files import atomic_write, json_lines
 from rltemp.io.versions import processor
 from rltemp.loading import load_method
 from rltemp.report.tables import markdown, with_error
@@ -185,13 +185,13 @@ def read(file: Path) -> tuple[dict[str, Any], Results]:
     """The setting and the results of a file."""
     if not file.is_file():
         raise BadInputError(f"no such file of results: {file}")
-    setting, *results = map(json.loads, file.read_text("utf-8").splitlines())
+    setting, *results = json_lines(file)
     return setting, results
 
 
 def of_characters(file: Path) -> tuple[dict[str, Any], Results]:
     """What scripts/token_study.py has of characters under the task's own teacher, as a file of this script has it."""
-    found = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    found = json_lines(file)
     task = load_task("characters", epochs=found[0]["epochs"])
     cell = ("characters", task.teacher_recipe.epochs, task.recipe.epochs)
     own = [one for one in found if (one["text"], one["teacher_epochs"], one["epochs"]) == cell]

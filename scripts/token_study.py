@@ -11,7 +11,6 @@ is not trained again, so the same command goes on where it stopped. Students of 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from rltemp.data.task import Task
 from rltemp.data.tasks import load_task
 from rltemp.experiments.statistics import mean_and_error, paired_difference, points
 from rltemp.experiments.students import train_method
-from rltemp.io.files import atomic_write
+from rltemp.io.files import add_json_line, atomic_write, json_lines
 from rltemp.io.versions import processor
 from rltemp.optional_imports import import_library
 from rltemp.report.tables import markdown
@@ -121,13 +120,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.command == "train":
         train_missing(options)
     else:
-        atomic_write(options.out, page(read(options.cells)).encode())
+        atomic_write(options.out, page(json_lines(options.cells)).encode())
 
 
 def train_missing(options: argparse.Namespace) -> None:
     """Train what is missing in the file of results, and add it line by line."""
-    options.cells.parent.mkdir(parents=True, exist_ok=True)
-    done = read(options.cells) if options.cells.exists() else []
+    done = json_lines(options.cells)
     known = {(*cell_of(one), one["rule"], len(one["test"])) for one in done}
     for text in options.texts:
         for teacher_epochs in options.teachers:
@@ -138,8 +136,7 @@ def train_missing(options: argparse.Namespace) -> None:
             problem = prepare(TEXTS[text](teacher_epochs=teacher_epochs, epochs=options.epochs))
             for rule in track(missing, in_words(*cell)):
                 line = dict(zip(CELL, cell, strict=True)) | {"rule": rule} | measured(problem, rule, options)
-                with options.cells.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(line) + "\n")
+                add_json_line(options.cells, line)
 
 
 def measured(problem: Problem, rule: str, options: argparse.Namespace) -> Result:
@@ -154,11 +151,6 @@ def measured(problem: Problem, rule: str, options: argparse.Namespace) -> Result
     told: Result = {"teacher_accuracy": round(100 * problem.teacher_accuracy, 2), "samples": len(problem.dataset.train)}
     told |= {"torch": torch.__version__, "machine": processor()}
     return {name: [round(float(value), 5) for value in each] for name, each in values.items()} | told
-
-
-def read(file: Path) -> list[Result]:
-    """The results of a file."""
-    return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
 
 
 def page(results: list[Result]) -> str:

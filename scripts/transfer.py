@@ -12,7 +12,6 @@ several ways, each with a teacher of its own.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -32,7 +31,7 @@ from rltemp.data.tasks import load_task
 from rltemp.envs.small_sources import load_source
 from rltemp.experiments.statistics import Paired, paired_difference, points
 from rltemp.experiments.students import chunks, train_method
-from rltemp.io.files import atomic_write
+from rltemp.io.files import add_json_line, atomic_write, json_lines
 from rltemp.io.versions import processor
 from rltemp.report.tables import markdown
 from rltemp.rules.published_methods import METHODS
@@ -141,13 +140,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.command == "train":
         train_missing(options)
     else:
-        atomic_write(options.out, page(read(options.cells)).encode())
+        atomic_write(options.out, page(json_lines(options.cells)).encode())
 
 
 def train_missing(options: argparse.Namespace) -> None:
     """Train what is missing in the file of results, and add it line by line."""
-    options.cells.parent.mkdir(parents=True, exist_ok=True)
-    done = read(options.cells) if options.cells.exists() else []
+    done = json_lines(options.cells)
     known = {(one["task"], one["factor"], one["rule"]) for one in done}
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     rules = dict.fromkeys([*options.rules, NOBODY, PLAIN, *options.against])
@@ -163,8 +161,7 @@ def train_missing(options: argparse.Namespace) -> None:
             scores = train_students(at_rate(problems, factor * rate), rule, seeds, options.compile)
             line = {"task": name, "factor": factor, "rate": factor * rate, "rule": rule, **scores}
             line |= {"torch": torch.__version__, "machine": processor()}
-            with options.cells.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            add_json_line(options.cells, line)
 
 
 def best_rate(problems: Sequence[Problem], seeds: range, mode: CompileMode) -> float:
@@ -196,11 +193,6 @@ def train_students(problems: Sequence[Problem], rule: str, seeds: range, mode: C
             scores.setdefault(split, []).extend(round(float(value), 5) for value in values)
     told = {"unit": "nats" if problems[0].tokens else "points", "splits": len(problems)}
     return {**scores, **told, "guarded": round(float(np.mean(faded)), 4)}
-
-
-def read(file: Path) -> list[dict[str, Any]]:
-    """The results of a file."""
-    return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
 
 
 def page(results: list[dict[str, Any]]) -> str:

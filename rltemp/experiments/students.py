@@ -23,8 +23,7 @@ from rltemp.kd.guard_count import GuardCount
 from rltemp.kd.method import Objective
 from rltemp.loading import load_method
 from rltemp.training.distill import Distillation
-from rltemp.training.look_ahead import look_ahead
-from rltemp.training.steps import Step, plain_step
+from rltemp.training.steps import Step, plain_step, steps
 
 PLAIN = "fixed:4"
 ROUNDS, LEAST_ROUNDS, SECONDS = 20, 3, 10.0
@@ -77,9 +76,7 @@ def train_stack(
     method, selection = make(run), Selection(run)
     for recorder in recorders:
         recorder.begin()
-    while not run.done:
-        look_ahead(run, method)
-        taken = step(run, method)
+    for taken in steps(run, method, step):
         if taken.temperatures is not None:
             guards(taken.temperatures.detach().of_samples(taken.signals.mask))
         for recorder in recorders:

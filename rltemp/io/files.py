@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import uuid
 from pathlib import Path
+from typing import Any
 
 from rltemp.errors import BadInputError, one_line
 
@@ -39,6 +41,18 @@ def atomic_write(path: str | Path, data: bytes) -> None:
         # It is still there only where the rename failed; where its folder is no folder, asking is an error.
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def json_lines(file: Path) -> list[Any]:
+    """What the lines of a file hold, a JSON value each; nothing where there is no file."""
+    return [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.exists() else []
+
+
+def add_json_line(file: Path, value: Any) -> None:
+    """Write a value as a further line of a file, in a folder that is made where it is missing."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(value) + "\n")
 
 
 def cache_folder() -> Path:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from rltemp.errors import BadInputError
-from rltemp.kd.gradient_matching import matching_factor
 from rltemp.kd.signals import Signals
 from rltemp.kd.temperatures import Temperatures
+from rltemp.policy.gradient_matching import matching_factor
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ActionScale:
         label_ratio: How far an action of 1 moves the weight of a sample's label, as a factor: a fourth number of the
             action. At 1 there is none, and there is none without a third.
         balanced: Match gradients: scale the weights of a batch so that its mean gradient norm is that of T = 4 for all,
-            whatever the temperatures (`rltemp.kd.gradient_matching`); the third number of the action comes on top.
+            whatever the temperatures (`rltemp.policy.gradient_matching`); the third number of the action comes on top.
 
     >>> from rltemp.rules import fixed
     >>> from rltemp import Signals

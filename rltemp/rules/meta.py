@@ -1,6 +1,6 @@
 """MKD: temperatures that follow the probe's loss, one step of the student ahead.
 
-The rule holds both temperatures; `rltemp.training.look_ahead` moves them. In a loop of your own they stay where they
+The rule holds both temperatures; `rltemp.training.steps` moves them. In a loop of your own they stay where they
 begin.
 """
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rltemp import BadInputError, Signals, Temperatures, kd_loss
-from rltemp.kd.gradient_matching import matching_factor
 from rltemp.policy.actions import ActionScale
+from rltemp.policy.gradient_matching import matching_factor
 from rltemp.rules import RULES, dtkd, fixed
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from rltemp.io.files import json_lines
+
 ROOT = Path(__file__).parents[2]
 PROXIES = runpy.run_path(str(ROOT / "scripts" / "proxies.py"))
 
@@ -20,7 +22,7 @@ def test_results_are_trained_once_and_the_page_compares_their_rankings(tmp_path:
     first = cells.read_text()
     PROXIES["main"]([*asked, "formula:2", "formula:3"])
     assert cells.read_text().startswith(first)
-    assert [(one["family"], one["method"]) for one in PROXIES["read"](cells)] == [
+    assert [(one["family"], one["method"]) for one in json_lines(cells)] == [
         (family, method) for family in ("formula:2", "formula:3") for method in methods
     ]
     large.write_text(

@@ -11,6 +11,7 @@ import pytest
 
 from rltemp.data.tasks import load_task
 from rltemp.experiments.students import train_method
+from rltemp.io.files import json_lines
 from rltemp.training.preparation import prepare
 
 ROOT = Path(__file__).parents[2]
@@ -76,14 +77,14 @@ def test_a_results_file_is_added_to_and_nothing_in_it_is_trained_again(tmp_path:
     assert [line.count('"task": "iris"') for line in first.splitlines()] == [1, 1, 1]
     TRANSFER["main"]([*asked, "--factors", "1", "3"])
     assert cells.read_text().startswith(first)
-    rates = {round(one["rate"] / one["factor"], 9) for one in TRANSFER["read"](cells)}
+    rates = {round(one["rate"] / one["factor"], 9) for one in json_lines(cells)}
     assert len(rates) == 1
     TRANSFER["main"](["write", str(tmp_path / "page.md"), str(cells)])
     assert "Harm in" in (tmp_path / "page.md").read_text()
 
 
 def test_the_documentation_has_the_page_of_its_results() -> None:
-    found = TRANSFER["read"](ROOT / "docs" / "results" / "transfer.jsonl")
+    found = json_lines(ROOT / "docs" / "results" / "transfer.jsonl")
     assert TRANSFER["page"](found) == (ROOT / "docs" / "results" / "transfer.md").read_text("utf-8")
 
 

@@ -21,9 +21,8 @@ from rltemp.integrations.contract import controller_of
 from rltemp.kd.method import Objective
 from rltemp.rules.meta import Mkd
 from rltemp.training.distill import Distillation
-from rltemp.training.look_ahead import _probe_loss, look_ahead, probe_slope
 from rltemp.training.preparation import prepare
-from rltemp.training.steps import Taken, plain_step, train
+from rltemp.training.steps import Taken, _probe_loss, look_ahead, plain_step, probe_slope, train
 
 SHORT = Recipe(epochs=1, batch_size=100, learning_rate=0.1, momentum=0.9)
 
