@@ -40,8 +40,6 @@ class PolicyShape:
     """Highest temperature."""
     weight_ratio: float = 4.0
     """How far a third number of the action moves a sample's weight, as a factor; at 1 there is none."""
-    label_ratio: float = 1.0
-    """How far a fourth number of the action moves the weight of a sample's label, as a factor; at 1 there is none."""
     balanced: bool = True
     """Keep a batch's gradient as long as plain distillation's, whatever the temperatures; weights come on top."""
     shared: bool = False

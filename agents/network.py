@@ -48,7 +48,7 @@ class SampleNetwork(nn.Module):
         hidden: Widths of the hidden layers; none for a linear policy.
         activation: Between layers, a name of `rltemp.policy.policy_file.ACTIVATIONS`.
         shared: One action for both temperatures: their columns are the same.
-        actions: A, 2 (student, teacher), 3 (and weight) or 4 (and the label's).
+        actions: A, 2 (student, teacher) or 3 (and weight).
     """
 
     mean: Tensor
@@ -66,7 +66,7 @@ class SampleNetwork(nn.Module):
         super().__init__()
         self.activation = activation
         # Which row of the last layer each column of the action comes from.
-        self.rows = [0, 0, 1, 2][:actions] if shared else list(range(actions))
+        self.rows = [0, 0, 1][:actions] if shared else list(range(actions))
         self.widths = [len(mean), *hidden, self.rows[-1] + 1]
         self.register_buffer("mean", mean.clone())
         self.register_buffer("std", std.clone())

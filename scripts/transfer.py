@@ -111,6 +111,11 @@ reference because they were outside what it had seen. Machine: {machine}, torch 
     python scripts/transfer.py write docs/results/transfer.md docs/results/transfer.jsonl
 
 """
+FRESH = """## On tasks whose results nobody had seen
+
+Every rule that these tasks have: {tasks}.
+
+"""
 SCALE = """## At four times the width and length
 
 {policy} on {tasks}, at the rate at which plain distillation validates best. In training the widest hidden layer had 32
@@ -210,7 +215,11 @@ def page(results: list[dict[str, Any]]) -> str:
     )
     faded = {(one["task"], one["factor"]): one.get("guarded", 0.0) for one in results if one["rule"] == policy}
     as_trained = {cell: unit for cell, unit in units.items() if "length x" not in cell[0]}
-    parts = harm(found, as_trained, faded, policy), ranking(found, [*as_trained], rules, policy)
+    parts = [harm(found, as_trained, faded, policy), ranking(found, [*as_trained], rules, policy)]
+    fresh = [cell for cell in as_trained if cell[0] not in LOOKED_AT]
+    if fresh:
+        tasks = ", ".join(dict.fromkeys(task for task, _ in fresh))
+        parts.append(FRESH.format(tasks=tasks) + ranking(found, fresh, rules, policy))
     return start + "\n".join(part for part in (*parts, scale(found, rules, policy)) if part)
 
 

@@ -74,15 +74,13 @@ class PolicyImport(RunOptions):
     """Highest temperature."""
     weight_ratio: float = 1.0
     """How far an action of 1 moves a sample's weight, as a factor; above 1 the action has a third number."""
-    label_ratio: float = 1.0
-    """How far an action of 1 moves the weight of a sample's label, as a factor; above 1 the action has a fourth."""
 
     def run(self) -> None:
         """Write the policy file."""
         if self.out.exists():
             raise BadInputError(f"{self.out} exists and is not overwritten; choose another --out")
         reference_method(self.reference)
-        bounds = {name: getattr(self, name) for name in ("ratio", "minimum", "maximum", "weight_ratio", "label_ratio")}
+        bounds = {name: getattr(self, name) for name in ("ratio", "minimum", "maximum", "weight_ratio")}
         given = None if self.arch is None else _widths(self.arch)
         try:
             features, action = self._features(), PolicyAction(**bounds)
@@ -155,8 +153,7 @@ def _described(manifest: PolicyManifest) -> list[str]:
     action = manifest.action
     widths = [manifest.layers[0][0], *(out for _, out in manifest.layers)]
     made = ", ".join(f"{name} {version}" for name, version in manifest.created_with.items())
-    weight = f", its weight by {action.weight_ratio:g}^a" if action.size > 2 else ""
-    weight += f", its label's by {action.label_ratio:g}^a" if action.label_ratio > 1 else ""
+    weight = f", its weight by {action.weight_ratio:g}^a" if action.size == 3 else ""
     balanced = ", the weights balanced to the gradient of plain distillation" if action.balanced else ""
     return [
         f"Format {manifest.format_version}, made with {made}.",

@@ -40,55 +40,40 @@ _DRAW = random(minimum=1.0, maximum=math.e, seed=2_042)
 
 
 def recording_columns(signals: Signals, temperatures: Temperatures | None) -> dict[str, Tensor]:
-    """What the controls need of a step: the temperatures' logarithms, whose mean is a geometric one, and weights."""
+    """What the controls need of a step: the temperatures' logarithms, whose mean is a geometric one, and the weight."""
     if temperatures is None:
         return {}
     student, teacher = temperatures.student.double().log(), temperatures.teacher.double().log()
-    label_weight = torch.ones_like(student) if temperatures.label_weight is None else temperatures.label_weight.double()
-    return {
-        "student": student,
-        "teacher": teacher,
-        "weight": temperatures.weight.double(),
-        "label_weight": label_weight,
-    }
+    return {"student": student, "teacher": teacher, "weight": temperatures.weight.double()}
 
 
 def constant(recording: Recorder) -> TemperatureRule:
-    """The same temperatures and weights for all samples and steps: the mean of the recording."""
-    values = _answer(**recording.means())
-    return per_sample(lambda signals: _same(signals, values))
+    """One pair of temperatures and one weight for all samples and steps: the mean of the recording."""
+    student, teacher, weight = recording.means().values()
+    values = math.exp(student), math.exp(teacher), weight
+    return per_sample(lambda signals: Temperatures(*map(signals.full, values)))
 
 
 def scheduled(recording: Recorder) -> TemperatureRule:
-    """The same temperatures and weights for all samples of a step: the mean of that step in the recording."""
-    course = recording.course()
-    steps = [_answer(**dict(zip(course, row, strict=True))) for row in zip(*course.values(), strict=True)]
-    return over_time(lambda signals: _same(signals, steps[round(float(signals.progress) * len(steps))]))
+    """One pair of temperatures and one weight for all samples of a step: the mean of that step in the recording."""
+    steps = [(math.exp(s), math.exp(t), weight) for s, t, weight in zip(*recording.course().values(), strict=True)]
+    return over_time(
+        lambda signals: Temperatures(*map(signals.full, steps[round(float(signals.progress) * len(steps))]))
+    )
 
 
 def marginal(recording: Recorder) -> TemperatureRule:
-    """Temperatures and weights of a recorded sample, drawn for each sample and step as `random` draws: by a hash."""
-    samples = {name: values.flatten() for name, values in recording.samples().items()}
-    rows = {name: values.exp() if name in ("student", "teacher") else values for name, values in samples.items()}
-    table = torch.stack(list(rows.values()), -1)
+    """Temperatures and weight of a recorded sample, drawn for each sample and step as `random` draws: by a hash."""
+    student, teacher, weight = (values.flatten() for values in recording.samples().values())
+    triples = torch.stack([student.exp(), teacher.exp(), weight], -1)
 
     @per_sample
     def rule(signals: Signals) -> Temperatures:
-        place = _DRAW(signals).student.double().log() * len(table)
-        drawn = table.to(place.device)[place.long().clamp(0, len(table) - 1)]
-        return Temperatures(**dict(zip(rows, drawn.to(signals.dtype).unbind(-1), strict=True)))
+        place = _DRAW(signals).student.double().log() * len(triples)
+        drawn = triples.to(place.device)[place.long().clamp(0, len(triples) - 1)]
+        return Temperatures(*drawn.to(signals.dtype).unbind(-1))
 
     return rule
-
-
-def _answer(student: float, teacher: float, weight: float, label_weight: float) -> dict[str, float]:
-    """The means of recorded columns as the fields of `Temperatures`."""
-    return {"student": math.exp(student), "teacher": math.exp(teacher), "weight": weight, "label_weight": label_weight}
-
-
-def _same(signals: Signals, values: Mapping[str, float]) -> Temperatures:
-    """These for all samples."""
-    return Temperatures(**{name: signals.full(value) for name, value in values.items()})
 
 
 def greedy(method: Method, held: bool) -> Maker:

@@ -55,7 +55,7 @@ def check_temperatures(temperatures: Temperatures, source: str, bounds: Bounds |
     """Refuse temperatures that are not finite, zero, negative or out of bounds, and weights below 0.
 
     A negative temperature gives a finite loss and finite gradients of the wrong ranking, so nothing downstream sees it;
-    the same goes for negative weights. (A weight that is not finite makes the loss so, which is its student's alone.)
+    the same goes for a negative weight. (A weight that is not finite makes the loss so, which is its student's alone.)
     One number is read from the device.
 
     Raises:
@@ -70,21 +70,18 @@ def unlawful(temperatures: Temperatures, bounds: Bounds | None) -> Tensor:
     good = lawful(temperatures.student, bounds)
     if temperatures.teacher is not temperatures.student:
         good = good & lawful(temperatures.teacher, bounds)
-    bad = ~good | (temperatures.weight < 0)
-    return bad if temperatures.label_weight is None else bad | (temperatures.label_weight < 0)
+    return ~good | (temperatures.weight < 0)
 
 
 def fault(temperatures: Temperatures, bounds: Bounds | None, words_for: Bounds | None = None) -> str:
     """The first value that breaks the law, in words; `words_for` are named where no bounds are checked."""
-    for name in ("student", "teacher", "weight", "label_weight"):
-        if (field := getattr(temperatures, name)) is None:
-            continue
-        values = field.detach()
-        bad = values < 0 if "weight" in name else ~lawful(values, bounds)
+    for name in ("student", "teacher", "weight"):
+        values = getattr(temperatures, name).detach()
+        bad = values < 0 if name == "weight" else ~lawful(values, bounds)
         if bool(bad.any()):
             limits = bounds or words_for
             law = f"in [{limits[0]:g}, {limits[1]:g}]" if limits else "above 0"
-            needed = "must be at least 0" if "weight" in name else f"temperature must be finite and {law}"
+            needed = "must be at least 0" if name == "weight" else f"temperature must be finite and {law}"
             sample = int(torch.nonzero(bad.flatten())[0])
             return f"{name} {needed}; got {float(values.flatten()[sample])} for sample {sample}"
     raise ValueError("these temperatures break no law")

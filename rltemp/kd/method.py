@@ -84,8 +84,7 @@ class Method:
         switch: Fraction of the run that sees the divergences alone; what follows sees the labels alone
             (Annealing-KD's two phases). None: both all the time.
         matched: Scale the divergences, step by step, so that their gradient on the student's logits is on average as
-            long as that of plain distillation (T = 4, kd_weight 0.9) on the same logits; warm-up has no effect then,
-            and label weights have none.
+            long as that of plain distillation (T = 4, kd_weight 0.9) on the same logits; warm-up has no effect then.
         label_smoothing: Of the cross-entropy, 0 <= share < 1; a run sets its recipe's.
 
     >>> def warm(signals):
@@ -165,10 +164,7 @@ class Method:
         found = self._divergences(signals, soft) if isinstance(soft, Tensor) or soft else None
         if isinstance(hard, Tensor) or hard:
             own = hard * cross_entropy(signals, self.label_smoothing)
-            if found is None:
-                return StepLoss(own, None)
-            weight = None if found.temperatures is None or self.matched else found.temperatures.label_weight
-            return found._replace(loss=(own if weight is None else weight * own) + found.loss)
+            return StepLoss(own, None) if found is None else found._replace(loss=own + found.loss)
         # A warm-up's first step without labels: zero, with a graph to go back through.
         return found or StepLoss(0.0 * full_precision(signals.student_logits).sum(-1), None)
 
@@ -275,8 +271,6 @@ def soft_part(method: Method) -> tuple[Method, float]:
     Raises:
         BadInputError: For a method with two phases, which a sum of two losses cannot express.
     """
-    if method.rule.weighs_labels:
-        log.warning("%s weighs labels, too; this host adds their loss itself, so that it does not here", method.name)
     if method.switch is not None:
         raise BadInputError(f"{method.name!r} has two phases, and this host adds two losses: take another method")
     unit = 1.0 if method.matched else method.kd_weight or 1.0

@@ -40,8 +40,6 @@ class TemperatureRule:
             costs no wait for the device; the samples of a mask are gathered for any other rule, student by student.
         uses_progress: Whether the answer depends on the progress of the run; a call without it is refused then.
         uses_labels: Whether the answer depends on the labels; see `rltemp.kd.method.needs_labels`.
-        weighs_labels: Whether the answer may have a weight for the label; a host that adds the labels' loss itself
-            cannot heed it, and says so.
         bounds: Lowest and highest temperature that the rule promises, which is checked; None where it promises none.
         limits: Between which temperatures a policy chooses; None for a formula. A run warns where it sees one alone.
         checked: Whether the answers are lawful (finite, above 0) for all finite logits, so that no step checks them.
@@ -52,7 +50,6 @@ class TemperatureRule:
     per_sample: bool = False
     uses_progress: bool = False
     uses_labels: bool = False
-    weighs_labels: bool = False
     bounds: Bounds | None = None
     limits: Bounds | None = None
     checked: bool = False
@@ -167,7 +164,6 @@ class WrappedRule(TemperatureRule):
     per_sample = True
     name, uses_progress, uses_labels = _of_inner("name"), _of_inner("uses_progress"), _of_inner("uses_labels")
     bounds, limits, checked = _of_inner("bounds"), _of_inner("limits"), _of_inner("checked")
-    weighs_labels = _of_inner("weighs_labels")
 
     def answer(self, signals: Signals) -> Temperatures:
         """What is made of the other one's answer."""

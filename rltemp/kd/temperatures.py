@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rltemp.errors import BadInputError
 
-OUTPUTS = ("student_temperature", "teacher_temperature", "weight", "label_weight")
+OUTPUTS = ("student_temperature", "teacher_temperature", "weight")
 
 
 @dataclass(frozen=True)
@@ -19,42 +19,38 @@ class Temperatures:
     """A rule's answer: two temperatures and a weight for every sample, each of shape `[...]`.
 
     Every published rule is a choice of exactly these three: `fixed` answers (T, T, T^2), DTKD (T_s, T_t, T_s T_t).
-    The weight multiplies the sample's divergence. A policy may answer a fourth, for the sample's label.
+    The weight multiplies the sample's divergence.
 
     Args:
         student: Of the student's logits, above 0.
         teacher: Of the teacher's logits, above 0.
         weight: Of the sample's divergence, 0 or more.
         guarded: Where a safe value stands in for a formula's, or a policy fades, bool; None from rules without a guard.
-        label_weight: Of the sample's cross-entropy with its label, 0 or more, where the method has one; None: 1.
 
     Raises:
         BadInputError: Where one is no tensor, or shapes differ. A `[B, 1]` beside a `[B]` would broadcast to `[B, B]`
             and average away which weight belongs to which sample; it is refused by name.
 
     >>> Temperatures(torch.tensor([4.0]), torch.tensor([2.0]), torch.tensor([8.0]))
-    Temperatures(student=tensor([4.]), teacher=tensor([2.]), weight=tensor([8.]), guarded=None, label_weight=None)
+    Temperatures(student=tensor([4.]), teacher=tensor([2.]), weight=tensor([8.]), guarded=None)
     """
 
     student: Tensor
     teacher: Tensor
     weight: Tensor
     guarded: Tensor | None = None
-    label_weight: Tensor | None = None
 
     def __post_init__(self) -> None:
         given: dict[str, Any] = {"student": self.student, "teacher": self.teacher, "weight": self.weight}
-        optional = {"guarded": self.guarded, "label_weight": self.label_weight}
-        given |= {name: value for name, value in optional.items() if value is not None}
+        given |= {} if self.guarded is None else {"guarded": self.guarded}
         kinds = [name for name, value in given.items() if not isinstance(value, Tensor)]
         if kinds or any(value.shape != self.student.shape for value in given.values()):
             got = {name: type(one).__name__ if name in kinds else tuple(one.shape) for name, one in given.items()}
             raise BadInputError(f"temperatures need tensors of one shape, one value per sample; got {got}")
 
     def outputs(self) -> dict[str, Tensor]:
-        """The four numbers of every sample by the names that programs of other makers know them by, `OUTPUTS`."""
-        label_weight = torch.ones_like(self.weight) if self.label_weight is None else self.label_weight
-        return dict(zip(OUTPUTS, (self.student, self.teacher, self.weight, label_weight), strict=True))
+        """The three numbers of every sample by the names that programs of other makers know them by, `OUTPUTS`."""
+        return dict(zip(OUTPUTS, (self.student, self.teacher, self.weight), strict=True))
 
     def detach(self) -> Temperatures:
         """The same numbers as constants of the graph."""
@@ -75,13 +71,9 @@ class Temperatures:
 
     def each(self, change: Callable[[Tensor, float], Tensor], elsewhere: float = 1.0) -> Temperatures:
         """Its fields that are there, changed one by one; `change` is told what each is where there is no sample."""
-
-        def of(values: Tensor | None, fill: float) -> Tensor | None:
-            return None if values is None else change(values, fill)
-
         student, teacher = change(self.student, elsewhere), change(self.teacher, elsewhere)
-        weight, guarded, label_weight = change(self.weight, 0.0), of(self.guarded, False), of(self.label_weight, 1.0)
-        return Temperatures(student, teacher, weight, guarded, label_weight)
+        guarded = None if self.guarded is None else change(self.guarded, False)
+        return Temperatures(student, teacher, change(self.weight, 0.0), guarded)
 
     @staticmethod
     def stack(each: Sequence[Temperatures]) -> Temperatures:

@@ -30,8 +30,6 @@ class ActionScale:
         maximum: Highest temperature.
         weight_ratio: How far an action of 1 moves a sample's weight, as a factor: a third number of the action. At 1
             there is none.
-        label_ratio: How far an action of 1 moves the weight of a sample's label, as a factor: a fourth number of the
-            action. At 1 there is none, and there is none without a third.
         balanced: Match gradients: scale the weights of a batch so that its mean gradient norm is that of T = 4 for all,
             whatever the temperatures (`rltemp.policy.gradient_matching`); the third number of the action comes on top.
 
@@ -48,17 +46,11 @@ class ActionScale:
     maximum: float = 20.0
     weight_ratio: float = 1.0
     balanced: bool = False
-    label_ratio: float = 1.0
 
     def __post_init__(self) -> None:
         # The manifest of a policy file has the same bounds: what cannot be exported is not trained.
         if not 1 <= self.weight_ratio <= 1000:
             raise BadInputError(f"an action's weight_ratio must be at least 1, at most 1000; got {self.weight_ratio}")
-        if not 1 <= self.label_ratio <= 1000 or self.label_ratio > 1 == self.weight_ratio:
-            raise BadInputError(
-                "an action's label_ratio must be at least 1, at most 1000, and 1 where the weight_ratio is; "
-                f"got label_ratio {self.label_ratio}, weight_ratio {self.weight_ratio}"
-            )
         if not (1 < self.ratio <= 1000 and 0.01 <= self.minimum < self.maximum <= 1000):
             raise BadInputError(
                 "an action's ratio must be above 1, at most 1000, and 0.01 <= minimum < maximum <= 1000; "
@@ -68,7 +60,7 @@ class ActionScale:
     @property
     def size(self) -> int:
         """How many numbers an action has: student, teacher and, where there is one, weight."""
-        return 2 + (self.weight_ratio > 1) + (self.label_ratio > 1)
+        return 3 if self.weight_ratio > 1 else 2
 
     def apply(self, signals: Signals, reference: Temperatures, action: Tensor) -> Temperatures:
         """Scale the reference's temperatures, and its weight by both factors (so T_s T_t stays T_s T_t).
@@ -76,7 +68,7 @@ class ActionScale:
         Args:
             signals: What the temperatures are for; gradient matching needs the logits.
             reference: `[...]` each.
-            action: `[..., 2]` to `[..., 4]`, student, teacher, weight, label; clipped to [-1, 1].
+            action: `[..., 2]` or `[..., 3]`, student, teacher, weight; clipped to [-1, 1].
 
         Returns:
             Temperatures `[...]`; gradient flows to the action and to the reference, none through the matching.
@@ -94,10 +86,6 @@ class ActionScale:
         weight = reference.weight * factor[..., 0] * factor[..., 1]
         if self.balanced:
             weight = weight * matching_factor(signals, Temperatures(student, teacher, weight))
-        label_weight = reference.label_weight
-        if self.size > 2:
+        if self.size == 3:
             weight = weight * (steps[..., 2] * math.log(self.weight_ratio)).exp()
-        if self.size > 3:
-            own = (steps[..., 3] * math.log(self.label_ratio)).exp()
-            label_weight = own if label_weight is None else label_weight * own
-        return Temperatures(student, teacher, weight, reference.guarded, label_weight)
+        return Temperatures(student, teacher, weight, reference.guarded)

@@ -84,14 +84,6 @@ def relative_loss(s: Statistics, network: int) -> Tensor:
     return _cross_entropy(s, network) / s.log_classes[network] - 1
 
 
-def loss_ratio(s: Statistics) -> Tensor:
-    """Natural logarithm of the student's over the teacher's cross-entropy with the label, halved.
-
-    Each plus 0.05 nats. Near 0 or below it the teacher has nothing left to teach about this label.
-    """
-    return ((_cross_entropy(s, 0) + 0.05) / (_cross_entropy(s, 1) + 0.05)).log() / 2
-
-
 def gradient_ratio(s: Statistics) -> Tensor:
     """Natural logarithm of the gradient norm of plain distillation (T = 4) over that of cross-entropy, halved.
 
@@ -208,7 +200,6 @@ _OF_SAMPLES: dict[str, Feature] = {
     "student_probability_margin": Feature(student_probability_margin, "probability"),
     "student_relative_loss": Feature(partial(relative_loss, network=0), "fraction of log C"),
     "teacher_relative_loss": Feature(partial(relative_loss, network=1), "fraction of log C"),
-    "loss_ratio": Feature(loss_ratio, "log ratio"),
     "gradient_ratio": Feature(gradient_ratio, "log ratio"),
     "class_count": Feature(class_count, "log classes"),
 }

@@ -26,13 +26,13 @@ from pydantic import (
 from rltemp.errors import ArtifactRefusedError
 from rltemp.io.strict_json import parse
 
-FORMAT_VERSION = "1.3"
+FORMAT_VERSION = "1.2"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Width = Annotated[int, Field(ge=1, le=1024)]
 # JSON has lists and no tuples, so these alone accept a list; what is inside them stays strict.
 Layer = Annotated[tuple[Width, Width], Field(strict=False)]
-Row = Annotated[tuple[float, ...], Field(strict=False, min_length=2, max_length=4)]
+Row = Annotated[tuple[float, ...], Field(strict=False, min_length=2, max_length=3)]
 Text = Annotated[str, Field(max_length=512)]
 Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
@@ -73,8 +73,8 @@ class PolicyFeature(_Strict):
 class PolicyAction(_Strict):
     """An action a in [-1, 1] means T = T_ref * exp(a * log(ratio)), clipped to [minimum, maximum].
 
-    `weight_ratio` (above 1: a third number of the action scales the weight) and `balanced` came with format 1.1,
-    `label_ratio` (above 1: a fourth scales the weight of the label) with 1.3; see `rltemp.policy.actions.ActionScale`.
+    `weight_ratio` (above 1: a third number of the action scales the weight) and `balanced` came with format 1.1; see
+    `rltemp.policy.actions.ActionScale`.
     """
 
     mapping: Literal["log"] = "log"
@@ -83,24 +83,21 @@ class PolicyAction(_Strict):
     maximum: float = Field(le=1000)
     weight_ratio: float = Field(default=1.0, ge=1, le=1000)
     balanced: bool = False
-    label_ratio: float = Field(default=1.0, ge=1, le=1000)
 
     @property
     def size(self) -> int:
         """How many numbers an action has."""
-        return 2 + (self.weight_ratio > 1) + (self.label_ratio > 1)
+        return 3 if self.weight_ratio > 1 else 2
 
     @model_validator(mode="after")
     def _ordered(self) -> PolicyAction:
         if self.minimum >= self.maximum:
             raise ValueError(f"minimum {self.minimum} must be below maximum {self.maximum}")
-        if self.label_ratio > 1 == self.weight_ratio:
-            raise ValueError(f"label_ratio {self.label_ratio} must be 1 where weight_ratio is")
         return self
 
 
 class SelfTest(_Strict):
-    """The 16 mean actions (student, teacher, weight, label) that the network gives for observations of `seed`."""
+    """The 16 mean actions (student, teacher, weight) that the network gives for observations drawn from `seed`."""
 
     seed: int = Field(ge=0, lt=2**32)
     expected: tuple[Row, ...] = Field(min_length=16, max_length=16, strict=False)

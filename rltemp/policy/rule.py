@@ -60,7 +60,6 @@ class Policy(TemperatureRule):
         self.pure = self.reference.rule.pure
         self.uses_progress = "progress" in self._names or self.reference.rule.uses_progress
         self.uses_labels = self.reference.rule.uses_labels
-        self.weighs_labels = self.scale.label_ratio > 1
         # Where the reference lies beyond one of them, the policy may go as far as that.
         self.limits = self.scale.minimum, self.scale.maximum
 

@@ -69,12 +69,11 @@ def averaged(method: Method) -> Method:
 
 
 def weighting(method: Method) -> Method:
-    """T = 4 for both networks, every sample's gradient as long as under the method, and its labels' weights."""
+    """T = 4 for both networks, and every sample's gradient as long as under the method: its weights alone."""
 
     def answer(signals: Signals, rule: TemperatureRule) -> Temperatures:
         wanted = gradient_lengths(signals, rule, method.divergence)
-        plain = replace(uniform(signals, PLAIN_TEMPERATURE), label_weight=rule(signals).label_weight)
-        return with_lengths(signals, plain, wanted, method.divergence)
+        return with_lengths(signals, uniform(signals, PLAIN_TEMPERATURE), wanted, method.divergence)
 
     return _controlled(method, answer)
 
@@ -84,8 +83,7 @@ def softness(method: Method) -> Method:
 
     def answer(signals: Signals, rule: TemperatureRule) -> Temperatures:
         wanted = gradient_lengths(signals, lambda seen: uniform(seen, PLAIN_TEMPERATURE), method.divergence)
-        alone = replace(rule(signals).detach(), label_weight=None)
-        return with_lengths(signals, alone, wanted, method.divergence)
+        return with_lengths(signals, rule(signals).detach(), wanted, method.divergence)
 
     return _controlled(method, answer)
 
@@ -135,10 +133,10 @@ def _controlled(method: Method, ask: Ask, uses_progress: bool = False) -> Method
 
 
 def _in_groups(signals: Signals, found: Temperatures, change: Callable[[Tensor], Tensor]) -> Temperatures:
-    """Change temperatures and weights, each as `[G, N]`: a row for each batch."""
-    names = ("student", "teacher", "weight", "label_weight")
-    values = {name: value for name in names if (value := getattr(found, name)) is not None}
-    return replace(found, **{name: change(signals.groups(one)).reshape(signals.shape) for name, one in values.items()})
+    """Change temperatures and weight, each as `[G, N]`: a row for each batch."""
+    values = found.student, found.teacher, found.weight
+    student, teacher, weight = (change(signals.groups(value)).reshape(signals.shape) for value in values)
+    return Temperatures(student, teacher, weight, found.guarded)
 
 
 CONTROLS: dict[str, Callable[[Method], Method]] = {

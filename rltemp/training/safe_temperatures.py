@@ -78,14 +78,10 @@ def _without_faults(found: Temperatures, bounds: Bounds | None, plain: float) ->
     if bounds is not None:
         student, teacher = (_onto_bounds(values, bounds) for values in (student, teacher))
     bad = ~(lawful(student, bounds) & lawful(teacher, bounds)) | (found.weight < 0)
-    if (label_weight := found.label_weight) is not None:
-        bad |= label_weight < 0
-        label_weight = torch.where(bad, 1.0, label_weight)
     clamped = ((student != found.student) | (teacher != found.teacher)) & ~bad
     student, teacher = (torch.where(bad, plain, values) for values in (student, teacher))
     weight = torch.where(bad, plain * plain, found.weight)
-    guarded = bad if found.guarded is None else found.guarded | bad
-    return Temperatures(student, teacher, weight, guarded, label_weight), bad, clamped
+    return Temperatures(student, teacher, weight, bad if found.guarded is None else found.guarded | bad), bad, clamped
 
 
 def _onto_bounds(values: Tensor, bounds: Bounds) -> Tensor:

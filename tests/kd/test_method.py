@@ -294,21 +294,3 @@ def test_a_method_tells_what_it_is() -> None:
     )
     assert repr(load_method("none:2")) == "NoTeacher(name='none:2', ce_weight=2)"
     assert repr(load_rule("universal")) == "<temperature rule universal.safetensors>"
-
-
-def test_a_label_weight_multiplies_the_cross_entropy_and_nothing_else(vector_a: Vector) -> None:
-    def rule(signals: Signals) -> Temperatures:
-        return replace(fixed(4.0)(signals), label_weight=signals.full(3.0))
-
-    method = Method("mine", rule, ce_weight=0.5, kd_weight=1.0)
-    found = float(method.loss(at(vector_a, 0.0)))
-    assert found == pytest.approx(0.5 * 3 * CE + PLAIN)
-    # A matched method has plain distillation's coefficients, whatever the rule says of labels.
-    plain = replace(method, rule=fixed(4.0), matched=True)
-    torch.testing.assert_close(replace(method, matched=True).loss(at(vector_a, 0.0)), plain.loss(at(vector_a, 0.0)))
-
-
-def test_a_negative_label_weight_is_refused_by_name(vector_a: Vector) -> None:
-    method = Method("mine", lambda seen: replace(fixed(4.0)(seen), label_weight=seen.full(-1.0)))
-    with pytest.raises(BadInputError, match=r"label_weight must be at least 0; got -1.0 for sample 0 from mine"):
-        method.loss(at(vector_a, 0.0))

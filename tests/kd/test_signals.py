@@ -144,18 +144,3 @@ def test_progress_may_be_a_tensor_of_one_number_and_of_no_more() -> None:
     assert started.student.tolist() == [8.0] * 4
     with pytest.raises(BadInputError, match=r"progress must be one number; got shape \(2,\)"):
         Signals(logits, logits, progress=torch.zeros(2))
-
-
-def test_label_weights_stay_with_their_samples_through_masks_and_stacks() -> None:
-    weights = torch.tensor([1.0, 2.0, 3.0])
-    whole, mask = Temperatures(weights, weights, weights, label_weight=weights), torch.tensor([True, False, True])
-    kept = whole.of_samples(mask)
-    assert kept.label_weight is not None
-    assert kept.label_weight.tolist() == [1.0, 3.0]
-    spread = kept.spread(mask).label_weight
-    assert spread is not None
-    assert spread.tolist() == [1.0, 1.0, 3.0]
-    assert (once := Temperatures.stack([whole, whole]).label_weight) is not None
-    assert once.shape == (2, 3)
-    assert (parts := Temperatures.joined([whole, kept]).label_weight) is not None
-    assert parts.tolist() == [1.0, 2.0, 3.0, 1.0, 3.0]

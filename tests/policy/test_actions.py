@@ -161,20 +161,3 @@ def test_a_matched_batch_has_plain_distillations_mean_gradient_norm() -> None:
         for each in (fixed(4.0)(signals), temperatures)
     )
     torch.testing.assert_close(matching_factor(signals, temperatures), (plain / own).expand(9))
-
-
-def test_a_fourth_number_weighs_the_label() -> None:
-    scale, action = ActionScale(weight_ratio=2.0, label_ratio=4.0), torch.tensor([[0, 0, 1, a] for a in (-2, 0, 0.5)])
-    found = scale.apply(signals_of(3), reference_of(4.0, 3), action)
-    assert found.label_weight is not None
-    torch.testing.assert_close(found.weight, torch.tensor([32.0, 32.0, 32.0]))
-    torch.testing.assert_close(found.label_weight, torch.tensor([0.25, 1.0, 2.0]))  # -2 is clipped to -1
-    without = ActionScale(weight_ratio=2.0)
-    assert (without.size, scale.size) == (3, 4)
-    assert without.apply(signals_of(3), reference_of(4.0, 3), action[:, :3]).label_weight is None
-
-
-@pytest.mark.parametrize("ratios", [(4.0, 0.5), (4.0, math.nan), (1.0, 2.0)])
-def test_a_label_ratio_below_one_or_without_a_weight_is_refused(ratios: tuple[float, float]) -> None:
-    with pytest.raises(BadInputError, match=r"label_ratio must be at least 1, at most 1000, and 1 where the weight_ra"):
-        ActionScale(weight_ratio=ratios[0], label_ratio=ratios[1])

@@ -54,7 +54,6 @@ BY_HAND = {
     "student_probability_margin": 0.38525222,
     "student_relative_loss": CE / math.log(4) - 1,
     "teacher_relative_loss": (TEACHER_LSE - 4) / math.log(4) - 1,
-    "loss_ratio": math.log((CE + 0.05) / (TEACHER_LSE - 4 + 0.05)) / 2,
     "gradient_ratio": math.log((PLAIN_NORM + 0.05) / (CE_NORM + 0.05)) / 2,
     "class_count": math.log(4) / 2 - 1,
 }

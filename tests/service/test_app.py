@@ -121,7 +121,6 @@ def test_json_is_answered_with_json(service: Served) -> None:
         "student_temperature": [3.0, 3.0],
         "teacher_temperature": [3.0, 3.0],
         "weight": [9.0, 9.0],
-        "label_weight": [1.0, 1.0],
     }
 
 

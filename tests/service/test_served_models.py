@@ -82,7 +82,7 @@ def test_no_samples_have_no_temperatures(name: str) -> None:
 
 @pytest.mark.parametrize("reference", ["fixed:4", "ttm", "dkd"])
 @pytest.mark.parametrize(("hidden", "activation"), [((), "tanh"), ((16,), "relu"), ((8, 8, 4), "tanh")])
-@pytest.mark.parametrize("action", [{}, {"weight_ratio": 3.0}, {"weight_ratio": 3.0, "label_ratio": 2.0}])
+@pytest.mark.parametrize("action", [{}, {"weight_ratio": 3.0}])
 def test_features_are_answered_as_in_process(tmp_path, reference, hidden, activation, action) -> None:
     model = policy_model(tmp_path, *hidden, reference=reference, activation=activation, gain=2.0, **action)
     inputs = arrays(64)

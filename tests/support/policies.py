@@ -58,7 +58,7 @@ def random_policy(
     With `seen`, the range of every feature, it fades beyond.
     """
     generator = torch.Generator().manual_seed(seed)
-    outputs = 2 + sum(action.get(name, 1.0) > 1 for name in ("weight_ratio", "label_ratio"))
+    outputs = 3 if action.get("weight_ratio", 1.0) > 1 else 2
     weights = {}
     for index, (inside, out) in enumerate(pairwise((len(features), *hidden, outputs))):
         weights[f"{index}.weight"] = gain * torch.randn(out, inside, generator=generator) / inside**0.5
