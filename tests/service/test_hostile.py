@@ -79,7 +79,7 @@ def test_no_samples_are_no_mistake(controller: Served) -> None:
     body, length = binary([0, 0], [[0, 3], [0, 3]], "")
     answer = controller.send("POST", DTKD, body, [("Content-Type", BYTES), ("Inference-Header-Content-Length", length)])
     assert answer.status == 200
-    assert [output["shape"] for output in json.loads(answer.body)["outputs"]] == [[0]] * 4
+    assert [output["shape"] for output in json.loads(answer.body)["outputs"]] == [[0]] * 3
 
 
 def test_a_length_given_twice_is_refused(controller: Served) -> None:
