@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,6 +72,14 @@ def test_workers_and_a_start_in_the_middle_change_no_bit(folder: Path) -> None:
     assert all(map(same, here[7:9], run(there, 3, range(7, 9))))
     views = {batch.inputs.numpy().tobytes() for batch in here}
     assert len(views) == 12
+
+
+def test_no_worker_stands_beside_those_of_an_evaluation_at_the_end_of_an_epoch(folder: Path) -> None:
+    data = loaded(folder, workers=1)
+    batches = Batches(data, data.train, 0, 8)
+    for step in range(batches.an_epoch + 1):
+        batches.at(step, batches.positions(step))
+        assert bool(multiprocessing.active_children()) == (step != batches.an_epoch - 1)
 
 
 def test_a_worker_of_a_pool_starts_no_processes_of_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
