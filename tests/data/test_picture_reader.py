@@ -137,6 +137,11 @@ def test_a_folder_that_fits_no_memory_is_read_from_its_files(folder: Path, monke
     assert not same(first, other)
 
 
+def test_what_pillow_ignores_in_a_file_is_not_warned_of_for_every_picture(tmp_path: Path) -> None:
+    Image.new("P", (20, 20)).save(tmp_path / "clear.png", transparency=bytes([0, 128] * 20))
+    assert PictureReader.of([str(tmp_path / "clear.png")], CROPPED).read(torch.arange(1)).shape == (1, 3, 16, 16)
+
+
 def test_a_million_names_take_one_array(tmp_path: Path) -> None:
     names = [f"{tmp_path}/ä{number}.png" for number in range(3)]
     reader = PictureReader.of(names, CROPPED)
