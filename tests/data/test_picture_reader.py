@@ -138,7 +138,7 @@ def test_a_folder_that_fits_no_memory_is_read_from_its_files(folder: Path, monke
 
 
 def test_what_pillow_ignores_in_a_file_is_not_warned_of_for_every_picture(tmp_path: Path) -> None:
-    Image.new("P", (20, 20)).save(tmp_path / "clear.png", transparency=bytes([0, 128] * 20))
+    Image.linear_gradient("L").convert("P").save(tmp_path / "clear.png", transparency=bytes([0, 128] * 128))
     assert PictureReader.of([str(tmp_path / "clear.png")], CROPPED).read(torch.arange(1)).shape == (1, 3, 16, 16)
 
 
