@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,8 @@ def test_what_wraps_a_whole_file_is_taken_away(tmp_path: Path, prefix: str, suff
 @pytest.mark.parametrize("key", ["state_dict", "model", "model_state_dict", "net", "ema"])
 @pytest.mark.parametrize("name", ["best.pth.tar", "last.ckpt", "net.t7"])
 def test_the_usual_keys_and_suffixes_are_read(tmp_path: Path, key: str, name: str) -> None:
-    torch.save({key: wrapped("module."), "epoch": 3, "optimizer": {"state": {}, "lr": 0.1}}, tmp_path / name)
+    beside = {"epoch": 3, "optimizer": {"state": {}, "lr": 0.1}, "args": Namespace(lr=0.1, data="d", clip=None)}
+    torch.save({key: wrapped("module."), **beside}, tmp_path / name)
     filled(tmp_path / name)
 
 
@@ -61,6 +63,8 @@ def test_keys_within_keys_and_counters_of_averaged_files_are_read(tmp_path: Path
     old = {name: value for name, value in wrapped("").items() if not name.endswith("num_batches_tracked")}
     torch.save({"model": {"state_dict": old}}, tmp_path / "old.pth")
     filled(tmp_path / "old.pth")
+    torch.save({"ema": {"module": wrapped("model.")}}, tmp_path / "deep.pth")
+    filled(tmp_path / "deep.pth")
     torch.save({"n_averaged": torch.tensor(7), **wrapped("module.")}, tmp_path / "AVERAGED.PTH")
     filled(tmp_path / "AVERAGED.PTH")
     torch.save({name: value.bfloat16() for name, value in wrapped("").items()}, tmp_path / "half.pth")
