@@ -60,9 +60,10 @@ def test_a_folder_of_several_sizes_becomes_squares_in_memory_or_from_files(folde
         one, other = (getattr(data, part) for data in (kept, read))
         assert torch.equal(one.labels, other.labels)
         assert torch.equal(one.inputs, other.batch(torch.arange(len(other))).inputs)
-        inputs = [torch.cat(list(data.in_order(getattr(data, part), 5))) for data in (kept, read)]
+        inputs = [torch.cat([one.clone() for one in data.in_order(getattr(data, part), 5)]) for data in (kept, read)]
         assert torch.equal(*inputs)
         assert inputs[0].abs().max() <= 1
+        assert len({one.data_ptr() for one in read.in_order(getattr(read, part), 2)}) == 1  # memory does not grow
 
 
 def test_workers_and_a_start_in_the_middle_change_no_bit(folder: Path) -> None:
