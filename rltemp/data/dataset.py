@@ -220,7 +220,7 @@ class Dataset:
         return replace(self, **{name: value.to(device) for name, value in values.items() if value is not None})
 
     def normalise(self, images: Tensor, room: Tensor | None = None) -> Tensor:
-        """Map images `[..., C, H, W]` to float32 with mean 0 and deviation 1 per channel, in `room` where it is given."""
+        """Map images `[..., C, H, W]` to float32 with mean 0 and deviation 1 per channel, in `room` if that is given."""
         if self.mean is None or self.std is None:
             return images
         fresh = images.to(torch.float32, copy=True) if room is None else room.copy_(images)
@@ -245,7 +245,7 @@ class Dataset:
         size = min(batch_size, max(1, MOST_AT_ONCE // math.prod(shape)))
         index = torch.split(torch.arange(len(split), device=split.device), size)
         if isinstance(split.inputs, PictureReader):
-            # In one place: glibc does not fill the holes that such batches leave, and grew by 0.5 GiB in 1,000 pictures.
+            # In one place: glibc does not fill the holes that such batches leave, 0.5 GiB in 1,000 pictures.
             room = torch.empty(size, *shape, device=split.device)
             for images in split.inputs.ahead(map(split.inputs.request, index)):
                 yield self.normalise(images, room[: len(images)])
