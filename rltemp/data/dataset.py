@@ -220,7 +220,7 @@ class Dataset:
         return replace(self, **{name: value.to(device) for name, value in values.items() if value is not None})
 
     def normalise(self, images: Tensor, room: Tensor | None = None) -> Tensor:
-        """Map images `[..., C, H, W]` to float32 with mean 0 and deviation 1 per channel, in `room` if that is given."""
+        """Images `[..., C, H, W]` as float32 with mean 0 and deviation 1 per channel, in `room` if that is given."""
         if self.mean is None or self.std is None:
             return images
         fresh = images.to(torch.float32, copy=True) if room is None else room.copy_(images)

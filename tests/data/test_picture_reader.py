@@ -75,7 +75,7 @@ def test_workers_and_a_start_in_the_middle_change_no_bit(folder: Path) -> None:
     assert len(views) == 12
 
 
-def test_no_worker_stands_beside_those_of_an_evaluation_at_the_end_of_an_epoch(folder: Path) -> None:
+def test_workers_end_with_an_epoch(folder: Path) -> None:
     data = loaded(folder, workers=1)
     batches = Batches(data, data.train, 0, 8)
     for step in range(batches.an_epoch + 1):
@@ -138,7 +138,7 @@ def test_a_folder_that_fits_no_memory_is_read_from_its_files(folder: Path, monke
     assert not same(first, other)
 
 
-def test_what_pillow_ignores_in_a_file_is_not_warned_of_for_every_picture(tmp_path: Path) -> None:
+def test_what_pillow_ignores_in_a_file_is_not_warned_of(tmp_path: Path) -> None:
     Image.linear_gradient("L").convert("P").save(tmp_path / "clear.png", transparency=bytes([0, 128] * 128))
     assert PictureReader.of([str(tmp_path / "clear.png")], CROPPED).read(torch.arange(1)).shape == (1, 3, 16, 16)
 

@@ -43,7 +43,7 @@ def test_timms_networks_are_built_by_name() -> None:
         build_model("timm:resnet18x", (3, 32, 32), 7)
 
 
-def test_a_teacher_of_timm_gets_the_weights_of_the_checkpoint_that_timm_saves(tmp_path: Path) -> None:
+def test_a_teacher_of_timm_gets_the_weights_of_timms_checkpoint(tmp_path: Path) -> None:
     timm, utils = host("timm"), host("timm.utils")
     saved = timm.create_model("resnet10t", num_classes=10, in_chans=1)
     optimizer = torch.optim.SGD(saved.parameters(), 0.1)

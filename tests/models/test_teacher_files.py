@@ -166,7 +166,7 @@ def test_a_teacher_of_transformers_needs_its_folder(tmp_path: Path) -> None:
         load_task("digits", teacher=f"hf:{tmp_path}")
 
 
-def test_a_network_of_timm_is_none_of_ones_own_though_there_is_a_module_timm(tmp_path: Path, monkeypatch) -> None:
+def test_a_network_of_timm_is_none_of_ones_own(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "timm.py").write_text("raise RuntimeError('imported')")
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "c.json").write_text(json.dumps({"teacher": "timm:resnet18", "student": "timm:resnet10t"}))
