@@ -16,6 +16,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -151,14 +152,15 @@ def memory(options: argparse.Namespace) -> dict[str, float]:
     """GiB of a run of one epoch, with the processes that read for it, by the names of `/proc`."""
     words = [f"--{name.replace('_', '-')}={value}" for name, value in pictures(options).items()]
     words += [f"--task=imagefolder:{options.folder}", f"--student={options.network}", f"--teacher={options.network}"]
-    words += [f"--teacher-weights={teacher_file(options)}", f"--out={options.folder.parent / 'bench-run'}", "--fresh"]
-    words += [f"--batch-size={options.batch_size}", "--epochs=1", f"--data-workers={options.data_workers}"]
-    process = subprocess.Popen([sys.executable, "-m", "rltemp", "distill", *words])
+    words += [f"--teacher-weights={teacher_file(options)}", f"--data-workers={options.data_workers}"]
+    words += [f"--batch-size={options.batch_size}", "--epochs=1"]
     largest = {"Rss": 0, "Pss": 0}
-    while process.poll() is None:
-        members = family(process.pid)
-        largest = {name: max(value, sum(kibibytes(one, name) for one in members)) for name, value in largest.items()}
-        time.sleep(0.2)
+    with tempfile.TemporaryDirectory() as out:  # a run that is done would not be trained again
+        process = subprocess.Popen([sys.executable, "-m", "rltemp", "distill", *words, f"--out={out}/run"])
+        while process.poll() is None:
+            found = {name: sum(kibibytes(one, name) for one in family(process.pid)) for name in largest}
+            largest = {name: max(value, found[name]) for name, value in largest.items()}
+            time.sleep(0.2)
     if process.returncode:
         raise SystemExit(f"rltemp distill ended with {process.returncode}")
     return {name: value / 2**20 for name, value in largest.items()}

@@ -17,6 +17,7 @@ import tyro
 from rltemp.cli.commands import COMMANDS, group
 from rltemp.cli.console import say
 from rltemp.cli.help import HELP, page, refuse_unknown
+from rltemp.data.task import is_own_network
 from rltemp.errors import BadInputError
 from rltemp.io.command_words import arguments, at_least, with_home
 from rltemp.io.locks import released_at_end
@@ -135,11 +136,13 @@ def _refuse_code(options: Any, words: Sequence[str]) -> None:
     """Refuse a rule that runs its user's own code where the user did not type it: it came out of a file."""
     typed = {*words, *(word.partition("=")[2] for word in words)}
     names = ("fallback",) if getattr(options, "controller", None) else ("rule", "rules")
-    of_task = ("task", "tasks", "student", "students", "teacher", "teachers")
-    for name in (*names, *of_task):  # a controller's model is a name that nothing is imported by
+    kinds: dict[str, Callable[[str], bool]] = dict.fromkeys(("task", "tasks"), is_own)
+    kinds |= dict.fromkeys(("student", "students", "teacher", "teachers"), is_own_network)
+    kinds |= dict.fromkeys(names, imports_code)  # a controller's model is a name that nothing is imported by
+    for name, runs_code in kinds.items():
         given = getattr(options, name, None) or ()
         for spec in (given,) if isinstance(given, str) else given if isinstance(given, tuple) else ():
-            if (is_own(spec) if name in of_task else imports_code(spec)) and spec not in typed:
+            if runs_code(spec) and spec not in typed:
                 raise BadInputError(
                     f"the configuration's {name} {spec!r} would import and run a module. Where that is meant, type it: "
                     f"--{name} {spec}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -91,14 +90,16 @@ class Batches:
         return tensor[self.rows]
 
     def _read(self, step: int, positions: Tensor) -> Batch:
-        """The batch of a step from files, of which those of the next steps are read ahead."""
+        """The batch of a step from files, of which those of the rest of the epoch are read ahead."""
         if self._latest is None or self._latest[0] != step:
             if self._ahead is None or self._ahead[0] != step:
                 # Nothing of this object stands in what is read ahead, so that its workers end with it.
-                requests = map(partial(_requested, self._order, self.split.inputs, self.rows), itertools.count(step))
+                rest = range(step, step + self.an_epoch - step % self.an_epoch)
+                requests = map(partial(_requested, self._order, self.split.inputs, self.rows), rest)
                 self._ahead = step, self.split.inputs.ahead(requests)
             self._latest = step, next(self._ahead[1])
-            self._ahead = step + 1, self._ahead[1]
+            # Workers end with an epoch: those that read for an evaluation then stand alone, and take half the memory.
+            self._ahead = (step + 1, self._ahead[1]) if (step + 1) % self.an_epoch else None
         found = self._latest[1]
         shape = (len(found),) if isinstance(self.seeds, int) else positions.shape
         inputs = self.dataset.normalise(found.view(*shape, *found.shape[1:]))
@@ -118,7 +119,9 @@ class Order:
     def positions(self, step: int) -> Tensor:
         """Positions in the split, `[B]` or `[S, B]`."""
         epoch, within = divmod(step, self._size // self._batch_size)
-        if epoch not in self._epochs:  # of two epochs at most: at the end of one, the next is read ahead
+        if (
+            epoch not in self._epochs
+        ):  # of two epochs at most: at the end of one, a rule that looks ahead asks for the next
             self._epochs = {one: order for one, order in self._epochs.items() if one == epoch - 1}
             self._epochs[epoch] = self._epoch(epoch)
         return self._epochs[epoch][within]

@@ -219,11 +219,12 @@ class Dataset:
         values = {name: getattr(self, name) for name in names}
         return replace(self, **{name: value.to(device) for name, value in values.items() if value is not None})
 
-    def normalise(self, images: Tensor) -> Tensor:
-        """Map images `[..., C, H, W]` to float32 with mean 0 and deviation 1 per channel."""
+    def normalise(self, images: Tensor, room: Tensor | None = None) -> Tensor:
+        """Images `[..., C, H, W]` as float32 with mean 0 and deviation 1 per channel, in `room` if that is given."""
         if self.mean is None or self.std is None:
             return images
-        fresh = images.to(torch.float32, copy=True)  # to go on in place takes half the time of two more results
+        fresh = images.to(torch.float32, copy=True) if room is None else room.copy_(images)
+        # To go on in place takes half the time of two more results.
         return fresh.sub_(self.mean[:, None, None]).div_(self.std[:, None, None])
 
     def ready(self, split: Split) -> Split | None:
@@ -236,12 +237,18 @@ class Dataset:
         return Split(self.normalise(split.inputs), split.labels, split.mask) if fits else None
 
     def in_order(self, split: Split, batch_size: int) -> Iterator[Inputs]:
-        """All inputs of a split as a network takes them, batch by batch; batches of large pictures are smaller."""
-        numbers = math.prod(self.image_shape) if self.mean is not None else 1
-        size = min(batch_size, max(1, MOST_AT_ONCE // numbers))
+        """All inputs of a split as a network takes them, batch by batch; batches of large pictures are smaller.
+
+        What is read from files is there until the next batch is asked for.
+        """
+        shape = self.image_shape if self.mean is not None else ()
+        size = min(batch_size, max(1, MOST_AT_ONCE // math.prod(shape)))
         index = torch.split(torch.arange(len(split), device=split.device), size)
         if isinstance(split.inputs, PictureReader):
-            yield from map(self.normalise, split.inputs.ahead(map(split.inputs.request, index)))
+            # In one place: glibc does not fill the holes that such batches leave, 0.5 GiB in 1,000 pictures.
+            room = torch.empty(size, *shape, device=split.device)
+            for images in split.inputs.ahead(map(split.inputs.request, index)):
+                yield self.normalise(images, room[: len(images)])
         else:
             yield from (self.batch(split, one).inputs for one in index)
 

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from rltemp.data.splits import split_pool
 from rltemp.errors import BadInputError
 from rltemp.io.progress import Bar
 from rltemp.optional_imports import import_library
+from rltemp.pictures.decoding import opened
 from rltemp.pictures.folders import Listed, class_names, listed, warn_of_copies
 from rltemp.pictures.settings import AS_THEY_ARE, Pictures
 from rltemp.pictures.views import still
@@ -98,6 +100,7 @@ def _splits(found: dict[str, Listed], pictures: Pictures, workers: int) -> dict[
     shape = tuple(still(found["train"].files[0], pictures).shape)
     size = sum(len(split.files) for split in found.values()) * math.prod(shape)
     if pictures.image_size is not None and ("crop" in pictures.parts or size > MOST_BYTES):
+        _check_headers([file for split in found.values() for file in split.files])
         labels = {part: torch.tensor(split.labels) for part, split in found.items()}
         return {part: Split(PictureReader.of(found[part].files, pictures, workers), labels[part]) for part in found}
     if size > (memory := _memory_bytes()):
@@ -106,6 +109,15 @@ def _splits(found: dict[str, Listed], pictures: Pictures, workers: int) -> dict[
             "--image-size: they are then read from their files batch by batch"
         )
     return {part: _decode(split, shape, pictures) for part, split in found.items()}
+
+
+def _check_headers(files: Sequence[str]) -> None:
+    """Refuse what is no picture by its first bytes before anything is trained; it takes a minute for ImageNet."""
+    with Bar("checking images") as bar:
+        for count, file in enumerate(files, start=1):
+            with opened(file):
+                pass
+            bar(count, len(files))
 
 
 def _decode(split: Listed, shape: tuple[int, ...], pictures: Pictures) -> Split:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -138,12 +139,14 @@ class PictureReader(ItemReader):
         """The pictures of one request, on the CPU."""
         files = [self._item(place) for place, _ in request]
         seeds = [seed for _, seed in request]
-        return torch.stack(
-            [
-                still(file, self.pictures) if seed is None else changed(file, self.pictures, seed)
-                for file, seed in zip(files, seeds, strict=True)
-            ]
-        )
+        with warnings.catch_warnings():  # Pillow's, about what it ignores in a file
+            warnings.simplefilter("ignore")
+            return torch.stack(
+                [
+                    still(file, self.pictures) if seed is None else changed(file, self.pictures, seed)
+                    for file, seed in zip(files, seeds, strict=True)
+                ]
+            )
 
 
 class FileNames(Sequence[str]):

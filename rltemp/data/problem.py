@@ -136,6 +136,7 @@ def outputs(network: nn.Module, problem: Problem, split: Split, batch_size: int 
         if isinstance(network, Students):
             inputs = mapped(lambda tensor: tensor.expand(network.size, *tensor.shape), inputs)
         logits.append(logits_of(network(inputs)).float())
+        del batch, inputs  # before the next ones are there, which take their place
     return torch.cat(logits, 1 if isinstance(network, Students) else 0)
 
 

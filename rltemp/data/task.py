@@ -104,6 +104,8 @@ class Task:
         for name, kind in {"name": str, "recipe": Recipe, "teacher_recipe": Recipe}.items():
             if not isinstance(value := getattr(self, name), kind):
                 raise BadInputError(f"task: {name} must be a {kind.__name__}; got {value!r:.80}")
+        if self.teacher_weights is not None and (self.own.known_teacher is not None or self.teacher == "toy"):
+            raise BadInputError(f"task: teacher {self.teacher} is trained; got teacher_weights as well, leave them out")
 
     @classmethod
     def of(
@@ -218,8 +220,8 @@ def with_options(task: Task, options: Mapping[str, Any]) -> Task:
 def _with_teacher(task: Task, teacher: Any) -> Task:
     """The task with another teacher; see `Task.of`."""
     if isinstance(teacher, str) and teacher.startswith("hf:"):
-        name, teacher = teacher, saved_network(teacher.removeprefix("hf:"))
-    elif isinstance(teacher, str) and is_own(teacher):
+        name, teacher = teacher, saved_network(teacher.removeprefix("hf:")).float()
+    elif isinstance(teacher, str) and is_own_network(teacher):
         name, teacher = teacher, import_attribute(teacher)
     else:
         name = teacher if isinstance(teacher, str) else name_of(teacher)
@@ -233,18 +235,24 @@ def _with_teacher(task: Task, teacher: Any) -> Task:
             raise BadInputError(
                 f"teacher logits must be [N, ..., C], floats; got {tuple(teacher.shape)}, {teacher.dtype}"
             )
-        return replace(task, teacher=name, own=replace(task.own, teacher=None, known_teacher=teacher.detach().float()))
-    if callable(teacher) and not isinstance(teacher, (nn.Module, type)) and not wants_seed(teacher):
+        teacher = teacher.detach().float()
+    elif callable(teacher) and not isinstance(teacher, (nn.Module, type)) and not wants_seed(teacher):
         teacher = SeededNetwork(teacher, name)(task.teacher_seed)
-    if isinstance(teacher, nn.Module):
-        return replace(task, teacher=name, own=replace(task.own, teacher=None, known_teacher=teacher))
+    if isinstance(teacher, (Tensor, nn.Module)):  # weights are those of the teacher before
+        own = replace(task.own, teacher=None, known_teacher=teacher)
+        return replace(task, teacher=name, teacher_weights=None, own=own)
     make = _network(teacher, "teacher")[1]
     return replace(task, teacher=name, own=replace(task.own, teacher=make, known_teacher=None))
 
 
+def is_own_network(network: str) -> bool:
+    """Whether this is code of a user's own; `timm:NAME` is a network's name, though there is a module timm."""
+    return split_spec(network)[0] not in MODELS and is_own(network)
+
+
 def _network(given: Any, what: str) -> tuple[str, Callable[[int], nn.Module] | None]:
     """The name of a network, and how a seed makes it where no name stands for it."""
-    if isinstance(given, str) and (split_spec(given)[0] in MODELS or not is_own(given)):
+    if isinstance(given, str) and not is_own_network(given):
         return given, None
     network = import_attribute(given) if isinstance(given, str) else given
     if not callable(network):

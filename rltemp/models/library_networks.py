@@ -51,8 +51,14 @@ def saved_network(folder: str, kind: str = "AutoModelForImageClassification") ->
         raise BadInputError(f"hf:{folder}: no {place / 'config.json'}; needed: a folder that save_pretrained wrote")
     library = import_library("transformers", f"teacher 'hf:{folder}'", "transformers")
     with own_code(f"hf:{folder}"):
-        network: nn.Module = getattr(library, kind).from_pretrained(
-            place, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        network: nn.Module
+        network, found = getattr(library, kind).from_pretrained(
+            place, local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+    if missing := sorted(found["missing_keys"]):  # drawn at random, of which the library only warns
+        raise BadInputError(
+            f"hf:{folder} holds no weights of {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}; needed: "
+            f"a folder that save_pretrained of an {kind} wrote"
         )
     return network
 

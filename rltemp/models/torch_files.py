@@ -11,6 +11,7 @@ import pickletools
 import re
 import warnings
 import zipfile
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,7 +27,17 @@ SAFE_TORCH_LOAD = "2.10"
 MAX_PICKLE_BYTES = 16 * 2**20  # a tensor's entry takes about 200 bytes
 MAX_DIRECTORY_BYTES = 4 * 2**20  # of a zip archive; Python's reader takes ten times as much to hold it
 SHARED_TUPLES = 32
-WRAPPING_KEYS = ("state_dict", "model", "model_state_dict", "net", "network", "ema", "model_ema", "state_dict_ema")
+WRAPPING_KEYS = (
+    "state_dict",
+    "model",
+    "model_state_dict",
+    "net",
+    "network",
+    "ema",
+    "model_ema",
+    "state_dict_ema",
+    "module",
+)
 """Under which training scripts put a network's state dict; of several, the first of these is read."""
 
 
@@ -47,8 +58,9 @@ def read_state_dict(file: BinaryIO, name: str) -> dict[str, Tensor]:
         )
     try:
         _check_instructions(file)
-        with warnings.catch_warnings():  # about pickle protocols and the like: the answer here is yes or no
-            warnings.simplefilter("ignore")
+        # torchvision's and timm's scripts put their options, a Namespace, beside the weights; it is names with values.
+        with warnings.catch_warnings(), torch.serialization.safe_globals([Namespace]):
+            warnings.simplefilter("ignore")  # of pickle protocols and the like: the answer here is yes or no
             content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # hostile bytes can make an unpickler raise anything
         raise ArtifactRefusedError(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,11 +27,25 @@ def decoded(path: str) -> Image:
     """The picture in a file, turned as its EXIF data say, of an animation the first one.
 
     Raises:
-        BadInputError: Where there is none, it is damaged, one pixel wide or high, too large, or of 32-bit numbers,
-            whose range is not known.
+        BadInputError: As `opened`, and where the file is damaged.
+    """
+    turned = import_library("PIL.ImageOps", "task 'imagefolder'").exif_transpose
+    with opened(path) as image:
+        picture = _eight_bits(image)
+        turned(picture, in_place=True)
+        picture.load()
+        return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+@contextmanager
+def opened(path: str) -> Iterator[Image]:
+    """A picture of which the header has been read; errors within are said of its file, in one line.
+
+    Raises:
+        BadInputError: Where there is none, it is one pixel wide or high, too large, or of numbers whose range is not
+            known.
     """
     pillow = import_library("PIL.Image", "task 'imagefolder'")
-    turned = import_library("PIL.ImageOps", "task 'imagefolder'").exif_transpose
     pillow.init()
     formats = [name for name in FORMATS if name in pillow.OPEN]
     try:
@@ -40,10 +56,12 @@ def decoded(path: str) -> Image:
             check_size(*image.size)
             if min(image.size) < 2:
                 raise ValueError(f"it has {image.size[0]} x {image.size[1]} pixels; needed: 2 x 2 or more")
-            picture: Image = _eight_bits(image, pillow)
-            turned(picture, in_place=True)
-            picture.load()
-            return picture if picture.mode == "RGB" else picture.convert("RGB")
+            if image.mode in ("I", "F") and not _sixteen_bits(image):
+                kind = "32-bit integers" if image.mode == "I" else "floats"
+                raise ValueError(
+                    f"it holds {kind} (mode {image.mode}), whose range is not known; save it with 8 or 16 bits"
+                )
+            yield image
     except Exception as error:  # a damaged file can make a decoder raise anything
         known = not isinstance(error, pillow.UnidentifiedImageError)
         reason = str(error) if known else f"its content is none of {', '.join(formats)}"
@@ -56,17 +74,16 @@ def check_size(width: int, height: int) -> None:
         raise ValueError(f"it claims {width:,} x {height:,} pixels; allowed: {MAX_PIXELS:,}")
 
 
-def _eight_bits(image: Any, pillow: Any) -> Any:
-    """The picture with its 16 bits scaled to 8, which Pillow would cut off at 255.
+def _sixteen_bits(image: Image) -> bool:
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
 
-    Raises:
-        ValueError: Where its numbers have no known range.
-    """
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        scaled = pillow.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
-        scaled.getexif().update(image.getexif())
-        return scaled
-    if image.mode in ("I", "F"):
-        kind = "32-bit integers" if image.mode == "I" else "floats"
-        raise ValueError(f"it holds {kind} (mode {image.mode}), whose range is not known; save it with 8 or 16 bits")
-    return image
+
+def _eight_bits(image: Image) -> Image:
+    """The picture with its 16 bits scaled to 8, which Pillow would cut off at 255."""
+    if not _sixteen_bits(image):
+        return image
+    scaled: Image = import_library("PIL.Image", "task 'imagefolder'").fromarray(
+        np.rint(np.asarray(image) / 257).astype(np.uint8)
+    )
+    scaled.getexif().update(image.getexif())
+    return scaled

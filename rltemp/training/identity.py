@@ -132,9 +132,9 @@ def _digest(tensors: Mapping[str, Tensor], more: str = "") -> str:
     """Of names, shapes, number formats and values."""
     digest = hashlib.sha256(more.encode())
     for name, tensor in tensors.items():
-        values = tensor.detach().cpu().contiguous().numpy()
-        digest.update(f"{name} {values.dtype} {values.shape};".encode())
-        digest.update(values.tobytes())
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {str(values.dtype).removeprefix('torch.')} {tuple(values.shape)};".encode())
+        digest.update(values.flatten().view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16
     return digest.hexdigest()
 
 

@@ -28,6 +28,10 @@ def one_pixel(folder: Path) -> None:
     Image.new("RGB", (1, 1)).save(folder / "test/b/001.png")
 
 
+def some_floats(folder: Path) -> None:
+    Image.new("F", (9, 8)).save(folder / "train/b/009.tif")
+
+
 def empty_class(folder: Path) -> None:
     for file in (folder / "train/b").iterdir():
         file.unlink()
@@ -76,6 +80,8 @@ TEACHER = ("--teacher-weights", "FOLDER/teacher.pth")
         (unreadable, (), "cannot read the image"),
         (unreadable, ("--image-size", "8"), "cannot read the image"),
         (one_pixel, (), "it has 1 x 1 pixels; needed: 2 x 2 or more"),
+        (one_pixel, ("--image-size", "8", "--augment", "crop"), "it has 1 x 1 pixels; needed: 2 x 2 or more"),
+        (some_floats, ("--image-size", "8", "--augment", "crop"), "it holds floats (mode F)"),
         (as_it_is, ("--image-size", "0"), "image_size must be"),
         (as_it_is, ("--image-size", "8", "--resize", "4"), "resize 4 needs an image_size of at most as much; got 8"),
         (as_it_is, ("--data-workers", "-1"), "data_workers must be a whole number of 0 or more; got -1"),

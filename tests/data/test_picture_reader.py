@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,9 +60,10 @@ def test_a_folder_of_several_sizes_becomes_squares_in_memory_or_from_files(folde
         one, other = (getattr(data, part) for data in (kept, read))
         assert torch.equal(one.labels, other.labels)
         assert torch.equal(one.inputs, other.batch(torch.arange(len(other))).inputs)
-        inputs = [torch.cat(list(data.in_order(getattr(data, part), 5))) for data in (kept, read)]
+        inputs = [torch.cat([one.clone() for one in data.in_order(getattr(data, part), 5)]) for data in (kept, read)]
         assert torch.equal(*inputs)
         assert inputs[0].abs().max() <= 1
+        assert len({one.data_ptr() for one in read.in_order(getattr(read, part), 2)}) == 1  # memory does not grow
 
 
 def test_workers_and_a_start_in_the_middle_change_no_bit(folder: Path) -> None:
@@ -71,6 +73,14 @@ def test_workers_and_a_start_in_the_middle_change_no_bit(folder: Path) -> None:
     assert all(map(same, here[7:9], run(there, 3, range(7, 9))))
     views = {batch.inputs.numpy().tobytes() for batch in here}
     assert len(views) == 12
+
+
+def test_workers_end_with_an_epoch(folder: Path) -> None:
+    data = loaded(folder, workers=1)
+    batches = Batches(data, data.train, 0, 8)
+    for step in range(batches.an_epoch + 1):
+        batches.at(step, batches.positions(step))
+        assert bool(multiprocessing.active_children()) == (step != batches.an_epoch - 1)
 
 
 def test_a_worker_of_a_pool_starts_no_processes_of_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,6 +136,11 @@ def test_a_folder_that_fits_no_memory_is_read_from_its_files(folder: Path, monke
     assert (data.augment, data.augmentation) == (True, ("shift", "mirror"))
     [first], [other] = run(data, 0, range(1)), run(data, 1, range(1))
     assert not same(first, other)
+
+
+def test_what_pillow_ignores_in_a_file_is_not_warned_of(tmp_path: Path) -> None:
+    Image.linear_gradient("L").convert("P").save(tmp_path / "clear.png", transparency=bytes([0, 128] * 128))
+    assert PictureReader.of([str(tmp_path / "clear.png")], CROPPED).read(torch.arange(1)).shape == (1, 3, 16, 16)
 
 
 def test_a_million_names_take_one_array(tmp_path: Path) -> None:

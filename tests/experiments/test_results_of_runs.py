@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from support.policies import sloped_policy as policy
 from support.processes import Process, code, start, until
 from support.results import COMPARE, COMPARE_SIZE, QUICK, STUDY, STUDY_SIZE, cells_of, contents, shares
+from torch import nn
 
 from rltemp.data.problem import Problem
 from rltemp.data.tasks import load_task
@@ -242,6 +244,8 @@ def test_what_determines_a_student_is_in_its_key(toy_once: Problem, make_problem
     images, labels = torch.rand(4, 1, 2, 2), torch.arange(4)
     own = [problem_identity(make_problem(images, labels, teacher_logits=torch.full((4, 4), x))) for x in (0.0, 1.0)]
     assert own[0]["teacher"] != own[1]["teacher"]
+    half = [problem_identity(replace(toy_once, teacher=nn.Linear(2, 2).to(torch.bfloat16))) for _ in range(2)]
+    assert half[0]["teacher"] != half[1]["teacher"]
 
 
 def rewritten(path: Path, **changes: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from rltemp.cli.dispatch import parse
+from rltemp.data.task import Own
 from rltemp.data.tasks import load_task
 from rltemp.errors import ArtifactRefusedError, BadInputError
 from rltemp.models.library_networks import normalisation_beside
-from rltemp.models.networks import build_model, seeded_model
+from rltemp.models.networks import seeded_model
 from rltemp.models.state_dicts import fitting_names
 from rltemp.models.weight_files import load_weights
 
@@ -51,7 +54,8 @@ def test_what_wraps_a_whole_file_is_taken_away(tmp_path: Path, prefix: str, suff
 @pytest.mark.parametrize("key", ["state_dict", "model", "model_state_dict", "net", "ema"])
 @pytest.mark.parametrize("name", ["best.pth.tar", "last.ckpt", "net.t7"])
 def test_the_usual_keys_and_suffixes_are_read(tmp_path: Path, key: str, name: str) -> None:
-    torch.save({key: wrapped("module."), "epoch": 3, "optimizer": {"state": {}, "lr": 0.1}}, tmp_path / name)
+    beside = {"epoch": 3, "optimizer": {"state": {}, "lr": 0.1}, "args": Namespace(lr=0.1, data="d", clip=None)}
+    torch.save({key: wrapped("module."), **beside}, tmp_path / name)
     filled(tmp_path / name)
 
 
@@ -59,6 +63,8 @@ def test_keys_within_keys_and_counters_of_averaged_files_are_read(tmp_path: Path
     old = {name: value for name, value in wrapped("").items() if not name.endswith("num_batches_tracked")}
     torch.save({"model": {"state_dict": old}}, tmp_path / "old.pth")
     filled(tmp_path / "old.pth")
+    torch.save({"ema": {"module": wrapped("model.")}}, tmp_path / "deep.pth")
+    filled(tmp_path / "deep.pth")
     torch.save({"n_averaged": torch.tensor(7), **wrapped("module.")}, tmp_path / "AVERAGED.PTH")
     filled(tmp_path / "AVERAGED.PTH")
     torch.save({name: value.bfloat16() for name, value in wrapped("").items()}, tmp_path / "half.pth")
@@ -160,8 +166,18 @@ def test_a_teacher_of_transformers_needs_its_folder(tmp_path: Path) -> None:
         load_task("digits", teacher=f"hf:{tmp_path}")
 
 
-def test_timms_networks_are_built_by_name() -> None:
-    pytest.importorskip("timm")
-    assert build_model("timm:resnet18", (3, 32, 32), 7)(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
-    with pytest.raises(BadInputError, match="timm knows no model 'resnet18x'"):
-        build_model("timm:resnet18x", (3, 32, 32), 7)
+def test_a_network_of_timm_is_none_of_ones_own(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "timm.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "c.json").write_text(json.dumps({"teacher": "timm:resnet18", "student": "timm:resnet10t"}))
+    assert parse("distill", ["--config", str(tmp_path / "c.json")]).teacher == "timm:resnet18"
+    task = load_task("digits", teacher="timm:resnet18", student="timm:resnet10t", teacher_weights="w.pth")
+    assert (task.teacher, task.student, task.own) == ("timm:resnet18", "timm:resnet10t", Own())
+
+
+def test_weights_beside_a_teacher_that_is_trained_are_refused() -> None:
+    for teacher in (nn.Linear(64, 10), torch.zeros(2, 10), "toy"):
+        with pytest.raises(BadInputError, match="is trained; got teacher_weights as well, leave them out"):
+            load_task("digits", teacher=teacher, teacher_weights="w.pth")
+    before = load_task("digits", teacher_weights="w.pth")
+    assert load_task(before, teacher=nn.Linear(64, 10)).teacher_weights is None
