@@ -123,7 +123,7 @@ def test_the_same_seed_gives_the_same_run_bit_for_bit(short: Problem, redraw: bo
         assert mine[1:] == theirs[1:]
 
 
-def test_a_student_learns_the_same_where_its_agent_acts_under_no_grad(short: Problem) -> None:
+def test_a_student_learns_the_same_under_an_agents_no_grad(short: Problem) -> None:
     ends = []
     for grad in (True, False):
         env = DistillEnv(short)

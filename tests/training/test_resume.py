@@ -149,7 +149,7 @@ def test_a_finished_policy_goes_on_to_more_updates_as_if_asked_at_once(tmp_path:
 
 
 @pytest.mark.parametrize("agent", ["run", pytest.param("sample", marks=pytest.mark.faults)])
-def test_a_training_that_ended_before_its_result_was_written_has_no_update_to_repeat(tmp_path, cache, agent):
+def test_a_training_that_ended_without_its_result_repeats_no_update(tmp_path, cache, agent):
     words, folder = (*POLICY, *AGENTS[agent], "--updates", 2), tmp_path / "run"
     assert finish(start(*words, "--out", folder, cache=cache))[0] == 0
     before = digests(folder), curves(folder / "tensorboard")
