@@ -78,7 +78,7 @@ class Agent:
 
 
 class CheckpointCallback(BaseCallback):
-    """Saves between rollouts, and leaves in the middle of one where a signal asks for it.
+    """Saves between rollouts and after the last, and leaves in the middle of one where a signal asks for it.
 
     Stands before every callback that draws or measures at the start of a rollout: after a restart they do it again.
 
@@ -86,6 +86,9 @@ class CheckpointCallback(BaseCallback):
         checkpoints: Where to.
         tracker: The log, which a checkpoint's state goes as far as.
         parts: What has a state, by name.
+
+    Attributes:
+        update: How many rollouts have been made.
     """
 
     def __init__(self, checkpoints: Checkpoints, tracker: Tracker, parts: Mapping[str, Resumable]) -> None:
@@ -108,12 +111,18 @@ class CheckpointCallback(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         self.checkpoints.tick(self.update, self._state)
-        self.update += 1
 
     def _on_step(self) -> bool:
         if (number := requested()) is not None:
-            raise InterruptedRunError(number, self.checkpoints.standing(self.update - 1))
+            raise InterruptedRunError(number, self.checkpoints.standing(self.update))
         return True
+
+    def _on_rollout_end(self) -> None:
+        self.update += 1
+
+    def _on_training_end(self) -> None:
+        if self.update != self.checkpoints.saved:  # more updates begin here, not at the last one again
+            self.checkpoints.tick(self.update, self._state)
 
     def _state(self) -> State:
         states = {name: part.state() for name, part in self.parts.items()}

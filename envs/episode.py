@@ -161,6 +161,7 @@ class Episode:
         signals = replace(self.trained_on, student_logits=self.trained_on.student_logits.detach())
         return Look(signals, self.temperatures, self.loss)
 
+    @torch.enable_grad()  # as in `_observe`
     def step(self, action: Tensor) -> Tensor:
         """Train on the current batch at the temperatures of `action`, `[B, A]` or `[S, B, A]`.
 
@@ -195,6 +196,7 @@ class Episode:
         self.potential = torch.where(fresh, self.potential, before[0])
         self.seen_potential = np.where(was, self.seen_potential, before[1])
 
+    @torch.enable_grad()  # sb3-contrib's ARS acts under no_grad; the student learns all the same
     def _observe(self, temperatures: Temperatures | None = None, loss: Tensor | None = None) -> None:
         """See the next batch; a student that diverged keeps its last finite observation.
 

@@ -64,7 +64,7 @@ class Demo(TaskOptions):
             against=("fixed:4", "dtkd:1|2|4|8"),
         )
         compare(comparison)
-        say(f"\nThe policy is {rule}; two lines in a training loop use it (README).")
+        say(f"\nThe policy is {rule}; three lines in a training loop use it (README).")
         task = self.task_words()
         show_next(
             out,

@@ -123,6 +123,17 @@ def test_the_same_seed_gives_the_same_run_bit_for_bit(short: Problem, redraw: bo
         assert mine[1:] == theirs[1:]
 
 
+def test_a_student_learns_the_same_under_an_agents_no_grad(short: Problem) -> None:
+    ends = []
+    for grad in (True, False):
+        env = DistillEnv(short)
+        with torch.set_grad_enabled(grad):
+            env.reset(seed=0)
+            play(env)
+        ends.append(weights_of(env))
+    assert all(torch.equal(one, other) for one, other in zip(*ends, strict=True))
+
+
 def test_another_seed_gives_another_student_above_the_seeds_of_comparisons(short: Problem) -> None:
     env = DistillEnv(short)
     seeds = []

@@ -140,12 +140,24 @@ def test_a_finished_policy_goes_on_to_more_updates_as_if_asked_at_once(tmp_path:
     assert finish(start(*words, "--out", tmp_path / "whole", cache=cache))[0] == 0
     assert finish(start(*words, *more, "--out", tmp_path / "run", cache=cache))[0] == 0
     assert digests(tmp_path / "run") != digests(tmp_path / "whole")
-    code, _, err = finish(start(*words, "--out", tmp_path / "run", cache=cache))
-    assert (code, err) == (0, "")
+    code, out, err = finish(start(*words, "--out", tmp_path / "run", cache=cache))
+    assert (code, err, resumed_at(out)) == (0, "", 4)
     assert digests(tmp_path / "run") == digests(tmp_path / "whole")
     code, _, err = finish(start(*words, *more, "--out", tmp_path / "run", cache=cache))  # what is trained is kept
     assert code == 2
     assert "differs in: updates 6 -> 4" in err
+
+
+@pytest.mark.parametrize("agent", ["run", pytest.param("sample", marks=pytest.mark.faults)])
+def test_a_training_that_ended_without_its_result_repeats_no_update(tmp_path, cache, agent):
+    words, folder = (*POLICY, *AGENTS[agent], "--updates", 2), tmp_path / "run"
+    assert finish(start(*words, "--out", folder, cache=cache))[0] == 0
+    before = digests(folder), curves(folder / "tensorboard")
+    for name in ("result.json", "policy.safetensors"):
+        (folder / name).unlink()
+    code, out, err = finish(start(*words, "--out", folder, cache=cache))
+    assert (code, err, resumed_at(out)) == (0, "", 2)
+    assert (digests(folder), curves(folder / "tensorboard")) == before
 
 
 def test_a_teacher_that_is_killed_goes_on_to_the_same_weights(tmp_path: Path) -> None:
