@@ -93,7 +93,7 @@ differences to it are paired by student, with 95 % intervals (BCa bootstrap from
 Where the whole interval is below 0, a rule is better than tuned plain distillation. Rules that are *matched* have plain
 distillation's gradient length and are held against the best of the matched ones. Students are gpt:32x1, AdamW, batches
 of 16 windows of 64 tokens; an epoch of characters is 200 steps, one of byte pairs about 90: they are far from done.
-Tables have the rules that were trained so far, best first. Machine: {machine}, torch {torch}.
+Tables have the rules that were trained, best first: the first has all of them. Machine: {machine}, torch {torch}.
 
     python scripts/token_study.py train --cells docs/results/tokens.jsonl
     python scripts/token_study.py write docs/results/tokens.md docs/results/tokens.jsonl

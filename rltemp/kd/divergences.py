@@ -108,6 +108,8 @@ def dkd(target: float = 1.0, non_target: float = 8.0, published: bool = False) -
     def divergence(student: Tensor, teacher: Tensor, labels: Tensor | None) -> Tensor:
         if labels is None:
             raise BadInputError("DKD tells the target class from the others and needs labels; these signals carry none")
+        if student.shape[-1] < 2:
+            raise BadInputError(f"DKD needs at least 2 classes; got logits of shape {tuple(student.shape)}")
         target_part, non_target_part = parts(student, teacher, labels)
         # A part that is not asked for adds no zero times nan.
         kept = [weight * part for weight, part in ((alpha, target_part), (beta, non_target_part)) if weight]

@@ -200,6 +200,12 @@ def test_two_classes_leave_nothing_beside_the_target() -> None:
     torch.testing.assert_close(tckd()(student, teacher, labels), DIVERGENCES["kl"]()(student, teacher, labels))
 
 
+@pytest.mark.parametrize("name", ["dkd", "tckd", "nckd"])
+def test_one_class_has_nothing_beside_the_target(name: str) -> None:
+    with pytest.raises(BadInputError, match=r"DKD needs at least 2 classes; got logits of shape \(3, 1\)"):
+        DIVERGENCES[name]()(torch.ones(3, 1), torch.zeros(3, 1), torch.zeros(3, dtype=torch.long))
+
+
 @pytest.mark.parametrize(
     ("name", "options", "named"),
     [
