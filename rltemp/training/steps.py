@@ -97,7 +97,7 @@ def look_ahead(run: Distillation, method: Objective) -> None:
     """Move the temperatures of a rule that looks ahead, where it is time; of any other nothing happens.
 
     Raises:
-        BadInputError: Where the probe has no labels, or several processes train the student.
+        BadInputError: Where the task has no probe data or these no labels, or several processes train the student.
     """
     if not isinstance(method, Method) or not isinstance(method.rule, Mkd) or run.step % method.rule.every:
         return
@@ -109,7 +109,7 @@ def look_ahead(run: Distillation, method: Objective) -> None:
 
 def probe_slope(run: Distillation, method: Method, rule: Mkd) -> Tensor:
     """The derivative of the probe's loss, after one step of the student, by theta: of theta's shape."""
-    if not run.problem.labelled or run.shared:
+    if not run.problem.labelled or run.shared or not len(run.problem.dataset.probe):
         raise BadInputError("mkd looks ahead on labelled probe data, in one process; take another method")
     weights: dict[str, Tensor] = dict(run.student.named_parameters())
     rule.live, kept = True, rule.theta

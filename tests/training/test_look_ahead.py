@@ -166,3 +166,10 @@ def test_it_is_refused_where_nothing_would_move_it(digits: Problem) -> None:
     run._team = replace(run._team, size=2)
     with pytest.raises(BadInputError, match="mkd looks ahead on labelled probe data, in one process"):
         look_ahead(run, method)
+
+
+def test_a_task_without_probe_data_is_refused(digits: Problem) -> None:
+    dataset = replace(digits.dataset, probe=digits.dataset.probe.take(torch.arange(0)))
+    run, method, _ = begun(replace(digits, dataset=dataset), 0)
+    with pytest.raises(BadInputError, match="mkd looks ahead on labelled probe data, in one process"):
+        look_ahead(run, method)
