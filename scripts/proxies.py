@@ -43,8 +43,10 @@ FAMILIES = (
 )
 RULES = [name for name in METHODS if name != "mkd"]
 COLUMNS = [*RULES, *(f"matched:{name}" for name in RULES if name not in ("none", "fixed"))]
-"""Methods at published weights, then those that have a soft term at matched weights; `mkd` needs probe data, which drawn
-tasks do not have."""
+"""Methods at published weights, then those that have a soft term at matched weights.
+
+`mkd` is left out: it needs probe data, which drawn tasks do not have.
+"""
 Ranking = dict[str, float]
 """By method; more is better."""
 HEAD = """# Which small tasks stand for which?
