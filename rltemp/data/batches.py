@@ -119,9 +119,7 @@ class Order:
     def positions(self, step: int) -> Tensor:
         """Positions in the split, `[B]` or `[S, B]`."""
         epoch, within = divmod(step, self._size // self._batch_size)
-        if (
-            epoch not in self._epochs
-        ):  # of two epochs at most: at the end of one, a rule that looks ahead asks for the next
+        if epoch not in self._epochs:  # two are kept: at the end of one, a rule that looks ahead asks for the next
             self._epochs = {one: order for one, order in self._epochs.items() if one == epoch - 1}
             self._epochs[epoch] = self._epoch(epoch)
         return self._epochs[epoch][within]
