@@ -104,7 +104,7 @@ class Task:
         for name, kind in {"name": str, "recipe": Recipe, "teacher_recipe": Recipe}.items():
             if not isinstance(value := getattr(self, name), kind):
                 raise BadInputError(f"task: {name} must be a {kind.__name__}; got {value!r:.80}")
-        if self.teacher_weights is not None and (self.own.known_teacher is not None or self.teacher == "toy"):
+        if self.teacher_weights is not None and self.own.known_teacher is not None:
             raise BadInputError(f"task: teacher {self.teacher} is trained; got teacher_weights as well, leave them out")
 
     @classmethod
